@@ -1,0 +1,43 @@
+"""Example photographs, read from the installed scikit-image: nothing to ship, nothing to download."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+
+class Example(NamedTuple):
+    """A photograph: its file in scikit-image's `data` directory, and what is on it."""
+
+    file: str
+    caption: str
+
+
+# Only photographs inside the scikit-image wheel itself: most of `skimage.data` is downloaded on demand. Public domain,
+# CC0 or no known restrictions (docstrings of `skimage.data`); the motorcycle: Middlebury 2014 stereo benchmark.
+EXAMPLES: dict[str, Example] = {
+    "astronaut": Example("astronaut.png", "an astronaut in an orange suit, a flag and a model shuttle behind her"),
+    "cameraman": Example("camera.png", "a man with a camera on a tripod, grey"),
+    "cat": Example("chelsea.png", "the face of a cat"),
+    "coffee": Example("coffee.png", "a cup of coffee with a spoon on its saucer"),
+    "coins": Example("coins.png", "24 old coins in rows, grey"),
+    "motorcycle": Example("motorcycle_left.png", "a red motorcycle in a garage"),
+    "rocket": Example("rocket.jpg", "a rocket on its launch pad at dusk"),
+}
+
+
+def load_example(name: str) -> Image.Image:
+    """The example photograph called `name`, in RGB; ValueError with all names if there is none."""
+    if name not in EXAMPLES:
+        raise ValueError(f"expected the name of an example photograph, got {name!r}. There are: {', '.join(EXAMPLES)}.")
+    import skimage
+
+    # Not through `skimage.data`, which may go to the network for a file that it does not find.
+    path = Path(skimage.__file__).parent / "data" / EXAMPLES[name].file
+    if not path.is_file():
+        raise ValueError(
+            f"expected the example {name!r} at {path}, got no such file in scikit-image {skimage.__version__}. "
+            "Install scikit-image again, or use a photograph of yours."
+        )
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,192 @@
+"""Configuration of PixelLM: every size of the model, and each switch between the paper and the released weights."""
+
+from typing import Any, Literal
+
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
+
+Compat = Literal["paper", "released"]
+
+
+class PixelLMVisionConfig(PreTrainedConfig):
+    """Vision encoder: a CLIP-ViT of transformers, or any timm backbone that gives feature maps.
+
+    Args:
+        kind: "clip" or "timm".
+        image_size: side of the square input in pixels; for CLIP any multiple of its patch.
+        clip: arguments of `CLIPVisionConfig` (kind "clip").
+        hidden_layers: CLIP: one entry of `hidden_states` per scale, deepest first (negative counts from the end).
+        backbone: timm model name (kind "timm").
+        reductions: timm: stride in pixels of each scale, coarse to fine.
+        hidden_size: timm: channels of the feature pyramid (for CLIP its own width is used).
+        vocabulary: timm: names that a dense classifier scores at the finest scale; their scores, mixed into the
+            language model's word embeddings, give features that speak its language. Empty: no classifier.
+    """
+
+    model_type = "pixellm_vision"
+    base_config_key = "vision_config"
+
+    def __init__(
+        self,
+        kind: Literal["clip", "timm"] = "clip",
+        image_size: int = 448,
+        clip: dict[str, Any] | None = None,
+        hidden_layers: tuple[int, ...] = (-2, -11),
+        backbone: str = "tf_efficientnet_lite2",
+        reductions: tuple[int, ...] = (32, 16, 8),
+        hidden_size: int = 128,
+        vocabulary: tuple[str, ...] = (),
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.kind = kind
+        self.image_size = image_size
+        self.clip = clip or {}
+        self.hidden_layers = list(hidden_layers)
+        self.backbone = backbone
+        self.reductions = list(reductions)
+        self.vocabulary = list(vocabulary)
+        if kind == "clip":
+            patch = self.clip_config.patch_size
+            if image_size % patch:
+                raise ValueError(
+                    f"image_size: expected a multiple of CLIP's patch of {patch} pixels, got {image_size}. "
+                    f"Use {image_size // patch * patch or patch}."
+                )
+            hidden_size = self.clip_config.hidden_size
+        elif kind == "timm":
+            if any(coarse < fine for coarse, fine in zip(self.reductions, self.reductions[1:], strict=False)):
+                raise ValueError(f"reductions: expected strides from coarse to fine, got {self.reductions}.")
+            if image_size % max(self.reductions):
+                raise ValueError(
+                    f"image_size: expected a multiple of the coarsest stride {max(self.reductions)}, got {image_size}."
+                )
+        else:
+            raise ValueError(f"kind: expected 'clip' or 'timm', got {kind!r}.")
+        self.hidden_size = hidden_size
+
+    @property
+    def clip_config(self) -> CLIPVisionConfig:
+        return CLIPVisionConfig(**{**self.clip, "image_size": self.image_size})
+
+    @property
+    def grid_sizes(self) -> list[int]:
+        """Side of the feature grid of each scale, coarse to fine."""
+        if self.kind == "clip":
+            return [self.image_size // self.clip_config.patch_size] * len(self.hidden_layers)
+        return [self.image_size // reduction for reduction in self.reductions]
+
+
+class PixelLMConfig(PreTrainedConfig):
+    """All of PixelLM (arXiv 2312.02228).
+
+    Args:
+        vision_config: see `PixelLMVisionConfig`.
+        text_config: any causal LM configuration of transformers (a dict needs `model_type`).
+        num_scales: L, scales of image features = parts of the codebook.
+        tokens_per_scale: N, codebook tokens for each scale.
+        codebook_ids: the L·N vocabulary ids, scale-major; consecutive.
+        vocabulary_ids: token ids of each name of vision_config.vocabulary.
+        llm_grid: side of the square of image tokens that the language model reads.
+        projector_ratio: hidden width of both vision projectors, as a multiple of the language model's width.
+        pixel_feature_size: width that the decoder-side projector gives (None: the language model's width).
+        decoder_dim: C, width of the pixel decoder.
+        decoder_depth, decoder_heads, decoder_mlp_dim: size of each two-way transformer.
+        num_mask_tokens: mask tokens of the pixel decoder; only the first is read (the released weights have 4).
+        ce_weight, bce_weight, dice_weight: weights of the losses.
+        overlap_weight: α of the target refinement loss: weight of a pixel that two or more masks of one answer claim
+            (1 switches it off).
+        semantics_weight: weight of the dense classifier's loss where a sample carries class targets.
+        compat: "paper", or "released" to reproduce the released weights; sets the defaults of the switches below,
+            each of which is a row of docs/parity.md.
+        learned_fusion: token and scale weights are parameters (else constants 1/(L·N) and 1/L).
+        own_state: a codebook token is read from its own state (else from the state before, which predicts it).
+        train_neck: the neck and the prompt embeddings train (else they stay as they are).
+        shifted_positions: CLIP's position table was resized with the class token taken for the last row.
+    """
+
+    model_type = "pixellm"
+    sub_configs = {"vision_config": PixelLMVisionConfig, "text_config": AutoConfig}  # noqa: RUF012
+
+    def __init__(
+        self,
+        vision_config: PixelLMVisionConfig | dict | None = None,
+        text_config: PreTrainedConfig | dict | None = None,
+        num_scales: int = 2,
+        tokens_per_scale: int = 3,
+        codebook_ids: tuple[int, ...] | None = None,
+        vocabulary_ids: list[list[int]] | None = None,
+        llm_grid: int = 16,
+        projector_ratio: float = 2.0,
+        pixel_feature_size: int | None = None,
+        decoder_dim: int = 256,
+        decoder_depth: int = 2,
+        decoder_heads: int = 8,
+        decoder_mlp_dim: int = 2048,
+        num_mask_tokens: int = 4,
+        ce_weight: float = 1.0,
+        bce_weight: float = 2.0,
+        dice_weight: float = 0.5,
+        overlap_weight: float = 2.0,
+        semantics_weight: float = 0.0,
+        compat: Compat = "paper",
+        learned_fusion: bool | None = None,
+        own_state: bool | None = None,
+        train_neck: bool | None = None,
+        shifted_positions: bool | None = None,
+        **kwargs,
+    ) -> None:
+        if vision_config is None or isinstance(vision_config, dict):
+            fields = {k: v for k, v in (vision_config or {}).items() if k != "model_type"}
+            vision_config = PixelLMVisionConfig(**fields)
+        if text_config is None:
+            text_config = LlamaConfig()
+        elif isinstance(text_config, dict):
+            text_config = AutoConfig.for_model(**text_config)
+        self.vision_config, self.text_config = vision_config, text_config
+        self.num_scales, self.tokens_per_scale = num_scales, tokens_per_scale
+        count = num_scales * tokens_per_scale
+        self.codebook_ids = list(codebook_ids or range(text_config.vocab_size - count, text_config.vocab_size))
+        self.vocabulary_ids = vocabulary_ids or []
+        self.llm_grid = llm_grid
+        self.projector_ratio = projector_ratio
+        self.pixel_feature_size = pixel_feature_size
+        self.decoder_dim = decoder_dim
+        self.decoder_depth, self.decoder_heads, self.decoder_mlp_dim = decoder_depth, decoder_heads, decoder_mlp_dim
+        self.num_mask_tokens = num_mask_tokens
+        self.ce_weight, self.bce_weight, self.dice_weight = ce_weight, bce_weight, dice_weight
+        self.overlap_weight = overlap_weight
+        self.semantics_weight = semantics_weight
+        self.compat = compat
+        paper = compat == "paper"
+        self.learned_fusion = paper if learned_fusion is None else learned_fusion
+        self.own_state = paper if own_state is None else own_state
+        self.train_neck = paper if train_neck is None else train_neck
+        self.shifted_positions = (not paper) if shifted_positions is None else shifted_positions
+        self._validate_sizes(count)
+        super().__init__(**kwargs)
+
+    def _validate_sizes(self, count: int) -> None:
+        if self.compat not in ("paper", "released"):
+            raise ValueError(f"compat: expected 'paper' or 'released', got {self.compat!r}.")
+        if self.num_scales < 1 or self.tokens_per_scale < 1:
+            raise ValueError(
+                f"expected num_scales ≥ 1 and tokens_per_scale ≥ 1, got {self.num_scales} and {self.tokens_per_scale}."
+            )
+        if len(self.codebook_ids) != count or len(set(self.codebook_ids)) != count:
+            raise ValueError(f"codebook_ids: expected {count} different ids, got {self.codebook_ids}.")
+        if len(self.vision_config.grid_sizes) != self.num_scales:
+            raise ValueError(
+                f"expected one vision feature per scale ({self.num_scales}), got {len(self.vision_config.grid_sizes)}. "
+                "Set vision_config.hidden_layers (clip) or reductions (timm) to match num_scales."
+            )
+
+    @property
+    def decoder_grids(self) -> list[int]:
+        """Side of the grid on which the pixel decoder works at each scale.
+
+        A pyramid is used as it is; features of one size (a ViT) are upsampled twofold for every scale but the first.
+        """
+        grids = self.vision_config.grid_sizes
+        if len(set(grids)) > 1:
+            return grids
+        return [grid if scale == 0 else 2 * grid for scale, grid in enumerate(grids)]

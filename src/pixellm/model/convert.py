@@ -1,0 +1,388 @@
+"""Released checkpoints → ours: names, tokenizer, settings, and the constants that were never stored.
+
+Reads `pytorch_model*.bin` or safetensors of the released layout, or the single file that DeepSpeed's merge writes (LoRA
+not yet merged). Pickles are opened with `weights_only=True`; no model is built, so memory stays at the mapped files.
+"""
+
+import json
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AddedToken, LlamaConfig, LlamaTokenizer
+
+from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
+from pixellm.model.lora import merge_lora
+from pixellm.model.modeling import PixelLMForConditionalGeneration
+from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor
+
+# Released name → ours; the first pattern that matches wins.
+RENAMED = [
+    (r"model\.(embed_tokens|layers|norm)\.(.+)", r"language_model.model.\1.\2"),
+    (r"lm_head\.weight", r"language_model.lm_head.weight"),
+    (r"model\.mm_projector\.(.+)", r"llm_projector.\1"),
+    (r"model\.out_mm_projector\.(.+)", r"pixel_projector.\1"),
+    (r"model\.image_feature_neck\.(.+)", r"neck.\1"),
+    (r"model\.text_hidden_fcs\.0\.(.+)", r"codebook.project.\1"),
+    (r"model\.prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix", "pixel_decoder.coarse_frequencies"),
+    (r"model\.prompt_encoder\.no_mask_embed\.weight", "pixel_decoder.no_mask_embed"),
+    (r"model\.mask_decoder\.pe1\.positional_encoding_gaussian_matrix", "pixel_decoder.fine_frequencies"),
+    (r"model\.mask_decoder\.(iou_token|mask_tokens|level_embed)\.weight", r"pixel_decoder.\1"),
+    (r"model\.mask_decoder\.transformer\.(\d+)\.(.+)\.mlp\.lin1\.(.+)", r"pixel_decoder.transformers.\1.\2.mlp.0.\3"),
+    (r"model\.mask_decoder\.transformer\.(\d+)\.(.+)\.mlp\.lin2\.(.+)", r"pixel_decoder.transformers.\1.\2.mlp.2.\3"),
+    (r"model\.mask_decoder\.transformer\.(\d+)\.(.+)", r"pixel_decoder.transformers.\1.\2"),
+    (r"model\.mask_decoder\.output_upscaling\.(.+)", r"pixel_decoder.upscale.\1"),
+    (r"model\.mask_decoder\.upsample_2x\.(.+)", r"pixel_decoder.enlarge.\1"),
+    (r"model\.mask_decoder\.output_hypernetworks_mlps\.(\d+)\.layers\.0\.(.+)", r"pixel_decoder.hypernetworks.\1.0.\2"),
+    (r"model\.mask_decoder\.output_hypernetworks_mlps\.(\d+)\.layers\.1\.(.+)", r"pixel_decoder.hypernetworks.\1.2.\2"),
+    (r"model\.mask_decoder\.output_hypernetworks_mlps\.(\d+)\.layers\.2\.(.+)", r"pixel_decoder.hypernetworks.\1.4.\2"),
+    (r"model\.mask_decoder\.iou_prediction_head\.layers\.0\.(.+)", r"pixel_decoder.iou_head.0.\1"),
+    (r"model\.mask_decoder\.iou_prediction_head\.layers\.1\.(.+)", r"pixel_decoder.iou_head.2.\1"),
+    (r"model\.mask_decoder\.iou_prediction_head\.layers\.2\.(.+)", r"pixel_decoder.iou_head.4.\1"),
+]
+# Stored but never read by the released model; CLIP comes from its own directory.
+DROPPED = re.compile(
+    r".*rotary_emb\.inv_freq|model\.vision_tower\..+|"
+    r"model\.prompt_encoder\.(point_embeddings|not_a_point_embed|mask_downscaling)\..+"
+)
+VICUNA_SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+# The released loader's constants (docs/parity.md).
+RELEASED_LLM_GRID = 16
+RELEASED_LAYERS = (-2, -11)
+RELEASED_LORA_ALPHA = 16
+RELEASED_MAX_SHARD = "5GB"
+
+
+@dataclass
+class Report:
+    """What became of each released key.
+
+    Args:
+        used: released key (or CLIP's) → ours.
+        dropped: released keys that no part of the model reads.
+        unknown: released keys that nothing here knows.
+        missing: our keys that nothing gave, so that the model cannot be complete.
+        mismatched: our key → (expected, got) shapes.
+        constants: our keys written from the released code's constants.
+    """
+
+    used: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    constants: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.mismatched or self.unknown)
+
+
+def read_weights(source: Path) -> dict[str, Tensor]:
+    """All tensors of a file, or of the weight files in a directory, without running any code from them.
+
+    Raises:
+        ValueError: no weights, an unreadable or incomplete file, or a pickle that holds more than tensors.
+    """
+    if source.is_dir():
+        files = sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
+        _check_shards(source, files)
+    else:
+        files = [source] if source.exists() else []
+    if not files:
+        raise ValueError(f"expected *.safetensors or pytorch_model*.bin in {source}, found none. Check the path.")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= _read_file(file)
+    return state
+
+
+def _check_shards(directory: Path, files: list[Path]) -> None:
+    for index in directory.glob("*.index.json"):
+        expected = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if absent := expected - {file.name for file in files}:
+            raise ValueError(f"{directory}: {index.name} names {sorted(absent)}, which are missing. Fetch them again.")
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as reader:
+                return {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{file}: expected a file of plain tensors, got one that cannot be read as such ({reason}). It is damaged, "
+            "or it holds pickled code, which is never run. Fetch it again from a source that you trust."
+        ) from None
+    for wrapper in ("module", "state_dict", "model"):
+        if isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def convert(released: Path, out: Path, vision: Path) -> Report:
+    """Convert a released checkpoint.
+
+    Args:
+        released: directory with `config.json`, tokenizer and weights in the released layout.
+        out: directory to write; must not exist or be empty. It appears complete or not at all.
+        vision: directory of the CLIP vision encoder in Hugging Face format.
+
+    Raises:
+        ValueError: an unreadable source, or keys that are missing, unknown or of the wrong shape.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"expected an empty or new directory to write to, got {out}. Remove it or choose another.")
+    settings = _read_json(released / "config.json")
+    tokenizer = _tokenizer(released)
+    state = _strip_peft(read_weights(released))
+    clip_settings = _read_json(vision / "config.json")
+    config = _config(settings, clip_settings, tokenizer, state)
+    report = Report()
+    ours = _rename(state, report) | _clip_weights(read_weights(vision), config, report) | _constants(config, report)
+    _compare(config, ours, report)
+    if not report.complete:
+        raise ValueError(f"{released}: {describe_faults(report)}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
+        partial = Path(work) / "checkpoint"
+        partial.mkdir()
+        config.architectures = [PixelLMForConditionalGeneration.__name__]
+        config.save_pretrained(partial)
+        _processor(config, tokenizer).save_pretrained(partial)
+        save_state(ours, partial)
+        if out.exists():
+            out.rmdir()
+        shutil.move(partial, out)
+    return report
+
+
+def check(out: Path) -> Report:
+    """Re-open a converted directory and compare its keys with the model that its config describes."""
+    report = Report()
+    state = read_weights(out)
+    report.used = {key: key for key in state}
+    _compare(PixelLMConfig.from_pretrained(out), state, report)
+    PixelLMProcessor.from_pretrained(out)
+    return report
+
+
+def describe_faults(report: Report) -> str:
+    parts = [
+        f"{len(keys)} {what} ({', '.join(list(keys)[:3])}{', …' if len(keys) > 3 else ''})"
+        for what, keys in (
+            ("keys missing", report.missing),
+            ("keys unknown", report.unknown),
+            ("keys of the wrong shape", report.mismatched),
+        )
+        if keys
+    ]
+    return "; ".join(parts) + ". Is it a PixelLM checkpoint, with the CLIP that it was trained with?"
+
+
+def save_state(state: dict[str, Tensor], directory: Path) -> None:
+    """Write a state dict as safetensors, in shards where it is large."""
+    plan = split_torch_state_dict_into_shards(
+        state, filename_pattern="model{suffix}.safetensors", max_shard_size=RELEASED_MAX_SHARD
+    )
+    for name, keys in plan.filename_to_tensors.items():
+        save_file({key: state[key].contiguous().clone() for key in keys}, directory / name, {"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"expected a JSON file at {path} ({error}). Is this the checkpoint's directory?") from None
+
+
+def _tokenizer(released: Path) -> LlamaTokenizer:
+    if not (released / "tokenizer.model").exists():
+        raise ValueError(f"expected a tokenizer.model in {released}, found none. Is this the checkpoint's directory?")
+    tokenizer = LlamaTokenizer.from_pretrained(released)
+    # Special, so that they can be switched off in what users write; the ids stay.
+    added = [t for t in tokenizer.get_added_vocab() if t not in tokenizer.all_special_tokens]
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in added], special_tokens=True)
+    return tokenizer
+
+
+def _codebook_tokens(tokenizer: LlamaTokenizer) -> list[str]:
+    added = tokenizer.get_added_vocab()
+    tokens = sorted((t for t in added if re.fullmatch(r"\[SEG\d*\]", t)), key=added.__getitem__)
+    if not tokens:
+        raise ValueError("expected codebook tokens [SEG0], [SEG1], … in the tokenizer, found none.")
+    return tokens
+
+
+def _config(
+    settings: dict[str, Any], clip: dict[str, Any], tokenizer: LlamaTokenizer, state: dict[str, Tensor]
+) -> PixelLMConfig:
+    tokens = _codebook_tokens(tokenizer)
+    scales = settings.get("image_feature_scale_num", len(RELEASED_LAYERS))
+    if len(tokens) % scales:
+        raise ValueError(f"expected a multiple of {scales} codebook tokens (one part for each scale), got {tokens}.")
+    text_keys = (
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
+        "max_position_embeddings initializer_range rms_norm_eps bos_token_id eos_token_id pad_token_id "
+        "tie_word_embeddings rope_theta"
+    ).split()
+    text = LlamaConfig(**{key: settings[key] for key in text_keys if settings.get(key) is not None})
+    clip_vision = clip.get("vision_config", clip)
+    clip_keys = "hidden_size intermediate_size num_hidden_layers num_attention_heads patch_size hidden_act layer_norm_eps"
+    image_size = settings.get("resize_vision_tower_size", 448)
+    vision = PixelLMVisionConfig(
+        kind="clip",
+        image_size=image_size,
+        clip={key: clip_vision[key] for key in clip_keys.split() if key in clip_vision},
+        hidden_layers=(settings.get("mm_vision_select_layer", -2), *RELEASED_LAYERS[1:])[:scales],
+    )
+    mask_tokens = state.get("model.mask_decoder.mask_tokens.weight")
+    lin1 = state.get("model.mask_decoder.transformer.0.layers.0.mlp.lin1.weight")
+    if mask_tokens is None or lin1 is None:
+        raise ValueError("expected the weights of PixelLM's mask decoder, found none. Is this a PixelLM checkpoint?")
+    depth = {int(m.group(1)) for m in (re.match(r"model\.mask_decoder\.transformer\.0\.layers\.(\d+)\.", k) for k in state) if m}
+    return PixelLMConfig(
+        vision_config=vision,
+        text_config=text,
+        num_scales=scales,
+        tokens_per_scale=len(tokens) // scales,
+        codebook_ids=tokenizer.convert_tokens_to_ids(tokens),
+        llm_grid=RELEASED_LLM_GRID,
+        projector_ratio=settings.get("mm_projector_hidden_dim", 2),
+        decoder_dim=settings.get("out_dim", 256),
+        decoder_depth=len(depth),
+        decoder_mlp_dim=lin1.shape[0],
+        num_mask_tokens=mask_tokens.shape[0],
+        compat="released",
+        dtype=str(state["model.embed_tokens.weight"].dtype).removeprefix("torch."),
+    )
+
+
+def _processor(config: PixelLMConfig, tokenizer: LlamaTokenizer) -> PixelLMProcessor:
+    added = tokenizer.get_added_vocab()
+    markers = [token for token in ("<im_patch>", "<im_start>", "<im_end>") if token in added]
+    return PixelLMProcessor(
+        # ImageNet statistics, not CLIP's: the released weights were trained with them (docs/parity.md#normalisation).
+        PixelLMImageProcessor(image_size=config.vision_config.image_size),
+        tokenizer,
+        codebook_tokens=_codebook_tokens(tokenizer),
+        num_image_tokens=config.llm_grid**2,
+        prefix=f"<s>{VICUNA_SYSTEM} USER: <im_start><image><im_end>",
+        prompt="{question} ASSISTANT:",
+        answer="{answer}</s>",
+        control_tokens=["<s>", "</s>", "<unk>", *markers],
+        strip_text=True,
+    )
+
+
+def _strip_peft(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo peft's wrapping of a merged DeepSpeed file, LoRA merged."""
+    stripped = {re.sub(r"^(base_model\.model\.)?", "", key).replace(".base_layer.", "."): v for key, v in state.items()}
+    stripped = {re.sub(r"\.modules_to_save\.default\.", ".", k): v for k, v in stripped.items() if ".original_module." not in k}
+    return merge_lora(stripped, RELEASED_LORA_ALPHA)
+
+
+def _rename(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+    ours: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if DROPPED.fullmatch(key):
+            report.dropped.append(key)
+            continue
+        name = next((m.expand(new) for old, new in RENAMED if (m := re.fullmatch(old, key))), None)
+        if name is None:
+            report.unknown.append(key)
+        else:
+            report.used[key] = name
+            ours[name] = tensor
+    return ours
+
+
+def _clip_weights(state: dict[str, Tensor], config: PixelLMConfig, report: Report) -> dict[str, Tensor]:
+    ours: dict[str, Tensor] = {}
+    expected = _expected_shapes(config)
+    for key, tensor in state.items():
+        name = "vision_encoder.clip." + key.removeprefix("vision_model.")
+        if name not in expected:
+            report.dropped.append(key)
+            continue
+        if name.endswith("position_embedding.weight"):
+            side = config.vision_config.image_size // config.vision_config.clip_config.patch_size
+            tensor = resize_positions(tensor, side, config.shifted_positions)
+        report.used[key] = name
+        ours[name] = tensor
+    return ours
+
+
+def resize_positions(table: Tensor, side: int, shifted: bool) -> Tensor:
+    """Resize CLIP's position table (1 + n², D), class token first, to a side × side grid.
+
+    With `shifted` the last row is taken for the class token, as the released code does (docs/parity.md#positions);
+    otherwise patches are interpolated bicubically, as transformers does.
+    """
+    kept, patches = (table[-1:], table[:-1]) if shifted else (table[:1], table[1:])
+    old = int(len(patches) ** 0.5)
+    if not shifted and old == side:
+        return table
+    mode = "bilinear" if shifted else "bicubic"
+    square = patches.float().T.reshape(1, -1, old, old)
+    resized = F.interpolate(square, (side, side), mode=mode, align_corners=False).flatten(2)[0].T
+    return torch.cat([resized, kept.float()] if shifted else [kept.float(), resized])
+
+
+def _constants(config: PixelLMConfig, report: Report) -> dict[str, Tensor]:
+    """Fusion weights, which the released model holds as constants and never stored (docs/parity.md#fusion)."""
+    scales, tokens = config.num_scales, config.tokens_per_scale
+    constants = {
+        "codebook.token_weights": torch.full((scales, tokens), 1 / (scales * tokens)),
+        "pixel_decoder.scale_weights": torch.full((scales,), 1 / scales),
+    }
+    report.constants = list(constants)
+    return constants
+
+
+def _expected_shapes(config: PixelLMConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        model = PixelLMForConditionalGeneration(config)
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def _compare(config: PixelLMConfig, state: dict[str, Tensor], report: Report) -> None:
+    expected = _expected_shapes(config)
+    tied = {"language_model.lm_head.weight"} if config.text_config.tie_word_embeddings else set()
+    report.missing = [key for key in expected if key not in state and key not in tied]
+    report.unknown += [key for key in state if key not in expected]
+    report.mismatched = {
+        key: (expected[key], tuple(tensor.shape))
+        for key, tensor in state.items()
+        if key in expected and expected[key] != tuple(tensor.shape)
+    }
+
+
+def report_lines(report: Report) -> Iterator[str]:
+    """The report, a line for each group of keys."""
+    yield f"used {len(report.used)} keys"
+    if report.constants:
+        yield f"written from the released code's constants: {', '.join(report.constants)}"
+    for what, keys in (("dropped", report.dropped), ("unknown", report.unknown), ("missing", report.missing)):
+        yield f"{what} {len(keys)} keys" + (f": {', '.join(keys)}" if keys else "")
+    for key, (expected, got) in report.mismatched.items():
+        yield f"{key}: expected shape {expected}, got {got}"

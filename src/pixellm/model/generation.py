@@ -1,0 +1,259 @@
+"""Cached decoding: one image prefix for all questions on it, one forward pass for each codebook group.
+
+As soon as the first token of a group is chosen the rest of the group is known, so all L·N ids go through the LLM at
+once; causal attention gives exactly the states that feeding them one by one would give. Rows of a batch advance
+together although some take one token in a step and some a whole group: short rows are padded, and padding is never
+seen.
+
+Shapes:  B images · R rows (questions) · P prefix tokens · W tokens of a step · D LLM width
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    EosTokenCriteria,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration, additive
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen and when an answer ends.
+
+    Args:
+        max_new_tokens: budget of tokens; a codebook group that has begun is always completed.
+        temperature: 0 takes the likeliest token, otherwise tokens are drawn.
+        top_k, top_p: draw from the likeliest k tokens, from those that make up the probability p.
+        repetition_penalty: > 1 makes used tokens less likely.
+        seed: of the draw.
+        processors: further logits processors of transformers; they see the row's text ids (1, length) and scores (1, V).
+        stopping: further stopping criteria of transformers; they see the same ids.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    processors: tuple = ()
+    stopping: tuple = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: expected at least 1, got {self.max_new_tokens}.")
+        if self.temperature < 0:
+            raise ValueError(f"temperature: expected 0 (likeliest token) or more, got {self.temperature}.")
+
+    def build_processors(self) -> LogitsProcessorList:
+        chosen = LogitsProcessorList(self.processors)
+        if self.repetition_penalty != 1:
+            chosen.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.temperature > 0:
+            chosen.append(TemperatureLogitsWarper(self.temperature))
+            if self.top_k is not None:
+                chosen.append(TopKLogitsWarper(self.top_k))
+            if self.top_p is not None:
+                chosen.append(TopPLogitsWarper(self.top_p))
+        return chosen
+
+
+@dataclass
+class Prefix:
+    """System text and image of B photographs: encoded once, shared by all questions on them.
+
+    Args:
+        images: what the vision side gave.
+        cache: keys and values of the P prefix tokens.
+        valid: bool (B, P), False for image tokens that lie in the padding.
+        text_ids: the prefix without its image tokens; what logits processors see of it.
+    """
+
+    images: EncodedImages
+    cache: DynamicCache
+    valid: Tensor
+    text_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one row gained: a text token, or a complete codebook group with its (L·N, D) states; then perhaps the end."""
+
+    row: int
+    ids: tuple[int, ...]
+    states: Tensor | None = None
+    finished: bool = False
+
+
+@dataclass
+class _Row:
+    index: int
+    image: int
+    ids: list[int]
+    pending: list[int]
+    generated: int = 0
+    last_state: Tensor | None = None
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+
+@torch.inference_mode()
+def encode_prefix(
+    model: PixelLMForConditionalGeneration, pixel_values: Tensor, resized_hw: Tensor, prefix_ids: Sequence[int]
+) -> Prefix:
+    """Run images (B, 3, S, S) and the token ids before the question once; see `PixelLMProcessor.prefix_ids`."""
+    images = model.encode_images(pixel_values, resized_hw)
+    ids = torch.tensor([prefix_ids] * len(pixel_values), device=pixel_values.device)
+    valid = torch.ones_like(ids, dtype=torch.bool).masked_scatter(ids == IMAGE_TOKEN_ID, images.token_valid)
+    embeddings = model.embed(ids, images)
+    length = ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+    bias = additive(causal & valid[:, None, :], embeddings.dtype)[:, None]
+    cache = DynamicCache(config=model.config.text_config)
+    positions = torch.arange(length, device=ids.device).expand_as(ids)
+    model.hidden_states(embeddings, bias, positions, cache)
+    return Prefix(images, cache, valid, [i for i in prefix_ids if i != IMAGE_TOKEN_ID])
+
+
+@torch.inference_mode()
+def generate(
+    model: PixelLMForConditionalGeneration,
+    prefix: Prefix,
+    image_index: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    eos_ids: Sequence[int],
+    sampling: Sampling,
+) -> Iterator[Step]:
+    """Answer R questions.
+
+    Args:
+        model: in eval mode.
+        prefix: of B images.
+        image_index: R rows of `prefix`.
+        prompts: R lists of the ids that follow the prefix (question, and what opens the answer).
+        eos_ids: ids that end an answer; they are not part of it.
+        sampling: see there.
+
+    Yields:
+        One `Step` for each token or group of each row, in the order in which they are chosen.
+    """
+    device = prefix.valid.device
+    rows = [
+        _Row(i, image, [*prefix.text_ids, *ids], list(ids))
+        for i, (image, ids) in enumerate(zip(image_index, prompts, strict=True))
+    ]
+    for row in rows:
+        row.generator.manual_seed(sampling.seed)
+    context = _Context.start(prefix, image_index)
+    chooser = _Chooser(model, eos_ids, sampling)
+    group = model.config.codebook_ids
+    while rows:
+        states = context.feed(model, rows)
+        kept: list[int] = []
+        for slot, row in enumerate(rows):
+            new = states[slot, : len(row.pending)]
+            if row.pending == group:
+                yield Step(row.index, tuple(group), _group_states(model, row, new), chooser.spent(row))
+            row.last_state = new[-1]
+            if row.generated and chooser.spent(row):
+                continue
+            row.pending = chooser.choose(row)
+            row.ids.extend(row.pending)
+            row.generated += len(row.pending)
+            finished = chooser.ends(row) or (chooser.spent(row) and row.pending != group)
+            if row.pending != group:
+                ids = () if row.ids[-1] in chooser.eos_ids else tuple(row.pending)
+                yield Step(row.index, ids, None, finished)
+            if not finished:
+                kept.append(slot)
+        if kept and len(kept) < len(rows):
+            context.keep(torch.tensor(kept, device=device))
+        rows = [rows[slot] for slot in kept]
+
+
+def _group_states(model: PixelLMForConditionalGeneration, row: _Row, new: Tensor) -> Tensor:
+    if model.config.own_state:
+        return new
+    assert row.last_state is not None
+    return torch.cat([row.last_state[None], new[:-1]])
+
+
+@dataclass
+class _Context:
+    """Keys and values of all rows, which of them may be seen, and each row's next position."""
+
+    cache: DynamicCache
+    valid: Tensor
+    position: Tensor
+
+    @classmethod
+    def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_Context":
+        index = torch.tensor(image_index, device=prefix.valid.device)
+        cache = copy.deepcopy(prefix.cache)
+        cache.batch_select_indices(index)
+        return cls(cache, prefix.valid[index], torch.full_like(index, prefix.valid.shape[1]))
+
+    def feed(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> Tensor:
+        """Run every row's pending ids, padded to the longest: states (R, W, D)."""
+        device = self.valid.device
+        lengths = torch.tensor([len(row.pending) for row in rows], device=device)
+        width = int(lengths.max())
+        ids = torch.tensor([row.pending + [0] * (width - len(row.pending)) for row in rows], device=device)
+        offsets = torch.arange(width, device=device)
+        own = offsets < lengths[:, None]
+        causal = (offsets[None] <= offsets[:, None]) & own[:, None, :]
+        seen = torch.cat([self.valid[:, None].expand(-1, width, -1), causal], dim=2)
+        embeddings = model.get_input_embeddings()(ids)
+        bias = additive(seen, embeddings.dtype)[:, None]
+        states = model.hidden_states(embeddings, bias, self.position[:, None] + offsets, self.cache)
+        self.valid = torch.cat([self.valid, own], dim=1)
+        self.position = self.position + lengths
+        return states
+
+    def keep(self, slots: Tensor) -> None:
+        self.cache.batch_select_indices(slots)
+        self.valid, self.position = self.valid[slots], self.position[slots]
+
+
+class _Chooser:
+    """The next id of a row: a text token, the end, or a whole codebook group."""
+
+    def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int], sampling: Sampling) -> None:
+        self.head = model.get_output_embeddings()
+        self.group = model.config.codebook_ids
+        self.sampling = sampling
+        self.eos_ids = set(eos_ids)
+        self.processors = sampling.build_processors()
+        ends = [EosTokenCriteria(list(eos_ids))] if eos_ids else []
+        self.stopping = StoppingCriteriaList([*ends, *sampling.stopping])
+
+    def choose(self, row: _Row) -> list[int]:
+        scores = self.head(row.last_state[None]).float()
+        # Inside a group nothing is chosen, and outside of it only its first token can be.
+        scores[:, self.group[1:]] = -torch.inf
+        scores = self.processors(torch.tensor([row.ids], device=scores.device), scores)
+        if self.sampling.temperature > 0:
+            chosen = int(torch.multinomial(F.softmax(scores, dim=-1).cpu(), 1, generator=row.generator))
+        else:
+            chosen = int(scores.argmax())
+        return list(self.group) if chosen == self.group[0] else [chosen]
+
+    def ends(self, row: _Row) -> bool:
+        if row.pending == self.group:
+            return False
+        return bool(self.stopping(torch.tensor([row.ids]), None).any()) if self.stopping else False
+
+    def spent(self, row: _Row) -> bool:
+        return row.generated >= self.sampling.max_new_tokens

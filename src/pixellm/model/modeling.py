@@ -1,0 +1,250 @@
+"""PixelLM, assembled as in the paper's figure 2.
+
+vision encoder → [LLM tokens | decoder features] → LLM → codebook → pixel decoder → masks.
+
+Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decoder width · N image tokens = llm_grid²
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from pixellm import geometry
+from pixellm.model import losses
+from pixellm.model.codebook import Codebook, find_groups
+from pixellm.model.configuration import PixelLMConfig
+from pixellm.model.pixel_decoder import Neck, PixelDecoder
+from pixellm.model.vision import build_vision_encoder, valid_area
+from pixellm.model.word_mix import WordMix
+from pixellm.types import Output
+
+# Stands for one image token in `input_ids`; no text can produce it, since vocabularies have no negative ids.
+IMAGE_TOKEN_ID = -200
+IGNORE_INDEX = -100
+
+
+class Projector(nn.Sequential):
+    """Linear → GELU → Linear, over the last dimension."""
+
+    def __init__(self, in_size: int, hidden_size: int, out_size: int) -> None:
+        super().__init__(nn.Linear(in_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, out_size))
+
+
+@dataclass
+class EncodedImages:
+    """All that the rest of the model needs of B images; computed once per image and shared by its questions.
+
+    Args:
+        tokens: (B, N, D) image tokens for the language model.
+        token_valid: bool (B, N), False for tokens that lie in the padding.
+        maps: S maps (B, C, g, g) for the pixel decoder.
+        neck: S maps (B, C, h, w) before `PixelDecoder.prepare`.
+        resized_hw: (B, 2).
+        class_logits: (B, V, h, w) or None.
+    """
+
+    tokens: Tensor
+    token_valid: Tensor
+    maps: list[Tensor]
+    neck: list[Tensor]
+    resized_hw: Tensor
+    class_logits: Tensor | None = None
+
+
+class PixelLMForConditionalGeneration(PreTrainedModel):
+    config_class = PixelLMConfig
+    base_model_prefix = "pixellm"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_attention_backend = True
+
+    def __init__(self, config: PixelLMConfig) -> None:
+        super().__init__(config)
+        width = config.text_config.hidden_size
+        vision_width, hidden = config.vision_config.hidden_size, int(config.projector_ratio * width)
+        pixel_width = config.pixel_feature_size or width
+        pixel_hidden = int(config.projector_ratio * pixel_width)
+        self.vision_encoder = build_vision_encoder(config.vision_config)
+        self.llm_projector = Projector(vision_width, hidden, width)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.codebook = Codebook(config)
+        self.pixel_projector = Projector(vision_width, pixel_hidden, pixel_width)
+        self.neck = Neck(pixel_width, config.decoder_dim)
+        self.pixel_decoder = PixelDecoder(config)
+        self.word_mix = WordMix(config) if config.vision_config.vocabulary else None
+        self.neck.requires_grad_(config.train_neck)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, PixelDecoder):
+            for parameter in (module.iou_token, module.mask_tokens, module.level_embed, module.no_mask_embed):
+                nn.init.normal_(parameter)
+            for buffer in (module.coarse_frequencies, module.fine_frequencies):
+                nn.init.normal_(buffer)
+            nn.init.constant_(module.scale_weights, 1 / self.config.num_scales)
+        elif isinstance(module, Codebook):
+            count = self.config.tokens_per_scale * (1 if self.config.learned_fusion else self.config.num_scales)
+            nn.init.constant_(module.token_weights, 1 / count)
+
+    def encode_images(self, pixel_values: Tensor, resized_hw: Tensor) -> EncodedImages:
+        """Run the vision side.
+
+        Args:
+            pixel_values: (B, 3, S, S), normalised, padded right and bottom with 0.
+            resized_hw: (B, 2) height and width of each image inside the square.
+        """
+        config = self.config
+        features = self.vision_encoder(pixel_values, resized_hw)
+        size, grid = config.vision_config.image_size, config.llm_grid
+        deepest = features.scales[0]
+        pooled = F.interpolate(deepest.float(), (grid, grid), mode="bilinear", align_corners=False).to(deepest.dtype)
+        tokens = self.llm_projector(pooled.flatten(2).transpose(1, 2))
+        neck = [self.neck(self._project_pixels(feature)) for feature in features.scales]
+        if self.word_mix is not None:
+            words = self.word_mix.words(self.get_input_embeddings())
+            tokens = tokens + self.word_mix.to_tokens(features.class_logits, words, grid)
+            neck = [map_ + self.word_mix.to_map(features.class_logits, words, map_.shape[-1]) for map_ in neck]
+        valid = valid_area(resized_hw, size, grid).flatten(1)
+        return EncodedImages(tokens, valid, self.pixel_decoder.prepare(neck), neck, resized_hw, features.class_logits)
+
+    def _project_pixels(self, feature: Tensor) -> Tensor:
+        return self.pixel_projector(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def embed(self, input_ids: Tensor, images: EncodedImages) -> Tensor:
+        """Token embeddings (B, T, D), with the image's tokens where `input_ids` (B, T) holds `IMAGE_TOKEN_ID`."""
+        is_image = input_ids == IMAGE_TOKEN_ID
+        embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+        if not bool(is_image.any()):
+            return embeddings
+        counts = is_image.sum(dim=1)
+        if bool((counts != images.tokens.shape[1]).any()):
+            raise ValueError(
+                f"expected {images.tokens.shape[1]} image tokens in every row of input_ids, got {counts.tolist()}. "
+                "Build input_ids with PixelLMProcessor."
+            )
+        return embeddings.masked_scatter(is_image[..., None], images.tokens.to(embeddings.dtype))
+
+    def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor, cache=None) -> Tensor:
+        """Last-layer states (B, T, D) after the final norm; `attention_mask` is additive (B, 1, T, keys)."""
+        return self.language_model.base_model(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        resized_hw: Tensor,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        labels: Tensor | None = None,
+        target_masks: list[Tensor] | None = None,
+        class_target: Tensor | None = None,
+        class_weight: Tensor | None = None,
+    ) -> Output:
+        """Teacher-forced pass over a `Batch` (see there for the arguments).
+
+        Returns:
+            `Output` with the low-resolution mask logits of each image (M, 2g, 2g), and with labels the losses:
+            `ce`, `bce`, `dice`, `semantics`, each with its weight already in, and their sum `loss`.
+        """
+        images = self.encode_images(pixel_values, resized_hw)
+        valid = segment_ids >= 0
+        valid = valid & ~self._padding_tokens(input_ids, images)
+        embeddings = self.embed(input_ids, images)
+        bias = packed_attention_bias(segment_ids, valid, embeddings.dtype)
+        states = self.hidden_states(embeddings, bias, packed_positions(segment_ids))
+        groups = find_groups(input_ids, self.config.codebook_ids)
+        logits, scale_logits = self.decode_masks(images, self._group_states(states, groups), groups[:, 0])
+        counts = torch.bincount(groups[:, 0], minlength=len(input_ids)).tolist()
+        output = Output(None, {}, list(logits.split(counts)), scale_logits)
+        if labels is not None:
+            output.losses["ce"] = self.config.ce_weight * self._text_loss(states, labels)
+        if target_masks is not None:
+            answers = segment_ids[groups[:, 0], groups[:, 1]].split(counts)
+            output.losses |= self._mask_losses(output.mask_logits, target_masks, resized_hw, answers)
+        if class_target is not None and class_weight is not None and images.class_logits is not None:
+            loss = losses.semantic_loss(images.class_logits, class_target, class_weight)
+            output.losses["semantics"] = self.config.semantics_weight * loss
+        if output.losses:
+            output.loss = torch.stack(list(output.losses.values())).sum()
+        return output
+
+    def decode_masks(self, images: EncodedImages, states: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """States (G·S·K, D) of complete groups → low-resolution logits (G, 2g, 2g), and those of each scale."""
+        prompts = self.codebook.fuse(states.to(images.maps[0].dtype))
+        return self.pixel_decoder(images.maps, prompts, image_index)
+
+    def _group_states(self, states: Tensor, groups: Tensor) -> Tensor:
+        first = 0 if self.config.own_state else -1
+        offsets = torch.arange(first, first + len(self.config.codebook_ids), device=states.device)
+        return states[groups[:, :1], groups[:, 1:] + offsets].flatten(0, 1)
+
+    def _padding_tokens(self, input_ids: Tensor, images: EncodedImages) -> Tensor:
+        is_image = input_ids == IMAGE_TOKEN_ID
+        return torch.zeros_like(is_image).masked_scatter(is_image, ~images.token_valid)
+
+    def _text_loss(self, states: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the next token, averaged over all labels of the batch; only those states meet the head."""
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        chosen = targets != IGNORE_INDEX
+        logits = self.get_output_embeddings()(states[chosen]).float()
+        return F.cross_entropy(logits, targets[chosen], reduction="sum") / chosen.sum().clamp(min=1)
+
+    def _mask_losses(
+        self, mask_logits: list[Tensor], target_masks: list[Tensor], resized_hw: Tensor, answers: tuple[Tensor, ...]
+    ) -> dict[str, Tensor]:
+        bce = dice = mask_logits[0].new_zeros((), dtype=torch.float32)
+        for index, (logits, target) in enumerate(zip(mask_logits, target_masks, strict=True)):
+            if len(logits) != len(target):
+                raise ValueError(
+                    f"image {index} of the batch: its answers have {len(logits)} codebook groups but {len(target)} "
+                    "masks. Write one {seg} for each mask, in the same order."
+                )
+            height, width = resized_hw[index].tolist()
+            restored = geometry.restore(logits, (height, width), tuple(target.shape[-2:]))
+            for answer in answers[index].unique():
+                mine = answers[index] == answer
+                weight = losses.refinement_weight(restored[mine], self.config.overlap_weight)
+                bce = bce + losses.mask_bce(restored[mine], target[mine], weight)
+            dice = dice + losses.mask_dice(restored, target)
+        count = max(1, sum(len(target) for target in target_masks))
+        return {"bce": self.config.bce_weight * bce / count, "dice": self.config.dice_weight * dice / count}
+
+
+def packed_positions(segment_ids: Tensor) -> Tensor:
+    """Positions (B, T) in which every conversation continues right after the prefix."""
+    prefix = (segment_ids == 0).sum(dim=1, keepdim=True)
+    index = torch.arange(segment_ids.shape[1], device=segment_ids.device).expand_as(segment_ids)
+    changes = F.pad(segment_ids[:, 1:] != segment_ids[:, :-1], (1, 0), value=False)
+    start = torch.where(changes, index, 0).cummax(dim=1).values
+    return torch.where(segment_ids > 0, index - start + prefix, index)
+
+
+def packed_attention_bias(segment_ids: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive attention mask (B, 1, T, T): causal, to the prefix and to one's own conversation, to valid keys only."""
+    length = segment_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
+    keys = segment_ids[:, None, :]
+    seen = causal & ((keys == 0) | (keys == segment_ids[:, :, None])) & valid[:, None, :]
+    return additive(seen, dtype)[:, None]
+
+
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bool mask (True is seen) → 0 and the dtype's smallest number."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)

@@ -1,0 +1,226 @@
+"""Text and images → what the model reads, and its ids → text.
+
+Control tokens (image, codebook, role markers, end) are placed by id. Everything that a user wrote is tokenised with
+control tokens switched off, so that `<image>` or `</s>` in a question stays plain text.
+
+Shapes:  B images · S side of the square · T tokens
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
+
+from pixellm import geometry
+from pixellm.images import load_image
+from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
+from pixellm.types import Batch, Sample
+
+SEG_SLOT = "{seg}"
+_FIELD = re.compile(r"\{(question|answer)\}")
+
+
+class PixelLMImageProcessor(BaseImageProcessor):
+    """Letterbox: longest side to `image_size`, normalise, pad right and bottom with 0.
+
+    Args:
+        image_size: side S of the square in pixels.
+        image_mean, image_std: of RGB in 0..1.
+    """
+
+    model_input_names = ["pixel_values", "resized_hw"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_size: int = 448,
+        image_mean: Sequence[float] = (0.485, 0.456, 0.406),
+        image_std: Sequence[float] = (0.229, 0.224, 0.225),
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
+
+    def preprocess(self, images: Sequence[Image.Image], **kwargs) -> BatchFeature:
+        """RGB images → `pixel_values` (B, 3, S, S) fp32 and `resized_hw` (B, 2)."""
+        pixels, sizes = zip(*(self._letterbox(image) for image in images), strict=True)
+        return BatchFeature({"pixel_values": torch.stack(pixels), "resized_hw": torch.tensor(sizes)})
+
+    def _letterbox(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+        resized = geometry.resize_longest_side(image, self.image_size)
+        pixels = np.asarray(resized, dtype=np.float32) / 255
+        pixels = (pixels - np.float32(self.image_mean)) / np.float32(self.image_std)
+        square = np.zeros((self.image_size, self.image_size, 3), dtype=np.float32)
+        square[: resized.height, : resized.width] = pixels
+        return torch.from_numpy(square).permute(2, 0, 1), (resized.height, resized.width)
+
+
+class PixelLMProcessor(ProcessorMixin):
+    """Tokenizer, image settings and prompt template of a checkpoint.
+
+    Args:
+        image_processor: see `PixelLMImageProcessor`.
+        tokenizer: of the language model, with the codebook among its added tokens.
+        codebook_tokens: the L·N tokens of a group, in order.
+        num_image_tokens: tokens that one image takes in the language model.
+        prefix: template of what precedes the question; `<image>` marks the image.
+        prompt: template of a question, `{question}`, up to where the answer begins.
+        answer: template of an answer, `{answer}`, with the token that ends it.
+        control_tokens: tokens of the templates that are control tokens, besides `<image>` and the codebook.
+        strip_text: text next to a control token loses its white space there (LLaMA's released tokenizers).
+    """
+
+    def __init__(
+        self,
+        image_processor: PixelLMImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        codebook_tokens: Sequence[str] = (),
+        num_image_tokens: int = 256,
+        prefix: str = "",
+        prompt: str = "",
+        answer: str = "",
+        control_tokens: Sequence[str] = (),
+        strip_text: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, **kwargs)
+        self.codebook_tokens = list(codebook_tokens)
+        self.num_image_tokens = num_image_tokens
+        self.prefix, self.prompt, self.answer = prefix, prompt, answer
+        self.control_tokens = list(control_tokens)
+        self.strip_text = strip_text
+        self._control_ids = {
+            token: tokenizer.convert_tokens_to_ids(token) for token in [*self.control_tokens, *self.codebook_tokens]
+        }
+        unknown = [t for t, i in self._control_ids.items() if i is None or (i == tokenizer.unk_token_id and t != tokenizer.unk_token)]
+        if unknown:
+            raise ValueError(f"expected control tokens that the tokenizer has, got {unknown}. Add them to it first.")
+        self._control = re.compile("|".join(re.escape(t) for t in ["<image>", *self._control_ids]))
+
+    @property
+    def codebook_ids(self) -> list[int]:
+        return [self._control_ids[token] for token in self.codebook_tokens]
+
+    @property
+    def prefix_ids(self) -> list[int]:
+        """Ids of system text and image, shared by all questions; the image's positions hold `IMAGE_TOKEN_ID`."""
+        ids = self._encode(self.prefix)
+        at = ids.index(IMAGE_TOKEN_ID)
+        return [*ids[:at], *[IMAGE_TOKEN_ID] * self.num_image_tokens, *ids[at + 1 :]]
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Ids that end an answer: the last control token of the answer template."""
+        return self._encode(self.answer, answer="")[-1:]
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Ids of a question, up to where the answer begins."""
+        return self._encode(self.prompt, question=question)
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Ids of a training answer, in which every `{seg}` becomes a codebook group, with the token that ends it."""
+        return self._encode(self.answer, answer=answer)
+
+    def encode_trusted(self, text: str) -> list[int]:
+        """Ids of a text whose control tokens are meant as such (templates, released annotation); no BOS is added."""
+        return self._encode(text)
+
+    def _encode(self, template: str, **fields: str) -> list[int]:
+        """Tokenise a template: its control tokens by id, runs of text between them with what users wrote put in."""
+        runs: list[int | str] = [""]
+
+        def control(ids: list[int]) -> None:
+            runs.extend([*ids, ""])
+
+        def literal(text: str) -> None:
+            position = 0
+            for match in self._control.finditer(text):
+                runs[-1] += text[position : match.start()]
+                control([IMAGE_TOKEN_ID if match.group() == "<image>" else self._control_ids[match.group()]])
+                position = match.end()
+            runs[-1] += text[position:]
+
+        parts = _FIELD.split(template)
+        for index, part in enumerate(parts):
+            if index % 2 == 0:
+                literal(part)
+                continue
+            for slot, piece in enumerate(fields[part].split(SEG_SLOT) if part == "answer" else [fields[part]]):
+                if slot:
+                    control(self.codebook_ids)
+                runs[-1] += piece
+        ids: list[int] = []
+        for index, run in enumerate(runs):
+            if isinstance(run, str):
+                ids.extend(self._encode_text(run, before=index < len(runs) - 1))
+            else:
+                ids.append(run)
+        return ids
+
+    def _encode_text(self, text: str, before: bool) -> list[int]:
+        """A run of plain text that follows a control token, and stands `before` another one or at the end."""
+        if self.strip_text:
+            text = text.strip() if before else text.lstrip()
+        if not text:
+            return []
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Text of ids without codebook tokens; control tokens are dropped."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def images(self, images: Sequence[Image.Image]) -> BatchFeature:
+        """Photographs → `pixel_values` (B, 3, S, S) and `resized_hw` (B, 2)."""
+        return self.image_processor.preprocess([load_image(image) for image in images])
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Samples with answers → a training `Batch`."""
+        pixels = self.images([sample.image for sample in samples])
+        rows = [self._row(sample) for sample in samples]
+        length = max(len(ids) for ids, _, _ in rows)
+
+        def padded(column: int, value: int) -> Tensor:
+            return torch.tensor([row[column] + [value] * (length - len(row[column])) for row in rows])
+
+        def stacked(arrays: list[np.ndarray | None]) -> Tensor | None:
+            present = [array for array in arrays if array is not None]
+            return torch.from_numpy(np.stack(present)) if len(present) == len(samples) else None
+
+        return Batch(
+            pixel_values=pixels["pixel_values"],
+            resized_hw=pixels["resized_hw"],
+            input_ids=padded(0, 0),
+            segment_ids=padded(1, -1),
+            labels=padded(2, IGNORE_INDEX),
+            target_masks=[_masks_of(sample) for sample in samples],
+            class_target=stacked([sample.class_target for sample in samples]),
+            class_weight=stacked([sample.class_weight for sample in samples]),
+        )
+
+    def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:
+        """Ids, segments and labels of one image's prefix and conversations."""
+        ids = self.prefix_ids
+        segments, labels = [0] * len(ids), [IGNORE_INDEX] * len(ids)
+        for number, conversation in enumerate(sample.conversations, start=1):
+            slots = conversation.answer.count(SEG_SLOT)
+            if slots != len(conversation.masks):
+                raise ValueError(
+                    f"record {sample.record_id or '?'}: the answer has {slots} mask slots but "
+                    f"{len(conversation.masks)} masks. Write one {SEG_SLOT} for each mask, in the same order."
+                )
+            question, answer = self.prompt_ids(conversation.question), self.answer_ids(conversation.answer)
+            ids = [*ids, *question, *answer]
+            segments += [number] * (len(question) + len(answer))
+            labels += [*[IGNORE_INDEX] * len(question), *answer]
+        return ids, segments, labels
+
+
+def _masks_of(sample: Sample) -> Tensor:
+    masks = [np.asarray(c.masks, dtype=bool) for c in sample.conversations if len(c.masks)]
+    empty = np.zeros((0, sample.image.height, sample.image.width), dtype=bool)
+    return torch.from_numpy(np.concatenate(masks) if masks else empty)

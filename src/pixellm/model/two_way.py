@@ -1,0 +1,80 @@
+"""Two-way transformer of SAM (arXiv 2304.02643, appendix A): prompt tokens and image positions attend to each other.
+
+Shapes:  T targets · Q prompt tokens · P image positions · C width
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose inner width may be smaller than that of its input."""
+
+    def __init__(self, dim: int, heads: int, inner_dim: int) -> None:
+        super().__init__()
+        if inner_dim % heads:
+            raise ValueError(f"expected an attention width divisible by its {heads} heads, got {inner_dim}.")
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, inner_dim)
+        self.k_proj = nn.Linear(dim, inner_dim)
+        self.v_proj = nn.Linear(dim, inner_dim)
+        self.out_proj = nn.Linear(inner_dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class TwoWayBlock(nn.Module):
+    """Tokens attend to themselves, to the image, pass an MLP; then the image attends to the tokens."""
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = Attention(dim, heads, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = Attention(dim, heads, dim // 2)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.ReLU(), nn.Linear(mlp_dim, dim))
+        self.norm3 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = Attention(dim, heads, dim // 2)
+        self.norm4 = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, image: Tensor, token_code: Tensor, image_code: Tensor) -> tuple[Tensor, Tensor]:
+        # The first block's tokens are their own position code: they enter alone, without residual.
+        coded = tokens if self.first else tokens + token_code
+        attended = self.self_attn(coded, coded, tokens)
+        tokens = self.norm1(attended if self.first else tokens + attended)
+        image_keys = image + image_code
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_code, image_keys, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(image_keys, tokens + token_code, tokens))
+        return tokens, image
+
+
+class TwoWayTransformer(nn.Module):
+    def __init__(self, dim: int, heads: int, mlp_dim: int, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TwoWayBlock(dim, heads, mlp_dim, first=i == 0) for i in range(depth))
+        self.final_attn_token_to_image = Attention(dim, heads, dim // 2)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, image: Tensor, image_code: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the image for each target.
+
+        Args:
+            tokens: (T, Q, C).
+            image: (T, P, C).
+            image_code: (1, P, C) position code of the image.
+
+        Returns:
+            The tokens (T, Q, C) and the image (T, P, C) after both have read each other.
+        """
+        code = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, code, image_code)
+        attended = self.final_attn_token_to_image(tokens + code, image + image_code, image)
+        return self.norm_final_attn(tokens + attended), image

@@ -1,0 +1,125 @@
+"""Vision encoders: a photograph → one feature map for each scale, coarse to fine.
+
+Two kinds with one interface: CLIP-ViT (hidden states of chosen layers, padding masked as keys) and any timm backbone
+(its feature maps, brought to one width by a top-down pyramid).
+
+Shapes:  B images · S image side · C channels · h, w grid sides · V names of the vocabulary
+"""
+
+from dataclasses import dataclass
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from transformers import CLIPVisionModel
+
+from pixellm.model.configuration import PixelLMVisionConfig
+
+
+@dataclass
+class VisionFeatures:
+    """What the encoder sees.
+
+    Args:
+        scales: one (B, C, h, w) for each scale, coarse to fine.
+        class_logits: (B, V, h, w) scores of the vocabulary at the finest scale, or None.
+    """
+
+    scales: list[Tensor]
+    class_logits: Tensor | None = None
+
+
+def valid_area(resized_hw: Tensor, size: int, grid: int) -> Tensor:
+    """Cells of a grid × grid over the square whose top-left pixel lies in the image.
+
+    Args:
+        resized_hw: (B, 2) height and width of each image inside the square.
+        size: side of the square in pixels.
+        grid: side of the grid.
+
+    Returns:
+        bool (B, grid, grid)
+    """
+    corner = torch.arange(grid, device=resized_hw.device) * (size / grid)
+    rows = corner < resized_hw[:, :1]
+    columns = corner < resized_hw[:, 1:]
+    return rows[:, :, None] & columns[:, None, :]
+
+
+class ClipEncoder(nn.Module):
+    """CLIP-ViT with padding masked as keys; features are hidden states of `hidden_layers`, class token dropped."""
+
+    def __init__(self, config: PixelLMVisionConfig) -> None:
+        super().__init__()
+        self.image_size = config.image_size
+        self.hidden_layers = config.hidden_layers
+        self.clip = CLIPVisionModel(config.clip_config)
+
+    def forward(self, pixel_values: Tensor, resized_hw: Tensor) -> VisionFeatures:
+        embeddings = self.clip.embeddings(pixel_values)
+        grid = self.image_size // self.clip.config.patch_size
+        valid = F.pad(valid_area(resized_hw, self.image_size, grid).flatten(1), (1, 0), value=True)
+        bias = torch.zeros(valid.shape, dtype=embeddings.dtype, device=embeddings.device)
+        bias = bias.masked_fill(~valid, torch.finfo(embeddings.dtype).min)[:, None, None]
+        states = [self.clip.pre_layrnorm(embeddings)]
+        last = max(layer % (self.clip.config.num_hidden_layers + 1) for layer in self.hidden_layers)
+        for layer in self.clip.encoder.layers[:last]:
+            states.append(layer(states[-1], attention_mask=bias.expand(-1, 1, valid.shape[1], -1)))
+        total = self.clip.config.num_hidden_layers + 1
+        chosen = [states[layer % total][:, 1:] for layer in self.hidden_layers]
+        return VisionFeatures([state.transpose(1, 2).unflatten(2, (grid, grid)) for state in chosen])
+
+
+class TimmEncoder(nn.Module):
+    """A timm backbone, a top-down feature pyramid, and (with a vocabulary) a dense classifier over it."""
+
+    def __init__(self, config: PixelLMVisionConfig) -> None:
+        super().__init__()
+        self.backbone = timm.create_model(config.backbone, pretrained=False, num_classes=0)
+        levels = {info["reduction"]: index for index, info in enumerate(self.backbone.feature_info)}
+        missing = [reduction for reduction in config.reductions if reduction not in levels]
+        if missing:
+            raise ValueError(
+                f"{config.backbone}: expected feature maps of stride {config.reductions}, it has none of stride "
+                f"{missing}. Choose from {sorted(levels)}."
+            )
+        self.levels = [levels[reduction] for reduction in config.reductions]
+        channels = [self.backbone.feature_info[level]["num_chs"] for level in self.levels]
+        # The deepest map is the backbone's final one, which its pretraining made most telling.
+        self.takes_final = self.levels[0] == len(levels) - 1
+        if self.takes_final:
+            channels[0] = self.backbone.num_features
+        self.pyramid = FeaturePyramidNetwork(channels[::-1], config.hidden_size)
+        self.classifier = DenseClassifier(channels[0], config.hidden_size, len(config.vocabulary)) if config.vocabulary else None
+
+    def forward(self, pixel_values: Tensor, resized_hw: Tensor) -> VisionFeatures:
+        final, maps = self.backbone.forward_intermediates(pixel_values, indices=sorted(self.levels))
+        maps = maps[::-1]  # coarse to fine
+        if self.takes_final:
+            maps[0] = final
+        pyramid = self.pyramid({str(-index): maps[-1 - index] for index in range(len(maps))})
+        scales = list(pyramid.values())[::-1]
+        logits = self.classifier(maps[0], scales[-1]) if self.classifier is not None else None
+        return VisionFeatures(scales, logits)
+
+
+class DenseClassifier(nn.Module):
+    """Scores each name of the vocabulary at each position: the deepest features say what, the finest say where."""
+
+    def __init__(self, deep_channels: int, fine_channels: int, num_names: int) -> None:
+        super().__init__()
+        self.deep = nn.Conv2d(deep_channels, num_names, 1)
+        self.refine = nn.Sequential(
+            nn.Conv2d(fine_channels, fine_channels, 3, padding=1), nn.GroupNorm(8, fine_channels), nn.ReLU(inplace=True)
+        )
+        self.fine = nn.Conv2d(fine_channels, num_names, 1)
+
+    def forward(self, deep: Tensor, fine: Tensor) -> Tensor:
+        what = F.interpolate(self.deep(deep), fine.shape[-2:], mode="bilinear", align_corners=False)
+        return what + self.fine(self.refine(fine))
+
+
+def build_vision_encoder(config: PixelLMVisionConfig) -> ClipEncoder | TimmEncoder:
+    return ClipEncoder(config) if config.kind == "clip" else TimmEncoder(config)

@@ -1,0 +1,47 @@
+"""Word mixing: a dense classifier's scores, mixed into the language model's own word embeddings.
+
+Where the classifier sees a dog, the language model's image token and the decoder's features receive the embedding of
+" dog": visual features that speak the model's language before anything is trained.
+
+Shapes:  B images · V names · n tokens of the longest name · D LLM width · C decoder width · g grid side
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixellm.model.configuration import PixelLMConfig
+
+
+class WordMix(nn.Module):
+    """Holds the names as token ids, so that they follow the embeddings wherever training moves them."""
+
+    name_ids: Tensor
+
+    def __init__(self, config: PixelLMConfig) -> None:
+        super().__init__()
+        names = config.vocabulary_ids
+        if len(names) != len(config.vision_config.vocabulary):
+            raise ValueError(
+                f"vocabulary_ids: expected token ids for {len(config.vision_config.vocabulary)} names, got {len(names)}."
+            )
+        longest = max(len(ids) for ids in names)
+        self.register_buffer("name_ids", torch.tensor([[*ids, *[-1] * (longest - len(ids))] for ids in names]))
+        self.token_gain = nn.Parameter(torch.ones(()))
+        self.to_pixels = nn.Linear(config.text_config.hidden_size, config.decoder_dim, bias=False)
+
+    def words(self, embedding: nn.Module) -> Tensor:
+        """Mean embedding (V, D) of each name's tokens."""
+        present = (self.name_ids >= 0)[..., None]
+        rows = embedding(self.name_ids.clamp(min=0)) * present
+        return rows.sum(dim=1) / present.sum(dim=1)
+
+    def to_tokens(self, class_logits: Tensor, words: Tensor, grid: int) -> Tensor:
+        """Image tokens (B, g·g, D): small things count, so each cell takes a name's highest probability in it."""
+        probability = F.adaptive_max_pool2d(class_logits.sigmoid(), grid).flatten(2)
+        return self.token_gain * torch.einsum("bvp,vd->bpd", probability, words)
+
+    def to_map(self, class_logits: Tensor, words: Tensor, grid: int) -> Tensor:
+        """Decoder features (B, C, g, g)."""
+        probability = F.interpolate(class_logits.sigmoid(), (grid, grid), mode="area")
+        return torch.einsum("bvxy,vc->bcxy", probability, self.to_pixels(words))

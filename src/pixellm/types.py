@@ -1,0 +1,170 @@
+"""What the parts hand to one another: Sample → Batch → Output → Answer.
+
+Shapes:  B images · T tokens of a row · M masks of an image · G targets of a batch · H, W original size
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One question and its answer; the answer holds one `{seg}` for each mask, in the same order.
+
+    `masks` is bool (M, H, W).
+    """
+
+    question: str
+    answer: str
+    masks: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photograph with its conversations; `class_target` and `class_weight` are (V, g, g) for a dense classifier."""
+
+    image: Image.Image
+    conversations: tuple[Conversation, ...]
+    record_id: str = ""
+    class_target: np.ndarray | None = None
+    class_weight: np.ndarray | None = None
+
+
+@dataclass
+class Batch:
+    """One row for each image: a shared prefix (system text, image), then its conversations one after another.
+
+    Args:
+        pixel_values: (B, 3, S, S).
+        resized_hw: (B, 2) size in pixels of each image inside the square.
+        input_ids: (B, T); the image's positions hold `IMAGE_TOKEN_ID`.
+        segment_ids: (B, T); 0 prefix, k ≥ 1 conversation k, -1 padding. Conversations do not see each other.
+        labels: (B, T); -100 where nothing is learned.
+        target_masks: for each image bool (M, H, W), in the order of the codebook groups in its row.
+        class_target, class_weight: (B, V, g, g) for a dense classifier.
+    """
+
+    pixel_values: Tensor
+    resized_hw: Tensor
+    input_ids: Tensor
+    segment_ids: Tensor
+    labels: Tensor | None = None
+    target_masks: list[Tensor] | None = None
+    class_target: Tensor | None = None
+    class_weight: Tensor | None = None
+
+
+@dataclass
+class Output:
+    """What the model gives for a batch; see `PixelLMForConditionalGeneration.forward`."""
+
+    loss: Tensor | None
+    losses: dict[str, Tensor]
+    mask_logits: list[Tensor]
+    scale_logits: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing that an answer names.
+
+    Args:
+        phrase: the words for it.
+        span: their (start, end) in the answer's text, in characters.
+        mask: bool (H, W) at the photograph's size.
+        score: mean probability of the mask's pixels, 0..1 (0 for an empty mask).
+    """
+
+    phrase: str
+    span: tuple[int, int]
+    mask: np.ndarray
+    score: float
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int(self.mask.sum())
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """Tight box (x, y, width, height) in pixels; None where the mask is empty."""
+        from pixellm.masks import bounding_box
+
+        return bounding_box(self.mask)
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """The mask as a COCO RLE, ready for JSON."""
+        from pixellm.masks import encode
+
+        return encode(self.mask)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Text, and one target for each thing that it names, in order."""
+
+    question: str
+    text: str
+    targets: tuple[Target, ...]
+    image: Image.Image
+    token_ids: tuple[int, ...] = ()
+
+    def overlay(self) -> Image.Image:
+        """The photograph with every mask in its colour."""
+        from pixellm.overlay import draw
+
+        return draw(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the pixels, ready for `json.dumps`; masks are COCO RLEs."""
+        return {
+            "question": self.question,
+            "text": self.text,
+            "height": self.image.height,
+            "width": self.image.width,
+            "targets": [
+                {
+                    "phrase": target.phrase,
+                    "span": list(target.span),
+                    "score": round(target.score, 4),
+                    "area": target.area,
+                    "box": list(target.box) if target.box else None,
+                    "segmentation": target.rle,
+                }
+                for target in self.targets
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Streaming: a further piece of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """Streaming: the answer is complete."""
+
+    answer: Answer
+
+
+Event = TextPiece | Target | Done
+
+
+class Segmenter(Protocol):
+    """Whatever answers a question about a photograph with text and masks: PixelLM and the baselines."""
+
+    def set_image(self, image: str | Image.Image | np.ndarray) -> None: ...
+
+    def ask(self, question: str) -> Answer: ...
+
+    def stream(self, question: str) -> Iterator[Event]: ...
+
