@@ -57,7 +57,9 @@ def crop(photograph: Photograph, how: Augmentation, rng: random.Random) -> Photo
     return window(photograph, (left, top, left + crop_w, top + crop_h), size, how.keep)
 
 
-def window(photograph: Photograph, box: tuple[int, int, int, int], size: tuple[int, int], keep: float = 0.0) -> Photograph:
+def window(
+    photograph: Photograph, box: tuple[int, int, int, int], size: tuple[int, int], keep: float = 0.0
+) -> Photograph:
     """The part inside box (left, top, right, bottom) resized to size (width, height), all in pixels."""
     left, top, right, bottom = box
     rows = top + ((np.arange(size[1]) + 0.5) * (bottom - top) / size[1]).astype(int)
@@ -75,7 +77,15 @@ def window(photograph: Photograph, box: tuple[int, int, int, int], size: tuple[i
         if x1 > x0 and y1 > y0 and (x1 - x0) * (y1 - y0) > 0.6 * w * h:
             boxes.append((name, ((x0 - left) * sx, (y0 - top) * sy, (x1 - x0) * sx, (y1 - y0) * sy)))
     image = photograph.image.resize(size, Image.Resampling.BILINEAR, box=box)
-    return replace(photograph, image=image, things=tuple(things), boxes=tuple(boxes), captions=())
+    known = _still_known(photograph, things)
+    whole = box == (0, 0, *photograph.image.size)
+    captions = photograph.captions if whole else ()
+    return replace(photograph, image=image, things=tuple(things), boxes=tuple(boxes), known=known, captions=captions)
+
+
+def _still_known(photograph: Photograph, left: list[Thing]) -> frozenset[str]:
+    """A name whose things were dropped may still show: whether it is in the picture is then no longer known."""
+    return photograph.known - ({t.category for t in photograph.things} - {t.category for t in left})
 
 
 def flip(photograph: Photograph) -> Photograph:
@@ -86,7 +96,7 @@ def flip(photograph: Photograph) -> Photograph:
         image=photograph.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         things=tuple(replace(t, mask=np.ascontiguousarray(t.mask[:, ::-1])) for t in photograph.things),
         boxes=tuple((name, (width - x - w, y, w, h)) for name, (x, y, w, h) in photograph.boxes),
-        captions=(),
+        captions=(),  # they may tell left from right
     )
 
 
@@ -122,6 +132,8 @@ def paste(photograph: Photograph, other: Photograph, rng: random.Random) -> Phot
     canvas.paste(source.image, (left, top))
     image = Image.composite(canvas, photograph.image, Image.fromarray(covered))
     remaining = [replace(t, mask=t.mask & ~covered) for t in photograph.things]
-    visible = [new for old, new in zip(photograph.things, remaining, strict=True) if new.mask.sum() > 0.2 * old.mask.sum()]
-    return replace(photograph, image=image, things=(*visible, *placed))
-
+    visible = [
+        new for old, new in zip(photograph.things, remaining, strict=True) if new.mask.sum() > 0.2 * old.mask.sum()
+    ]
+    known = _still_known(photograph, visible) | (photograph.known & {t.category for t in placed})
+    return replace(photograph, image=image, things=(*visible, *placed), known=known, captions=())

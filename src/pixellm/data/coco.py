@@ -119,6 +119,8 @@ def _read(path: Path) -> dict:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"expected a COCO annotation file at {path}, found nothing. Check the recipe's paths.") from None
+        raise ValueError(
+            f"expected a COCO annotation file at {path}, found nothing. Check the recipe's paths."
+        ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}). Fetch it again.") from error

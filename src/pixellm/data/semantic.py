@@ -14,19 +14,19 @@ from pixellm.data.coco import Photograph, category_masks
 # Things on or around which other things are usually seen: a pixel of theirs may be something else, too.
 OVERLAPPING = frozenset(
     "person;dining table;chair;couch;bed;bench;vehicle;road;fruit;bicycle;motorcycle;bowl;cup;sink;oven;tv;boat;"
-    "refrigerator;backpack;handbag;suitcase;umbrella;book;cake;sandwich;pizza;potted plant;vase".split(";")
+    "refrigerator;backpack;handbag;bag;purse;suitcase;umbrella;book;cake;sandwich;pizza;potted plant;vase;food;nut;top;"
+    "suit;accessory".split(";")
 )
 
 
 def class_targets(
-    photograph: Photograph, vocabulary: Sequence[str], coco_names: frozenset[str], size: int, grid: int
+    photograph: Photograph, vocabulary: Sequence[str], size: int, grid: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets for a dense classifier on a letterboxed photograph.
 
     Args:
         photograph: no larger than size × size; it lies in the top-left corner of the square.
         vocabulary: the V names.
-        coco_names: names whose things exclude each other, where neither is in `OVERLAPPING`.
         size: side of the square in pixels, a multiple of `grid`.
         grid: side of the grid of cells.
 
@@ -41,24 +41,20 @@ def class_targets(
     inside = _cells(np.ones((height, width), dtype=bool), size, grid) > 0
     if photograph.complete:
         weight[[index[name] for name in photograph.known if name in index]] = inside
-    exclusive = [i for name, i in index.items() if name in coco_names and name not in OVERLAPPING]
     for name, mask in category_masks(photograph.things).items():
-        if name not in index:
-            continue
         share = _cells(mask, size, grid)
-        target[index[name]] = share
-        weight[index[name]] |= share > 0.5
-        if name in coco_names and name not in OVERLAPPING:
-            weight[exclusive] |= share > 0.5
+        if name not in OVERLAPPING:
+            weight |= share > 0.5  # what is surely this is nothing else
+        if name in index:
+            target[index[name]] = share
+            weight[index[name]] |= share > 0.5
     for name, (x, y, w, h) in photograph.boxes:
         if name in index:
             _box_targets(target[index[name]], weight[index[name]], (x, y, w, h), size / grid)
     return target, weight
 
 
-def _box_targets(
-    target: np.ndarray, weight: np.ndarray, box: tuple[float, float, float, float], cell: float
-) -> None:
+def _box_targets(target: np.ndarray, weight: np.ndarray, box: tuple[float, float, float, float], cell: float) -> None:
     """Mark the inner ellipse of a box as the thing and leave the rest of the box open."""
     x, y, w, h = box
     centres = (np.arange(len(target)) + 0.5) * cell

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AddedToken, LlamaConfig, LlamaTokenizer
@@ -124,12 +124,14 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             with safe_open(file, "pt") as reader:
                 return {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
+    except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{file}: expected a file of plain tensors, got one that cannot be read as such ({reason}). It is damaged, "
             "or it holds pickled code, which is never run. Fetch it again from a source that you trust."
         ) from None
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{file}: expected a dict of tensors, got {type(loaded).__name__}. Is it a checkpoint?")
     for wrapper in ("module", "state_dict", "model"):
         if isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -247,7 +249,9 @@ def _config(
     ).split()
     text = LlamaConfig(**{key: settings[key] for key in text_keys if settings.get(key) is not None})
     clip_vision = clip.get("vision_config", clip)
-    clip_keys = "hidden_size intermediate_size num_hidden_layers num_attention_heads patch_size hidden_act layer_norm_eps"
+    clip_keys = (
+        "hidden_size intermediate_size num_hidden_layers num_attention_heads patch_size hidden_act layer_norm_eps"
+    )
     image_size = settings.get("resize_vision_tower_size", 448)
     vision = PixelLMVisionConfig(
         kind="clip",
@@ -259,7 +263,11 @@ def _config(
     lin1 = state.get("model.mask_decoder.transformer.0.layers.0.mlp.lin1.weight")
     if mask_tokens is None or lin1 is None:
         raise ValueError("expected the weights of PixelLM's mask decoder, found none. Is this a PixelLM checkpoint?")
-    depth = {int(m.group(1)) for m in (re.match(r"model\.mask_decoder\.transformer\.0\.layers\.(\d+)\.", k) for k in state) if m}
+    depth = {
+        int(m.group(1))
+        for m in (re.match(r"model\.mask_decoder\.transformer\.0\.layers\.(\d+)\.", k) for k in state)
+        if m
+    }
     return PixelLMConfig(
         vision_config=vision,
         text_config=text,
@@ -273,7 +281,7 @@ def _config(
         decoder_mlp_dim=lin1.shape[0],
         num_mask_tokens=mask_tokens.shape[0],
         compat="released",
-        dtype=str(state["model.embed_tokens.weight"].dtype).removeprefix("torch."),
+        dtype=str(state.get("model.embed_tokens.weight", mask_tokens).dtype).removeprefix("torch."),
     )
 
 
@@ -286,7 +294,8 @@ def _processor(config: PixelLMConfig, tokenizer: LlamaTokenizer) -> PixelLMProce
         tokenizer,
         codebook_tokens=_codebook_tokens(tokenizer),
         num_image_tokens=config.llm_grid**2,
-        prefix=f"<s>{VICUNA_SYSTEM} USER: <im_start><image><im_end>",
+        system=VICUNA_SYSTEM,
+        prefix="<s>{system} USER: <im_start><image><im_end>",
         prompt="{question} ASSISTANT:",
         answer="{answer}</s>",
         control_tokens=["<s>", "</s>", "<unk>", *markers],
@@ -297,7 +306,9 @@ def _processor(config: PixelLMConfig, tokenizer: LlamaTokenizer) -> PixelLMProce
 def _strip_peft(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Undo peft's wrapping of a merged DeepSpeed file, LoRA merged."""
     stripped = {re.sub(r"^(base_model\.model\.)?", "", key).replace(".base_layer.", "."): v for key, v in state.items()}
-    stripped = {re.sub(r"\.modules_to_save\.default\.", ".", k): v for k, v in stripped.items() if ".original_module." not in k}
+    stripped = {
+        re.sub(r"\.modules_to_save\.default\.", ".", k): v for k, v in stripped.items() if ".original_module." not in k
+    }
     return merge_lora(stripped, RELEASED_LORA_ALPHA)
 
 

@@ -61,9 +61,9 @@ class Sampling:
     def build_processors(self) -> LogitsProcessorList:
         chosen = LogitsProcessorList(self.processors)
         if self.repetition_penalty != 1:
-            chosen.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+            chosen.append(RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
         if self.temperature > 0:
-            chosen.append(TemperatureLogitsWarper(self.temperature))
+            chosen.append(TemperatureLogitsWarper(float(self.temperature)))
             if self.top_k is not None:
                 chosen.append(TopKLogitsWarper(self.top_k))
             if self.top_p is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AddedToken, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pixellm import geometry
@@ -22,7 +22,7 @@ from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.types import Batch, Sample
 
 SEG_SLOT = "{seg}"
-_FIELD = re.compile(r"\{(question|answer)\}")
+_FIELD = re.compile(r"\{(system|question|answer)\}")
 
 
 class PixelLMImageProcessor(BaseImageProcessor):
@@ -68,7 +68,8 @@ class PixelLMProcessor(ProcessorMixin):
         tokenizer: of the language model, with the codebook among its added tokens.
         codebook_tokens: the L·N tokens of a group, in order.
         num_image_tokens: tokens that one image takes in the language model.
-        prefix: template of what precedes the question; `<image>` marks the image.
+        system: system prompt, plain text.
+        prefix: template of what precedes the question, `{system}` in it; `<image>` marks the image.
         prompt: template of a question, `{question}`, up to where the answer begins.
         answer: template of an answer, `{answer}`, with the token that ends it.
         control_tokens: tokens of the templates that are control tokens, besides `<image>` and the codebook.
@@ -81,6 +82,7 @@ class PixelLMProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         codebook_tokens: Sequence[str] = (),
         num_image_tokens: int = 256,
+        system: str = "",
         prefix: str = "",
         prompt: str = "",
         answer: str = "",
@@ -91,13 +93,17 @@ class PixelLMProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
         self.codebook_tokens = list(codebook_tokens)
         self.num_image_tokens = num_image_tokens
-        self.prefix, self.prompt, self.answer = prefix, prompt, answer
+        self.system, self.prefix, self.prompt, self.answer = system, prefix, prompt, answer
         self.control_tokens = list(control_tokens)
         self.strip_text = strip_text
         self._control_ids = {
             token: tokenizer.convert_tokens_to_ids(token) for token in [*self.control_tokens, *self.codebook_tokens]
         }
-        unknown = [t for t, i in self._control_ids.items() if i is None or (i == tokenizer.unk_token_id and t != tokenizer.unk_token)]
+        unknown = [
+            t
+            for t, i in self._control_ids.items()
+            if i is None or (i == tokenizer.unk_token_id and t != tokenizer.unk_token)
+        ]
         if unknown:
             raise ValueError(f"expected control tokens that the tokenizer has, got {unknown}. Add them to it first.")
         self._control = re.compile("|".join(re.escape(t) for t in ["<image>", *self._control_ids]))
@@ -109,7 +115,7 @@ class PixelLMProcessor(ProcessorMixin):
     @property
     def prefix_ids(self) -> list[int]:
         """Ids of system text and image, shared by all questions; the image's positions hold `IMAGE_TOKEN_ID`."""
-        ids = self._encode(self.prefix)
+        ids = self._encode(self.prefix, system=self.system)
         at = ids.index(IMAGE_TOKEN_ID)
         return [*ids[:at], *[IMAGE_TOKEN_ID] * self.num_image_tokens, *ids[at + 1 :]]
 
@@ -220,7 +226,15 @@ class PixelLMProcessor(ProcessorMixin):
         return ids, segments, labels
 
 
+def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
+    """Add the `count` tokens of a codebook group to a tokenizer and return them in order."""
+    tokens = [f"[SEG{i}]" for i in range(count)] if count > 1 else ["[SEG]"]
+    # Special, so that they can be switched off in what users write.
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+    return tokens
+
+
 def _masks_of(sample: Sample) -> Tensor:
     masks = [np.asarray(c.masks, dtype=bool) for c in sample.conversations if len(c.masks)]
-    empty = np.zeros((0, sample.image.height, sample.image.width), dtype=bool)
+    empty = np.zeros((0, 1, 1), dtype=bool)
     return torch.from_numpy(np.concatenate(masks) if masks else empty)

@@ -92,7 +92,17 @@ class TimmEncoder(nn.Module):
         if self.takes_final:
             channels[0] = self.backbone.num_features
         self.pyramid = FeaturePyramidNetwork(channels[::-1], config.hidden_size)
-        self.classifier = DenseClassifier(channels[0], config.hidden_size, len(config.vocabulary)) if config.vocabulary else None
+        self.classifier = (
+            DenseClassifier(channels[0], config.hidden_size, len(config.vocabulary)) if config.vocabulary else None
+        )
+
+    def train(self, mode: bool = True) -> "TimmEncoder":
+        """Batches are too small for batch statistics: those of the pretraining stay."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def forward(self, pixel_values: Tensor, resized_hw: Tensor) -> VisionFeatures:
         final, maps = self.backbone.forward_intermediates(pixel_values, indices=sorted(self.levels))

@@ -31,17 +31,22 @@ class WordMix(nn.Module):
         self.to_pixels = nn.Linear(config.text_config.hidden_size, config.decoder_dim, bias=False)
 
     def words(self, embedding: nn.Module) -> Tensor:
-        """Mean embedding (V, D) of each name's tokens."""
+        """Mean embedding (V, D) of each name's tokens, less what all names share: faint scores of many names cancel."""
         present = (self.name_ids >= 0)[..., None]
-        rows = embedding(self.name_ids.clamp(min=0)) * present
-        return rows.sum(dim=1) / present.sum(dim=1)
+        words = (embedding(self.name_ids.clamp(min=0)) * present).sum(dim=1) / present.sum(dim=1)
+        return words - words.mean(dim=0)
 
     def to_tokens(self, class_logits: Tensor, words: Tensor, grid: int) -> Tensor:
-        """Image tokens (B, g·g, D): small things count, so each cell takes a name's highest probability in it."""
-        probability = F.adaptive_max_pool2d(class_logits.sigmoid(), grid).flatten(2)
-        return self.token_gain * torch.einsum("bvp,vd->bpd", probability, words)
+        """Image tokens (B, g·g, D): small things count, so each cell takes a name's strongest presence in it."""
+        presence = F.adaptive_max_pool2d(_presence(class_logits), grid).flatten(2)
+        return self.token_gain * torch.einsum("bvp,vd->bpd", presence, words)
 
     def to_map(self, class_logits: Tensor, words: Tensor, grid: int) -> Tensor:
         """Decoder features (B, C, g, g)."""
-        probability = F.interpolate(class_logits.sigmoid(), (grid, grid), mode="area")
-        return torch.einsum("bvxy,vc->bcxy", probability, self.to_pixels(words))
+        presence = F.interpolate(_presence(class_logits), (grid, grid), mode="area")
+        return torch.einsum("bvxy,vc->bcxy", presence, self.to_pixels(words))
+
+
+def _presence(class_logits: Tensor) -> Tensor:
+    """Squared probabilities: the faint scores of the many names that are absent would outweigh the few present."""
+    return class_logits.sigmoid().square()

@@ -1,0 +1,1 @@
+"""Training: recipes, stages, and transformers' Trainer with PixelLM's losses."""

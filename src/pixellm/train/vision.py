@@ -18,6 +18,7 @@ from pixellm.data.semantic import class_targets
 from pixellm.model.losses import semantic_loss
 from pixellm.model.vision import TimmEncoder
 from pixellm.train.imagenet_names import IMAGENET_CLASSES
+from pixellm.types import Output
 
 # Rare names would otherwise start out as likely as common ones.
 INITIAL_CLASS_BIAS = -4.0
@@ -51,7 +52,6 @@ class VisionSamples(Dataset):
 
     mixture: Mixture
     vocabulary: Sequence[str]
-    coco_names: frozenset[str]
     size: int
     grid: int
     mean: float = 0.5
@@ -63,7 +63,7 @@ class VisionSamples(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         photograph, rng = self.mixture.draw(index)
         photograph = fit(photograph, round(self.size * rng.uniform(0.7, 1.0)))
-        target, weight = class_targets(photograph, self.vocabulary, self.coco_names, self.size, self.grid)
+        target, weight = class_targets(photograph, self.vocabulary, self.size, self.grid)
         pixels = np.asarray(photograph.image, dtype=np.float32) / 255
         square = np.zeros((self.size, self.size, 3), dtype=np.float32)
         square[: pixels.shape[0], : pixels.shape[1]] = (pixels - self.mean) / self.std
@@ -82,17 +82,7 @@ class VisionPretraining(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def train(self, mode: bool = True) -> "VisionPretraining":
-        """Batches are too small for batch statistics: those of ImageNet stay."""
-        super().train(mode)
-        for module in self.encoder.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
-
-    def forward(
-        self, pixel_values: Tensor, resized_hw: Tensor, class_target: Tensor, class_weight: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, pixel_values: Tensor, resized_hw: Tensor, class_target: Tensor, class_weight: Tensor) -> Output:
         logits = self.encoder(pixel_values.contiguous(memory_format=torch.channels_last), resized_hw).class_logits
-        assert logits is not None
-        return {"loss": semantic_loss(logits, class_target, class_weight), "class_logits": logits}
+        loss = semantic_loss(logits, class_target, class_weight)
+        return Output(loss, {"semantics": loss}, [])

@@ -1,0 +1,37 @@
+# setup: .venv with everything · demo: a first answer · test · check: what CI runs · bench · clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+
+.PHONY: setup demo test check bench clean
+
+setup: $(STAMP)
+
+# An interrupted setup leaves no stamp: the next one keeps what pip already installed, unless not even pip works.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("pixellm needs Python 3.11 or newer; choose one: make setup PYTHON=python3.12")'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+demo: setup
+	@mkdir -p build
+	$(BIN)/pixellm ask example:cat "Segment the cat." --out build/demo.png
+
+test: setup
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	@$(MAKE) --no-print-directory test
+
+bench: setup
+	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "There is no benchmarks/run.py yet."; fi
+
+# Everything made here but the environment; `rm -r .venv` removes that.
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

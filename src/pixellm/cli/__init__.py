@@ -1,0 +1,295 @@
+"""Command line: one subcommand, one function.
+
+Imports of torch and transformers stay inside the functions, so that `--help` and mistakes answer at once.
+"""
+
+import logging
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from pixellm.hub import MINI
+
+if TYPE_CHECKING:
+    import torch
+
+app = typer.Typer(
+    help="Ask a question about a photograph; get text and one mask for each thing it names.",
+    epilog="Start with: pixellm ask example:cat 'Segment the cat.'",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models = typer.Typer(help="The models kept on this computer.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+out_console = Console(highlight=False, markup=False, soft_wrap=True)
+err_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+INTERRUPTED = 130  # what shells report for Ctrl-C
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Dtype(StrEnum):
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+Model = Annotated[str, typer.Option(help="A name of `pixellm models list`, a Hugging Face Hub id, or a directory.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm models list`, or a Hub id.")]
+File = typer.Option(exists=True, dir_okay=False)
+Folder = typer.Option(exists=True, file_okay=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from pixellm import __version__
+
+        out_console.print(f"pixellm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def ask(
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A photograph: its path, or example:NAME (see `pixellm examples`).")
+    ],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="One or more, each in quotes.")],
+    model: Model = MINI,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture to write, .png or .jpg; by default NAME-answer.png here, if there is a mask. "
+            "Several questions: NAME-1.png, NAME-2.png …"
+        ),
+    ] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the answer with its masks (COCO RLE); a list for several.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest words; more: words are drawn.")] = 0.0,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw from the likeliest words that make up this share.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
+    dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+) -> None:
+    """Answer questions about a photograph, and save it with the masks drawn in."""
+    from pixellm import hub
+    from pixellm.cli.outputs import plan_outputs, save
+    from pixellm.images import load_image
+
+    # Everything that can be wrong with what was typed comes before the model, which takes seconds or a download.
+    photograph = load_image(image)
+    outputs = plan_outputs(image, questions, out, json_path)
+    directory = hub.resolve(model)
+    _quieten_transformers()
+    from pixellm.cli.screen import show
+    from pixellm.predictor import Predictor
+
+    predictor = Predictor.load(directory, *_device_and_dtype(device, dtype))
+    predictor.set_image(photograph)
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    several = len(questions) > 1
+    answers = [show(out_console, q, predictor.stream(q, **sampling), several) for q in questions]
+    save(answers, outputs, out_console)
+
+
+@app.command()
+def examples() -> None:
+    """List the example photographs, which need no download."""
+    from pixellm.examples import EXAMPLES
+
+    for name, example in EXAMPLES.items():
+        out_console.print(f"example:{name:<12} {example.caption}")
+
+
+@models.command("list")
+def models_list() -> None:
+    """List the models: what is here, and what can be had by name."""
+    from pixellm import hub
+
+    for info in hub.list_models():
+        state = f"{info.path}" if info.ready else f"not ready; prepare it with: pixellm models pull {info.name}"
+        out_console.print(f"{info.name:<28} {_megabytes(info.size):>9}  {state}")
+
+
+@models.command("pull")
+def models_pull(name: Name) -> None:
+    """Fetch a model, so that it can be used without a network."""
+    from pixellm import hub
+
+    out_console.print(f"{name} is in {hub.resolve(name)}")
+
+
+@models.command("where")
+def models_where(name: Name) -> None:
+    """Print the directory of a model that is here."""
+    from pixellm import hub
+
+    out_console.print(str(hub.where(name)))
+
+
+@models.command("remove")
+def models_remove(
+    name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting.")] = False
+) -> None:
+    """Delete a model from the cache; directories of yours are never touched."""
+    from pixellm import hub
+
+    sizes = {info.name: info.size for info in hub.list_models()}
+    if sizes.get(name) and not yes:
+        typer.confirm(f"Delete {name} ({_megabytes(sizes[name])})?", abort=True)
+    out_console.print(f"{name}: {_megabytes(hub.remove(name))} freed")
+
+
+@app.command()
+def convert(
+    released: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RELEASED_DIR", exists=True, file_okay=False, help="A checkpoint in the released layout."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; new or empty.")],
+    vision: Annotated[
+        Path,
+        typer.Option(
+            exists=True, file_okay=False, help="Directory of its CLIP vision encoder, in Hugging Face format."
+        ),
+    ],
+    check: Annotated[
+        bool, typer.Option("--check", help="Re-open the result and compare its keys; if OUT is there, do only that.")
+    ] = False,
+) -> None:
+    """Turn a released PixelLM checkpoint into a model directory."""
+    _quieten_transformers()
+    from pixellm.embedded import progress
+    from pixellm.model import convert as converter
+
+    if check and (out / "config.json").is_file():
+        out_console.print(f"{out} is there already and was not converted again")
+    else:
+        with progress(f"converting {released}"):
+            report = converter.convert(released, out, vision)
+        _print_lines(f"{out}:", *converter.report_lines(report))
+    if check:
+        with progress(f"checking {out}"):
+            report = converter.check(out)
+        _print_lines("check: " + ("complete" if report.complete else "faulty"), *converter.report_lines(report))
+        raise typer.Exit(0 if report.complete else 1)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", exists=True, dir_okay=False, help="A YAML file like recipes/mini.yaml.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="Directory of the run; by default the recipe's.")] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart/--resume", help="Begin anew, or go on from the last checkpoint.")
+    ] = False,
+) -> None:
+    """Train a model as a recipe says."""
+    _log_progress()
+    from pixellm.train.run import run
+
+    run(recipe, output, restart)
+
+
+@app.command("eval")
+def evaluate(
+    annotations: Annotated[Path, File],
+    images: Annotated[Path, Folder],
+    out: Annotated[Path, typer.Option(help="Directory for the figures and the answers.")],
+    model: Model = MINI,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many photographs.")] = None,
+) -> None:
+    """Measure a model on annotated photographs (COCO format): masks, names, and what it says is absent."""
+    _log_progress()
+    _quieten_transformers()
+    from pixellm.eval.photographs import run
+
+    run(model=model, annotations=annotations, images=images, out=out, limit=limit)
+
+
+def _device_and_dtype(device: Device, dtype: Dtype) -> "tuple[str, torch.dtype]":
+    import torch
+
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise ValueError("expected a CUDA device, found none. Use --device cpu, or install torch for your GPU.")
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device is Device.AUTO else device.value
+    automatic = torch.bfloat16 if where == "cuda" else torch.float32
+    return where, automatic if dtype is Dtype.AUTO else getattr(torch, dtype.value)
+
+
+def _quieten_transformers() -> None:
+    """Keep transformers' loading bars and advice out of our output."""
+    if _debugging():
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _log_progress() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("pixellm").setLevel(logging.INFO)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
+def _print_lines(*lines: str) -> None:
+    for line in lines:
+        out_console.print(line)
+
+
+def _debugging() -> bool:
+    return os.environ.get("PIXELLM_DEBUG", "0") not in ("", "0")
+
+
+def _fail(message: str, code: int) -> None:
+    err_console.print(message, style="red")
+    sys.exit(code)
+
+
+def main() -> None:
+    """Entry point: mistakes become one line on stderr; PIXELLM_DEBUG=1 shows the traceback of anything."""
+    try:
+        app()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            err_console.print("interrupted")
+        raise
+    except Exception as error:
+        if _debugging():
+            raise
+        if isinstance(error, ValueError):
+            _fail(f"Error: {error}", 2)
+        if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pixellm"):
+            _fail(f"Error: the package {error.name} is needed for this. Install it: pip install 'pixellm[train]'", 1)
+        _fail(f"{type(error).__name__}: {error}\nPIXELLM_DEBUG=1 shows where this happened.", 1)

@@ -1,0 +1,72 @@
+"""Mask metrics: gIoU and cIoU over pairs of a predicted and a target mask.
+
+Shapes:  H, W image height and width
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Overlap(NamedTuple):
+    """Pixels that two masks share (`intersection`) and cover together (`union`)."""
+
+    intersection: int
+    union: int
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union, 0..1; two empty masks agree: 1."""
+        return self.intersection / self.union if self.union else 1.0
+
+
+def overlap(predicted: np.ndarray, target: np.ndarray) -> Overlap:
+    """Count the common pixels of two bool (H, W) masks.
+
+    Raises:
+        ValueError: the masks differ in size.
+    """
+    if predicted.shape != target.shape:
+        raise ValueError(
+            f"expected a predicted mask of the target's size {target.shape}, got {predicted.shape}. "
+            "Compare masks at the photograph's size."
+        )
+    return Overlap(int(np.count_nonzero(predicted & target)), int(np.count_nonzero(predicted | target)))
+
+
+@dataclass
+class IouSum:
+    """Running sums over mask pairs.
+
+    `giou` is the mean IoU over pairs (the name used in referring segmentation; it is not Generalized IoU, a loss for
+    boxes); `ciou` the cumulative intersection over the cumulative union, to which large masks contribute most. A pair
+    of two empty masks counts as IoU 1 and adds nothing to either sum.
+    """
+
+    pairs: int = 0
+    iou: float = 0.0
+    intersection: int = 0
+    union: int = 0
+
+    def add(self, counts: Overlap, iou: float | None = None) -> None:
+        """Add one pair; `iou` replaces the IoU of its counts where a rule says so (a mask without a partner: 0)."""
+        self.pairs += 1
+        self.iou += counts.iou if iou is None else iou
+        self.intersection += counts.intersection
+        self.union += counts.union
+
+    def add_masks(self, predicted: np.ndarray, target: np.ndarray) -> None:
+        """Add one pair of bool (H, W) masks."""
+        self.add(overlap(predicted, target))
+
+    @property
+    def giou(self) -> float:
+        """Mean IoU, 0..1; NaN without pairs."""
+        return self.iou / self.pairs if self.pairs else math.nan
+
+    @property
+    def ciou(self) -> float:
+        """Σ intersection / Σ union, 0..1; NaN where no mask has a pixel."""
+        return self.intersection / self.union if self.union else math.nan

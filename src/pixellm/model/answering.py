@@ -1,0 +1,77 @@
+"""Decoded ids and masks → an `Answer`: text with a span for each mask.
+
+The phrase of a mask is what was written for it: the words since the mask before it or the start of the clause, without
+the words that only introduce it ("Sure, it is …", "and …").
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pixellm.types import Answer, Target
+
+_CLAUSE_START = re.compile(r"[.!?;:\n]\s+|\n")
+_OPENING = re.compile(
+    r"(?:(?:[\s,;:]|and\b|or\b|then\b|sure\b,?|yes\b,?|here (?:is|are)\b|there (?:is|are)\b|it is\b|they are\b|"
+    r"(?:the )?segmentation result of\b)\s*)+",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(r"[\s,:;]+$|\s+(?:is|are)\s*$", re.IGNORECASE)
+
+
+def phrase_span(text: str, start: int) -> tuple[int, int]:
+    """Span (start, end) in characters of the phrase that ends `text`, no earlier than `start`; empty if there is none."""
+    for match in _CLAUSE_START.finditer(text, start):
+        if match.end() < len(text):
+            start = match.end()
+    opening = _OPENING.match(text, start)
+    start = opening.end() if opening else start
+    end = len(text)
+    while (closing := _CLOSING.search(text, start, end)) and closing.start() >= start:
+        end = closing.start()
+    return (start, end) if end > start else (len(text), len(text))
+
+
+@dataclass
+class AnswerBuilder:
+    """Gathers an answer piece by piece; `pieces` are the text so far, `targets` the masks so far."""
+
+    question: str
+    image: Image.Image
+    text: str = ""
+    targets: list[Target] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    _last: int = 0
+
+    def add_text(self, piece: str) -> str:
+        """Append a decoded piece and return what was really added: a space is put after a mask where one is missing."""
+        if self.targets and len(self.text) == self._last:
+            after_mask = piece.lstrip()
+            glued = bool(re.match(r"[.,;:!?)\]'’]", after_mask)) or not self.text
+            piece = after_mask if glued or not after_mask else " " + after_mask
+        self.text += piece
+        return piece
+
+    def add_target(self, logits: Tensor) -> Target:
+        """Append a mask, (H, W) logits at the photograph's size, for the phrase that the text ends with."""
+        self.text = self.text.rstrip()
+        span = phrase_span(self.text, self._last)
+        self._last = len(self.text)
+        mask, score = mask_and_score(logits)
+        target = Target(self.text[slice(*span)], span, mask, score)
+        self.targets.append(target)
+        return target
+
+    def finish(self) -> Answer:
+        return Answer(self.question, self.text.rstrip(), tuple(self.targets), self.image, tuple(self.token_ids))
+
+
+def mask_and_score(logits: Tensor) -> tuple[np.ndarray, float]:
+    """Logits (H, W) → bool mask (> 0) and the mean probability inside it (0 for an empty mask)."""
+    inside = logits > 0
+    score = float(logits[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
+    return inside.to(torch.bool).cpu().numpy(), score

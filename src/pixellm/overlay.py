@@ -1,0 +1,115 @@
+"""An answer drawn on its photograph: each mask in its colour, with its edge and its phrase."""
+
+import warnings
+
+import numpy as np
+from PIL import Image, ImageFont
+
+from pixellm.types import Answer
+
+with warnings.catch_warnings():
+    # It recommends OpenCV at every start; its NumPy code draws the same and is quick enough for single pictures.
+    warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
+    import supervision as sv
+
+# Told apart with any colour vision: Okabe and Ito, "Color Universal Design" (2008), without its black, then four of
+# Paul Tol's "muted" scheme (SRON/EPS/TN/09-002). Neighbours differ in lightness as well.
+COLOURS = (
+    *("#E69F00", "#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#CC79A7"),
+    *("#332288", "#DDCC77", "#882255", "#44AA99"),
+)
+OPACITY = 0.45
+# Of sqrt(height · width): legible when the picture is shown at any size. At least what can be read at all.
+FONT_SHARE, MIN_FONT_SIZE = 0.038, 12
+LINE_SHARE = 0.003
+LABEL_SHARE = 0.6  # of the width: longer phrases are cut short
+
+
+def colour_of(index: int) -> str:
+    """Colour of target `index` as #RRGGBB; the colours come round again after the last."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def ink_on(index: int) -> str:
+    """Black or white: what is legible on `colour_of(index)`."""
+    red, green, blue = (int(colour_of(index)[at : at + 2], 16) for at in (1, 3, 5))
+    # Perceived lightness, ITU-R BT.601; 140 by eye on these colours.
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#FFFFFF"
+
+
+def draw(answer: Answer) -> Image.Image:
+    """The answer's photograph, RGB of the same size, with every mask that has a pixel in the colour of its index."""
+    photograph = answer.image.convert("RGB")
+    shown = [(index, target) for index, target in enumerate(answer.targets) if target.area]
+    if not shown:
+        return photograph
+    stack = np.stack([target.mask for _, target in shown]).astype(bool)
+    palette = sv.ColorPalette.from_hex(list(COLOURS))
+    detections = sv.Detections(
+        xyxy=sv.mask_to_xyxy(stack),
+        mask=stack,
+        class_id=np.array([index for index, _ in shown]),
+    )
+    line = max(1, round(LINE_SHARE * _side(photograph)))
+    scene = sv.MaskAnnotator(palette, OPACITY).annotate(photograph.copy(), detections)
+    # White below the colour: the edge shows on every ground. A picture of a few pixels would be all edge.
+    if min(scene.size) >= 16 * line:
+        scene = sv.PolygonAnnotator(sv.Color.WHITE, line + 2).annotate(scene, detections)
+        scene = sv.PolygonAnnotator(palette, line).annotate(scene, detections)
+    labels = {index: target.phrase for index, target in shown}
+    return _label(scene, labels, {index: target.mask for index, target in shown})
+
+
+def _label(scene: Image.Image, phrases: dict[int, str], masks: dict[int, np.ndarray]) -> Image.Image:
+    """Write each phrase on its mask where there is room, otherwise just above it."""
+    size = max(MIN_FONT_SIZE, round(FONT_SHARE * _side(scene)))
+    padding = max(2, size // 4)
+    font = ImageFont.load_default(size)
+    room = LABEL_SHARE * scene.width - 2 * padding
+    texts = {index: shorten(" ".join(phrase.split()), font, room) for index, phrase in phrases.items()}
+    texts = {index: text for index, text in texts.items() if text}
+    if not texts or scene.height < 3 * size:
+        return scene
+    anchors = [_anchor(masks[index], size + 2 * padding) for index in texts]
+    annotator = sv.RichLabelAnnotator(
+        color=sv.ColorPalette.from_hex(list(COLOURS)),
+        text_color=sv.ColorPalette.from_hex([ink_on(index) for index in range(len(COLOURS))]),
+        font_size=size,
+        text_padding=padding,
+        text_position=sv.Position.BOTTOM_CENTER,
+        border_radius=padding,
+        smart_position=True,
+    )
+    places = sv.Detections(
+        xyxy=np.array([(x, y, x, y) for x, y in anchors], dtype=np.float32), class_id=np.array(list(texts))
+    )
+    return annotator.annotate(scene, places, list(texts.values()))
+
+
+def _anchor(mask: np.ndarray, height: int) -> tuple[float, float]:
+    """Middle of the upper edge of a label of this height: in the widest part of the mask, or above that part."""
+    from scipy.ndimage import distance_transform_edt  # scikit-image brings SciPy
+
+    step = max(1, min(mask.shape) // 256)  # coarse is exact enough for a label, unless nothing is left of the mask
+    step = step if mask[::step, ::step].any() else 1
+    # With a border, so that the edge of the picture counts as the mask's edge.
+    depth = np.asarray(distance_transform_edt(np.pad(mask[::step, ::step], 1)))[1:-1, 1:-1] * step
+    y, x = (int(v) * step for v in np.unravel_index(depth.argmax(), depth.shape))
+    radius = float(depth.max())
+    return (x, y - height / 2) if radius > 0.9 * height else (x, y - radius - height)
+
+
+def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """The text if it is at most `width` pixels wide, or its beginning with an ellipsis; "" if not even that fits."""
+    if font.getlength(text) <= width:
+        return text
+    low, high = 0, len(text)  # the first `low` characters fit, `high` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = font.getlength(text[:middle].rstrip() + "…") <= width
+        low, high = (middle, high) if fits else (low, middle)
+    return text[:low].rstrip() + "…" if low else ""
+
+
+def _side(image: Image.Image) -> float:
+    return (image.width * image.height) ** 0.5

@@ -1,0 +1,183 @@
+"""Ask a trained model: load → set_image → ask.
+
+A photograph is encoded once; all questions on it share its image features and key-value prefix.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pixellm import geometry, hub
+from pixellm.images import load_image
+from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model.answering import AnswerBuilder
+from pixellm.model.generation import Prefix, Sampling, Step, encode_prefix, generate
+from pixellm.types import Answer, Done, Event, Target, TextPiece
+
+ImageSource = str | Path | Image.Image | np.ndarray
+
+
+class Predictor:
+    """Answers questions about photographs with text and masks.
+
+    Args:
+        model: a PixelLM model; it is put into eval mode.
+        processor: its processor.
+    """
+
+    def __init__(self, model: PixelLMForConditionalGeneration, processor: PixelLMProcessor) -> None:
+        self.model, self.processor = model.eval(), processor
+        self._photograph: tuple[Image.Image, Prefix] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path = hub.MINI,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "Predictor":
+        """Load a model by name (`pixellm models` lists them), by Hugging Face Hub id, or from a directory.
+
+        Raises:
+            ValueError: no such model, or a directory that does not hold one.
+        """
+        directory = hub.resolve(str(name))
+        model = PixelLMForConditionalGeneration.from_pretrained(directory, dtype=dtype)
+        return cls(model.to(device), PixelLMProcessor.from_pretrained(directory))
+
+    def set_image(self, image: ImageSource) -> None:
+        """Encode a photograph: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).
+
+        Raises:
+            ValueError: nothing that can be read as an image.
+        """
+        photograph = load_image(image)
+        self._photograph = (photograph, self._encode([photograph]))
+
+    def ask(self, question: str, **sampling) -> Answer:
+        """Answer a question on the photograph of `set_image`.
+
+        Args:
+            question: any text; control tokens in it are plain text.
+            sampling: see `pixellm.model.generation.Sampling`.
+        """
+        return self.ask_many([question], **sampling)[0]
+
+    def ask_many(self, questions: Sequence[str], **sampling) -> list[Answer]:
+        """Answer several questions on the same photograph at once, each as if it were asked alone."""
+        photograph, prefix = self._current()
+        if not questions:
+            return []
+        return self._answers(prefix, [photograph] * len(questions), [0] * len(questions), questions, sampling)
+
+    def ask_batch(self, images: Sequence[ImageSource], questions: Sequence[str], **sampling) -> list[Answer]:
+        """Answer one question on each photograph, all at once; the photograph of `set_image` stays as it is."""
+        if len(images) != len(questions):
+            raise ValueError(
+                f"expected one question for each image, got {len(images)} images and {len(questions)} questions. "
+                "For several questions on one image use ask_many."
+            )
+        if not images:
+            return []
+        photographs = [load_image(image) for image in images]
+        return self._answers(self._encode(photographs), photographs, range(len(images)), questions, sampling)
+
+    def stream(self, question: str, **sampling) -> Iterator[Event]:
+        """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""
+        photograph, prefix = self._current()
+        for _, event in self._events(prefix, [photograph], [0], [question], sampling):
+            yield event
+
+    def _current(self) -> tuple[Image.Image, Prefix]:
+        if self._photograph is None:
+            raise ValueError("expected an image before the first question. Call set_image first.")
+        return self._photograph
+
+    def _encode(self, photographs: list[Image.Image]) -> Prefix:
+        inputs = self.processor.images(photographs)
+        pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
+        return encode_prefix(self.model, pixels, inputs["resized_hw"].to(pixels.device), self.processor.prefix_ids)
+
+    def _answers(
+        self,
+        prefix: Prefix,
+        photographs: Sequence[Image.Image],
+        image_index: Sequence[int],
+        questions: Sequence[str],
+        sampling: dict,
+    ) -> list[Answer]:
+        answers: dict[int, Answer] = {}
+        for row, event in self._events(prefix, photographs, image_index, questions, sampling):
+            if isinstance(event, Done):
+                answers[row] = event.answer
+        return [answers[row] for row in range(len(questions))]
+
+    def _events(
+        self,
+        prefix: Prefix,
+        photographs: Sequence[Image.Image],
+        image_index: Sequence[int],
+        questions: Sequence[str],
+        sampling: dict,
+    ) -> Iterator[tuple[int, Event]]:
+        """Events of all rows, each with its row."""
+        for question in questions:
+            if not question.strip():
+                raise ValueError("expected a question, got an empty text.")
+        prompts = [self.processor.prompt_ids(question) for question in questions]
+        rows = [
+            _RowDecoder(self.processor, AnswerBuilder(question, photograph))
+            for question, photograph in zip(questions, photographs, strict=True)
+        ]
+        settings = Sampling(**sampling)
+        for step in generate(self.model, prefix, image_index, prompts, self.processor.eos_ids, settings):
+            row = rows[step.row]
+            if step.states is not None:
+                logits = self._mask(prefix, image_index[step.row], step.states, row.builder.image)
+                events = row.target(step, logits)
+            else:
+                events = row.text(step)
+            yield from ((step.row, event) for event in events)
+
+    @torch.inference_mode()
+    def _mask(self, prefix: Prefix, image: int, states: Tensor, photograph: Image.Image) -> Tensor:
+        """States of one group → (H, W) logits at the photograph's size."""
+        logits, _ = self.model.decode_masks(prefix.images, states, torch.tensor([image], device=states.device))
+        height, width = prefix.images.resized_hw[image].tolist()
+        return geometry.restore(logits, (height, width), (photograph.height, photograph.width))[0]
+
+
+class _RowDecoder:
+    """One row's steps → events. Text is decoded again with every token of its run, so that split characters join."""
+
+    def __init__(self, processor: PixelLMProcessor, builder: AnswerBuilder) -> None:
+        self.processor, self.builder = processor, builder
+        self._run: list[int] = []
+        self._decoded = ""
+
+    def text(self, step: Step) -> list[Event]:
+        self._run.extend(step.ids)
+        self.builder.token_ids.extend(step.ids)
+        return [*self._new_text(final=step.finished), *self._end(step)]
+
+    def target(self, step: Step, logits: Tensor) -> list[Event]:
+        events: list[Event] = self._new_text(final=True)
+        self._run, self._decoded = [], ""
+        self.builder.token_ids.extend(step.ids)
+        target: Target = self.builder.add_target(logits)
+        return [*events, target, *self._end(step)]
+
+    def _new_text(self, final: bool) -> list[Event]:
+        decoded = self.processor.decode_text(self._run)
+        if decoded.endswith("\N{REPLACEMENT CHARACTER}") and not final:
+            return []
+        piece = self.builder.add_text(decoded[len(self._decoded) :])
+        self._decoded = decoded
+        return [TextPiece(piece)] if piece else []
+
+    def _end(self, step: Step) -> list[Event]:
+        return [Done(self.builder.finish())] if step.finished else []

@@ -1,0 +1,96 @@
+"""A new model from pretrained parts, ready for a recipe's answer stage."""
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from pixellm.embedded import fetch_language_model
+from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
+from pixellm.model.chatml import CHATML
+from pixellm.model.processing import add_codebook_tokens
+from pixellm.train.recipe import Lora, Recipe
+
+# Every linear layer of a LLaMA block.
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TIMM_MEAN = TIMM_STD = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
+
+
+def build_processor(recipe: Recipe) -> PixelLMProcessor:
+    tokenizer = AutoTokenizer.from_pretrained(fetch_language_model())
+    count = recipe.model["num_scales"] * recipe.model["tokens_per_scale"]
+    tokens = add_codebook_tokens(tokenizer, count)
+    image_processor = PixelLMImageProcessor(recipe.model["vision"]["image_size"], TIMM_MEAN, TIMM_STD)
+    return PixelLMProcessor(
+        image_processor, tokenizer, tokens, num_image_tokens=recipe.model["llm_grid"] ** 2, **CHATML
+    )
+
+
+def build_config(recipe: Recipe, processor: PixelLMProcessor, vocabulary: list[str]) -> PixelLMConfig:
+    text = AutoConfig.from_pretrained(fetch_language_model())
+    text.vocab_size = max(text.vocab_size, max(processor.codebook_ids) + 1)
+    settings = {key: value for key, value in recipe.model.items() if key != "vision"}
+    return PixelLMConfig(
+        vision_config={"kind": "timm", "vocabulary": vocabulary, **recipe.model["vision"]},
+        text_config=text.to_dict(),
+        codebook_ids=processor.codebook_ids,
+        vocabulary_ids=name_ids(processor.tokenizer, vocabulary),
+        **settings,
+    )
+
+
+def name_ids(tokenizer: PreTrainedTokenizerBase, names: list[str]) -> list[list[int]]:
+    """Token ids of each name as it stands inside a sentence; what is in brackets only tells meanings apart."""
+    return [tokenizer.encode(" " + name.split(" (")[0], add_special_tokens=False) for name in names]
+
+
+def build_model(config: PixelLMConfig, encoder_weights: dict[str, torch.Tensor], lora: Lora) -> nn.Module:
+    """The model with pretrained parts, frozen but for adapters, codebook rows and everything on the pixel side.
+
+    Frozen language-model weights are bf16; what trains is fp32.
+    """
+    model = PixelLMForConditionalGeneration(config)
+    model.vision_encoder.load_state_dict(encoder_weights)
+    load_language_model(model)
+    scale_to_words(model)
+    model.language_model.requires_grad_(False).to(torch.bfloat16)
+    model.vision_encoder.backbone.requires_grad_(False)
+    adapters = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=LORA_TARGETS,
+        trainable_token_indices={"embed_tokens": config.codebook_ids},
+    )
+    inject_adapter_in_model(adapters, model.language_model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def scale_to_words(model: PixelLMForConditionalGeneration) -> None:
+    """Start with image tokens about as large as word embeddings, and word features about as large as image features."""
+    if model.word_mix is None:
+        return
+    size = model.word_mix.words(model.get_input_embeddings()).pow(2).mean().sqrt()
+    with torch.no_grad():
+        model.llm_projector[-1].weight.mul_(size)
+        model.llm_projector[-1].bias.zero_()
+        nn.init.normal_(model.word_mix.to_pixels.weight, std=1 / float(size) / model.config.text_config.hidden_size**0.5)
+
+
+def load_language_model(model: PixelLMForConditionalGeneration) -> None:
+    """Load the embedded language model; rows for new tokens start at the mean of the others."""
+    state = load_file(fetch_language_model() / "model.safetensors")
+    table = state.pop("model.embed_tokens.weight")
+    rows = model.get_input_embeddings().weight
+    with torch.no_grad():
+        rows[: len(table)] = table
+        extra = len(rows) - len(table)
+        if extra:
+            mean, spread = table.float().mean(dim=0), table.float().std(dim=0)
+            rows[len(table) :] = mean + 0.5 * spread * torch.randn(extra, len(mean))
+    missing, unexpected = model.language_model.load_state_dict(state, strict=False)
+    assert not unexpected, unexpected
+    assert {key.split(".")[-2] for key in missing} <= {"embed_tokens", "lm_head"}, missing

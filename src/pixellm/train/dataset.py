@@ -1,0 +1,70 @@
+"""Photographs → training samples: questions are phrased after augmentation, from the masks that are left."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pixellm.data.coco import Photograph
+from pixellm.data.mixture import Mixture, fit
+from pixellm.data.phrasing import Turn, build_turns
+from pixellm.data.semantic import class_targets
+from pixellm.model import PixelLMProcessor
+from pixellm.types import Conversation, Sample
+
+
+@dataclass
+class ConversationSamples(Dataset):
+    """Samples with up to `questions` conversations each.
+
+    Args:
+        mixture: the augmented photographs.
+        vocabulary, grid: of the dense classifier's targets; see `class_targets`.
+        size: side of the encoder's square in pixels.
+        questions: conversations per photograph.
+    """
+
+    mixture: Mixture
+    vocabulary: Sequence[str]
+    size: int
+    grid: int
+    questions: int
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def __getitem__(self, index: int) -> Sample:
+        photograph, rng = self.mixture.draw(index)
+        photograph = fit(photograph, self.size)
+        turns = build_turns(
+            photograph.things,
+            np.asarray(photograph.image),
+            photograph.known,
+            photograph.complete,
+            rng,
+            self.questions,
+            photograph.captions,
+        )
+        target, weight = class_targets(photograph, self.vocabulary, self.size, self.grid)
+        conversations = tuple(_conversation(turn, photograph) for turn in turns)
+        return Sample(photograph.image, conversations, str(index), target, weight)
+
+
+def _conversation(turn: Turn, photograph: Photograph) -> Conversation:
+    masks = [np.any([photograph.things[i].mask for i in slot], axis=0) for slot in turn.targets]
+    empty = np.zeros((0, photograph.image.height, photograph.image.width), dtype=bool)
+    # Half the resolution tells the losses all that masks of a quarter of it can show.
+    return Conversation(turn.question, turn.answer, (np.stack(masks) if masks else empty)[:, ::2, ::2])
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Samples → the model's keyword arguments."""
+
+    processor: PixelLMProcessor
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor | list[Tensor]]:
+        batch = self.processor(samples)
+        return {name: value for name, value in vars(batch).items() if value is not None}

@@ -1,0 +1,105 @@
+"""Recipes: one YAML file describes a published experiment completely."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pixellm.data.augment import Augmentation
+from pixellm.data.mixture import SourceConfig
+
+
+@dataclass(frozen=True)
+class VisionStage:
+    """First stage: the vision encoder with its dense classifier alone (`vision.py`)."""
+
+    steps: int
+    batch_size: int
+    image_size: int
+    learning_rate: float
+    backbone_learning_rate: float
+    warmup_steps: int = 60
+    weight_decay: float = 0.05
+    save_steps: int = 100
+
+
+@dataclass(frozen=True)
+class AnswerStage:
+    """Second stage: the whole model answers; the vision backbone and the language model's own weights stay."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    lora_learning_rate: float
+    vision_learning_rate: float
+    questions: int
+    warmup_steps: int = 40
+    weight_decay: float = 0.0
+    save_steps: int = 50
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on every linear layer of the language model."""
+
+    rank: int
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole experiment; `directory` is where its file lies.
+
+    Args:
+        model: fields of `PixelLMConfig`, with `vision` for those of `PixelLMVisionConfig`.
+    """
+
+    name: str
+    data_root: Path
+    sources: tuple[SourceConfig, ...]
+    model: dict[str, Any]
+    lora: Lora
+    vision_stage: VisionStage
+    answer_stage: AnswerStage
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        ValueError: no such file, malformed YAML, an unknown or a missing field.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"expected a recipe at {path} ({error.strerror}). See recipes/ for those published.") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a mapping of the recipe's fields, got {type(data).__name__}.")
+    nested = {"vision_stage": VisionStage, "answer_stage": AnswerStage, "lora": Lora, "augmentation": Augmentation}
+    for name, kind in nested.items():
+        if name in data:
+            data[name] = _build(kind, data[name], f"{path}: {name}")
+    data["sources"] = tuple(
+        _build(SourceConfig, source, f"{path}: sources[{i}]") for i, source in enumerate(data.get("sources") or [])
+    )
+    recipe = _build(Recipe, data, str(path))
+    if not recipe.sources:
+        raise ValueError(f"{path}: expected at least one source, got none.")
+    return _build(Recipe, {**data, "data_root": (path.parent / recipe.data_root).resolve()}, str(path))
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a mapping, got {values!r}.")
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"{where}: unknown fields {unknown}. Known: {sorted(known)}.")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -1,0 +1,154 @@
+"""`pixellm train RECIPE`: the stages of a recipe one after the other, each resumed where it was left."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from pixellm.data.coco import CocoSource
+from pixellm.data.mixture import Mixture
+from pixellm.embedded import fetch_vision_weights
+from pixellm.model import PixelLMVisionConfig
+from pixellm.model.assemble import save_trained
+from pixellm.model.vision import TimmEncoder
+from pixellm.train.build import TIMM_MEAN, TIMM_STD, build_config, build_model, build_processor
+from pixellm.train.dataset import Collator, ConversationSamples
+from pixellm.train.recipe import AnswerStage, Recipe, VisionStage, load_recipe
+from pixellm.train.trainer import PixelLMTrainer
+from pixellm.train.vision import VisionPretraining, VisionSamples, load_backbone
+
+logger = logging.getLogger(__name__)
+
+
+def run(recipe_file: Path, output: Path | None = None, restart: bool = False) -> Path:
+    """Train a recipe to the end and return the directory of what was trained.
+
+    Args:
+        recipe_file: see `Recipe`.
+        output: where checkpoints and results go; by default `runs/NAME`.
+        restart: begin anew instead of resuming.
+    """
+    recipe = load_recipe(recipe_file)
+    output = output or Path("runs") / recipe.name
+    if restart and output.exists():
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    sources = [source.load(recipe.data_root) for source in recipe.sources]
+    vocabulary = names_of(sources)
+    encoder = output / "vision" / "encoder.safetensors"
+    if not encoder.exists():
+        train_vision(recipe, recipe.vision_stage, sources, vocabulary, encoder)
+    trained = output / "trained"
+    if not (trained / "config.json").exists():
+        train_answers(recipe, recipe.answer_stage, sources, vocabulary, encoder, trained)
+    return trained
+
+
+def names_of(sources: list[CocoSource]) -> list[str]:
+    """Vocabulary of the dense classifier: names of which the sources also tell where they are not, sorted.
+
+    A name that is only ever annotated where it is would soon be seen everywhere.
+    """
+    return sorted(frozenset[str]().union(*(source.known for source in sources if source.complete)))
+
+
+def train_vision(
+    recipe: Recipe, stage: VisionStage, sources: list[CocoSource], vocabulary: list[str], result: Path
+) -> None:
+    """First stage: the encoder's weights go to `result`."""
+    settings = PixelLMVisionConfig(kind="timm", vocabulary=tuple(vocabulary), **recipe.model["vision"])
+    encoder = TimmEncoder(settings)
+    load_backbone(encoder, fetch_vision_weights() / "model.safetensors", vocabulary)
+    samples = VisionSamples(
+        mixture=_mixture(recipe, sources, stage.steps * stage.batch_size),
+        vocabulary=vocabulary,
+        size=stage.image_size,
+        grid=stage.image_size // min(settings.reductions),
+        mean=TIMM_MEAN[0],
+        std=TIMM_STD[0],
+    )
+    trainer = PixelLMTrainer(
+        VisionPretraining(encoder),
+        _arguments(stage, recipe, result.parent, bf16=False),
+        train_dataset=samples,
+        learning_rates={"backbone": stage.backbone_learning_rate},
+    )
+    _fit(trainer)
+    partial = result.with_suffix(".partial")
+    save_file({key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}, partial)
+    partial.rename(result)
+
+
+def train_answers(
+    recipe: Recipe, stage: AnswerStage, sources: list[CocoSource], vocabulary: list[str], encoder: Path, result: Path
+) -> None:
+    """Second stage: what was trained goes to the directory `result`."""
+    processor = build_processor(recipe)
+    config = build_config(recipe, processor, vocabulary)
+    model = build_model(config, load_file(encoder), recipe.lora)
+    with_questions = [(s, c.weight) for s, c in zip(sources, recipe.sources, strict=True) if _has_masks(s)]
+    asked, weights = zip(*with_questions, strict=True)
+    length = stage.steps * stage.batch_size
+    samples = ConversationSamples(
+        mixture=Mixture(asked, weights, length, recipe.augmentation, recipe.seed + 1),
+        vocabulary=vocabulary,
+        size=config.vision_config.image_size,
+        grid=config.vision_config.grid_sizes[-1],
+        questions=stage.questions,
+    )
+    trainer = PixelLMTrainer(
+        model,
+        _arguments(stage, recipe, result.parent / "answer", bf16=True),
+        train_dataset=samples,
+        data_collator=Collator(processor),
+        learning_rates={"lora_": stage.lora_learning_rate, "vision_encoder": stage.vision_learning_rate},
+    )
+    _fit(trainer)
+    partial = result.with_suffix(".partial")
+    save_trained(model, processor, recipe.lora.alpha, partial)
+    partial.rename(result)
+
+
+def _mixture(recipe: Recipe, sources: list[CocoSource], length: int) -> Mixture:
+    return Mixture(sources, [source.weight for source in recipe.sources], length, recipe.augmentation, recipe.seed)
+
+
+def _has_masks(source: CocoSource) -> bool:
+    return any(photograph.things for photograph in (source[i] for i in range(min(3, len(source)))))
+
+
+def _arguments(stage: VisionStage | AnswerStage, recipe: Recipe, output: Path, bf16: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.batch_size,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=stage.warmup_steps,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=1.0,
+        bf16=bf16,
+        seed=recipe.seed,
+        logging_steps=10,
+        save_steps=stage.save_steps,
+        save_total_limit=2,
+        dataloader_num_workers=2,
+        dataloader_prefetch_factor=2,
+        dataloader_persistent_workers=True,
+        remove_unused_columns=False,
+        report_to=["tensorboard"],
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _fit(trainer: PixelLMTrainer) -> None:
+    last = get_last_checkpoint(trainer.args.output_dir) if Path(trainer.args.output_dir).exists() else None
+    if last:
+        logger.info("resuming from %s", last)
+    trainer.train(resume_from_checkpoint=last)
+    trainer.save_state()

@@ -1,0 +1,264 @@
+"""The command line as people use it: real processes, what they print, write, and answer to mistakes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import tiny
+from pixellm import cli, masks
+from pixellm.examples import EXAMPLES
+
+PIXELLM = Path(sys.executable).with_name("pixellm")
+COMMANDS = ["", "ask", "examples", "convert", "train", "eval", "models", "models list", "models pull", "models where"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run `pixellm ARGUMENTS` in an empty directory with an empty cache and no network."""
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        own = {"PIXELLM_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+        plain = {"NO_COLOR": "1", "COLUMNS": "200", "PIXELLM_DEBUG": ""}
+        return subprocess.run(
+            [PIXELLM, *map(str, arguments)],
+            cwd=work,
+            env=os.environ | own | plain | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def parrot(tmp_path_factory) -> Path:
+    """A model directory that answers everything with " dog" and a mask: its tokens only look at themselves."""
+    processor = tiny.tiny_processor(image_size=56, num_image_tokens=4)
+    model = tiny.build(tiny.clip_config())
+    group, word = processor.codebook_ids, processor.tokenizer.encode(" dog")[-1]
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    with torch.no_grad():
+        for layer in model.language_model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.language_model.model.norm.weight.fill_(1)
+        embedding.zero_()
+        head.zero_()
+        embedding[:, 0] = head[word, 0] = 1
+        for channel, (said, following) in enumerate([(word, group[0]), (group[-1], processor.eos_ids[0])], start=1):
+            embedding[said] = 0
+            embedding[said, channel] = head[following, channel] = 1
+    directory = tmp_path_factory.mktemp("models") / "parrot"
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
+
+
+def refused(result: subprocess.CompletedProcess[str], pattern: str, code: int = 2) -> bool:
+    """One clear line on stderr, no traceback."""
+    assert result.returncode == code, result.stderr
+    assert re.search(pattern, result.stderr), result.stderr
+    return "Traceback" not in result.stderr and result.stdout == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(run, command):
+    result = run(*command.split(), "--help")
+    assert result.returncode == 0
+    assert "Usage: pixellm" in result.stdout
+    assert result.stderr == ""
+
+
+def test_help_names_every_command_in_under_a_second(run):
+    run("--help")  # compiles what a new checkout has not compiled yet
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = run("--help")
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1
+    for command in ("ask", "examples", "models", "convert", "train", "eval"):
+        assert re.search(rf"^\W+{command} ", result.stdout, re.MULTILINE)
+
+
+def test_version(run):
+    assert re.fullmatch(r"pixellm \d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+def test_examples_are_listed(run):
+    listed = run("examples").stdout
+    assert all(f"example:{name} " in listed for name in EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("image", "pattern"),
+    [
+        ("nothing.jpg", r"^Error: expected an image file, got 'nothing\.jpg', which does not exist"),
+        (".", r"^Error: expected an image file, got the directory"),
+        ("https://example.org/cat.jpg", r"^Error: expected an image file, got the URL"),
+        ("data:image/png;base64," + "A" * 400, r"^Error: expected an image file, got the URL"),
+        ("example:dog", r"^Error: expected the name of an example photograph, got 'dog'.*astronaut"),
+    ],
+)
+def test_wrong_images_are_one_line(run, image, pattern):
+    assert refused(run("ask", image, "What is it?"), pattern)
+
+
+def test_files_that_are_no_image_are_one_line(run, tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no image")
+    assert refused(run("ask", tmp_path / "empty.jpg", "What is it?"), r"^Error: expected an image, .* zero bytes")
+    assert refused(run("ask", tmp_path / "text.jpg", "What is it?"), r"^Error: expected an image, .* which is not one")
+
+
+@pytest.mark.parametrize(
+    ("model", "pattern"),
+    [
+        ("nonsense", r"^Error: expected the name of a model, got 'nonsense'\. Known here: pixellm-mini"),
+        ("./nothing", r"^Error: expected a model directory, got \./nothing, which does not exist"),
+        ("owner/model", r"^Error: expected the model owner/model on the Hugging Face Hub, got offline mode"),
+    ],
+)
+def test_unknown_models_are_one_line(run, model, pattern):
+    assert refused(run("ask", "example:cat", "What is it?", "--model", model), pattern)
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (["--out", "nowhere/answer.png"], r"^Error: expected a directory to write answer\.png to, got nowhere"),
+        (["--out", "answer.gif"], r"^Error: --out: expected a name that ends in \.png, \.jpg, \.jpeg, got answer\.gif"),
+        (["--out", "answer"], r"^Error: --out: expected a name that ends in"),
+        (["--json", "."], r"^Error: expected a file to write to, got \."),
+        (["--json", "/dev/null"], r"^Error: expected a file to write to, got /dev/null"),
+        (["--json", "cat-answer.png"], r"^Error: --json: expected another file than the picture"),
+    ],
+)
+def test_wrong_outputs_are_refused_before_the_model_is_looked_for(run, options, pattern):
+    assert refused(run("ask", "example:cat", "What is it?", "--model", "nonsense", *options), pattern)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that nobody can write to")
+def test_unwritable_directory_is_one_line(run):
+    assert refused(run("ask", "example:cat", "What?", "--out", "/proc/a.png"), r"^Error: expected a directory that can")
+
+
+def test_the_photograph_is_never_overwritten(run, tmp_path):
+    photograph = tmp_path / "photograph.png"
+    tiny.picture(40, 30).save(photograph)
+    before = photograph.read_bytes()
+    (tmp_path / "link.png").symlink_to(photograph)
+    for name in ("photograph.png", "link.png"):
+        result = run("ask", photograph, "What is it?", "--out", tmp_path / name)
+        assert refused(result, r"^Error: expected another file than the photograph itself")
+    assert photograph.read_bytes() == before
+
+
+def test_empty_question_is_one_line(run):
+    assert refused(run("ask", "example:cat", " "), r"^Error: expected a question, got an empty text")
+
+
+def test_ask_prints_the_answer_and_writes_picture_and_json(run, parrot, tmp_path):
+    picture, answer = tmp_path / "answer.jpg", tmp_path / "answer.json"
+    result = run("ask", "example:cat", "Where?", "--model", parrot, "--out", picture, "--json", answer)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[0].strip() == "dog"
+    assert re.fullmatch(r"\s+dog +[\d,]+ px +[\d.]+% +score 0\.\d\d +box \d+×\d+ at \d+, \d+", lines[1])
+    assert lines[2:] == [f"picture: {picture}", f"answers: {answer}"]
+    with Image.open(picture) as drawn:
+        assert (drawn.format, drawn.size) == ("JPEG", (451, 300))
+    found = json.loads(answer.read_text())
+    target = found["targets"][0]
+    assert found["text"][slice(*target["span"])] == target["phrase"] == "dog"
+    assert masks.decode(target["segmentation"], 300, 451).sum() == target["area"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["answer.jpg", "answer.json"]
+
+
+def test_ask_several_questions(run, parrot, tmp_path):
+    result = run("ask", "example:cat", "Where?", "And here?", "--model", parrot, "--json", "answers.json")
+    assert result.returncode == 0, result.stderr
+    work = tmp_path / "work"
+    assert sorted(path.name for path in work.iterdir()) == ["answers.json", "cat-answer-1.png", "cat-answer-2.png"]
+    assert [found["question"] for found in json.loads((work / "answers.json").read_text())] == ["Where?", "And here?"]
+    assert "Where?" in result.stdout
+    assert "And here?" in result.stdout
+
+
+def test_models_of_an_empty_cache(run):
+    listed = run("models", "list")
+    assert listed.returncode == 0
+    assert re.match(r"pixellm-mini +0 MB +not ready; .*pixellm models pull pixellm-mini", listed.stdout)
+    assert refused(run("models", "where", "pixellm-mini"), r"^Error: expected a model that is here")
+    assert refused(run("models", "remove", "pixellm-mini"), r"^Error: expected the name of a cached model")
+
+
+def test_cached_models_are_listed_and_removed(run, parrot, tmp_path):
+    kept = tmp_path / "cache" / "models" / "older"
+    kept.mkdir(parents=True)
+    (kept / "config.json").write_bytes((parrot / "config.json").read_bytes())
+    assert re.search(rf"^older +0 MB +{re.escape(str(kept))}$", run("models", "list").stdout, re.MULTILINE)
+    assert run("models", "where", "older").stdout == f"{kept}\n"
+    assert run("models", "remove", "older").returncode == 1  # nobody there to say yes
+    assert kept.is_dir()
+    assert run("models", "remove", "older", "--yes").returncode == 0
+    assert not kept.exists()
+
+
+def test_convert_reports_and_checks(run, shared, tmp_path):
+    reference, out = shared / "reference", tmp_path / "converted"
+    arguments = ("convert", reference / "hf_model", out, "--vision", reference / "clip-tiny")
+    result = run(*arguments, "--check")
+    assert result.returncode == 0, result.stderr
+    assert "missing 0 keys" in result.stdout
+    assert "check: complete" in result.stdout
+    assert refused(run(*arguments), r"(?m)^Error: expected an empty or new directory")
+    again = run(*arguments, "--check")
+    assert again.returncode == 0
+    assert "was not converted again" in again.stdout
+
+
+def called(monkeypatch, capsys, error: BaseException, **variables: str) -> tuple[int, str]:
+    """Exit code and stderr of `pixellm examples` when `error` happens inside."""
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr("pixellm.examples.EXAMPLES", type("Examples", (), {"items": staticmethod(fail)}))
+    monkeypatch.setattr(sys, "argv", ["pixellm", "examples"])
+    monkeypatch.setenv("PIXELLM_DEBUG", variables.get("PIXELLM_DEBUG", ""))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_interrupt_is_one_line(monkeypatch, capsys):
+    assert called(monkeypatch, capsys, KeyboardInterrupt()) == (130, "interrupted\n")
+
+
+def test_missing_package_names_the_extra(monkeypatch, capsys):
+    code, said = called(monkeypatch, capsys, ModuleNotFoundError("No module named 'peft'", name="peft"))
+    assert code == 1
+    assert "pip install 'pixellm[train]'" in said
+    assert said.count("\n") == 1
+
+
+def test_surprises_point_to_the_traceback(monkeypatch, capsys):
+    code, said = called(monkeypatch, capsys, RuntimeError("out of luck"))
+    assert code == 1
+    assert said.startswith("RuntimeError: out of luck\n")
+    with pytest.raises(RuntimeError, match="out of luck"):
+        called(monkeypatch, capsys, RuntimeError("out of luck"), PIXELLM_DEBUG="1")

@@ -1,0 +1,184 @@
+"""Save → load gives the same model, buffers included; a checkpoint is safetensors and JSON, nothing else."""
+
+import inspect
+import json
+
+import pytest
+import tiny
+import torch
+from transformers import AutoConfig, AutoModel, AutoProcessor, LlamaConfig
+
+from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
+from pixellm.predictor import Predictor
+
+QUESTION = "Where is the dog?"
+CONFIGS = {
+    "clip": tiny.clip_config,
+    "timm": tiny.timm_config,
+    "released": lambda: tiny.clip_config(compat="released"),
+}
+
+
+def save(tmp_path, config):
+    model = tiny.build(config)
+    processor = tiny.tiny_processor(config.vision_config.image_size, config.llm_grid**2)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    return model, processor
+
+
+@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS)
+def saved(request, tmp_path):
+    return tmp_path, *save(tmp_path, request.param())
+
+
+def test_round_trip_through_the_auto_classes(saved):
+    directory, model, processor = saved
+    loaded, loaded_processor = AutoModel.from_pretrained(directory), AutoProcessor.from_pretrained(directory)
+    assert type(loaded) is PixelLMForConditionalGeneration
+    assert type(loaded_processor) is PixelLMProcessor
+    same_tensors(loaded, model)
+    same_answers(Predictor(loaded, loaded_processor), Predictor(model, processor))
+
+
+def test_round_trip_through_the_own_classes(saved):
+    directory, model, processor = saved
+    loaded = PixelLMForConditionalGeneration.from_pretrained(directory)
+    assert not loaded.training
+    same_tensors(loaded, model)
+    same_answers(Predictor(loaded, PixelLMProcessor.from_pretrained(directory)), Predictor(model, processor))
+
+
+def test_reloading_in_half_precision_only_rounds(saved):
+    directory, model, _ = saved
+    loaded = PixelLMForConditionalGeneration.from_pretrained(directory, dtype=torch.bfloat16)
+    expected = model.state_dict()
+    for key, tensor in loaded.state_dict().items():
+        if expected[key].is_floating_point():
+            assert torch.equal(tensor, expected[key].to(tensor.dtype)), key
+    assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
+
+
+def test_only_safetensors_and_json(saved):
+    directory, *_ = saved
+    assert {path.suffix for path in directory.rglob("*") if path.is_file()} == {".safetensors", ".json"}
+
+
+def test_second_generation_is_identical(saved, tmp_path_factory):
+    directory, *_ = saved
+    again = tmp_path_factory.mktemp("again")
+    AutoModel.from_pretrained(directory).save_pretrained(again)
+    AutoProcessor.from_pretrained(directory).save_pretrained(again)
+    assert {p.name for p in again.iterdir()} == {p.name for p in directory.iterdir()}
+    assert (again / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
+    for name in ("config.json", "processor_config.json", "tokenizer.json"):
+        assert json.loads((again / name).read_text()) == json.loads((directory / name).read_text()), name
+
+
+def same_tensors(loaded, model):
+    # Buffers that are not saved, too: they are rebuilt while loading.
+    for kind in ("named_parameters", "named_buffers"):
+        ours = dict(getattr(model, kind)())
+        theirs = dict(getattr(loaded, kind)())
+        assert theirs.keys() == ours.keys()
+        for key, tensor in ours.items():
+            assert theirs[key].dtype == tensor.dtype, key
+            assert torch.equal(theirs[key], tensor), key
+    assert {k for k, p in loaded.named_parameters() if p.requires_grad} == {
+        k for k, p in model.named_parameters() if p.requires_grad
+    }
+
+
+def same_answers(loaded, original):
+    image = tiny.picture(60, 35)
+    group = original.processor.codebook_ids[0]
+    for predictor in (loaded, original):
+        predictor.set_image(image)
+    write = tiny.Write(original.processor, {QUESTION: [None, None, group, None, group]})
+    answers = [predictor.ask(QUESTION, processors=(write,)) for predictor in (loaded, original)]
+    assert answers[0].token_ids == answers[1].token_ids
+    assert answers[0].text == answers[1].text
+    assert len(answers[0].targets) == 2
+    for got, expected in zip(answers[0].targets, answers[1].targets, strict=True):
+        assert (got.mask == expected.mask).all()
+        assert got.score == expected.score
+        assert got.span == expected.span
+
+
+def test_processor_settings(tmp_path):
+    processor = tiny.tiny_processor(56, 4)
+    processor.strip_text = True
+    processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+    processor.image_processor.image_std = [0.4, 0.5, 0.6]
+    processor.save_pretrained(tmp_path)
+    loaded = PixelLMProcessor.from_pretrained(tmp_path)
+    names = "codebook_tokens num_image_tokens system prefix prompt answer control_tokens strip_text".split()
+    for name in names:
+        assert getattr(loaded, name) == getattr(processor, name), name
+    for name in ("image_size", "image_mean", "image_std"):
+        assert getattr(loaded.image_processor, name) == getattr(processor.image_processor, name), name
+    assert loaded.prefix_ids == processor.prefix_ids
+    assert loaded.codebook_ids == processor.codebook_ids
+    assert loaded.eos_ids == processor.eos_ids
+
+
+VISION = {
+    "kind": "timm",
+    "image_size": 96,
+    "clip": {"hidden_size": 40, "patch_size": 16},
+    "hidden_layers": [-2, -4, -6],
+    "backbone": "resnet18",
+    "reductions": [32, 8, 4],
+    "hidden_size": 24,
+    "vocabulary": ["dog", "red apple"],
+}
+CLIP_VISION = VISION | {"kind": "clip", "hidden_size": 40}
+FIELDS = {
+    "num_scales": 3,
+    "tokens_per_scale": 4,
+    "codebook_ids": list(range(50, 62)),
+    "vocabulary_ids": [[3], [4, 5]],
+    "llm_grid": 5,
+    "projector_ratio": 1.5,
+    "pixel_feature_size": 20,
+    "decoder_dim": 64,
+    "decoder_depth": 1,
+    "decoder_heads": 4,
+    "decoder_mlp_dim": 96,
+    "num_mask_tokens": 2,
+    "ce_weight": 0.9,
+    "bce_weight": 1.9,
+    "dice_weight": 0.4,
+    "overlap_weight": 3.0,
+    "semantics_weight": 0.7,
+    "compat": "released",
+    "learned_fusion": True,
+    "own_state": True,
+    "train_neck": True,
+    "shifted_positions": False,
+}
+
+
+def fields_of(cls):
+    return {name for name in inspect.signature(cls).parameters if name != "kwargs"}
+
+
+@pytest.mark.parametrize("vision", [VISION, CLIP_VISION], ids=["timm", "clip"])
+@pytest.mark.parametrize("switches", ["paper", "released"])
+def test_every_field_of_the_config(tmp_path, vision, switches):
+    fields = FIELDS | {"compat": switches}
+    if switches == "paper":
+        fields |= {"learned_fusion": False, "own_state": False, "train_neck": False, "shifted_positions": True}
+    assert vision.keys() == fields_of(PixelLMVisionConfig)
+    assert fields.keys() | {"vision_config", "text_config"} == fields_of(PixelLMConfig)
+    text = LlamaConfig(vocab_size=70, hidden_size=48, num_attention_heads=6, num_hidden_layers=3, rms_norm_eps=1e-4, tie_word_embeddings=True)
+    PixelLMConfig(PixelLMVisionConfig(**vision), text, **fields).save_pretrained(tmp_path)
+    for loaded in (PixelLMConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is PixelLMConfig
+        assert type(loaded.text_config) is LlamaConfig
+        for name, value in fields.items():
+            assert getattr(loaded, name) == value, name
+        for name, value in vision.items():
+            assert getattr(loaded.vision_config, name) == value, name
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps", "tie_word_embeddings"):
+            assert getattr(loaded.text_config, name) == getattr(text, name), name

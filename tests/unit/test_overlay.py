@@ -1,0 +1,114 @@
+"""Drawing answers: masks change where they are, and nothing odd breaks it."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from pixellm.overlay import COLOURS, colour_of, draw, ink_on, shorten
+from pixellm.types import Answer, Target
+
+WIDTH, HEIGHT = 160, 120
+
+
+def answer(*targets: tuple[str, np.ndarray], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Answer:
+    image = Image.new("RGB", size, (110, 120, 130))
+    return Answer("q", "a", tuple(Target(phrase, (0, 0), mask, 0.9) for phrase, mask in targets), image)
+
+
+def box(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def changed(given: Answer) -> np.ndarray:
+    drawn = draw(given)
+    assert drawn.size == given.image.size
+    assert drawn.mode == "RGB"
+    return np.abs(np.asarray(drawn, dtype=int) - np.asarray(given.image.convert("RGB"), dtype=int)).max(axis=2)
+
+
+def test_pixels_of_the_mask_change_and_others_do_not():
+    mask = box(30, 40, 100, 130)
+    difference = changed(answer(("", mask)))
+    assert (difference[mask] > 10).all()
+    assert not difference[:25].any()
+    assert not difference[:, :35].any()
+    assert (difference[~mask] > 0).sum() < 4 * sum(mask.shape) * 2  # the edge
+
+
+def test_each_target_has_the_colour_of_its_index():
+    first, second = box(10, 10, 110, 70), box(10, 90, 110, 150)
+    pixels = np.asarray(draw(answer(("", first), ("", second))), dtype=float)
+    for index, (y, x) in enumerate([(60, 40), (60, 120)]):
+        colour = np.array([int(colour_of(index)[at : at + 2], 16) for at in (1, 3, 5)])
+        ground = np.array([110, 120, 130])
+        expected = ground + 0.45 * (colour - ground)
+        assert np.abs(pixels[y, x] - expected).max() < 3
+
+
+def test_an_empty_mask_keeps_the_colours_of_the_others():
+    empty, mask = np.zeros((HEIGHT, WIDTH), dtype=bool), box(10, 10, 110, 150)
+    with_empty = np.asarray(draw(answer(("nothing", empty), ("", mask))))
+    plain = np.asarray(draw(answer(("", empty), ("", mask))))
+    assert np.array_equal(with_empty, plain)
+    assert not changed(answer(("nothing", empty))).any()
+
+
+def test_the_label_is_drawn():
+    mask = box(10, 10, 110, 150)
+    assert (np.asarray(draw(answer(("cat", mask)))) != np.asarray(draw(answer(("", mask))))).any()
+
+
+def test_no_targets():
+    given = answer()
+    assert not changed(given).any()
+    assert draw(given) is not given.image
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (1, 200), (200, 1)])
+def test_tiny_pictures(size):
+    changed(answer(("cat", np.ones(size[::-1], dtype=bool)), size=size))
+
+
+def test_one_pixel_in_a_large_picture():
+    mask = np.zeros((900, 1200), dtype=bool)
+    mask[501, 701] = True  # between the points of the coarse grid that labels are placed on
+    difference = changed(answer(("cat", mask), size=(1200, 900)))
+    assert difference[501, 701] > 0
+    rows, columns = np.nonzero(difference)
+    assert rows.min() > 400
+    assert columns.min() > 500
+
+
+def test_long_and_odd_phrases():
+    mask = box(10, 10, 60, 60)
+    for phrase in ("a very long phrase " * 50, "x" * 500, "two\nlines\tand\ttabs", "猫とÖl", "  "):
+        changed(answer((phrase, mask)))
+
+
+def test_many_targets_and_grey_pictures():
+    targets = tuple(Target("cat", (0, 3), box(k, 2 * k, k + 40, 2 * k + 50), 1.0) for k in range(25))
+    given = Answer("q", "cat", targets, Image.new("L", (WIDTH, HEIGHT), 90))
+    assert draw(given).size == (WIDTH, HEIGHT)
+
+
+def test_colours():
+    assert len(set(COLOURS)) == len(COLOURS) >= 10
+    assert colour_of(len(COLOURS)) == colour_of(0)
+    assert {ink_on(index) for index in range(len(COLOURS))} == {"#000000", "#FFFFFF"}
+
+
+def test_shorten():
+    font = ImageFont.load_default(14)
+    assert shorten("short", font, 100) == "short"
+    cut = shorten("aratherlongphrase", font, 60)
+    assert cut.endswith("…")
+    assert font.getlength(cut) <= 60
+    assert font.getlength("aratherlongphrase"[: len(cut)] + "…") > 60
+    assert shorten("long", font, 1) == ""
+
+
+def test_answer_overlay():
+    given = answer(("cat", box(10, 10, 60, 60)))
+    assert np.array_equal(np.asarray(given.overlay()), np.asarray(draw(given)))
