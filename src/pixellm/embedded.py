@@ -96,7 +96,7 @@ def build_once(target: Path, build: Callable[[Path, Path], None]) -> Path:
             out.mkdir()
             scratch.mkdir()
             build(out, scratch)
-            _make_readable(out)
+            make_readable(out)
             out.rename(target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -152,7 +152,7 @@ def _console() -> Console:
     return Console(stderr=True, highlight=False, markup=False)
 
 
-def _make_readable(directory: Path) -> None:
+def make_readable(directory: Path) -> None:
     """Let those read the files whom the user's umask allows: safetensors writes 0600, useless in a shared cache."""
     readers = directory.stat().st_mode & 0o444
     for file in directory.rglob("*"):

@@ -22,7 +22,6 @@ from pixellm.embedded import (
     cache_dir,
     clear_leftovers,
     fetch_language_model,
-    fetch_vision_weights,
     locked,
     staging_prefix,
 )
@@ -66,15 +65,15 @@ def resolve(name: str | Path) -> Path:
 
 
 def materialise_mini() -> Path:
-    """Directory of the embedded default, assembled once from the shipped weights and the two fetched base parts."""
+    """Directory of the embedded default, assembled once from the shipped weights and the fetched language model."""
     target = _mini_directory()
 
     def build(out: Path, _scratch: Path) -> None:
         from pixellm.model.assemble import assemble
 
-        language_model, vision_weights = fetch_language_model(), fetch_vision_weights()
+        language_model = fetch_language_model()
         announce(f"assembling {MINI}")
-        assemble(PRETRAINED, language_model, vision_weights, out)
+        assemble(PRETRAINED, language_model, out)
 
     return build_once(target, build)
 

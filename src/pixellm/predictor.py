@@ -27,10 +27,14 @@ class Predictor:
     Args:
         model: a PixelLM model; it is put into eval mode.
         processor: its processor.
+        system: system prompt in place of the checkpoint's own; plain text.
     """
 
-    def __init__(self, model: PixelLMForConditionalGeneration, processor: PixelLMProcessor) -> None:
+    def __init__(
+        self, model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, system: str | None = None
+    ) -> None:
         self.model, self.processor = model.eval(), processor
+        self.processor.system = processor.system if system is None else system
         self._photograph: tuple[Image.Image, Prefix] | None = None
 
     @classmethod
@@ -39,6 +43,7 @@ class Predictor:
         name: str | Path = hub.MINI,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        system: str | None = None,
     ) -> "Predictor":
         """Load a model by name (`pixellm models` lists them), by Hugging Face Hub id, or from a directory.
 
@@ -47,7 +52,7 @@ class Predictor:
         """
         directory = hub.resolve(str(name))
         model = PixelLMForConditionalGeneration.from_pretrained(directory, dtype=dtype)
-        return cls(model.to(device), PixelLMProcessor.from_pretrained(directory))
+        return cls(model.to(device), PixelLMProcessor.from_pretrained(directory), system)
 
     def set_image(self, image: ImageSource) -> None:
         """Encode a photograph: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
+from pixellm.embedded import make_readable
 from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.convert import save_state
 from pixellm.model.lora import merge_lora
@@ -47,6 +48,7 @@ def save_trained(model: nn.Module, processor: PixelLMProcessor, lora_alpha: floa
     for file in out.glob("tokenizer*"):  # the base model's, which `assemble` extends in the same way
         file.unlink()
     (out / "chat_template.jinja").unlink(missing_ok=True)
+    make_readable(out)
 
 
 def _compact(tensor: Tensor) -> Tensor:

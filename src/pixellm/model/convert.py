@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AddedToken, LlamaConfig, LlamaTokenizer
 
+from pixellm.embedded import make_readable
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.lora import merge_lora
 from pixellm.model.modeling import PixelLMForConditionalGeneration
@@ -208,6 +209,7 @@ def save_state(state: dict[str, Tensor], directory: Path) -> None:
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    make_readable(directory)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
