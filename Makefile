@@ -34,4 +34,4 @@ bench: setup
 # Everything made here but the environment; `rm -r .venv` removes that.
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

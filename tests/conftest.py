@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import tiny
 
+import tiny
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.predictor import Predictor
 

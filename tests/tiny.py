@@ -26,7 +26,7 @@ VOCABULARY = ("dog", "cat", "red apple", "table", "person")
 CODEBOOK_SIZE = 6  # both tiny models: 2 scales × 3 tokens, 3 scales × 2 tokens
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer(codebook: bool = True) -> PreTrainedTokenizerFast:
     """Byte-level BPE of some 340 words; role markers and codebook are special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,9 +39,13 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
-    wrapped.add_tokens(codebook_tokens(), special_tokens=True)
+    if codebook:
+        wrapped.add_tokens(codebook_tokens(), special_tokens=True)
     return wrapped
 
 

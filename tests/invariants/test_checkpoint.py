@@ -4,10 +4,10 @@ import inspect
 import json
 
 import pytest
-import tiny
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, LlamaConfig
 
+import tiny
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
 from pixellm.predictor import Predictor
 
@@ -125,7 +125,16 @@ def test_processor_settings(tmp_path):
     processor.image_processor.image_std = [0.4, 0.5, 0.6]
     processor.save_pretrained(tmp_path)
     loaded = PixelLMProcessor.from_pretrained(tmp_path)
-    names = "codebook_tokens num_image_tokens system prefix prompt answer control_tokens strip_text".split()
+    names = [
+        "codebook_tokens",
+        "num_image_tokens",
+        "system",
+        "prefix",
+        "prompt",
+        "answer",
+        "control_tokens",
+        "strip_text",
+    ]
     for name in names:
         assert getattr(loaded, name) == getattr(processor, name), name
     for name in ("image_size", "image_mean", "image_std"):
@@ -184,7 +193,14 @@ def test_every_field_of_the_config(tmp_path, vision, switches):
         fields |= {"learned_fusion": False, "own_state": False, "train_neck": False, "shifted_positions": True}
     assert vision.keys() == fields_of(PixelLMVisionConfig)
     assert fields.keys() | {"vision_config", "text_config"} == fields_of(PixelLMConfig)
-    text = LlamaConfig(vocab_size=70, hidden_size=48, num_attention_heads=6, num_hidden_layers=3, rms_norm_eps=1e-4, tie_word_embeddings=True)
+    text = LlamaConfig(
+        vocab_size=70,
+        hidden_size=48,
+        num_attention_heads=6,
+        num_hidden_layers=3,
+        rms_norm_eps=1e-4,
+        tie_word_embeddings=True,
+    )
     PixelLMConfig(PixelLMVisionConfig(**vision), text, **fields).save_pretrained(tmp_path)
     for loaded in (PixelLMConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
         assert type(loaded) is PixelLMConfig

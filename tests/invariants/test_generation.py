@@ -1,13 +1,13 @@
-"""Cached decoding with whole groups = one token at a time without a cache; batch of N = N singles; streams are complete."""
+"""Cached decoding with whole groups = one token at a time without a cache; batch of N = N singles; whole streams."""
 
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from pixellm.model.generation import Sampling, encode_prefix, generate
 from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.predictor import Predictor
@@ -207,7 +207,11 @@ CASES = [
     Case(tiny.picture(64, 64, 3), APPLE, "The table " * 6 + ONE_TARGET),
     Case(tiny.picture(130, 90, 4), TABLE, "{seg}"),
 ]
-SAMPLINGS = {"greedy": {}, "drawn": {"temperature": 1.0, "seed": 7}, "top": {"temperature": 1, "top_k": 20, "top_p": 0.9}}
+SAMPLINGS = {
+    "greedy": {},
+    "drawn": {"temperature": 1.0, "seed": 7},
+    "top": {"temperature": 1, "top_k": 20, "top_p": 0.9},
+}
 
 
 def same(got, expected):

@@ -47,10 +47,12 @@ def test_data_does_not_import_training_or_the_model():
     """Data and model meet in types.py."""
     for path in sorted((PACKAGE / "data").rglob("*.py")):
         names = imported(*parse(path))
-        assert not {n for n in names if n.startswith(("pixellm.model", "pixellm.train", "pixellm.predictor"))}, path.name
+        assert not {n for n in names if n.startswith(("pixellm.model", "pixellm.train", "pixellm.predictor"))}, (
+            path.name
+        )
 
 
 def test_the_reader_of_imports_sees_all_forms():
-    source = "import a.b\nfrom pixellm import data\nfrom ..train import x\nfrom . import y\nif 1:\n    def f():\n        import c"
+    source = "import a.b\nfrom pixellm import data\nfrom ..train import x\nfrom . import y\ndef f():\n    import c"
     names = imported(ast.parse(source), "pixellm.model.z")
     assert {"a.b", "pixellm.data", "pixellm.train", "pixellm.train.x", "pixellm.model.y", "c"} <= names

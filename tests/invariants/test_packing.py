@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 
+import tiny
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID, packed_attention_bias, packed_positions
 from pixellm.types import Conversation, Sample
 
@@ -115,6 +115,12 @@ def test_wrong_batches_are_named(clip_model, clip_processor):
     with pytest.raises(ValueError, match="4 codebook groups but 3 masks"):
         forward(clip_model, batch, target_masks=[batch.target_masks[0][:3]])
     with pytest.raises(ValueError, match="expected 4 image tokens in every row"):
-        forward(clip_model, batch, input_ids=batch.input_ids.masked_fill(batch.input_ids == IMAGE_TOKEN_ID, 5).index_fill(1, torch.tensor([0]), IMAGE_TOKEN_ID))
+        forward(
+            clip_model,
+            batch,
+            input_ids=batch.input_ids.masked_fill(batch.input_ids == IMAGE_TOKEN_ID, 5).index_fill(
+                1, torch.tensor([0]), IMAGE_TOKEN_ID
+            ),
+        )
     with pytest.raises(ValueError, match="record 12: the answer has 1 mask slots but 2 masks"):
         clip_processor([Sample(tiny.picture(8, 8), (Conversation("a", "b {seg}", np.ones((2, 8, 8), bool)),), "12")])

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import tiny
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import tiny
 from pixellm import embedded
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.chatml import CHATML
@@ -15,7 +15,11 @@ from pixellm.types import Conversation, Sample
 
 GENERAL = ["<image>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "{seg}", "{answer}"]
 GENERAL += ["{question}", "{system}", "[SEG]", "[SEG0]", "[SEG5]", "<im_start>", "<im_end>", "<im_patch>", "<0x0A>"]
-TEMPLATE_LIKE = ["<|im_start|>assistant\nYes.<|im_end|>\n", "{seg}</s>{seg}", "[SEG0] [SEG1] [SEG2] [SEG3] [SEG4] [SEG5]"]
+TEMPLATE_LIKE = [
+    "<|im_start|>assistant\nYes.<|im_end|>\n",
+    "{seg}</s>{seg}",
+    "[SEG0] [SEG1] [SEG2] [SEG3] [SEG4] [SEG5]",
+]
 
 
 @pytest.fixture(params=["tiny", "released", "smollm2"])

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from pixellm.model.codebook import Codebook, find_groups
 
 GROUP = [90, 91, 92, 93]
@@ -62,7 +62,9 @@ def test_fuse_brute_force(config):
     with torch.no_grad():
         fused = codebook.fuse(states).numpy()
     first, last = codebook.project[0], codebook.project[2]
-    w1, b1, w2, b2, mix = (x.detach().numpy() for x in (first.weight, first.bias, last.weight, last.bias, codebook.token_weights))
+    w1, b1, w2, b2, mix = (
+        x.detach().numpy() for x in (first.weight, first.bias, last.weight, last.bias, codebook.token_weights)
+    )
     assert fused.shape == (targets, scales, config.decoder_dim)
     for target in range(targets):
         for scale in range(scales):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -66,7 +68,9 @@ def test_overlapping_polygons_are_a_union():
 
 
 def test_parts_too_small_for_a_polygon_are_left_out():
-    assert (masks.decode([[1, 1, 2, 2], rectangle(0, 0, 3, 2)], 5, 5) == masks.decode([rectangle(0, 0, 3, 2)], 5, 5)).all()
+    assert (
+        masks.decode([[1, 1, 2, 2], rectangle(0, 0, 3, 2)], 5, 5) == masks.decode([rectangle(0, 0, 3, 2)], 5, 5)
+    ).all()
 
 
 BAD = {
@@ -76,6 +80,7 @@ BAD = {
     "none": None,
     "text": "abc",
     "words": [["a"] * 6],
+    "half a point": [[0, 0, 3, 0, 3, 3, 1]],
     "number among polygons": [rectangle(0, 0, 3, 3), 5],
     "no size": {"counts": [16]},
     "no counts": {"size": [4, 4]},
@@ -85,6 +90,7 @@ BAD = {
     "counts garbage": {"size": [4, 4], "counts": "zzzzzzzzzz"},
     "counts too long": {"size": [4, 4], "counts": [100]},
     "counts too short": {"size": [4, 4], "counts": [3, 2]},
+    "compressed counts too short": {"size": [4, 4], "counts": masks.encode(np.ones((2, 2), bool))["counts"]},
     "counts negative": {"size": [4, 4], "counts": [-3, 19]},
     "other size": {"size": [4, 5], "counts": [20]},
     "transposed": masks.encode(np.ones((2, 8), bool)),
@@ -93,8 +99,25 @@ BAD = {
 
 @pytest.mark.parametrize("segmentation", BAD.values(), ids=BAD)
 def test_malformed_segmentation(segmentation):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         masks.decode(segmentation, 4, 4)
+
+
+def test_wild_coordinates_do_not_end_the_process():
+    """Pycocotools walks along every edge: coordinates out of all range would make it write where it must not."""
+    script = """
+import resource
+from pixellm import masks
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # else such a polygon takes all memory of the machine
+for wild in (float("inf"), float("nan"), 1e12, -1e300):
+    try:
+        masks.decode([[wild, 0, 3, 0, 3, 3]], 4, 4)
+        raise SystemExit(f"{wild} was accepted")
+    except ValueError:
+        pass
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)
 
 
 def test_size_in_the_message():

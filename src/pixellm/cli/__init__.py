@@ -96,6 +96,7 @@ def ask(
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
 ) -> None:
     """Answer questions about a photograph, and save it with the masks drawn in."""
+    _quieten_transformers()
     from pixellm import hub
     from pixellm.cli.outputs import plan_outputs, save
     from pixellm.images import load_image
@@ -104,7 +105,7 @@ def ask(
     photograph = load_image(image)
     outputs = plan_outputs(image, questions, out, json_path)
     directory = hub.resolve(model)
-    _quieten_transformers()
+    _hide_loading_bars()
     from pixellm.cli.screen import show
     from pixellm.predictor import Predictor
 
@@ -138,6 +139,7 @@ def models_list() -> None:
 @models.command("pull")
 def models_pull(name: Name) -> None:
     """Fetch a model, so that it can be used without a network."""
+    _quieten_transformers()
     from pixellm import hub
 
     out_console.print(f"{name} is in {hub.resolve(name)}")
@@ -215,7 +217,7 @@ def train(
     _log_progress()
     from pixellm.train.run import run
 
-    run(recipe, output, restart)
+    out_console.print(f"trained: {run(recipe, output, restart)}")
 
 
 @app.command("eval")
@@ -231,7 +233,8 @@ def evaluate(
     _quieten_transformers()
     from pixellm.eval.photographs import run
 
-    run(model=model, annotations=annotations, images=images, out=out, limit=limit)
+    report = run(model=model, annotations=annotations, images=images, out=out, limit=limit)
+    _print_lines(report.markdown(), f"results: {out}")
 
 
 def _device_and_dtype(device: Device, dtype: Dtype) -> "tuple[str, torch.dtype]":
@@ -245,13 +248,17 @@ def _device_and_dtype(device: Device, dtype: Dtype) -> "tuple[str, torch.dtype]"
 
 
 def _quieten_transformers() -> None:
-    """Keep transformers' loading bars and advice out of our output."""
-    if _debugging():
-        return
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from transformers.utils import logging as transformers_logging
+    """Keep transformers' advice out of our output; it reads this when it is imported."""
+    if not _debugging():
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-    transformers_logging.disable_progress_bar()
+
+def _hide_loading_bars() -> None:
+    """Of weights that are here; not earlier, because the bars of downloads go with them."""
+    if not _debugging():
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
 
 
 def _log_progress() -> None:

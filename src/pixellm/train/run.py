@@ -11,9 +11,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from pixellm.data.coco import CocoSource
 from pixellm.data.mixture import Mixture
-from pixellm.embedded import fetch_vision_weights
+from pixellm.embedded import fetch_language_model, fetch_vision_weights
 from pixellm.model import PixelLMVisionConfig
-from pixellm.model.assemble import save_trained
+from pixellm.model.assemble import assemble, save_trained
 from pixellm.model.vision import TimmEncoder
 from pixellm.train.build import TIMM_MEAN, TIMM_STD, build_config, build_model, build_processor
 from pixellm.train.dataset import Collator, ConversationSamples
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 def run(recipe_file: Path, output: Path | None = None, restart: bool = False) -> Path:
-    """Train a recipe to the end and return the directory of what was trained.
+    """Train a recipe to the end and return the directory of the model, ready for `Predictor.load`.
 
     Args:
         recipe_file: see `Recipe`.
-        output: where checkpoints and results go; by default `runs/NAME`.
+        output: where checkpoints and results go (`trained`: what was trained alone); by default `runs/NAME`.
         restart: begin anew instead of resuming.
     """
     recipe = load_recipe(recipe_file)
@@ -46,7 +46,15 @@ def run(recipe_file: Path, output: Path | None = None, restart: bool = False) ->
     trained = output / "trained"
     if not (trained / "config.json").exists():
         train_answers(recipe, recipe.answer_stage, sources, vocabulary, encoder, trained)
-    return trained
+    model = output / "model"
+    if not model.exists():
+        partial = output / "model.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        assemble(trained, fetch_language_model(), partial)
+        partial.rename(model)
+    logger.info("the model is in %s", model)
+    return model
 
 
 def names_of(sources: list[CocoSource]) -> list[str]:
@@ -134,7 +142,7 @@ def _arguments(stage: VisionStage | AnswerStage, recipe: Recipe, output: Path, b
         max_grad_norm=1.0,
         bf16=bf16,
         seed=recipe.seed,
-        logging_steps=10,
+        logging_steps=min(10, stage.steps),
         save_steps=stage.save_steps,
         save_total_limit=2,
         dataloader_num_workers=2,

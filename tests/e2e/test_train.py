@@ -1,0 +1,166 @@
+"""Training end to end on tiny parts and drawn photographs: both stages, resumed, assembled, asked."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import tiny
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.predictor import Predictor
+from pixellm.train import build
+from pixellm.train import run as training
+from pixellm.train.trainer import PixelLMTrainer
+
+STEPS, SAVE = 4, 2
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """Eight pictures with a red "apple" on the left or a green "dog" on the right, in COCO format."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for i in range(8):
+        pixels = np.full((48, 64, 3), 40, dtype=np.uint8)
+        x = 4 if i % 2 else 36
+        pixels[10:34, x : x + 20] = (200, 30, 30) if i % 2 else (30, 200, 30)
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 48})
+        polygon = [x, 10, x + 20, 10, x + 20, 34, x, 34]
+        annotations.append({"id": i, "image_id": i, "category_id": 1 + i % 2, "segmentation": [polygon], "iscrowd": 0})
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "apple"}]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "instances.json").write_text(json.dumps(data))
+    return root
+
+
+@pytest.fixture
+def recipe(photographs, tmp_path, monkeypatch) -> Path:
+    """A recipe whose pretrained parts are tiny and random."""
+    torch.manual_seed(0)
+    language_model = tmp_path / "language_model"
+    config = tiny.text_config(tied=True)
+    tokenizer = tiny.tiny_tokenizer()
+    config.vocab_size = len(tokenizer) - tiny.CODEBOOK_SIZE
+    LlamaForCausalLM(config).save_pretrained(language_model)
+    plain_tokenizer(language_model)
+    vision = tmp_path / "vision"
+    vision.mkdir()
+    backbone = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    save_file(backbone.state_dict(), vision / "model.safetensors")
+    monkeypatch.setattr(build, "fetch_language_model", lambda: language_model)
+    monkeypatch.setattr(training, "fetch_vision_weights", lambda: vision)
+    monkeypatch.setattr(training, "fetch_language_model", lambda: language_model)
+    stage = {"steps": STEPS, "batch_size": 2, "save_steps": SAVE, "warmup_steps": 1, "learning_rate": 1e-3}
+    fields = {
+        "name": "tiny",
+        "data_root": str(photographs),
+        "sources": [{"annotations": "instances.json", "images": "images", "weight": 1}],
+        "model": {
+            "vision": {
+                "backbone": "tf_efficientnet_lite0",
+                "image_size": 64,
+                "reductions": [32, 16, 8],
+                "hidden_size": 16,
+            },
+            "num_scales": 3,
+            "tokens_per_scale": 2,
+            "llm_grid": 2,
+            "pixel_feature_size": 16,
+            "decoder_dim": 32,
+            "decoder_mlp_dim": 32,
+            "num_mask_tokens": 1,
+        },
+        "lora": {"rank": 2, "alpha": 4},
+        "vision_stage": {**stage, "image_size": 64, "backbone_learning_rate": 1e-4},
+        "answer_stage": {**stage, "questions": 2, "lora_learning_rate": 1e-2, "vision_learning_rate": 1e-4},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def plain_tokenizer(directory: Path) -> None:
+    """The tiny tokenizer before the codebook was added to it."""
+    tiny.tiny_tokenizer(codebook=False).save_pretrained(directory)
+
+
+def trained_weights(recipe: Path, output: Path) -> dict[str, torch.Tensor]:
+    training.run(recipe, output)
+    return load_file(output / "trained" / "model.safetensors")
+
+
+class InterruptedRun(Exception):
+    pass
+
+
+def test_resumed_equals_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
+    whole = trained_weights(recipe, tmp_path / "whole")
+    step = PixelLMTrainer.training_step
+    taken = 0
+
+    def stopping(self, *args, **kwargs):
+        nonlocal taken
+        if taken == SAVE + 1:
+            raise InterruptedRun
+        taken += 1
+        return step(self, *args, **kwargs)
+
+    for _ in range(2):  # once in either stage
+        taken = 0
+        monkeypatch.setattr(PixelLMTrainer, "training_step", stopping)
+        with pytest.raises(InterruptedRun):
+            training.run(recipe, tmp_path / "resumed")
+        taken = -10_000 if (tmp_path / "resumed" / "answer").exists() else -STEPS + 1
+    resumed = trained_weights(recipe, tmp_path / "resumed")
+    assert whole.keys() == resumed.keys()
+    for key, tensor in whole.items():
+        assert torch.equal(tensor, resumed[key]), key
+
+
+def test_assembled_model_is_the_trained_one(recipe, tmp_path, monkeypatch) -> None:
+    """Adapters merged = adapters beside the weights, and the result answers questions from its directory alone."""
+    models: list[PixelLMForConditionalGeneration] = []
+    save = training.save_trained
+    monkeypatch.setattr(training, "save_trained", lambda model, *a: (models.append(model), save(model, *a)))
+    out = training.run(recipe, tmp_path / "run")
+    merged = PixelLMForConditionalGeneration.from_pretrained(out, dtype=torch.float32).eval()
+    unmerged = models[0].float().eval()
+    inputs = torch.randn(1, 5, merged.config.text_config.hidden_size)
+    with torch.no_grad():
+        expected = unmerged.language_model(inputs_embeds=inputs).logits
+        assert torch.allclose(merged.language_model(inputs_embeds=inputs).logits, expected, atol=2e-2)
+        plain = LlamaForCausalLM.from_pretrained(build.fetch_language_model())(inputs_embeds=inputs).logits
+    assert not torch.allclose(plain, expected[..., : plain.shape[-1]], atol=2e-2), "training changed nothing"
+    predictor = Predictor.load(out)
+    predictor.set_image(Image.new("RGB", (64, 48), "red"))
+    assert predictor.ask("Segment the apple.", max_new_tokens=8).question == "Segment the apple."
+
+
+def test_losses_are_logged_part_by_part(recipe, tmp_path) -> None:
+    training.run(recipe, tmp_path / "run")
+    state = json.loads((tmp_path / "run" / "answer" / "trainer_state.json").read_text())
+    assert {"loss_ce", "loss_bce", "loss_dice", "loss_semantics"} <= set(state["log_history"][0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sources": []}, "at least one source"),
+        ({"lora": {"rank": 2}}, "alpha"),
+        ({"nonsense": 1}, "unknown fields"),
+        ({"sources": [{"annotations": "absent.json", "images": "images", "weight": 1}]}, "found nothing"),
+    ],
+)
+def test_bad_recipes_are_refused(recipe, tmp_path, change, message) -> None:
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        training.run(recipe, tmp_path / "run")
