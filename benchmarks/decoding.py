@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results" / "decoding.json"
 
 
 class Script:
-    """A logits processor that makes the answer's ids what they shall be: `text` words, then a group, `targets` times."""
+    """A logits processor that makes the answer's ids what they shall be."""
 
     def __init__(self, start: int, ids: list[int]) -> None:
         self.start, self.ids = start, ids
@@ -53,7 +53,9 @@ def released(model, processor, pixels, prompt: list[int], answer: list[int]) -> 
         batch = torch.tensor([ids])
         causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()[None]
         embeddings = model.embed(batch, images)
-        states = model.hidden_states(embeddings, additive(causal, embeddings.dtype)[:, None], torch.arange(len(ids))[None])
+        states = model.hidden_states(
+            embeddings, additive(causal, embeddings.dtype)[:, None], torch.arange(len(ids))[None]
+        )
         model.get_output_embeddings()(states[:, -1])
         ids.append(token)
     return len(answer)

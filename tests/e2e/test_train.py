@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-import tiny
 import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
+import tiny
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import Predictor
 from pixellm.train import build
@@ -98,7 +98,7 @@ def trained_weights(recipe: Path, output: Path) -> dict[str, torch.Tensor]:
     return load_file(output / "trained" / "model.safetensors")
 
 
-class InterruptedRun(Exception):
+class InterruptedRunError(Exception):
     pass
 
 
@@ -110,14 +110,14 @@ def test_resumed_equals_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
     def stopping(self, *args, **kwargs):
         nonlocal taken
         if taken == SAVE + 1:
-            raise InterruptedRun
+            raise InterruptedRunError
         taken += 1
         return step(self, *args, **kwargs)
 
     for _ in range(2):  # once in either stage
         taken = 0
         monkeypatch.setattr(PixelLMTrainer, "training_step", stopping)
-        with pytest.raises(InterruptedRun):
+        with pytest.raises(InterruptedRunError):
             training.run(recipe, tmp_path / "resumed")
         taken = -10_000 if (tmp_path / "resumed" / "answer").exists() else -STEPS + 1
     resumed = trained_weights(recipe, tmp_path / "resumed")

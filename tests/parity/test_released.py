@@ -14,9 +14,10 @@ import tiny
 from pixellm import geometry
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
 from pixellm.model.answering import mask_and_score
-from pixellm.model.convert import check, convert, read_weights, report_lines, resize_positions
+from pixellm.model.convert import check, convert, report_lines, resize_positions
 from pixellm.model.generation import Sampling, encode_prefix, generate
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
+from pixellm.model.weights import read_weights
 
 GENERATIONS = ("landscape_two_targets", "portrait_one_target", "square_no_target")
 UNK, EOS, FORBIDDEN = 0, 2, (0, 2, 503, 504, 505)
@@ -463,7 +464,7 @@ def test_failure_while_writing_leaves_nothing_behind(reference, tmp_path, monkey
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("pixellm.model.convert.save_file", full_disk)
+    monkeypatch.setattr("pixellm.model.convert.save_state", full_disk)
     with pytest.raises(OSError, match="no space"):
         convert(reference / "hf_model", tmp_path / "out", reference / "clip-tiny")
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from pixellm.data.knowledge import NAMES, SYNONYMS
+from pixellm.data.names import NAMES, SYNONYMS
 from pixellm.eval.matching import match, names_category
 from pixellm.eval.metrics import Overlap, overlap
 

@@ -11,8 +11,8 @@ from PIL import Image
 from pixellm import masks
 from pixellm.data.coco import CocoSource, category_masks
 from pixellm.data.describe import noun
-from pixellm.data.knowledge import COCO
-from pixellm.data.phrasing import NOTHING_FITS
+from pixellm.data.names import COCO
+from pixellm.data.wording import NOTHING_FITS
 from pixellm.eval import photographs
 from pixellm.eval.photographs import KINDS, Report, build_questions, evaluate
 from pixellm.types import Answer, Target

@@ -7,29 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pixellm.data import describe, phrasing
+from pixellm.data import describe, phrasing, wording
 from pixellm.data.describe import COLOURS, describe_instances, noun, pluralize
-from pixellm.data.knowledge import (
-    ATTRIBUTES,
-    COCO,
-    COLOURED,
-    CONSPICUOUS,
-    NAMES,
-    OVERLAPS,
-    SYNONYMS,
-    WORD_ALSO_MEANS,
-)
+from pixellm.data.knowledge import attributes, read_attributes, surely_absent
+from pixellm.data.names import COCO, COLOURED, CONSPICUOUS, NAMES, OVERLAPS, SYNONYMS, WORD_ALSO_MEANS
 from pixellm.data.phrasing import (
-    CATEGORY_QUESTIONS,
     KIND_WEIGHTS,
-    NOTHING_FITS,
     Thing,
     Turn,
-    all_question,
     askable_attributes,
     build_turns,
-    category_question,
     knowledge_turn,
+)
+from pixellm.data.wording import (
+    CATEGORY_QUESTIONS,
+    NOTHING_FITS,
+    all_question,
+    category_question,
     several_question,
 )
 
@@ -109,7 +103,7 @@ def test_targets_are_what_the_answer_names():
 
 def test_names_in_an_answer_stand_before_their_slots():
     turn = knowledge_turn("has wheels", [Thing("bus", box(0, 0, 20, 20)), *street()])
-    assert turn.question == ATTRIBUTES["has wheels"].questions[0]
+    assert turn.question == attributes()["has wheels"].questions[0]
     assert (turn.answer, turn.targets) == ("The car {seg} and the bus {seg}.", ((2,), (0,)))
 
 
@@ -136,7 +130,7 @@ def test_a_category_that_is_too_small_is_neither_asked_for_nor_absent():
         assert "bird" not in turn.answer
         assert 4 not in {index for target in turn.targets for index in target}
         # A bird is an animal, too: without it no answer about animals would be right.
-        assert turn.question not in ATTRIBUTES["animal"].questions
+        assert turn.question not in attributes()["animal"].questions
 
 
 def test_a_small_instance_belongs_to_its_category_only():
@@ -154,7 +148,7 @@ def test_nothing_is_asked_for_with_the_words_of_category():
     assert named
     assert fitting
     assert all(any(turn.question.startswith(pattern) for pattern in patterns) for turn in named)
-    assert all(any(turn.question in attribute.questions for attribute in ATTRIBUTES.values()) for turn in fitting)
+    assert all(any(turn.question in attribute.questions for attribute in attributes().values()) for turn in fitting)
     assert all(turn.targets == () for turn in turns)
     assert "There are no skis here." in {turn.answer for turn in named}
 
@@ -294,7 +288,7 @@ def test_captions_have_no_slots():
 def test_fixed_wordings():
     assert category_question("person") == "Segment every person in this image."
     assert several_question(["cat", "skis", "dog"]) == "Segment every cat, all the skis and every dog in this image."
-    assert all_question() in phrasing.ALL_QUESTIONS
+    assert all_question() in wording.ALL_QUESTIONS
     assert knowledge_turn("barks", []).answer == NOTHING_FITS
     with pytest.raises(ValueError, match="expected an attribute"):
         knowledge_turn("sings", [])
@@ -310,7 +304,7 @@ def test_wrong_things_are_refused():
 
 
 def test_tables_speak_of_known_names_only():
-    for attribute in ATTRIBUTES.values():
+    for attribute in attributes().values():
         assert attribute.members
         assert attribute.members | attribute.ambiguous | attribute.hints <= NAMES
         assert not attribute.members & attribute.ambiguous
@@ -324,10 +318,46 @@ def test_tables_speak_of_known_names_only():
     assert set(WORD_ALSO_MEANS) <= set(words)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("barks: {holds: [dog], questions: [", "is not YAML"),
+        ("- barks", "expected a mapping of attributes"),
+        ("barks: [dog]", "expected a name and a mapping"),
+        ("barks: {holds: [dog]}", r"missing fields \['questions'\]"),
+        ("barks: {holds: [dog], questions: ['What barks?'], hint: [cat]}", r"unknown fields \['hint'\]"),
+        ("barks: {holds: dog, questions: ['What barks?']}", "holds: expected a list of strings"),
+        ("barks: {holds: [dogg], questions: ['What barks?']}", r"holds: unknown names \['dogg'\]"),
+        ("barks: {holds: [dog], questions: ['What barks?'], ambiguous: [ANIMALS]}", "both hold and are ambiguous"),
+        ("barks: {holds: [dog], questions: ['What barks?'], vocabularies: dog}", "expected a list of lists"),
+        ("barks: {holds: [dog], questions: []}", "not empty"),
+        ("swims: {holds: [otter], questions: ['What swims?']}", "not empty"),
+    ],
+)
+def test_malformed_attributes_are_refused(tmp_path, text, message):
+    path = tmp_path / "attributes.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_attributes(path)
+
+
+def test_groups_in_attributes_stand_for_their_names(tmp_path):
+    path = tmp_path / "attributes.yaml"
+    path.write_text("farmed: {holds: [FARM_ANIMALS, dog], questions: ['What is farmed?']}", encoding="utf-8")
+    farmed = read_attributes(path)["farmed"]
+    assert farmed.members == {"horse", "sheep", "cow", "dog"}
+    assert farmed.vocabularies == (farmed.members,)
+
+
+def test_what_may_be_called_otherwise_is_not_absent():
+    assert surely_absent({"teddy bear"}, {"bear", "teddy bear", "dog", "cat"}) == ["cat", "dog"]
+    assert surely_absent({"date (fruit)"}, {"date", "car"}) == ["car"]
+
+
 def test_no_wording_serves_two_purposes():
-    wordings = [question for attribute in ATTRIBUTES.values() for question in attribute.questions]
-    wordings += [*CATEGORY_QUESTIONS, *phrasing.SEVERAL_QUESTIONS, *phrasing.SEPARATE_QUESTIONS]
-    wordings += [*phrasing.ALL_QUESTIONS, *phrasing.KINDS_QUESTIONS, *phrasing.CAPTION_QUESTIONS]
+    wordings = [question for attribute in attributes().values() for question in attribute.questions]
+    wordings += [*CATEGORY_QUESTIONS, *wording.SEVERAL_QUESTIONS, *wording.SEPARATE_QUESTIONS]
+    wordings += [*wording.ALL_QUESTIONS, *wording.KINDS_QUESTIONS, *wording.CAPTION_QUESTIONS]
     plain = ["".join(c for c in w.lower() if c not in string.punctuation) for w in wordings if "{" not in w]
     assert len(plain) == len(set(plain))
     assert len(wordings) == len(set(wordings))

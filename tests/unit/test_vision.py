@@ -221,7 +221,7 @@ def test_word_mix_by_hand():
 
 
 def test_word_mix_needs_ids_for_every_name():
-    with pytest.raises(ValueError, match="token ids for 5 names, got 1"):
+    with pytest.raises(ValueError, match="5 names, got 1"):
         WordMix(tiny.timm_config(vocabulary_ids=[[1]]))
 
 

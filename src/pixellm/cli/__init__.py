@@ -227,13 +227,16 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Directory for the figures and the answers.")],
     model: Model = MINI,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many photographs.")] = None,
+    licence: Annotated[
+        list[int] | None, typer.Option(help="Only show photographs with this licence id on the sheet; repeatable.")
+    ] = None,
 ) -> None:
     """Measure a model on annotated photographs (COCO format): masks, names, and what it says is absent."""
     _log_progress()
     _quieten_transformers()
     from pixellm.eval.photographs import run
 
-    report = run(model=model, annotations=annotations, images=images, out=out, limit=limit)
+    report = run(model=model, annotations=annotations, images=images, out=out, limit=limit, licences=licence or None)
     _print_lines(report.markdown(), f"results: {out}")
 
 

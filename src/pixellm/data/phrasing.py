@@ -23,26 +23,28 @@ from pixellm.data.describe import (
     describe_instances,
     left_to_right,
     noun,
-    spoken,
 )
-from pixellm.data.knowledge import (
-    ATTRIBUTES,
-    COLOURED,
-    CONSPICUOUS,
-    NAMES,
-    SINGLE_PERSON_WORDS,
-    SYNONYMS,
-    WORD_ALSO_MEANS,
-    Attribute,
-    overlapping,
-    related,
+from pixellm.data.knowledge import Attribute, attributes, related, surely_absent
+from pixellm.data.names import COLOURED, CONSPICUOUS, NAMES, SINGLE_PERSON_WORDS
+from pixellm.data.wording import (
+    ALL_QUESTIONS,
+    CAPTION_QUESTIONS,
+    CATEGORY_QUESTIONS,
+    INSTANCE_QUESTIONS,
+    KINDS_QUESTIONS,
+    NOTHING_FITS,
+    SEPARATE_QUESTIONS,
+    SEVERAL_QUESTIONS,
+    fill,
+    join,
+    sentence,
+    word_for,
 )
 
 SLOT = "{seg}"
 MIN_CATEGORY_AREA = 0.0002  # of the image: what covers less is neither asked for nor called absent
 MAX_SLOTS = 8
 MAX_FAILURES = 4  # draws of a kind without a new question before the kind is given up for this image
-SYNONYM_RATE = 0.3
 ABSENT_AMONG_SEVERAL_RATE = 0.25
 SEPARATE_RATE = 0.2  # of instance questions
 KNOWLEDGE_AMONG_NOTHING_RATE = 0.3
@@ -56,82 +58,6 @@ KIND_WEIGHTS = {
     "nothing": 0.15,
     "caption": 0.03,
 }
-
-# {the}, {every}, {some}, {any}, {bare}: the noun in that form; {be}: is or are. The same for things present and absent,
-# so that the wording never gives the answer away.
-CATEGORY_QUESTIONS = (
-    "Segment {the}.",
-    "Segment {every} in this image.",
-    "Please segment {the} in the picture.",
-    "Could you segment {the} for me, please?",
-    "Find {the}.",
-    "Find {every} in the photo.",
-    "Mark {every}.",
-    "Outline {the}.",
-    "Highlight {the} in this photo.",
-    "Show me {the}.",
-    "Show {every} in this picture.",
-    "Give me a mask of {the}.",
-    "Locate {every}.",
-    "Select {the}, please.",
-    "Mask {every}, please.",
-    "Where {be} {the}?",
-    "Where {be} {the} in this picture?",
-    "Can you find {any}?",
-    "Can you see {any} here?",
-    "Do you see {any}? Segment what you find.",
-    "{Be} there {some} in this image?",
-    "Which pixels belong to {the}?",
-    "Which part of the image shows {the}?",
-    "I am looking for {the}.",
-    "I would like to see {the} segmented.",
-    "{bare}",
-    "{the}",
-)
-# Those that fit a description, such as "the leftmost dog", as well.
-INSTANCE_QUESTIONS = tuple(text for text in CATEGORY_QUESTIONS if "{the}" in text)
-SEPARATE_QUESTIONS = (
-    "Segment each {name} separately.",
-    "Segment the {names} one by one.",
-    "Give me a separate mask of each {name}.",
-    "Mark every {name} on its own.",
-)
-SEVERAL_QUESTIONS = (
-    "Segment {list}.",
-    "Segment {list} in this image.",
-    "Please segment {list} in this picture.",
-    "Find {list}.",
-    "Mark {list}, please.",
-    "Show me {list}.",
-    "Can you segment {list}?",
-    "Give me masks of {list}.",
-    "Locate {list} in the photo.",
-)
-# Ask for counts, which merged masks cannot answer …
-ALL_QUESTIONS = (
-    "What is in this picture?",
-    "Name and segment everything you see.",
-    "What do you see in this image?",
-    "Name and segment the things in this image.",
-    "What is in this photo, and where?",
-    "Segment everything and say what it is.",
-    "Which objects do you see, and how many?",
-)
-# … and for kinds, which they can.
-KINDS_QUESTIONS = (
-    "Which kinds of things are in this picture?",
-    "List the kinds of things in this image and segment each kind.",
-    "Label and segment each kind of thing.",
-    "Which categories do you see? Segment them.",
-)
-CAPTION_QUESTIONS = (
-    "Describe this image.",
-    "Describe the picture in one sentence.",
-    "What is happening in this photo?",
-    "Give a short caption for this image.",
-    "Write a caption without masks.",
-)
-NOTHING_FITS = "Nothing here fits that."
 
 
 @dataclass(frozen=True)
@@ -198,11 +124,7 @@ class _Scene:
 
     def absent(self) -> list[str]:
         """The names that are surely not in the picture, in alphabetical order."""
-        if not self.complete:
-            return []
-        maybe = self.present.union(*(overlapping(name) for name in self.present))
-        said = {spoken(name) for name in maybe}
-        return sorted(name for name in self.known - maybe if spoken(name) not in said)
+        return surely_absent(self.present, self.known) if self.complete else []
 
 
 def build_turns(
@@ -247,26 +169,11 @@ def build_turns(
     return turns
 
 
-def category_question(name: str) -> str:
-    """The one plain wording to ask for all things called `name`."""
-    return f"Segment {noun(name).every()} in this image."
-
-
-def several_question(names: Sequence[str]) -> str:
-    """The one plain wording to ask for two or more categories together."""
-    return f"Segment {_join([noun(name).every() for name in names])} in this image."
-
-
-def all_question() -> str:
-    """The one plain wording to ask for everything in the image."""
-    return "Name and segment the things in this image."
-
-
 def askable_attributes(things: Sequence[Thing], known: frozenset[str]) -> list[str]:
     """Keys of the attributes that can be asked of a completely annotated image with certainty, in the table's order."""
     groups = _groups(things)
     present = frozenset(thing.category for thing in things)
-    return [key for key, attribute in ATTRIBUTES.items() if _fitting(attribute, groups, present, known) is not None]
+    return [key for key, attribute in attributes().items() if _fitting(attribute, groups, present, known) is not None]
 
 
 def knowledge_turn(key: str, things: Sequence[Thing]) -> Turn:
@@ -277,9 +184,10 @@ def knowledge_turn(key: str, things: Sequence[Thing]) -> Turn:
     Raises:
         ValueError: there is no such attribute.
     """
-    if key not in ATTRIBUTES:
-        raise ValueError(f"expected an attribute of knowledge.ATTRIBUTES, got {key!r}. Known: {', '.join(ATTRIBUTES)}.")
-    attribute = ATTRIBUTES[key]
+    known = attributes()
+    if key not in known:
+        raise ValueError(f"expected an attribute of attributes.yaml, got {key!r}. Known: {', '.join(known)}.")
+    attribute = known[key]
     fitting = [group for group in _groups(things) if group.category in attribute.members]
     return _knowledge_answer(attribute.questions[0], fitting)
 
@@ -319,9 +227,9 @@ def _category(scene: _Scene, rng: random.Random) -> Turn | None:
         return None
     group = rng.choice(scene.groups)
     many = group.many
-    word = _word(group.category, rng, scene.present, alone=len(group.members) == 1 and not group.merged)
-    question = _fill(rng.choice(CATEGORY_QUESTIONS), word, many)
-    return Turn(question, _sentence(group.the), (group.members,), "category")
+    word = word_for(group.category, rng, scene.present, alone=len(group.members) == 1 and not group.merged)
+    question = fill(rng.choice(CATEGORY_QUESTIONS), word, many)
+    return Turn(question, sentence(group.the), (group.members,), "category")
 
 
 def _several(scene: _Scene, rng: random.Random) -> Turn | None:
@@ -333,13 +241,13 @@ def _several(scene: _Scene, rng: random.Random) -> Turn | None:
         return None
     chosen = rng.sample(scene.groups, rng.randint(least, most))
     asked = [rng.choice((g.noun.the(g.many), g.noun.every() if g.many else g.noun.the(False))) for g in chosen]
-    answer = _join([group.the for group in chosen])
+    answer = join([group.the for group in chosen])
     if with_absent:
         missing = noun(_pick_absent(scene, absent, rng))
         asked.insert(rng.randint(0, len(asked)), rng.choice((missing.the(rng.random() < 0.5), missing.every())))
         answer += f"; {missing.there_is_no()}"
-    question = rng.choice(SEVERAL_QUESTIONS).format(list=_join(asked))
-    return Turn(question, _sentence(answer), tuple(group.members for group in chosen), "several")
+    question = rng.choice(SEVERAL_QUESTIONS).format(list=join(asked))
+    return Turn(question, sentence(answer), tuple(group.members for group in chosen), "several")
 
 
 def _all(scene: _Scene, rng: random.Random) -> Turn | None:
@@ -350,8 +258,8 @@ def _all(scene: _Scene, rng: random.Random) -> Turn | None:
     question = rng.choice(KINDS_QUESTIONS if kinds else ALL_QUESTIONS)
     # Who asks for kinds gets names alone; who asks for things gets them counted, a mask of many instances as "many".
     said = [group.noun.singular if kinds else _counted(group) for group in groups]
-    answer = _join([f"{name} {SLOT}" for name in said])
-    return Turn(question, _sentence(answer), tuple(group.members for group in groups), "all")
+    answer = join([f"{name} {SLOT}" for name in said])
+    return Turn(question, sentence(answer), tuple(group.members for group in groups), "all")
 
 
 def _counted(group: _Group) -> str:
@@ -374,7 +282,7 @@ def _instance(scene: _Scene, rng: random.Random) -> Turn | None:
             chosen = rng.choice(found)
             the = rng.choice(chosen.asked)
             question = rng.choice(INSTANCE_QUESTIONS).format(the=the, be="is")
-            return Turn(question, _sentence(f"{chosen.answer} {SLOT}"), ((group.members[chosen.index],),), "instance")
+            return Turn(question, sentence(f"{chosen.answer} {SLOT}"), ((group.members[chosen.index],),), "instance")
     return None
 
 
@@ -388,8 +296,8 @@ def _separate(scene: _Scene, group: _Group, rng: random.Random) -> Turn | None:
         return None
     word = group.noun
     question = rng.choice(SEPARATE_QUESTIONS).format(name=word.singular, names=word.plural)
-    answer = _join([f"the {ordinal} {word.singular} {SLOT}" for ordinal in ORDINALS[: len(order)]])
-    return Turn(question, _sentence(answer), tuple((group.members[i],) for i in order), "instance")
+    answer = join([f"the {ordinal} {word.singular} {SLOT}" for ordinal in ORDINALS[: len(order)]])
+    return Turn(question, sentence(answer), tuple((group.members[i],) for i in order), "instance")
 
 
 def _knowledge(scene: _Scene, rng: random.Random, fits: bool = True) -> Turn | None:
@@ -397,7 +305,7 @@ def _knowledge(scene: _Scene, rng: random.Random, fits: bool = True) -> Turn | N
     if not scene.complete:
         return None
     possible = []
-    for attribute in ATTRIBUTES.values():
+    for attribute in attributes().values():
         fitting = _fitting(attribute, scene.groups, scene.present, scene.known)
         if fitting is not None and bool(fitting) == fits:
             possible.append((attribute, fitting))
@@ -424,8 +332,8 @@ def _fitting(
 def _knowledge_answer(question: str, fitting: Sequence[_Group]) -> Turn:
     if not fitting:
         return Turn(question, NOTHING_FITS, (), "nothing")
-    answer = _join([group.the for group in fitting])
-    return Turn(question, _sentence(answer), tuple(group.members for group in fitting), "knowledge")
+    answer = join([group.the for group in fitting])
+    return Turn(question, sentence(answer), tuple(group.members for group in fitting), "knowledge")
 
 
 def _nothing(scene: _Scene, rng: random.Random) -> Turn | None:
@@ -437,10 +345,10 @@ def _nothing(scene: _Scene, rng: random.Random) -> Turn | None:
         if turn is not None:
             return turn
     name = _pick_absent(scene, absent, rng)
-    word = _word(name, rng, scene.present, alone=rng.random() < 0.5)
+    word = word_for(name, rng, scene.present, alone=rng.random() < 0.5)
     many = word.singular not in SINGLE_PERSON_WORDS and rng.random() < 0.5
-    question = _fill(rng.choice(CATEGORY_QUESTIONS), word, many)
-    return Turn(question, _sentence(f"{noun(name).there_is_no()} here"), (), "nothing")
+    question = fill(rng.choice(CATEGORY_QUESTIONS), word, many)
+    return Turn(question, sentence(f"{noun(name).there_is_no()} here"), (), "nothing")
 
 
 def _pick_absent(scene: _Scene, absent: Sequence[str], rng: random.Random) -> str:
@@ -470,35 +378,3 @@ _BUILDERS: dict[str, Callable[[_Scene, random.Random], Turn | None]] = {
     "nothing": _nothing,
     "caption": _caption,
 }
-
-
-def _word(name: str, rng: random.Random, present: frozenset[str], alone: bool) -> Noun:
-    """The noun to ask for `name` with: its own, or sometimes a synonym that means nothing else that is present."""
-    words = [w for w in SYNONYMS.get(name, ()) if not WORD_ALSO_MEANS.get(w, frozenset()) & present]
-    if name == "person" and alone:
-        words += SINGLE_PERSON_WORDS
-    if not words or rng.random() >= SYNONYM_RATE:
-        return noun(name)
-    return noun(name, rng.choice(words))
-
-
-def _fill(template: str, word: Noun, many: bool) -> str:
-    be = word.be(many)
-    return template.format(
-        the=word.the(many),
-        every=word.every(),
-        some=word.some(many),
-        any=f"any {word.plural}",
-        bare=word.form(many),
-        be=be,
-        Be=be.capitalize(),
-    )
-
-
-def _join(parts: Sequence[str]) -> str:
-    """Enumerate: a · a and b · a, b and c."""
-    return " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else parts[0]
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."

@@ -13,9 +13,43 @@ from pixellm.data.coco import Photograph, category_masks
 
 # Things on or around which other things are usually seen: a pixel of theirs may be something else, too.
 OVERLAPPING = frozenset(
-    "person;dining table;chair;couch;bed;bench;vehicle;road;fruit;bicycle;motorcycle;bowl;cup;sink;oven;tv;boat;"
-    "refrigerator;backpack;handbag;bag;purse;suitcase;umbrella;book;cake;sandwich;pizza;potted plant;vase;food;nut;top;"
-    "suit;accessory".split(";")
+    [
+        "person",
+        "dining table",
+        "chair",
+        "couch",
+        "bed",
+        "bench",
+        "vehicle",
+        "road",
+        "fruit",
+        "bicycle",
+        "motorcycle",
+        "bowl",
+        "cup",
+        "sink",
+        "oven",
+        "tv",
+        "boat",
+        "refrigerator",
+        "backpack",
+        "handbag",
+        "bag",
+        "purse",
+        "suitcase",
+        "umbrella",
+        "book",
+        "cake",
+        "sandwich",
+        "pizza",
+        "potted plant",
+        "vase",
+        "food",
+        "nut",
+        "top",
+        "suit",
+        "accessory",
+    ]
 )
 
 

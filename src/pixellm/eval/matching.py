@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from pixellm.data.describe import noun, pluralize, spoken
-from pixellm.data.knowledge import NAMES, SINGLE_PERSON_WORDS, SYNONYMS
+from pixellm.data.names import NAMES, SINGLE_PERSON_WORDS, SYNONYMS
 from pixellm.eval.metrics import Overlap, overlap
 
 

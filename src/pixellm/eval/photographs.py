@@ -12,23 +12,16 @@ import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pixellm import __version__, masks
 from pixellm.data.coco import CocoSource, Photograph, category_masks
-from pixellm.data.describe import spoken
-from pixellm.data.knowledge import overlapping, related
-from pixellm.data.phrasing import (
-    MAX_SLOTS,
-    all_question,
-    askable_attributes,
-    category_question,
-    knowledge_turn,
-    several_question,
-)
+from pixellm.data.knowledge import related, surely_absent
+from pixellm.data.phrasing import MAX_SLOTS, askable_attributes, knowledge_turn
+from pixellm.data.wording import all_question, category_question, several_question
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
 from pixellm.types import Answer, Segmenter
@@ -138,9 +131,7 @@ def _questions(source: CocoSource, index: int) -> Iterator[Question]:
 
 def _absent(present: set[str], known: frozenset[str], rng: random.Random) -> Iterator[tuple[str, str]]:
     """Two categories that are surely not there: any, and one that shares an attribute with something that is."""
-    maybe = present.union(*(overlapping(name) for name in present))
-    said = {spoken(name) for name in maybe}
-    absent = sorted(name for name in known - maybe if spoken(name) not in said)
+    absent = surely_absent(present, known)
     if absent:
         name = rng.choice(absent)
         yield "any", name
@@ -356,7 +347,14 @@ def _write(path: Path, text: str) -> None:
     staging.replace(path)
 
 
-def run(model: str | Path, annotations: Path, images: Path, out: Path, limit: int | None = None) -> Report:
+def run(
+    model: str | Path,
+    annotations: Path,
+    images: Path,
+    out: Path,
+    limit: int | None = None,
+    licences: Collection[int] | None = None,
+) -> Report:
     """Evaluate a model and write `results.jsonl`, `summary.json`, `summary.md` and `sheet.jpg`.
 
     Interrupted, it goes on from where it was when it is called again.
@@ -367,6 +365,7 @@ def run(model: str | Path, annotations: Path, images: Path, out: Path, limit: in
         images: folder of its photographs.
         out: directory for the results.
         limit: ask about the first photographs only.
+        licences: show only photographs with these licence ids (COCO's) on the sheet; None shows any.
 
     Raises:
         ValueError: no such model or annotations, or `out` holds the results of another evaluation.
@@ -384,7 +383,7 @@ def run(model: str | Path, annotations: Path, images: Path, out: Path, limit: in
         Path(out) / "summary.json", json.dumps({**report.summary, "fingerprint": report.fingerprint}, indent=2) + "\n"
     )
     _write(Path(out) / "summary.md", report.markdown())
-    result_sheet(report.results, source, Path(out) / "sheet.jpg")
+    result_sheet(report.results, source, Path(out) / "sheet.jpg", licences=licences)
     return report
 
 

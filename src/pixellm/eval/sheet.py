@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -52,9 +52,19 @@ class _Word:
         return font.getlength(self.text) + (font.getlength(self.tail) + BAND if self.tail else 0)
 
 
-def result_sheet(results: Sequence[Result], source: CocoSource, path: Path, count: int = 12) -> None:
-    """Write a sheet of up to `count` good and `count` bad answers, photographs taken from `source`."""
-    index = {record["id"]: at for at, record in enumerate(source.records)}
+def result_sheet(
+    results: Sequence[Result], source: CocoSource, path: Path, count: int = 12, licences: Collection[int] | None = None
+) -> None:
+    """Write a sheet of up to `count` good and `count` bad answers, photographs taken from `source`.
+
+    With `licences`, only photographs whose record has one of these licence ids are shown.
+    """
+    index = {
+        record["id"]: at
+        for at, record in enumerate(source.records)
+        if licences is None or record.get("license") in licences
+    }
+    results = [result for result in results if result.record_id in index]
     items = []
     for good in (True, False):
         for result in choose([r for r in results if is_good(r) == good], count):

@@ -24,7 +24,7 @@ _CLOSING = re.compile(r"[\s,:;]+$|\s+(?:is|are)\s*$", re.IGNORECASE)
 
 
 def phrase_span(text: str, start: int) -> tuple[int, int]:
-    """Span (start, end) in characters of the phrase that ends `text`, no earlier than `start`; empty if there is none."""
+    """Span (start, end) in characters of the phrase that ends `text`, not before `start`; empty if there is none."""
     for match in _CLAUSE_START.finditer(text, start):
         if match.end() < len(text):
             start = match.end()

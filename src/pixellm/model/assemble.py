@@ -4,7 +4,6 @@ What is shipped of the embedded default is what was trained: everything on the p
 model, and the rows of the codebook in its embedding table. The base language model is fetched.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -15,10 +14,10 @@ from transformers import AutoTokenizer
 
 from pixellm.embedded import make_readable
 from pixellm.model.configuration import PixelLMConfig
-from pixellm.model.convert import save_state
 from pixellm.model.lora import merge_lora
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor, add_codebook_tokens
+from pixellm.model.weights import read_json, save_state
 
 WEIGHTS = "model.safetensors"
 _ROWS = "language_model.codebook_rows"
@@ -77,7 +76,7 @@ def assemble(trained: Path, language_model: Path, out: Path) -> None:
     config.save_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     add_codebook_tokens(tokenizer, len(config.codebook_ids))
-    settings = json.loads((trained / "processor_config.json").read_text(encoding="utf-8"))
+    settings = read_json(trained / "processor_config.json")
     image_processor = PixelLMImageProcessor(**settings.pop("image_processor"))
     settings.pop("processor_class")
     PixelLMProcessor(image_processor, tokenizer, **settings).save_pretrained(out)

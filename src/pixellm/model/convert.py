@@ -4,29 +4,24 @@ Reads `pytorch_model*.bin` or safetensors of the released layout, or the single 
 not yet merged). Pickles are opened with `weights_only=True`; no model is built, so memory stays at the mapped files.
 """
 
-import json
-import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AddedToken, LlamaConfig, LlamaTokenizer
 
-from pixellm.embedded import make_readable
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.lora import merge_lora
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor
+from pixellm.model.weights import read_json, read_weights, save_state
 
 # Released name → ours; the first pattern that matches wins.
 RENAMED = [
@@ -65,7 +60,6 @@ VICUNA_SYSTEM = (
 RELEASED_LLM_GRID = 16
 RELEASED_LAYERS = (-2, -11)
 RELEASED_LORA_ALPHA = 16
-RELEASED_MAX_SHARD = "5GB"
 
 
 @dataclass
@@ -74,8 +68,8 @@ class Report:
 
     Args:
         used: released key (or CLIP's) → ours.
-        dropped: released keys that no part of the model reads.
-        unknown: released keys that nothing here knows.
+        dropped: released keys that no part of the model of this configuration reads.
+        unknown: keys that nothing here knows; left out, too.
         missing: our keys that nothing gave, so that the model cannot be complete.
         mismatched: our key → (expected, got) shapes.
         constants: our keys written from the released code's constants.
@@ -90,53 +84,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        return not (self.missing or self.mismatched or self.unknown)
-
-
-def read_weights(source: Path) -> dict[str, Tensor]:
-    """All tensors of a file, or of the weight files in a directory, without running any code from them.
-
-    Raises:
-        ValueError: no weights, an unreadable or incomplete file, or a pickle that holds more than tensors.
-    """
-    if source.is_dir():
-        files = sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
-        _check_shards(source, files)
-    else:
-        files = [source] if source.exists() else []
-    if not files:
-        raise ValueError(f"expected *.safetensors or pytorch_model*.bin in {source}, found none. Check the path.")
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= _read_file(file)
-    return state
-
-
-def _check_shards(directory: Path, files: list[Path]) -> None:
-    for index in directory.glob("*.index.json"):
-        expected = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if absent := expected - {file.name for file in files}:
-            raise ValueError(f"{directory}: {index.name} names {sorted(absent)}, which are missing. Fetch them again.")
-
-
-def _read_file(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as reader:
-                return {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{file}: expected a file of plain tensors, got one that cannot be read as such ({reason}). It is damaged, "
-            "or it holds pickled code, which is never run. Fetch it again from a source that you trust."
-        ) from None
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{file}: expected a dict of tensors, got {type(loaded).__name__}. Is it a checkpoint?")
-    for wrapper in ("module", "state_dict", "model"):
-        if isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+        return not (self.missing or self.mismatched)
 
 
 def convert(released: Path, out: Path, vision: Path) -> Report:
@@ -152,13 +100,14 @@ def convert(released: Path, out: Path, vision: Path) -> Report:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"expected an empty or new directory to write to, got {out}. Remove it or choose another.")
-    settings = _read_json(released / "config.json")
+    settings = read_json(released / "config.json")
     tokenizer = _tokenizer(released)
     state = _strip_peft(read_weights(released))
-    clip_settings = _read_json(vision / "config.json")
+    clip_settings = read_json(vision / "config.json")
     config = _config(settings, clip_settings, tokenizer, state)
     report = Report()
-    ours = _rename(state, report) | _clip_weights(read_weights(vision), config, report) | _constants(config, report)
+    renamed = _rename(state, _expected_shapes(config), report)
+    ours = renamed | _clip_weights(read_weights(vision), config, report) | _constants(config, report)
     _compare(config, ours, report)
     if not report.complete:
         raise ValueError(f"{released}: {describe_faults(report)}")
@@ -199,26 +148,6 @@ def describe_faults(report: Report) -> str:
     return "; ".join(parts) + ". Is it a PixelLM checkpoint, with the CLIP that it was trained with?"
 
 
-def save_state(state: dict[str, Tensor], directory: Path) -> None:
-    """Write a state dict as safetensors, in shards where it is large."""
-    plan = split_torch_state_dict_into_shards(
-        state, filename_pattern="model{suffix}.safetensors", max_shard_size=RELEASED_MAX_SHARD
-    )
-    for name, keys in plan.filename_to_tensors.items():
-        save_file({key: state[key].contiguous().clone() for key in keys}, directory / name, {"format": "pt"})
-    if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-    make_readable(directory)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"expected a JSON file at {path} ({error}). Is this the checkpoint's directory?") from None
-
-
 def _tokenizer(released: Path) -> LlamaTokenizer:
     if not (released / "tokenizer.model").exists():
         raise ValueError(f"expected a tokenizer.model in {released}, found none. Is this the checkpoint's directory?")
@@ -244,12 +173,28 @@ def _config(
     scales = settings.get("image_feature_scale_num", len(RELEASED_LAYERS))
     if len(tokens) % scales:
         raise ValueError(f"expected a multiple of {scales} codebook tokens (one part for each scale), got {tokens}.")
-    text_keys = (
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
-        "max_position_embeddings initializer_range rms_norm_eps bos_token_id eos_token_id pad_token_id "
-        "tie_word_embeddings rope_theta"
-    ).split()
+    text_keys = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "hidden_act",
+        "max_position_embeddings",
+        "initializer_range",
+        "rms_norm_eps",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "tie_word_embeddings",
+        "rope_theta",
+    ]
     text = LlamaConfig(**{key: settings[key] for key in text_keys if settings.get(key) is not None})
+    embeddings = state.get("model.embed_tokens.weight")
+    if embeddings is not None:
+        # Released merges left the size before the codebook was added in config.json.
+        text.vocab_size = len(embeddings)
     clip_vision = clip.get("vision_config", clip)
     clip_keys = (
         "hidden_size intermediate_size num_hidden_layers num_attention_heads patch_size hidden_act layer_norm_eps"
@@ -284,7 +229,7 @@ def _config(
         num_mask_tokens=mask_tokens.shape[0],
         overlap_weight=1.0,  # the released code has its refinement loss commented out (docs/parity.md)
         compat="released",
-        dtype=str(state.get("model.embed_tokens.weight", mask_tokens).dtype).removeprefix("torch."),
+        dtype=str((mask_tokens if embeddings is None else embeddings).dtype).removeprefix("torch."),
     )
 
 
@@ -315,14 +260,13 @@ def _strip_peft(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return merge_lora(stripped, RELEASED_LORA_ALPHA)
 
 
-def _rename(state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+def _rename(state: dict[str, Tensor], expected: Container[str], report: Report) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if DROPPED.fullmatch(key):
-            report.dropped.append(key)
-            continue
         name = next((m.expand(new) for old, new in RENAMED if (m := re.fullmatch(old, key))), None)
-        if name is None:
+        if DROPPED.fullmatch(key) or (name is not None and name not in expected):
+            report.dropped.append(key)
+        elif name is None:
             report.unknown.append(key)
         else:
             report.used[key] = name

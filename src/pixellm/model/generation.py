@@ -39,7 +39,7 @@ class Sampling:
         top_k, top_p: draw from the likeliest k tokens, from those that make up the probability p.
         repetition_penalty: > 1 makes used tokens less likely.
         seed: of the draw.
-        processors: further logits processors of transformers; they see the row's text ids (1, length) and scores (1, V).
+        processors: further logits processors of transformers; they see a row's text ids (1, length) and scores (1, V).
         stopping: further stopping criteria of transformers; they see the same ids.
     """
 
@@ -90,7 +90,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Step:
-    """What one row gained: a text token, or a complete codebook group with its (L·N, D) states; then perhaps the end."""
+    """What one row gained: a text token, or a complete codebook group with its (L·N, D) states; perhaps its end."""
 
     row: int
     ids: tuple[int, ...]

@@ -16,7 +16,7 @@ CLIP_LARGE = {
 
 
 def pixellm_7b() -> PixelLMConfig:
-    """LLaVA-Lightning-7B-v1-1: LLaMA-7B with `<im_patch>`, `<im_start>`, `<im_end>` at 32000–32002, then the codebook."""
+    """LLaVA-Lightning-7B-v1-1: LLaMA-7B, `<im_patch>`, `<im_start>`, `<im_end>` at 32000–32002, then the codebook."""
     text = LlamaConfig(
         vocab_size=32009,
         hidden_size=4096,

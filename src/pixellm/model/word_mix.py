@@ -23,7 +23,8 @@ class WordMix(nn.Module):
         names = config.vocabulary_ids
         if len(names) != len(config.vision_config.vocabulary):
             raise ValueError(
-                f"vocabulary_ids: expected token ids for {len(config.vision_config.vocabulary)} names, got {len(names)}."
+                f"vocabulary_ids: expected one list for each of {len(config.vision_config.vocabulary)} names, "
+                f"got {len(names)}."
             )
         longest = max(len(ids) for ids in names)
         self.register_buffer("name_ids", torch.tensor([[*ids, *[-1] * (longest - len(ids))] for ids in names]))

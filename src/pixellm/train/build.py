@@ -77,7 +77,9 @@ def scale_to_words(model: PixelLMForConditionalGeneration) -> None:
     with torch.no_grad():
         model.llm_projector[-1].weight.mul_(size)
         model.llm_projector[-1].bias.zero_()
-        nn.init.normal_(model.word_mix.to_pixels.weight, std=1 / float(size) / model.config.text_config.hidden_size**0.5)
+        nn.init.normal_(
+            model.word_mix.to_pixels.weight, std=1 / float(size) / model.config.text_config.hidden_size**0.5
+        )
 
 
 def load_language_model(model: PixelLMForConditionalGeneration) -> None:
