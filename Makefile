@@ -29,7 +29,7 @@ check: setup
 	@$(MAKE) --no-print-directory test
 
 bench: setup
-	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "There is no benchmarks/run.py yet."; fi
+	$(BIN)/python benchmarks/decoding.py
 
 # Everything made here but the environment; `rm -r .venv` removes that.
 clean:

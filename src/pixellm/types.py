@@ -16,12 +16,13 @@ from torch import Tensor
 class Conversation:
     """One question and its answer; the answer holds one `{seg}` for each mask, in the same order.
 
-    `masks` is bool (M, H, W).
+    `masks` is bool (M, H, W); `names` the index of each in a dense classifier's vocabulary, -100 where it has none.
     """
 
     question: str
     answer: str
     masks: np.ndarray
+    names: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Batch:
         labels: (B, T); -100 where nothing is learned.
         target_masks: for each image bool (M, H, W), in the order of the codebook groups in its row.
         class_target, class_weight: (B, V, g, g) for a dense classifier.
+        target_names: (ΣM,) vocabulary index of each target, -100 where it has none.
     """
 
     pixel_values: Tensor
@@ -57,6 +59,7 @@ class Batch:
     target_masks: list[Tensor] | None = None
     class_target: Tensor | None = None
     class_weight: Tensor | None = None
+    target_names: Tensor | None = None
 
 
 @dataclass

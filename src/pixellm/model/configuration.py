@@ -96,6 +96,7 @@ class PixelLMConfig(PreTrainedConfig):
         overlap_weight: α of the target refinement loss: weight of a pixel that two or more masks of one answer claim
             (1 switches it off).
         semantics_weight: weight of the dense classifier's loss where a sample carries class targets.
+        name_weight: weight of the loss that asks each target's coarsest prompt for its name in the vocabulary.
         compat: "paper", or "released" to reproduce the released weights; sets the defaults of the switches below,
             each of which is a row of docs/parity.md.
         learned_fusion: token and scale weights are parameters (else constants 1/(L·N) and 1/L).
@@ -128,6 +129,7 @@ class PixelLMConfig(PreTrainedConfig):
         dice_weight: float = 0.5,
         overlap_weight: float = 2.0,
         semantics_weight: float = 0.0,
+        name_weight: float = 0.0,
         compat: Compat = "paper",
         learned_fusion: bool | None = None,
         own_state: bool | None = None,
@@ -156,6 +158,7 @@ class PixelLMConfig(PreTrainedConfig):
         self.ce_weight, self.bce_weight, self.dice_weight = ce_weight, bce_weight, dice_weight
         self.overlap_weight = overlap_weight
         self.semantics_weight = semantics_weight
+        self.name_weight = name_weight
         self.compat = compat
         paper = compat == "paper"
         self.learned_fusion = paper if learned_fusion is None else learned_fusion

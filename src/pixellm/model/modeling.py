@@ -44,6 +44,7 @@ class EncodedImages:
         neck: S maps (B, C, h, w) before `PixelDecoder.prepare`.
         resized_hw: (B, 2).
         class_logits: (B, V, h, w) or None.
+        words: (V, D) embeddings of the classifier's names, or None.
     """
 
     tokens: Tensor
@@ -52,6 +53,7 @@ class EncodedImages:
     neck: list[Tensor]
     resized_hw: Tensor
     class_logits: Tensor | None = None
+    words: Tensor | None = None
 
 
 class PixelLMForConditionalGeneration(PreTrainedModel):
@@ -112,12 +114,14 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         pooled = F.interpolate(deepest.float(), (grid, grid), mode="bilinear", align_corners=False).to(deepest.dtype)
         tokens = self.llm_projector(pooled.flatten(2).transpose(1, 2))
         neck = [self.neck(self._project_pixels(feature)) for feature in features.scales]
+        words = None
         if self.word_mix is not None:
             words = self.word_mix.words(self.get_input_embeddings())
             tokens = tokens + self.word_mix.to_tokens(features.class_logits, words, grid)
             neck = [map_ + self.word_mix.to_map(features.class_logits, words, map_.shape[-1]) for map_ in neck]
         valid = valid_area(resized_hw, size, grid).flatten(1)
-        return EncodedImages(tokens, valid, self.pixel_decoder.prepare(neck), neck, resized_hw, features.class_logits)
+        maps = self.pixel_decoder.prepare(neck)
+        return EncodedImages(tokens, valid, maps, neck, resized_hw, features.class_logits, words)
 
     def _project_pixels(self, feature: Tensor) -> Tensor:
         return self.pixel_projector(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -156,12 +160,13 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         target_masks: list[Tensor] | None = None,
         class_target: Tensor | None = None,
         class_weight: Tensor | None = None,
+        target_names: Tensor | None = None,
     ) -> Output:
         """Teacher-forced pass over a `Batch` (see there for the arguments).
 
         Returns:
             `Output` with the low-resolution mask logits of each image (M, 2g, 2g), and with labels the losses:
-            `ce`, `bce`, `dice`, `semantics`, each with its weight already in, and their sum `loss`.
+            `ce`, `bce`, `dice`, `names`, `semantics`, each with its weight already in, and their sum `loss`.
         """
         images = self.encode_images(pixel_values, resized_hw)
         valid = segment_ids >= 0
@@ -170,7 +175,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         bias = packed_attention_bias(segment_ids, valid, embeddings.dtype)
         states = self.hidden_states(embeddings, bias, packed_positions(segment_ids))
         groups = find_groups(input_ids, self.config.codebook_ids)
-        logits, scale_logits = self.decode_masks(images, self._group_states(states, groups), groups[:, 0])
+        prompts = self.codebook.fuse(self._group_states(states, groups).to(images.maps[0].dtype))
+        logits, scale_logits = self._decode(images, prompts, groups[:, 0])
         counts = torch.bincount(groups[:, 0], minlength=len(input_ids)).tolist()
         output = Output(None, {}, list(logits.split(counts)), scale_logits)
         if labels is not None:
@@ -178,6 +184,11 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         if target_masks is not None:
             answers = segment_ids[groups[:, 0], groups[:, 1]].split(counts)
             output.losses |= self._mask_losses(output.mask_logits, target_masks, resized_hw, answers)
+        if target_names is not None and self.word_mix is not None and images.words is not None:
+            scores = self.word_mix.name_scores(prompts, images.words).float()
+            known = target_names != IGNORE_INDEX
+            loss = F.cross_entropy(scores[known], target_names[known], reduction="sum") / known.sum().clamp(min=1)
+            output.losses["names"] = self.config.name_weight * loss
         if class_target is not None and class_weight is not None and images.class_logits is not None:
             loss = losses.semantic_loss(images.class_logits, class_target, class_weight)
             output.losses["semantics"] = self.config.semantics_weight * loss
@@ -187,8 +198,16 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
 
     def decode_masks(self, images: EncodedImages, states: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
         """States (G·S·K, D) of complete groups → low-resolution logits (G, 2g, 2g), and those of each scale."""
-        prompts = self.codebook.fuse(states.to(images.maps[0].dtype))
-        return self.pixel_decoder(images.maps, prompts, image_index)
+        return self._decode(images, self.codebook.fuse(states.to(images.maps[0].dtype)), image_index)
+
+    def _decode(self, images: EncodedImages, prompts: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if self.word_mix is None or images.words is None:
+            return self.pixel_decoder(images.maps, prompts, image_index)
+        scores = self.word_mix.name_scores(prompts, images.words)
+        prior = self.word_mix.prior(scores, images.class_logits, image_index)
+        logits, scale_logits = self.pixel_decoder(images.maps, prompts, image_index, prior)
+        enlarged = F.interpolate(prior[:, None], logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        return logits + self.word_mix.prior_weight * enlarged, scale_logits
 
     def _group_states(self, states: Tensor, groups: Tensor) -> Tensor:
         first = 0 if self.config.own_state else -1

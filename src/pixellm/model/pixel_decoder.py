@@ -91,26 +91,31 @@ class PixelDecoder(nn.Module):
             return features
         return [features[0], *(self.enlarge(feature) for feature in features[1:])]
 
-    def forward(self, maps: list[Tensor], prompts: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, maps: list[Tensor], prompts: Tensor, image_index: Tensor, prior: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Decode a mask for each target.
 
         Args:
             maps: what `prepare` gave.
             prompts: (T, S, C) fused codebook states.
             image_index: (T,) row of `maps` for each target.
+            prior: (T, h, w) logits that stand in for a coarser mask at the coarsest scale, where there are any.
 
         Returns:
             logits: (T, 2g, 2g) with the finest grid g: the weighted sum of the scales.
             scale_logits: S logits (T, 2g, 2g), each at its own grid.
         """
         scale_logits: list[Tensor] = []
+        coarser = prior
         for scale, image in enumerate(maps):
             source = image[image_index]
-            if scale > 0:
+            if coarser is not None:
                 grid = (self.grids[scale], self.grids[scale])
-                coarse = F.interpolate(scale_logits[-1][:, None], grid, mode="bilinear", align_corners=False)
-                source = source * (coarse.sigmoid() + 1)
-            scale_logits.append(self._decode(source, prompts[:, scale], scale))
+                modulation = F.interpolate(coarser[:, None], grid, mode="bilinear", align_corners=False)
+                source = source * (modulation.sigmoid() + 1)
+            coarser = self._decode(source, prompts[:, scale], scale)
+            scale_logits.append(coarser)
         side = 2 * self.grids[-1]
         enlarged = [
             F.interpolate(logits[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]

@@ -206,6 +206,7 @@ class PixelLMProcessor(ProcessorMixin):
             target_masks=[_masks_of(sample) for sample in samples],
             class_target=stacked([sample.class_target for sample in samples]),
             class_weight=stacked([sample.class_weight for sample in samples]),
+            target_names=_names_of(samples),
         )
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:
@@ -232,6 +233,14 @@ def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[
     # Special, so that they can be switched off in what users write.
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     return tokens
+
+
+def _names_of(samples: Sequence[Sample]) -> Tensor | None:
+    """Vocabulary index of every target of the batch; None where no sample has any."""
+    conversations = [conversation for sample in samples for conversation in sample.conversations]
+    if not any(conversation.names for conversation in conversations):
+        return None
+    return torch.tensor([name for c in conversations for name in c.names or [IGNORE_INDEX] * len(c.masks)])
 
 
 def _masks_of(sample: Sample) -> Tensor:

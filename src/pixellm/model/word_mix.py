@@ -3,7 +3,9 @@
 Where the classifier sees a dog, the language model's image token and the decoder's features receive the embedding of
 " dog": visual features that speak the model's language before anything is trained.
 
-Shapes:  B images · V names · n tokens of the longest name · D LLM width · C decoder width · g grid side
+The same scores give each target a first guess, the prior: the map of the names that its prompt resembles.
+
+Shapes:  B images · T targets · S scales · V names · n tokens of the longest name · D LLM width · C decoder width · g grid side
 """
 
 import torch
@@ -29,6 +31,8 @@ class WordMix(nn.Module):
         longest = max(len(ids) for ids in names)
         self.register_buffer("name_ids", torch.tensor([[*ids, *[-1] * (longest - len(ids))] for ids in names]))
         self.token_gain = nn.Parameter(torch.ones(()))
+        self.to_names = nn.Linear(config.decoder_dim, config.text_config.hidden_size)
+        self.prior_weight = nn.Parameter(torch.ones(()))
         self.to_pixels = nn.Linear(config.text_config.hidden_size, config.decoder_dim, bias=False)
 
     def words(self, embedding: nn.Module) -> Tensor:
@@ -46,6 +50,20 @@ class WordMix(nn.Module):
         """Decoder features (B, C, g, g)."""
         presence = F.interpolate(_presence(class_logits), (grid, grid), mode="area")
         return torch.einsum("bvxy,vc->bcxy", presence, self.to_pixels(words))
+
+    def name_scores(self, prompts: Tensor, words: Tensor) -> Tensor:
+        """How well each name (V) fits the coarsest prompt of each target: (T, S, C) → (T, V)."""
+        return self.to_names(prompts[:, 0]) @ F.normalize(words.to(prompts.dtype), dim=-1).T
+
+    def prior(self, name_scores: Tensor, class_logits: Tensor, image_index: Tensor) -> Tensor:
+        """Where the dense classifier sees what each target is called: logits (T, h, w)."""
+        shares = name_scores.softmax(dim=-1).to(class_logits.dtype)
+        maps = [
+            torch.einsum("tv,vxy->txy", shares[image_index == image], logits)
+            for image, logits in enumerate(class_logits)
+        ]
+        order = torch.cat([(image_index == image).nonzero()[:, 0] for image in range(len(class_logits))])
+        return torch.cat(maps)[order.argsort()]
 
 
 def _presence(class_logits: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pixellm.data.mixture import Mixture, fit
 from pixellm.data.phrasing import Turn, build_turns
 from pixellm.data.semantic import class_targets
 from pixellm.model import PixelLMProcessor
+from pixellm.model.modeling import IGNORE_INDEX
 from pixellm.types import Conversation, Sample
 
 
@@ -48,15 +49,16 @@ class ConversationSamples(Dataset):
             photograph.captions,
         )
         target, weight = class_targets(photograph, self.vocabulary, self.size, self.grid)
-        conversations = tuple(_conversation(turn, photograph) for turn in turns)
+        conversations = tuple(self._conversation(turn, photograph) for turn in turns)
         return Sample(photograph.image, conversations, str(index), target, weight)
 
-
-def _conversation(turn: Turn, photograph: Photograph) -> Conversation:
-    masks = [np.any([photograph.things[i].mask for i in slot], axis=0) for slot in turn.targets]
-    empty = np.zeros((0, photograph.image.height, photograph.image.width), dtype=bool)
-    # Half the resolution tells the losses all that masks of a quarter of it can show.
-    return Conversation(turn.question, turn.answer, (np.stack(masks) if masks else empty)[:, ::2, ::2])
+    def _conversation(self, turn: Turn, photograph: Photograph) -> Conversation:
+        masks = [np.any([photograph.things[i].mask for i in slot], axis=0) for slot in turn.targets]
+        empty = np.zeros((0, photograph.image.height, photograph.image.width), dtype=bool)
+        categories = [photograph.things[slot[0]].category for slot in turn.targets]
+        names = tuple(self.vocabulary.index(c) if c in self.vocabulary else IGNORE_INDEX for c in categories)
+        # Half the resolution tells the losses all that masks of a quarter of it can show.
+        return Conversation(turn.question, turn.answer, (np.stack(masks) if masks else empty)[:, ::2, ::2], names)
 
 
 @dataclass(frozen=True)
