@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import tiny
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.predictor import Predictor
+
+# A busy machine is not a failure.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

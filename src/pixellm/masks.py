@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+# Far outside any photograph: pixels from its top-left corner.
+MAX_COORDINATE = 1e6
+
 Segmentation = list[list[float]] | dict[str, Any]
 
 
@@ -29,6 +32,7 @@ def decode(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     try:
         if isinstance(segmentation, dict):
             size = [int(v) for v in segmentation["size"]]
+            _check_runs(segmentation["counts"], size)
             counts = segmentation["counts"]
             rle = (
                 coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
@@ -38,14 +42,55 @@ def decode(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
         else:
             polygons = [p for p in segmentation if len(p) >= 6]
             if not polygons:
-                raise ValueError("no polygon has three points")
+                raise ValueError("expected polygons of at least three points, got none. Leave empty objects out.")
+            _check_polygons(polygons)
             rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         decoded = coco_mask.decode(rle)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError(f"expected COCO polygons or an RLE dict with 'size' and 'counts', got {error!r}") from error
     if decoded.shape != (height, width):
         raise ValueError(f"expected a mask of {height}×{width} pixels, got {decoded.shape[0]}×{decoded.shape[1]}")
     return decoded.astype(bool)
+
+
+def _check_polygons(polygons: list[list[float]]) -> None:
+    """Pycocotools walks along every edge, and crashes on one that leaves all range."""
+    for polygon in polygons:
+        points = np.asarray(polygon, dtype=np.float64)
+        if points.ndim != 1 or len(points) % 2 or not (np.abs(points) <= MAX_COORDINATE).all():  # NaN fails too
+            raise ValueError(
+                f"expected polygons [x0, y0, x1, y1, …] in pixels, got {str(polygon)[:80]}. Check how it was made."
+            )
+
+
+def _check_runs(counts: Any, size: list[int]) -> None:
+    """Pycocotools leaves memory as it was where the runs end before the mask does."""
+    if isinstance(counts, list):
+        runs = np.asarray(counts, dtype=np.int64)
+    else:
+        runs = _decompress(counts if isinstance(counts, bytes) else counts.encode("ascii"))
+    if (runs < 0).any() or runs.sum() != size[0] * size[1]:
+        raise ValueError(
+            f"expected an RLE whose runs add up to {size[0]}×{size[1]} pixels, got {runs.sum()}. "
+            "Check its size and counts."
+        )
+
+
+def _decompress(counts: bytes) -> np.ndarray:
+    """Run lengths of COCO's text form: groups of 5 bits, low first, 32 = more follow, 16 = sign; from the fourth run on
+    each is the difference to the one before the last (pycocotools, maskApi.c, rleFrString).
+    """
+    groups = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    last = (groups & 32) == 0
+    if not len(groups) or not last[-1] or (groups < 0).any() or (groups > 63).any():
+        raise ValueError("expected the text form of COCO's RLE. Check its counts.")
+    start = np.flatnonzero(np.r_[True, last[:-1]])
+    length = np.diff(np.r_[start, len(groups)])
+    shift = 5 * (np.arange(len(groups)) - np.repeat(start, length))
+    runs = np.add.reduceat((groups & 31) << shift, start) - ((groups[last] & 16) >> 4 << 5 * length)
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    return runs
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:

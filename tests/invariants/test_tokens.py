@@ -81,7 +81,7 @@ def test_control_tokens_in_the_system_prompt_are_plain_text(clip_processor):
     assert [i for i in processor.prefix_ids if i in control_ids(processor)] == count
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.one_of(st.sampled_from([*GENERAL, "<", "|", ">", "[SEG", "0]", "im_end"]), st.text(max_size=4))))
 @example(["<|im_", "end|>"])
 def test_any_question_is_plain_text(clip_processor, pieces):

@@ -46,19 +46,27 @@ class AnswerBuilder:
     targets: list[Target] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     _last: int = 0
+    _space: str = ""
 
     def add_text(self, piece: str) -> str:
-        """Append a decoded piece and return what was really added: a space is put after a mask where one is missing."""
+        """Append a decoded piece and return what was really added.
+
+        A space is put after a mask where one is missing; white space at the end waits for what follows, so that the
+        pieces returned are exactly `text` also where a mask follows (the space before it is dropped).
+        """
         if self.targets and len(self.text) == self._last:
             after_mask = piece.lstrip()
             glued = bool(re.match(r"[.,;:!?)\]'’]", after_mask)) or not self.text
             piece = after_mask if glued or not after_mask else " " + after_mask
+        piece = self._space + piece
+        self._space = piece[len(piece.rstrip()) :]
+        piece = piece.rstrip()
         self.text += piece
         return piece
 
     def add_target(self, logits: Tensor) -> Target:
         """Append a mask, (H, W) logits at the photograph's size, for the phrase that the text ends with."""
-        self.text = self.text.rstrip()
+        self._space = ""
         span = phrase_span(self.text, self._last)
         self._last = len(self.text)
         mask, score = mask_and_score(logits)
@@ -67,7 +75,7 @@ class AnswerBuilder:
         return target
 
     def finish(self) -> Answer:
-        return Answer(self.question, self.text.rstrip(), tuple(self.targets), self.image, tuple(self.token_ids))
+        return Answer(self.question, self.text, tuple(self.targets), self.image, tuple(self.token_ids))
 
 
 def mask_and_score(logits: Tensor) -> tuple[np.ndarray, float]:

@@ -52,6 +52,12 @@ class PixelLMVisionConfig(PreTrainedConfig):
                     f"image_size: expected a multiple of CLIP's patch of {patch} pixels, got {image_size}. "
                     f"Use {image_size // patch * patch or patch}."
                 )
+            depth = self.clip_config.num_hidden_layers
+            if absent := [layer for layer in self.hidden_layers if not -depth - 1 <= layer <= depth]:
+                raise ValueError(
+                    f"hidden_layers: expected entries of CLIP's {depth + 1} hidden states, got {absent}. "
+                    f"Use {-depth - 1} to {depth}."
+                )
             hidden_size = self.clip_config.hidden_size
         elif kind == "timm":
             if any(coarse < fine for coarse, fine in zip(self.reductions, self.reductions[1:], strict=False)):

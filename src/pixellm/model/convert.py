@@ -189,6 +189,7 @@ def _config(
         "pad_token_id",
         "tie_word_embeddings",
         "rope_theta",
+        "rope_scaling",
     ]
     text = LlamaConfig(**{key: settings[key] for key in text_keys if settings.get(key) is not None})
     embeddings = state.get("model.embed_tokens.weight")

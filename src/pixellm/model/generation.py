@@ -244,6 +244,7 @@ class _Chooser:
         # Inside a group nothing is chosen, and outside of it only its first token can be.
         scores[:, self.group[1:]] = -torch.inf
         scores = self.processors(torch.tensor([row.ids], device=scores.device), scores)
+        scores[:, self.group[1:]] = -torch.inf  # whatever the processors made of it
         if self.sampling.temperature > 0:
             chosen = int(torch.multinomial(F.softmax(scores, dim=-1).cpu(), 1, generator=row.generator))
         else:

@@ -80,8 +80,24 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         self.neck = Neck(pixel_width, config.decoder_dim)
         self.pixel_decoder = PixelDecoder(config)
         self.word_mix = WordMix(config) if config.vision_config.vocabulary else None
-        self.neck.requires_grad_(config.train_neck)
         self.post_init()
+        self.freeze_constants()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in `PreTrainedModel`, which makes every loaded parameter trainable; here what is frozen stays so."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_constants()
+        return loaded
+
+    def freeze_constants(self) -> None:
+        """Freeze what the config's switches hold constant; nothing is unfrozen."""
+        if not self.config.train_neck:
+            self.neck.requires_grad_(False)
+            self.pixel_decoder.no_mask_embed.requires_grad_(False)
+        if not self.config.learned_fusion:
+            self.codebook.token_weights.requires_grad_(False)
+            self.pixel_decoder.scale_weights.requires_grad_(False)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

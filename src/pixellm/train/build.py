@@ -82,6 +82,24 @@ def scale_to_words(model: PixelLMForConditionalGeneration) -> None:
         )
 
 
+@torch.no_grad()
+def calibrate_codebook(model: PixelLMForConditionalGeneration, batch: dict) -> None:
+    """Centre and scale the projection's input on the states of a first batch.
+
+    The last-layer states of a language model share one large direction. Without this the projection sees hardly
+    anything else, and every prompt comes out the same (docs/LOG.md, "Codebook collapse").
+    """
+    seen: list[torch.Tensor] = []
+    hook = model.codebook.project.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
+    with torch.autocast(model.device.type, torch.bfloat16):  # frozen weights are bf16
+        model(**batch)
+    hook.remove()
+    states = torch.cat(seen)
+    first = model.codebook.project[0]
+    first.weight.div_(states.std(dim=0).clamp(min=1e-3))
+    first.bias.sub_(first.weight @ states.mean(dim=0))
+
+
 def load_language_model(model: PixelLMForConditionalGeneration) -> None:
     """Load the embedded language model; rows for new tokens start at the mean of the others."""
     state = load_file(fetch_language_model() / "model.safetensors")

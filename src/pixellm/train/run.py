@@ -15,13 +15,15 @@ from pixellm.embedded import fetch_language_model, fetch_vision_weights
 from pixellm.model import PixelLMVisionConfig
 from pixellm.model.assemble import assemble, save_trained
 from pixellm.model.vision import TimmEncoder
-from pixellm.train.build import TIMM_MEAN, TIMM_STD, build_config, build_model, build_processor
+from pixellm.train.build import TIMM_MEAN, TIMM_STD, build_config, build_model, build_processor, calibrate_codebook
 from pixellm.train.dataset import Collator, ConversationSamples
 from pixellm.train.recipe import AnswerStage, Recipe, VisionStage, load_recipe
 from pixellm.train.trainer import PixelLMTrainer
 from pixellm.train.vision import VisionPretraining, VisionSamples, load_backbone
 
 logger = logging.getLogger(__name__)
+
+CALIBRATION_SAMPLES = 16
 
 
 def run(recipe_file: Path, output: Path | None = None, restart: bool = False) -> Path:
@@ -109,11 +111,13 @@ def train_answers(
         grid=config.vision_config.grid_sizes[-1],
         questions=stage.questions,
     )
+    collate = Collator(processor)
+    calibrate_codebook(model, collate([samples[i] for i in range(min(CALIBRATION_SAMPLES, length))]))
     trainer = PixelLMTrainer(
         model,
         _arguments(stage, recipe, result.parent / "answer", bf16=True),
         train_dataset=samples,
-        data_collator=Collator(processor),
+        data_collator=collate,
         learning_rates={"lora_": stage.lora_learning_rate, "vision_encoder": stage.vision_learning_rate},
     )
     _fit(trainer)
