@@ -102,7 +102,7 @@ class PixelLMConfig(PreTrainedConfig):
         overlap_weight: α of the target refinement loss: weight of a pixel that two or more masks of one answer claim
             (1 switches it off).
         semantics_weight: weight of the dense classifier's loss where a sample carries class targets.
-        name_weight: weight of the loss that asks each target's coarsest prompt for its name in the vocabulary.
+        name_weight: weight of the loss that asks each target's first codebook state for its name in the vocabulary.
         compat: "paper", or "released" to reproduce the released weights; sets the defaults of the switches below,
             each of which is a row of docs/parity.md.
         learned_fusion: token and scale weights are parameters (else constants 1/(L·N) and 1/L).

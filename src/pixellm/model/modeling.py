@@ -191,8 +191,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         bias = packed_attention_bias(segment_ids, valid, embeddings.dtype)
         states = self.hidden_states(embeddings, bias, packed_positions(segment_ids))
         groups = find_groups(input_ids, self.config.codebook_ids)
-        prompts = self.codebook.fuse(self._group_states(states, groups).to(images.maps[0].dtype))
-        logits, scale_logits = self._decode(images, prompts, groups[:, 0])
+        group_states = self._group_states(states, groups)
+        logits, scale_logits = self.decode_masks(images, group_states, groups[:, 0])
         counts = torch.bincount(groups[:, 0], minlength=len(input_ids)).tolist()
         output = Output(None, {}, list(logits.split(counts)), scale_logits)
         if labels is not None:
@@ -201,7 +201,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             answers = segment_ids[groups[:, 0], groups[:, 1]].split(counts)
             output.losses |= self._mask_losses(output.mask_logits, target_masks, resized_hw, answers)
         if target_names is not None and self.word_mix is not None and images.words is not None:
-            scores = self.word_mix.name_scores(prompts, images.words).float()
+            scores = self.word_mix.name_scores(self._first_states(group_states), images.words).float()
             known = target_names != IGNORE_INDEX
             loss = F.cross_entropy(scores[known], target_names[known], reduction="sum") / known.sum().clamp(min=1)
             output.losses["names"] = self.config.name_weight * loss
@@ -214,12 +214,11 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
 
     def decode_masks(self, images: EncodedImages, states: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
         """States (G·S·K, D) of complete groups → low-resolution logits (G, 2g, 2g), and those of each scale."""
-        return self._decode(images, self.codebook.fuse(states.to(images.maps[0].dtype)), image_index)
-
-    def _decode(self, images: EncodedImages, prompts: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
+        states = states.to(images.maps[0].dtype)
+        prompts = self.codebook.fuse(states)
         if self.word_mix is None or images.words is None:
             return self.pixel_decoder(images.maps, prompts, image_index)
-        scores = self.word_mix.name_scores(prompts, images.words)
+        scores = self.word_mix.name_scores(self._first_states(states), images.words)
         prior = self.word_mix.prior(scores, images.class_logits, image_index)
         logits, scale_logits = self.pixel_decoder(images.maps, prompts, image_index, prior)
         enlarged = F.interpolate(prior[:, None], logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
@@ -229,6 +228,9 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         first = 0 if self.config.own_state else -1
         offsets = torch.arange(first, first + len(self.config.codebook_ids), device=states.device)
         return states[groups[:, :1], groups[:, 1:] + offsets].flatten(0, 1)
+
+    def _first_states(self, states: Tensor) -> Tensor:
+        return states.unflatten(0, (-1, len(self.config.codebook_ids)))[:, 0]
 
     def _padding_tokens(self, input_ids: Tensor, images: EncodedImages) -> Tensor:
         is_image = input_ids == IMAGE_TOKEN_ID

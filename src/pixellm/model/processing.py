@@ -158,6 +158,8 @@ class PixelLMProcessor(ProcessorMixin):
                 continue
             for slot, piece in enumerate(fields[part].split(SEG_SLOT) if part == "answer" else [fields[part]]):
                 if slot:
+                    # No space token between a phrase and its mask: the state before a group is the phrase's last word.
+                    runs[-1] = runs[-1].rstrip() if isinstance(runs[-1], str) else runs[-1]
                     control(self.codebook_ids)
                 runs[-1] += piece
         ids: list[int] = []

@@ -3,9 +3,10 @@
 Where the classifier sees a dog, the language model's image token and the decoder's features receive the embedding of
 " dog": visual features that speak the model's language before anything is trained.
 
-The same scores give each target a first guess, the prior: the map of the names that its prompt resembles.
+The same scores give each target a first guess, the prior: the map of the names that its codebook states resemble.
 
-Shapes:  B images · T targets · S scales · V names · n tokens of the longest name · D LLM width · C decoder width · g grid side
+Shapes:  B images · T targets · S scales · V names · n tokens of a name · D LLM width
+         C decoder width · g grid side
 """
 
 import torch
@@ -31,7 +32,9 @@ class WordMix(nn.Module):
         longest = max(len(ids) for ids in names)
         self.register_buffer("name_ids", torch.tensor([[*ids, *[-1] * (longest - len(ids))] for ids in names]))
         self.token_gain = nn.Parameter(torch.ones(()))
-        self.to_names = nn.Linear(config.decoder_dim, config.text_config.hidden_size)
+        self.to_names = nn.Linear(config.text_config.hidden_size, config.text_config.hidden_size)
+        nn.init.zeros_(self.to_names.weight)  # at the start every name fits as well as any other
+        nn.init.zeros_(self.to_names.bias)
         self.prior_weight = nn.Parameter(torch.ones(()))
         self.to_pixels = nn.Linear(config.text_config.hidden_size, config.decoder_dim, bias=False)
 
@@ -51,9 +54,9 @@ class WordMix(nn.Module):
         presence = F.interpolate(_presence(class_logits), (grid, grid), mode="area")
         return torch.einsum("bvxy,vc->bcxy", presence, self.to_pixels(words))
 
-    def name_scores(self, prompts: Tensor, words: Tensor) -> Tensor:
-        """How well each name (V) fits the coarsest prompt of each target: (T, S, C) → (T, V)."""
-        return self.to_names(prompts[:, 0]) @ F.normalize(words.to(prompts.dtype), dim=-1).T
+    def name_scores(self, states: Tensor, words: Tensor) -> Tensor:
+        """How well each name (V) fits each target, by the first state of its group: (T, D) → (T, V)."""
+        return self.to_names(states) @ word_directions(words.to(states.dtype)).T
 
     def prior(self, name_scores: Tensor, class_logits: Tensor, image_index: Tensor) -> Tensor:
         """Where the dense classifier sees what each target is called: logits (T, h, w)."""
@@ -64,6 +67,11 @@ class WordMix(nn.Module):
         ]
         order = torch.cat([(image_index == image).nonzero()[:, 0] for image in range(len(class_logits))])
         return torch.cat(maps)[order.argsort()]
+
+
+def word_directions(words: Tensor) -> Tensor:
+    """Embeddings (V, D) scaled to a root mean square of 1."""
+    return F.normalize(words, dim=-1) * words.shape[-1] ** 0.5
 
 
 def _presence(class_logits: Tensor) -> Tensor:

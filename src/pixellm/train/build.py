@@ -1,5 +1,7 @@
 """A new model from pretrained parts, ready for a recipe's answer stage."""
 
+from collections.abc import Iterable
+
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
@@ -10,10 +12,13 @@ from pixellm.embedded import fetch_language_model
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.chatml import CHATML
 from pixellm.model.processing import add_codebook_tokens
+from pixellm.model.word_mix import word_directions
 from pixellm.train.recipe import Lora, Recipe
 
 # Every linear layer of a LLaMA block.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RIDGE = 0.01  # of the states' variance
+SURE_SCORE = 12.0  # logit of the right name among all
 TIMM_MEAN = TIMM_STD = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
 
 
@@ -98,6 +103,36 @@ def calibrate_codebook(model: PixelLMForConditionalGeneration, batch: dict) -> N
     first = model.codebook.project[0]
     first.weight.div_(states.std(dim=0).clamp(min=1e-3))
     first.bias.sub_(first.weight @ states.mean(dim=0))
+
+
+@torch.no_grad()
+def fit_names(model: PixelLMForConditionalGeneration, batches: Iterable[dict]) -> None:
+    """Start `WordMix.to_names` at the least-squares map from codebook states to the words of their names.
+
+    Args:
+        model: with a dense classifier.
+        batches: keyword arguments with `target_names`.
+    """
+    states, names = [], []
+    hook = model.word_mix.to_names.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0].float()))
+    with torch.autocast(model.device.type, torch.bfloat16):
+        for batch in batches:
+            before = len(states)
+            model(**batch)
+            del states[before + 1 :]  # the loss asks for the same states again
+            names.append(batch["target_names"])
+    hook.remove()
+    x, target = torch.cat(states), torch.cat(names)
+    x, target = x[target >= 0], target[target >= 0]
+    directions = word_directions(model.word_mix.words(model.get_input_embeddings()).float())
+    mean = x.mean(dim=0)
+    centred = x - mean
+    gram = centred.T @ centred
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
+    wanted = directions[target] * (SURE_SCORE / directions.shape[-1])
+    weight = torch.linalg.solve(gram + ridge, centred.T @ wanted).T
+    model.word_mix.to_names.weight.copy_(weight)
+    model.word_mix.to_names.bias.copy_(wanted.mean(dim=0) - weight @ mean)
 
 
 def load_language_model(model: PixelLMForConditionalGeneration) -> None:

@@ -1,6 +1,6 @@
 """Photographs → training samples: questions are phrased after augmentation, from the masks that are left."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +9,14 @@ from torch.utils.data import Dataset
 
 from pixellm.data.coco import Photograph
 from pixellm.data.mixture import Mixture, fit
+from pixellm.data.describe import noun
 from pixellm.data.phrasing import Turn, build_turns
 from pixellm.data.semantic import class_targets
 from pixellm.model import PixelLMProcessor
 from pixellm.model.modeling import IGNORE_INDEX
 from pixellm.types import Conversation, Sample
+
+NAMES_PER_PHOTOGRAPH = 16
 
 
 @dataclass
@@ -59,6 +62,25 @@ class ConversationSamples(Dataset):
         names = tuple(self.vocabulary.index(c) if c in self.vocabulary else IGNORE_INDEX for c in categories)
         # Half the resolution tells the losses all that masks of a quarter of it can show.
         return Conversation(turn.question, turn.answer, (np.stack(masks) if masks else empty)[:, ::2, ::2], names)
+
+
+def naming_samples(vocabulary: Sequence[str], samples: ConversationSamples) -> Iterator[list[Sample]]:
+    """Every name of the vocabulary in the forms that answers use, said of any photograph; masks are left empty."""
+    forms = []
+    for index, name in enumerate(vocabulary):
+        word = noun(name)
+        for phrase in (f"The {word.singular}", f"The {word.plural}", f"A {word.singular}"):
+            forms.append((index, f"Segment the {word.singular}.", phrase))
+            forms.append((index, "What do you see in this image?", f"A chair {{seg}} and {phrase.lower()}"))
+    for start in range(0, len(forms), NAMES_PER_PHOTOGRAPH):
+        image = samples[start // NAMES_PER_PHOTOGRAPH % len(samples)].image
+        conversations = []
+        for index, question, phrase in forms[start : start + NAMES_PER_PHOTOGRAPH]:
+            slots = phrase.count("{seg}")
+            names = (*[IGNORE_INDEX] * slots, index)
+            masks = np.zeros((slots + 1, 1, 1), dtype=bool)
+            conversations.append(Conversation(question, f"{phrase} {{seg}}.", masks, names))
+        yield [Sample(image, tuple(conversations), f"names {start}")]
 
 
 @dataclass(frozen=True)

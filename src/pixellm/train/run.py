@@ -15,8 +15,16 @@ from pixellm.embedded import fetch_language_model, fetch_vision_weights
 from pixellm.model import PixelLMVisionConfig
 from pixellm.model.assemble import assemble, save_trained
 from pixellm.model.vision import TimmEncoder
-from pixellm.train.build import TIMM_MEAN, TIMM_STD, build_config, build_model, build_processor, calibrate_codebook
-from pixellm.train.dataset import Collator, ConversationSamples
+from pixellm.train.build import (
+    TIMM_MEAN,
+    TIMM_STD,
+    build_config,
+    build_model,
+    build_processor,
+    calibrate_codebook,
+    fit_names,
+)
+from pixellm.train.dataset import Collator, ConversationSamples, naming_samples
 from pixellm.train.recipe import AnswerStage, Recipe, VisionStage, load_recipe
 from pixellm.train.trainer import PixelLMTrainer
 from pixellm.train.vision import VisionPretraining, VisionSamples, load_backbone
@@ -113,6 +121,7 @@ def train_answers(
     )
     collate = Collator(processor)
     calibrate_codebook(model, collate([samples[i] for i in range(min(CALIBRATION_SAMPLES, length))]))
+    fit_names(model, map(collate, naming_samples(vocabulary, samples)))
     trainer = PixelLMTrainer(
         model,
         _arguments(stage, recipe, result.parent / "answer", bf16=True),
