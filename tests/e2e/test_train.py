@@ -57,7 +57,7 @@ def recipe(photographs, tmp_path, monkeypatch) -> Path:
     backbone = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     save_file(backbone.state_dict(), vision / "model.safetensors")
     monkeypatch.setattr(build, "fetch_language_model", lambda: language_model)
-    monkeypatch.setattr(training, "fetch_vision_weights", lambda: vision)
+    monkeypatch.setattr(training, "fetch_vision_weights", lambda: vision / "model.safetensors")
     monkeypatch.setattr(training, "fetch_language_model", lambda: language_model)
     stage = {"steps": STEPS, "batch_size": 2, "save_steps": SAVE, "warmup_steps": 1, "learning_rate": 1e-3}
     fields = {
@@ -81,7 +81,7 @@ def recipe(photographs, tmp_path, monkeypatch) -> Path:
         },
         "lora": {"rank": 2, "alpha": 4},
         "vision_stage": {**stage, "image_size": 64, "backbone_learning_rate": 1e-4},
-        "answer_stage": {**stage, "questions": 2, "lora_learning_rate": 1e-2, "vision_learning_rate": 1e-4},
+        "answer_stage": {**stage, "questions": 2, "lora_learning_rate": 1e-2, "vision_learning_rate": 1e-4, "name_learning_rate": 1e-5},
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(fields))

@@ -74,8 +74,8 @@ def mini(tmp_path, monkeypatch):
     (pretrained / "delta.bin").write_bytes(b"trained")
     calls = []
 
-    def assemble(pretrained_dir, language_model_dir, vision_weights_file, out_dir):
-        calls.append((pretrained_dir, language_model_dir, vision_weights_file, out_dir))
+    def assemble(pretrained_dir, language_model_dir, out_dir):
+        calls.append((pretrained_dir, language_model_dir, out_dir))
         (out_dir / "config.json").write_text('{"model_type": "pixellm"}')
 
     module = types.ModuleType("pixellm.model.assemble")
@@ -312,10 +312,9 @@ def test_mini_is_assembled_once(mini):
     directory = hub.resolve("pixellm-mini")
     assert directory.parent == cache_dir() / "models"
     assert directory.name.removeprefix("pixellm-mini-").isalnum()
-    pretrained, language_model, vision_weights, _ = mini[0]
+    pretrained, language_model, _ = mini[0]
     assert pretrained == hub.PRETRAINED
     assert (language_model / "model.bin").is_file()
-    assert vision_weights.read_bytes() == CONTENT
     assert hub.resolve("pixellm-mini") == hub.where("pixellm-mini") == hub.resolve(directory.name) == directory
     assert len(mini) == 1
 
@@ -337,7 +336,7 @@ def test_list_and_remove(mini):
     directory = hub.resolve("pixellm-mini")
     (info,) = hub.list_models()
     assert info == hub.ModelInfo("pixellm-mini", "embedded", directory, info.size, True)
-    assert info.size == 2 * len(CONTENT) + len('{"model_type": "pixellm"}')
+    assert info.size == len(CONTENT) + len('{"model_type": "pixellm"}')
     assert hub.remove("pixellm-mini") == info.size
     assert not directory.exists()
     assert not any(part.directory.exists() for part in hub.PARTS)

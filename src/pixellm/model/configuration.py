@@ -107,6 +107,7 @@ class PixelLMConfig(PreTrainedConfig):
             each of which is a row of docs/parity.md.
         learned_fusion: token and scale weights are parameters (else constants 1/(L·N) and 1/L).
         own_state: a codebook token is read from its own state (else from the state before, which predicts it).
+        word_skip: the codebook reads each state plus the word embedding at its position times this (0: the state alone).
         train_neck: the neck and the prompt embeddings train (else they stay as they are).
         shifted_positions: CLIP's position table was resized with the class token taken for the last row.
     """
@@ -139,6 +140,7 @@ class PixelLMConfig(PreTrainedConfig):
         compat: Compat = "paper",
         learned_fusion: bool | None = None,
         own_state: bool | None = None,
+        word_skip: float = 0.0,
         train_neck: bool | None = None,
         shifted_positions: bool | None = None,
         **kwargs,
@@ -169,6 +171,7 @@ class PixelLMConfig(PreTrainedConfig):
         paper = compat == "paper"
         self.learned_fusion = paper if learned_fusion is None else learned_fusion
         self.own_state = paper if own_state is None else own_state
+        self.word_skip = word_skip
         self.train_neck = paper if train_neck is None else train_neck
         self.shifted_positions = (not paper) if shifted_positions is None else shifted_positions
         self._validate_sizes(count)

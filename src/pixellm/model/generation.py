@@ -106,6 +106,7 @@ class _Row:
     pending: list[int]
     generated: int = 0
     last_state: Tensor | None = None
+    last_read: Tensor | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
 
 
@@ -160,13 +161,13 @@ def generate(
     chooser = _Chooser(model, eos_ids, sampling)
     group = model.config.codebook_ids
     while rows:
-        states = context.feed(model, rows)
+        states, read = context.feed(model, rows)
         kept: list[int] = []
         for slot, row in enumerate(rows):
-            new = states[slot, : len(row.pending)]
+            new = read[slot, : len(row.pending)]
             if row.pending == group:
                 yield Step(row.index, tuple(group), _group_states(model, row, new), chooser.spent(row))
-            row.last_state = new[-1]
+            row.last_read, row.last_state = new[-1], states[slot, len(row.pending) - 1]
             if row.generated and chooser.spent(row):
                 continue
             row.pending = chooser.choose(row)
@@ -186,8 +187,8 @@ def generate(
 def _group_states(model: PixelLMForConditionalGeneration, row: _Row, new: Tensor) -> Tensor:
     if model.config.own_state:
         return new
-    assert row.last_state is not None
-    return torch.cat([row.last_state[None], new[:-1]])
+    assert row.last_read is not None
+    return torch.cat([row.last_read[None], new[:-1]])
 
 
 @dataclass
@@ -205,8 +206,8 @@ class _Context:
         cache.batch_select_indices(index)
         return cls(cache, prefix.valid[index], torch.full_like(index, prefix.valid.shape[1]))
 
-    def feed(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> Tensor:
-        """Run every row's pending ids, padded to the longest: states (R, W, D)."""
+    def feed(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> tuple[Tensor, Tensor]:
+        """Run every row's pending ids, padded to the longest: states (R, W, D), and what the codebook reads of them."""
         device = self.valid.device
         lengths = torch.tensor([len(row.pending) for row in rows], device=device)
         width = int(lengths.max())
@@ -220,7 +221,7 @@ class _Context:
         states = model.hidden_states(embeddings, bias, self.position[:, None] + offsets, self.cache)
         self.valid = torch.cat([self.valid, own], dim=1)
         self.position = self.position + lengths
-        return states
+        return states, model.codebook_input(states, embeddings)
 
     def keep(self, slots: Tensor) -> None:
         self.cache.batch_select_indices(slots)

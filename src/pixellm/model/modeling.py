@@ -191,7 +191,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         bias = packed_attention_bias(segment_ids, valid, embeddings.dtype)
         states = self.hidden_states(embeddings, bias, packed_positions(segment_ids))
         groups = find_groups(input_ids, self.config.codebook_ids)
-        group_states = self._group_states(states, groups)
+        group_states = self._group_states(self.codebook_input(states, embeddings), groups)
         logits, scale_logits = self.decode_masks(images, group_states, groups[:, 0])
         counts = torch.bincount(groups[:, 0], minlength=len(input_ids)).tolist()
         output = Output(None, {}, list(logits.split(counts)), scale_logits)
@@ -211,6 +211,13 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         if output.losses:
             output.loss = torch.stack(list(output.losses.values())).sum()
         return output
+
+    def codebook_input(self, states: Tensor, embeddings: Tensor) -> Tensor:
+        """What the codebook reads: last-layer states (…, D), with a skip from the word embeddings (…, D) below them.
+
+        A small language model's last states say what comes next, and little of the word that was just written.
+        """
+        return states + self.config.word_skip * embeddings if self.config.word_skip else states
 
     def decode_masks(self, images: EncodedImages, states: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
         """States (G·S·K, D) of complete groups → low-resolution logits (G, 2g, 2g), and those of each scale."""

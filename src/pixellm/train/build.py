@@ -17,7 +17,7 @@ from pixellm.train.recipe import Lora, Recipe
 
 # Every linear layer of a LLaMA block.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RIDGE = 0.01  # of the states' variance
+RIDGE = 0.05  # of the states' variance
 SURE_SCORE = 12.0  # logit of the right name among all
 TIMM_MEAN = TIMM_STD = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
 

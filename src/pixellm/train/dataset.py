@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pixellm.data.coco import Photograph
-from pixellm.data.mixture import Mixture, fit
 from pixellm.data.describe import noun
+from pixellm.data.mixture import Mixture, fit
 from pixellm.data.phrasing import Turn, build_turns
 from pixellm.data.semantic import class_targets
 from pixellm.model import PixelLMProcessor
 from pixellm.model.modeling import IGNORE_INDEX
 from pixellm.types import Conversation, Sample
 
-NAMES_PER_PHOTOGRAPH = 16
+NAMES_PER_PHOTOGRAPH = 12
 
 
 @dataclass
@@ -69,7 +69,7 @@ def naming_samples(vocabulary: Sequence[str], samples: ConversationSamples) -> I
     forms = []
     for index, name in enumerate(vocabulary):
         word = noun(name)
-        for phrase in (f"The {word.singular}", f"The {word.plural}", f"A {word.singular}"):
+        for phrase in (f"The {word.singular}", f"The {word.plural}"):
             forms.append((index, f"Segment the {word.singular}.", phrase))
             forms.append((index, "What do you see in this image?", f"A chair {{seg}} and {phrase.lower()}"))
     for start in range(0, len(forms), NAMES_PER_PHOTOGRAPH):

@@ -31,6 +31,7 @@ class AnswerStage:
     learning_rate: float
     lora_learning_rate: float
     vision_learning_rate: float
+    name_learning_rate: float
     questions: int
     warmup_steps: int = 40
     weight_decay: float = 0.0

@@ -81,7 +81,7 @@ def train_vision(
     """First stage: the encoder's weights go to `result`."""
     settings = PixelLMVisionConfig(kind="timm", vocabulary=tuple(vocabulary), **recipe.model["vision"])
     encoder = TimmEncoder(settings)
-    load_backbone(encoder, fetch_vision_weights() / "model.safetensors", vocabulary)
+    load_backbone(encoder, fetch_vision_weights(), vocabulary)
     samples = VisionSamples(
         mixture=_mixture(recipe, sources, stage.steps * stage.batch_size),
         vocabulary=vocabulary,
@@ -127,7 +127,11 @@ def train_answers(
         _arguments(stage, recipe, result.parent / "answer", bf16=True),
         train_dataset=samples,
         data_collator=collate,
-        learning_rates={"lora_": stage.lora_learning_rate, "vision_encoder": stage.vision_learning_rate},
+        learning_rates={
+            "lora_": stage.lora_learning_rate,
+            "vision_encoder": stage.vision_learning_rate,
+            "word_mix.to_names": stage.name_learning_rate,
+        },
     )
     _fit(trainer)
     partial = result.with_suffix(".partial")
