@@ -81,7 +81,13 @@ def recipe(photographs, tmp_path, monkeypatch) -> Path:
         },
         "lora": {"rank": 2, "alpha": 4},
         "vision_stage": {**stage, "image_size": 64, "backbone_learning_rate": 1e-4},
-        "answer_stage": {**stage, "questions": 2, "lora_learning_rate": 1e-2, "vision_learning_rate": 1e-4, "name_learning_rate": 1e-5},
+        "answer_stage": {
+            **stage,
+            "questions": 2,
+            "lora_learning_rate": 1e-2,
+            "vision_learning_rate": 1e-4,
+            "name_learning_rate": 1e-5,
+        },
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(fields))
@@ -123,7 +129,7 @@ def test_resumed_equals_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
     resumed = trained_weights(recipe, tmp_path / "resumed")
     assert whole.keys() == resumed.keys()
     for key, tensor in whole.items():
-        assert torch.equal(tensor, resumed[key]), key
+        assert torch.equal(tensor, resumed[key]), (key, float((tensor.float() - resumed[key].float()).abs().max()))
 
 
 def test_assembled_model_is_the_trained_one(recipe, tmp_path, monkeypatch) -> None:
@@ -137,9 +143,9 @@ def test_assembled_model_is_the_trained_one(recipe, tmp_path, monkeypatch) -> No
     inputs = torch.randn(1, 5, merged.config.text_config.hidden_size)
     with torch.no_grad():
         expected = unmerged.language_model(inputs_embeds=inputs).logits
-        assert torch.allclose(merged.language_model(inputs_embeds=inputs).logits, expected, atol=2e-2)
+        assert torch.allclose(merged.language_model(inputs_embeds=inputs).logits, expected, atol=2e-3)
         plain = LlamaForCausalLM.from_pretrained(build.fetch_language_model())(inputs_embeds=inputs).logits
-    assert not torch.allclose(plain, expected[..., : plain.shape[-1]], atol=2e-2), "training changed nothing"
+    assert not torch.allclose(plain, expected[..., : plain.shape[-1]], atol=2e-3), "training changed nothing"
     predictor = Predictor.load(out)
     predictor.set_image(Image.new("RGB", (64, 48), "red"))
     assert predictor.ask("Segment the apple.", max_new_tokens=8).question == "Segment the apple."

@@ -114,7 +114,7 @@ def same_answers(loaded, original):
     assert len(answers[0].targets) == 2
     for got, expected in zip(answers[0].targets, answers[1].targets, strict=True):
         assert (got.mask == expected.mask).all()
-        assert got.score == expected.score
+        assert got.score == pytest.approx(expected.score, rel=1e-5)
         assert got.span == expected.span
 
 
@@ -173,6 +173,8 @@ FIELDS = {
     "dice_weight": 0.4,
     "overlap_weight": 3.0,
     "semantics_weight": 0.7,
+    "name_weight": 0.2,
+    "word_skip": 1.5,
     "compat": "released",
     "learned_fusion": True,
     "own_state": True,

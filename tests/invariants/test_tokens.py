@@ -104,12 +104,13 @@ def test_the_template_itself_has_its_control_tokens(processor):
     assert processor.encode_trusted("[SEG0]") == processor.codebook_ids[:1]
 
 
+# Each answer and the text of its labels: the white space before a mask is dropped.
 ANSWERS = [
-    ("It is the dog {seg}.", "It is the dog .", 1),
+    ("It is the dog {seg}.", "It is the dog.", 1),
     ("{seg}", "", 1),
-    ("{seg}{seg} and {seg}", " and ", 3),
+    ("{seg}{seg} and {seg}", " and", 3),
     ("No such thing is here.", "No such thing is here.", 0),
-    ("猫 {seg}, é and 😀{seg}", "猫 , é and 😀", 2),
+    ("猫 {seg}, é and 😀{seg}", "猫, é and 😀", 2),
 ]
 
 
@@ -120,7 +121,7 @@ def test_labels_are_the_answer(processor, answer, text, count):
         Conversation("What?", "Sure {seg}", np.ones((1, 8, 8), bool)),
     )
     batch = processor([Sample(tiny.picture(8, 8), conversations)])
-    for number, (written, groups) in enumerate(((text, count), ("Sure ", 1)), start=1):
+    for number, (written, groups) in enumerate(((text, count), ("Sure", 1)), start=1):
         mine = (batch.segment_ids[0] == number) & (batch.labels[0] != IGNORE_INDEX)
         labels = batch.labels[0][mine].tolist()
         assert labels == batch.input_ids[0][mine].tolist()

@@ -107,7 +107,7 @@ class PixelLMConfig(PreTrainedConfig):
             each of which is a row of docs/parity.md.
         learned_fusion: token and scale weights are parameters (else constants 1/(L·N) and 1/L).
         own_state: a codebook token is read from its own state (else from the state before, which predicts it).
-        word_skip: the codebook reads each state plus the word embedding at its position times this (0: the state alone).
+        word_skip: the codebook reads each state plus the word embedding at its position times this (0: the state).
         train_neck: the neck and the prompt embeddings train (else they stay as they are).
         shifted_positions: CLIP's position table was resized with the class token taken for the last row.
     """

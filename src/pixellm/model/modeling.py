@@ -60,7 +60,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
     config_class = PixelLMConfig
     base_model_prefix = "pixellm"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = False

@@ -47,7 +47,6 @@ def run(recipe_file: Path, output: Path | None = None, restart: bool = False) ->
     if restart and output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
     sources = [source.load(recipe.data_root) for source in recipe.sources]
     vocabulary = names_of(sources)
     encoder = output / "vision" / "encoder.safetensors"
@@ -79,6 +78,7 @@ def train_vision(
     recipe: Recipe, stage: VisionStage, sources: list[CocoSource], vocabulary: list[str], result: Path
 ) -> None:
     """First stage: the encoder's weights go to `result`."""
+    torch.manual_seed(recipe.seed)
     settings = PixelLMVisionConfig(kind="timm", vocabulary=tuple(vocabulary), **recipe.model["vision"])
     encoder = TimmEncoder(settings)
     load_backbone(encoder, fetch_vision_weights(), vocabulary)
@@ -106,6 +106,7 @@ def train_answers(
     recipe: Recipe, stage: AnswerStage, sources: list[CocoSource], vocabulary: list[str], encoder: Path, result: Path
 ) -> None:
     """Second stage: what was trained goes to the directory `result`."""
+    torch.manual_seed(recipe.seed)  # not the state that the first stage left, if it ran in this process
     processor = build_processor(recipe)
     config = build_config(recipe, processor, vocabulary)
     model = build_model(config, load_file(encoder), recipe.lora)

@@ -38,7 +38,9 @@ class PixelLMTrainer(Trainer):
         matches = [start for start in self.learning_rates if start in name]
         return self.learning_rates[max(matches, key=len)] if matches else self.args.learning_rate
 
-    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object) -> Tensor:
+    def compute_loss(
+        self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object
+    ) -> Tensor | tuple[Tensor, Output]:
         output: Output = model(**inputs)
         if output.loss is None:
             raise ValueError("expected a batch with labels or masks, got one without anything to learn.")
