@@ -113,7 +113,7 @@ class PixelLMConfig(PreTrainedConfig):
     """
 
     model_type = "pixellm"
-    sub_configs = {"vision_config": PixelLMVisionConfig, "text_config": AutoConfig}  # noqa: RUF012
+    sub_configs = {"vision_config": PixelLMVisionConfig, "text_config": AutoConfig}  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,

@@ -241,6 +241,7 @@ class _Chooser:
         self.stopping = StoppingCriteriaList([*ends, *sampling.stopping])
 
     def choose(self, row: _Row) -> list[int]:
+        assert row.last_state is not None
         scores = self.head(row.last_state[None]).float()
         # Inside a group nothing is chosen, and outside of it only its first token can be.
         scores[:, self.group[1:]] = -torch.inf

@@ -8,6 +8,7 @@ Shapes:  B images · S side of the square · T tokens
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -97,7 +98,8 @@ class PixelLMProcessor(ProcessorMixin):
         self.control_tokens = list(control_tokens)
         self.strip_text = strip_text
         self._control_ids = {
-            token: tokenizer.convert_tokens_to_ids(token) for token in [*self.control_tokens, *self.codebook_tokens]
+            token: cast("int", tokenizer.convert_tokens_to_ids(token))
+            for token in [*self.control_tokens, *self.codebook_tokens]
         }
         unknown = [
             t
