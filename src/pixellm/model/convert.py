@@ -166,13 +166,7 @@ def _codebook_tokens(tokenizer: LlamaTokenizer) -> list[str]:
     return tokens
 
 
-def _config(
-    settings: dict[str, Any], clip: dict[str, Any], tokenizer: LlamaTokenizer, state: dict[str, Tensor]
-) -> PixelLMConfig:
-    tokens = _codebook_tokens(tokenizer)
-    scales = settings.get("image_feature_scale_num", len(RELEASED_LAYERS))
-    if len(tokens) % scales:
-        raise ValueError(f"expected a multiple of {scales} codebook tokens (one part for each scale), got {tokens}.")
+def _text_config(settings: dict[str, Any], state: dict[str, Tensor]) -> LlamaConfig:
     text_keys = [
         "vocab_size",
         "hidden_size",
@@ -196,6 +190,17 @@ def _config(
     if embeddings is not None:
         # Released merges left the size before the codebook was added in config.json.
         text.vocab_size = len(embeddings)
+    return text
+
+
+def _config(
+    settings: dict[str, Any], clip: dict[str, Any], tokenizer: LlamaTokenizer, state: dict[str, Tensor]
+) -> PixelLMConfig:
+    tokens = _codebook_tokens(tokenizer)
+    scales = settings.get("image_feature_scale_num", len(RELEASED_LAYERS))
+    if len(tokens) % scales:
+        raise ValueError(f"expected a multiple of {scales} codebook tokens (one part for each scale), got {tokens}.")
+    text = _text_config(settings, state)
     clip_vision = clip.get("vision_config", clip)
     clip_keys = (
         "hidden_size intermediate_size num_hidden_layers num_attention_heads patch_size hidden_act layer_norm_eps"
@@ -230,7 +235,7 @@ def _config(
         num_mask_tokens=mask_tokens.shape[0],
         overlap_weight=1.0,  # the released code has its refinement loss commented out (docs/parity.md)
         compat="released",
-        dtype=str((mask_tokens if embeddings is None else embeddings).dtype).removeprefix("torch."),
+        dtype=str(state.get("model.embed_tokens.weight", mask_tokens).dtype).removeprefix("torch."),
     )
 
 

@@ -226,7 +226,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         if self.word_mix is None or images.words is None:
             return self.pixel_decoder(images.maps, prompts, image_index)
         scores = self.word_mix.name_scores(self._first_states(states), images.words)
-        prior = self.word_mix.prior(scores, images.class_logits, image_index)
+        # The classifier has a loss of its own; the masks' gradient would pull it away from that (docs/LOG.md).
+        prior = self.word_mix.prior(scores, images.class_logits.detach(), image_index)
         logits, scale_logits = self.pixel_decoder(images.maps, prompts, image_index, prior)
         enlarged = F.interpolate(prior[:, None], logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         return logits + self.word_mix.prior_weight * enlarged, scale_logits
