@@ -5,6 +5,7 @@ A photograph is encoded once; all questions on it share its image features and k
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,14 @@ from pixellm.model.generation import Prefix, Sampling, Step, encode_prefix, gene
 from pixellm.types import Answer, Done, Event, Target, TextPiece
 
 ImageSource = str | Path | Image.Image | np.ndarray
+
+
+class _Asked(NamedTuple):
+    """A question, its photograph, and the photograph's row in the encoded prefix."""
+
+    question: str
+    photograph: Image.Image
+    image: int
 
 
 class Predictor:
@@ -77,7 +86,7 @@ class Predictor:
         photograph, prefix = self._current()
         if not questions:
             return []
-        return self._answers(prefix, [photograph] * len(questions), [0] * len(questions), questions, sampling)
+        return self._answers(prefix, [_Asked(question, photograph, 0) for question in questions], sampling)
 
     def ask_batch(self, images: Sequence[ImageSource], questions: Sequence[str], **sampling) -> list[Answer]:
         """Answer one question on each photograph, all at once; the photograph of `set_image` stays as it is."""
@@ -89,12 +98,13 @@ class Predictor:
         if not images:
             return []
         photographs = [load_image(image) for image in images]
-        return self._answers(self._encode(photographs), photographs, range(len(images)), questions, sampling)
+        asked = [_Asked(question, photographs[i], i) for i, question in enumerate(questions)]
+        return self._answers(self._encode(photographs), asked, sampling)
 
     def stream(self, question: str, **sampling) -> Iterator[Event]:
         """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""
         photograph, prefix = self._current()
-        for _, event in self._events(prefix, [photograph], [0], [question], sampling):
+        for _, event in self._events(prefix, [_Asked(question, photograph, 0)], sampling):
             yield event
 
     def _current(self) -> tuple[Image.Image, Prefix]:
@@ -107,42 +117,25 @@ class Predictor:
         pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
         return encode_prefix(self.model, pixels, inputs["resized_hw"].to(pixels.device), self.processor.prefix_ids)
 
-    def _answers(
-        self,
-        prefix: Prefix,
-        photographs: Sequence[Image.Image],
-        image_index: Sequence[int],
-        questions: Sequence[str],
-        sampling: dict,
-    ) -> list[Answer]:
+    def _answers(self, prefix: Prefix, asked: Sequence[_Asked], sampling: dict) -> list[Answer]:
         answers: dict[int, Answer] = {}
-        for row, event in self._events(prefix, photographs, image_index, questions, sampling):
+        for row, event in self._events(prefix, asked, sampling):
             if isinstance(event, Done):
                 answers[row] = event.answer
-        return [answers[row] for row in range(len(questions))]
+        return [answers[row] for row in range(len(asked))]
 
-    def _events(
-        self,
-        prefix: Prefix,
-        photographs: Sequence[Image.Image],
-        image_index: Sequence[int],
-        questions: Sequence[str],
-        sampling: dict,
-    ) -> Iterator[tuple[int, Event]]:
+    def _events(self, prefix: Prefix, asked: Sequence[_Asked], sampling: dict) -> Iterator[tuple[int, Event]]:
         """Events of all rows, each with its row."""
-        for question in questions:
-            if not question.strip():
-                raise ValueError("expected a question, got an empty text.")
-        prompts = [self.processor.prompt_ids(question) for question in questions]
-        rows = [
-            _RowDecoder(self.processor, AnswerBuilder(question, photograph))
-            for question, photograph in zip(questions, photographs, strict=True)
-        ]
+        if not all(one.question.strip() for one in asked):
+            raise ValueError("expected a question, got an empty text.")
+        prompts = [self.processor.prompt_ids(one.question) for one in asked]
+        rows = [_RowDecoder(self.processor, AnswerBuilder(one.question, one.photograph)) for one in asked]
+        images = [one.image for one in asked]
         settings = Sampling(**sampling)
-        for step in generate(self.model, prefix, image_index, prompts, self.processor.eos_ids, settings):
+        for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):
             row = rows[step.row]
             if step.states is not None:
-                logits = self._mask(prefix, image_index[step.row], step.states, row.builder.image)
+                logits = self._mask(prefix, images[step.row], step.states, row.builder.image)
                 events = row.target(step, logits)
             else:
                 events = row.text(step)
