@@ -40,7 +40,7 @@ def clip_processor() -> PixelLMProcessor:
 
 @pytest.fixture(scope="session")
 def timm_processor() -> PixelLMProcessor:
-    return tiny.tiny_processor(image_size=64, num_image_tokens=4)
+    return tiny.tiny_processor(image_size=64, num_image_tokens=6)
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,7 @@ def timm_config(**changes) -> PixelLMConfig:
         "num_scales": 3,
         "tokens_per_scale": 2,
         "llm_grid": 2,
+        "num_tags": 2,
         "decoder_dim": 32,
         "decoder_mlp_dim": 48,
         "num_mask_tokens": 1,

@@ -74,13 +74,21 @@ def recipe(photographs, tmp_path, monkeypatch) -> Path:
             "num_scales": 3,
             "tokens_per_scale": 2,
             "llm_grid": 2,
+            "num_tags": 2,
+            "tag_noise": 0.5,
+            "semantics_weight": 0.5,
             "pixel_feature_size": 16,
             "decoder_dim": 32,
             "decoder_mlp_dim": 32,
             "num_mask_tokens": 1,
         },
         "lora": {"rank": 2, "alpha": 4},
-        "vision_stage": {**stage, "image_size": 64, "backbone_learning_rate": 1e-4},
+        "vision_stage": {
+            **stage,
+            "backbone_learning_rate": 1e-4,
+            "frozen": ["conv_stem", "blocks.0"],
+            "depthwise": False,
+        },
         "answer_stage": {
             **stage,
             "questions": 2,
@@ -153,8 +161,21 @@ def test_assembled_model_is_the_trained_one(recipe, tmp_path, monkeypatch) -> No
 
 def test_losses_are_logged_part_by_part(recipe, tmp_path) -> None:
     training.run(recipe, tmp_path / "run")
-    state = json.loads((tmp_path / "run" / "answer" / "trainer_state.json").read_text())
-    assert {"loss_ce", "loss_bce", "loss_dice", "loss_semantics"} <= set(state["log_history"][0])
+    for stage, own in (("vision", set()), ("answer", {"loss_ce", "loss_names"})):
+        state = json.loads((tmp_path / "run" / stage / "trainer_state.json").read_text())
+        shared = {"loss_bce", "loss_dice", "loss_semantics", "loss_presence"}
+        assert shared | own <= set(state["log_history"][0])
+
+
+def test_what_is_frozen_in_the_first_stage_stays(recipe, tmp_path) -> None:
+    training.run(recipe, tmp_path / "run")
+    pretrained = load_file(training.fetch_vision_weights())
+    trained = load_file(tmp_path / "run" / "vision" / "pixel_side.safetensors")
+    start = "vision_encoder.backbone."
+    weights = {key.removeprefix(start): tensor for key, tensor in trained.items() if key.startswith(start)}
+    kept = {key for key, tensor in weights.items() if torch.equal(tensor, pretrained[key])}
+    assert {"conv_stem.weight", "blocks.0.0.conv_pw.weight", "blocks.3.0.conv_dw.weight"} <= kept
+    assert not {"blocks.3.0.conv_pw.weight", "blocks.5.0.conv_pwl.weight", "conv_head.weight"} & kept
 
 
 @pytest.mark.parametrize(

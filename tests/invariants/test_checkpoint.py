@@ -21,7 +21,7 @@ CONFIGS = {
 
 def save(tmp_path, config):
     model = tiny.build(config)
-    processor = tiny.tiny_processor(config.vision_config.image_size, config.llm_grid**2)
+    processor = tiny.tiny_processor(config.vision_config.image_size, config.num_image_tokens)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     return model, processor
@@ -161,6 +161,8 @@ FIELDS = {
     "codebook_ids": list(range(50, 62)),
     "vocabulary_ids": [[3], [4, 5]],
     "llm_grid": 5,
+    "num_tags": 2,
+    "tag_noise": 0.5,
     "projector_ratio": 1.5,
     "pixel_feature_size": 20,
     "decoder_dim": 64,

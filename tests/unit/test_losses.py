@@ -154,3 +154,17 @@ def test_semantic_loss_without_anything_present():
     known = torch.ones(1, 2, 3, 3, dtype=torch.bool)
     assert float(losses.semantic_loss(logits, nothing, known)) == pytest.approx(2 * math.log(2))
     assert float(losses.semantic_loss(logits, nothing, ~known)) == 0
+
+
+def test_presence_loss_by_hand():
+    """Known to be there where any cell shows it, known to be absent where every cell of the image is known."""
+    logits = torch.tensor([[0.5, -1.0, 2.0, 3.0]])
+    target, weight = torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2, dtype=torch.bool)
+    valid = torch.tensor([[[True, True], [False, False]]])
+    target[0, 0, 0, 0], weight[0, 0] = 0.1, True  # there
+    weight[0, 1, 0] = True  # absent: nothing is known of the padding
+    weight[0, 2, 0, 0] = True  # half known
+    expected = math.log1p(math.exp(-0.5)) + math.log1p(math.exp(-1.0))
+    assert float(losses.presence_loss(logits, target, weight, valid)) == pytest.approx(expected)
+    two = [torch.cat([x, x]) for x in (logits, target, weight, valid)]
+    assert float(losses.presence_loss(*two)) == pytest.approx(expected)

@@ -7,8 +7,8 @@ import tiny
 from pixellm.model import PixelLMVisionConfig
 from pixellm.model.convert import resize_positions
 from pixellm.model.pixel_decoder import PixelDecoder, position_code
-from pixellm.model.vision import ClipEncoder, TimmEncoder, build_vision_encoder, valid_area
-from pixellm.model.word_mix import WordMix
+from pixellm.model.vision import ClipEncoder, DenseClassifier, TimmEncoder, build_vision_encoder, valid_area
+from pixellm.model.word_mix import WordMix, centred, word_directions
 
 
 def clip_encoder(**changes):
@@ -142,9 +142,10 @@ def timm_encoder(backbone="tf_efficientnet_lite0", **changes):
 def test_timm_backbones(backbone):
     encoder = timm_encoder(backbone, vocabulary=("dog", "cat", "table"))
     assert isinstance(encoder, TimmEncoder)
-    features = encoder(torch.randn(2, 3, 64, 96), torch.tensor([[64, 96], [64, 10]]))
-    assert [tuple(s.shape) for s in features.scales] == [(2, 16, 2, 3), (2, 16, 4, 6), (2, 16, 8, 12)]
-    assert features.class_logits.shape == (2, 3, 8, 12)
+    features = encoder(torch.randn(2, 3, 96, 96), torch.tensor([[64, 96], [64, 10]]))
+    assert [tuple(s.shape) for s in features.scales] == [(2, 16, 3, 3), (2, 16, 6, 6), (2, 16, 12, 12)]
+    assert features.class_logits.shape == (2, 3, 12, 12)
+    assert features.presence_logits.shape == (2, 3)
 
 
 @pytest.mark.parametrize("reductions", [(32,), (16, 8), (32, 4), (8, 4, 2)])
@@ -183,6 +184,17 @@ def test_timm_batch_statistics_stay_as_pretrained():
         assert torch.equal(buffer, before[name]), name
 
 
+@torch.no_grad()
+def test_presence_by_hand():
+    """Evidence of all positions that are not padding, as logits that are summed, and the highest score of the maps."""
+    classifier = DenseClassifier(4, 8, 3)
+    deep, fine = torch.randn(1, 4, 2, 2), torch.randn(1, 8, 4, 4)
+    valid = torch.tensor([[[True, True], [False, False]]])
+    logits, presence = classifier(deep, fine, valid)
+    evidence = classifier.presence(deep)[0, :, 0].exp().sum(dim=1).log()
+    torch.testing.assert_close(presence[0], evidence + classifier.peak_gain * logits[0].amax(dim=(1, 2)))
+
+
 def test_timm_stride_that_the_backbone_lacks():
     with pytest.raises(ValueError, match=r"resnet18: .*none of stride \[64\].*\[2, 4, 8, 16, 32\]"):
         timm_encoder("resnet18", reductions=(64, 32))
@@ -192,19 +204,23 @@ def test_timm_stride_that_the_backbone_lacks():
 
 
 @torch.no_grad()
-def test_words_are_mean_embeddings_less_what_they_share():
+def test_words_are_mean_embeddings():
     mix = WordMix(tiny.timm_config(vocabulary_ids=[[1], [2, 3], [4], [5], [6]]))
     embedding = nn.Embedding(10, 32)
     rows = embedding.weight
     own = torch.stack([rows[1], (rows[2] + rows[3]) / 2, rows[4], rows[5], rows[6]])
-    torch.testing.assert_close(mix.words(embedding), own - own.mean(dim=0))
+    torch.testing.assert_close(mix.words(embedding), own)
+    torch.testing.assert_close(centred(own), own - own.mean(dim=0))
+    directions = word_directions(own)
+    torch.testing.assert_close(directions.pow(2).mean(dim=1), torch.ones(5))
+    torch.testing.assert_close(nn.functional.cosine_similarity(directions, centred(own)), torch.ones(5))
 
 
 @torch.no_grad()
 def test_word_mix_by_hand():
     mix = WordMix(tiny.timm_config(vocabulary_ids=[[1], [2], [3], [4], [5]]))
     nn.init.constant_(mix.token_gain, 3.0)
-    words = torch.randn(5, 32)
+    words = centred(torch.randn(5, 32))
     logits = torch.full((1, 5, 8, 8), -100.0)
     logits[0, 1, 2, 6] = 100.0  # one cell of 8 × 8 is the second name: it must not drown in its quarter
     logits[0, 4, 7, 0] = 0.0  # and one is half the last name; probabilities count squared
@@ -218,6 +234,43 @@ def test_word_mix_by_hand():
     torch.testing.assert_close(map_[0, :, 1, 3], mix.to_pixels(words[1]) / 4)
     torch.testing.assert_close(map_[0, :, 3, 0], mix.to_pixels(words[4]) / 16)
     assert map_[0, :, 0].abs().max() < 1e-6
+
+
+@torch.no_grad()
+def test_tags_by_hand():
+    """The likeliest names first, each as its word, moved along one direction by how sure it is."""
+    mix = WordMix(tiny.timm_config(num_tags=3)).eval()
+    nn.init.normal_(mix.tag_score)
+    words, presence = torch.randn(5, 32), torch.tensor([[-3.0, 60.0, 1.5, -9.0, -60.0]])
+    tags = mix.tags(presence, words)
+    expected = [words[1] + mix.tag_score, words[2] + 0.25 * mix.tag_score, words[0] - 0.5 * mix.tag_score]
+    torch.testing.assert_close(tags[0], torch.stack(expected))
+    nn.init.constant_(mix.tag_bias, 1.5)  # makes the model say more readily that something is there
+    torch.testing.assert_close(mix.tags(presence, words)[0, 1], words[2] + 0.5 * mix.tag_score)
+
+
+@torch.no_grad()
+def test_tags_are_noisy_in_training_alone():
+    mix = WordMix(tiny.timm_config(tag_noise=2.0))
+    nn.init.normal_(mix.tag_score)
+    words, presence = torch.randn(5, 32), torch.randn(1, 5)
+    assert not torch.equal(mix.train().tags(presence, words), mix.tags(presence, words))
+    assert torch.equal(mix.eval().tags(presence, words), mix.tags(presence, words))
+
+
+@torch.no_grad()
+def test_named_prompts_are_linear_in_the_shares():
+    mix = WordMix(tiny.timm_config())
+    words = torch.randn(5, 32)
+    single = mix.prompts(torch.eye(5), words)
+    assert single.shape == (5, 3, 32)
+    shares = torch.rand(2, 5)
+    torch.testing.assert_close(mix.prompts(shares, words), torch.einsum("tv,vsc->tsc", shares, single))
+
+
+def test_more_tags_than_names():
+    with pytest.raises(ValueError, match="num_tags: expected at most the 5 names of the vocabulary, got 6"):
+        tiny.timm_config(num_tags=6)
 
 
 def test_word_mix_needs_ids_for_every_name():

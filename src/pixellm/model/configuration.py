@@ -93,6 +93,9 @@ class PixelLMConfig(PreTrainedConfig):
         codebook_ids: the L·N vocabulary ids, scale-major; consecutive.
         vocabulary_ids: token ids of each name of vision_config.vocabulary.
         llm_grid: side of the square of image tokens that the language model reads.
+        num_tags: tokens after them for the likeliest names of the vocabulary in the image (0 without a vocabulary).
+        tag_noise: standard deviation of what is added to their scores in training: on photographs that the classifier
+            was trained on it is surer than on others.
         projector_ratio: hidden width of both vision projectors, as a multiple of the language model's width.
         pixel_feature_size: width that the decoder-side projector gives (None: the language model's width).
         decoder_dim: C, width of the pixel decoder.
@@ -124,6 +127,8 @@ class PixelLMConfig(PreTrainedConfig):
         codebook_ids: tuple[int, ...] | None = None,
         vocabulary_ids: list[list[int]] | None = None,
         llm_grid: int = 16,
+        num_tags: int = 0,
+        tag_noise: float = 0.0,
         projector_ratio: float = 2.0,
         pixel_feature_size: int | None = None,
         decoder_dim: int = 256,
@@ -158,6 +163,7 @@ class PixelLMConfig(PreTrainedConfig):
         self.codebook_ids = list(codebook_ids or range(text_config.vocab_size - count, text_config.vocab_size))
         self.vocabulary_ids = vocabulary_ids or []
         self.llm_grid = llm_grid
+        self.num_tags, self.tag_noise = num_tags, tag_noise
         self.projector_ratio = projector_ratio
         self.pixel_feature_size = pixel_feature_size
         self.decoder_dim = decoder_dim
@@ -186,11 +192,21 @@ class PixelLMConfig(PreTrainedConfig):
             )
         if len(self.codebook_ids) != count or len(set(self.codebook_ids)) != count:
             raise ValueError(f"codebook_ids: expected {count} different ids, got {self.codebook_ids}.")
+        if self.num_tags > len(self.vision_config.vocabulary):
+            raise ValueError(
+                f"num_tags: expected at most the {len(self.vision_config.vocabulary)} names of the vocabulary, "
+                f"got {self.num_tags}."
+            )
         if len(self.vision_config.grid_sizes) != self.num_scales:
             raise ValueError(
                 f"expected one vision feature per scale ({self.num_scales}), got {len(self.vision_config.grid_sizes)}. "
                 "Set vision_config.hidden_layers (clip) or reductions (timm) to match num_scales."
             )
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens that one image takes in the language model."""
+        return self.llm_grid**2 + self.num_tags
 
     @property
     def decoder_grids(self) -> list[int]:

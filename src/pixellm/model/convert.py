@@ -247,7 +247,7 @@ def _processor(config: PixelLMConfig, tokenizer: LlamaTokenizer) -> PixelLMProce
         PixelLMImageProcessor(image_size=config.vision_config.image_size),
         tokenizer,
         codebook_tokens=_codebook_tokens(tokenizer),
-        num_image_tokens=config.llm_grid**2,
+        num_image_tokens=config.num_image_tokens,
         system=VICUNA_SYSTEM,
         prefix="<s>{system} USER: <im_start><image><im_end>",
         prompt="{question} ASSISTANT:",

@@ -59,3 +59,22 @@ def semantic_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     dice = 1 - (2 * overlap + 1) / (probability.sum(dim=(2, 3)) + area + 1)
     present = area > 0.5
     return bce.mean() + dice[present].sum() / present.sum().clamp(min=1)
+
+
+def presence_loss(logits: Tensor, target: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    """Loss of the scores that say whether an image shows a name at all, where the sources tell.
+
+    Args:
+        logits: (B, V).
+        target: (B, V, h, w), as for `semantic_loss`.
+        weight: likewise.
+        valid: bool (B, h, w), False in the padding.
+
+    Returns:
+        Cross-entropy summed over names and averaged over images.
+    """
+    present = target.flatten(2).amax(dim=2) > 0
+    absent = (weight.bool() | ~valid[:, None]).flatten(2).all(dim=2) & ~present
+    known = (present | absent).float()
+    loss = F.binary_cross_entropy_with_logits(logits.float(), present.float(), known, reduction="none")
+    return loss.sum(dim=1).mean()

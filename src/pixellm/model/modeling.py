@@ -2,9 +2,10 @@
 
 vision encoder → [LLM tokens | decoder features] → LLM → codebook → pixel decoder → masks.
 
-Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decoder width · N image tokens = llm_grid²
+Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decoder width · N image tokens
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,7 @@ class EncodedImages:
         neck: S maps (B, C, h, w) before `PixelDecoder.prepare`.
         resized_hw: (B, 2).
         class_logits: (B, V, h, w) or None.
+        presence_logits: (B, V) or None.
         words: (V, D) embeddings of the classifier's names, or None.
     """
 
@@ -53,6 +55,7 @@ class EncodedImages:
     neck: list[Tensor]
     resized_hw: Tensor
     class_logits: Tensor | None = None
+    presence_logits: Tensor | None = None
     words: Tensor | None = None
 
 
@@ -135,9 +138,12 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             words = self.word_mix.words(self.get_input_embeddings())
             tokens = tokens + self.word_mix.to_tokens(features.class_logits, words, grid)
             neck = [map_ + self.word_mix.to_map(features.class_logits, words, map_.shape[-1]) for map_ in neck]
+            tokens = torch.cat([tokens, self.word_mix.tags(features.presence_logits, words)], dim=1)
         valid = valid_area(resized_hw, size, grid).flatten(1)
+        valid = F.pad(valid, (0, config.num_tags), value=True)
         maps = self.pixel_decoder.prepare(neck)
-        return EncodedImages(tokens, valid, maps, neck, resized_hw, features.class_logits, words)
+        logits, presence = features.class_logits, features.presence_logits
+        return EncodedImages(tokens, valid, maps, neck, resized_hw, logits, presence, words)
 
     def _project_pixels(self, feature: Tensor) -> Tensor:
         return self.pixel_projector(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -199,15 +205,14 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             output.losses["ce"] = self.config.ce_weight * self._text_loss(states, labels)
         if target_masks is not None:
             answers = segment_ids[groups[:, 0], groups[:, 1]].split(counts)
-            output.losses |= self._mask_losses(output.mask_logits, target_masks, resized_hw, answers)
+            output.losses |= self.mask_losses(output.mask_logits, target_masks, resized_hw, answers)
         if target_names is not None and self.word_mix is not None and images.words is not None:
             scores = self.word_mix.name_scores(self._first_states(group_states), images.words).float()
             known = target_names != IGNORE_INDEX
             loss = F.cross_entropy(scores[known], target_names[known], reduction="sum") / known.sum().clamp(min=1)
             output.losses["names"] = self.config.name_weight * loss
         if class_target is not None and class_weight is not None and images.class_logits is not None:
-            loss = losses.semantic_loss(images.class_logits, class_target, class_weight)
-            output.losses["semantics"] = self.config.semantics_weight * loss
+            output.losses |= self.class_losses(images, class_target, class_weight)
         if output.losses:
             output.loss = torch.stack(list(output.losses.values())).sum()
         return output
@@ -225,9 +230,25 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         prompts = self.codebook.fuse(states)
         if self.word_mix is None or images.words is None:
             return self.pixel_decoder(images.maps, prompts, image_index)
-        scores = self.word_mix.name_scores(self._first_states(states), images.words)
+        shares = self.word_mix.name_scores(self._first_states(states), images.words).softmax(dim=-1)
+        return self._decode_named(images, shares, prompts, image_index)
+
+    def decode_names(self, images: EncodedImages, names: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """As `decode_masks`, asked for G names of the vocabulary by their indexes, without the language model."""
+        assert self.word_mix is not None
+        shares = F.one_hot(names, len(self.config.vision_config.vocabulary)).to(images.maps[0].dtype)
+        return self._decode_named(images, shares, 0.0, image_index)
+
+    def _decode_named(
+        self, images: EncodedImages, shares: Tensor, prompts: Tensor | float, image_index: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """With the prompts and the prior of the names in `shares` (G, V) added."""
+        assert self.word_mix is not None
+        assert images.words is not None
+        assert images.class_logits is not None
+        prompts = prompts + self.word_mix.prompts(shares, images.words)
         # The classifier has a loss of its own; the masks' gradient would pull it away from that (docs/LOG.md).
-        prior = self.word_mix.prior(scores, images.class_logits.detach(), image_index)
+        prior = self.word_mix.prior(shares, images.class_logits.detach(), image_index)
         logits, scale_logits = self.pixel_decoder(images.maps, prompts, image_index, prior)
         enlarged = F.interpolate(prior[:, None], logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         return logits + self.word_mix.prior_weight * enlarged, scale_logits
@@ -251,9 +272,27 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         logits = self.get_output_embeddings()(states[chosen]).float()
         return F.cross_entropy(logits, targets[chosen], reduction="sum") / chosen.sum().clamp(min=1)
 
-    def _mask_losses(
-        self, mask_logits: list[Tensor], target_masks: list[Tensor], resized_hw: Tensor, answers: tuple[Tensor, ...]
+    def class_losses(self, images: EncodedImages, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Losses of the dense classifier: where each name is, and whether it is there at all."""
+        assert images.class_logits is not None
+        assert images.presence_logits is not None
+        valid = valid_area(images.resized_hw, self.config.vision_config.image_size, target.shape[-1])
+        dense = losses.semantic_loss(images.class_logits, target, weight)
+        presence = losses.presence_loss(images.presence_logits, target, weight, valid)
+        share = self.config.semantics_weight
+        return {"semantics": share * dense, "presence": share * presence}
+
+    def mask_losses(
+        self, mask_logits: list[Tensor], target_masks: list[Tensor], resized_hw: Tensor, answers: Sequence[Tensor]
     ) -> dict[str, Tensor]:
+        """BCE with target refinement, and DICE.
+
+        Args:
+            mask_logits: of each image (M, S, S).
+            target_masks: of each image bool (M, H, W), at the size at which they are compared.
+            resized_hw: (B, 2).
+            answers: of each image (M,), which answer each mask belongs to.
+        """
         bce = dice = mask_logits[0].new_zeros((), dtype=torch.float32)
         for index, (logits, target) in enumerate(zip(mask_logits, target_masks, strict=True)):
             if len(logits) != len(target):

@@ -25,10 +25,12 @@ class VisionFeatures:
     Args:
         scales: one (B, C, h, w) for each scale, coarse to fine.
         class_logits: (B, V, h, w) scores of the vocabulary at the finest scale, or None.
+        presence_logits: (B, V) whether the image shows each name at all, or None.
     """
 
     scales: list[Tensor]
     class_logits: Tensor | None = None
+    presence_logits: Tensor | None = None
 
 
 def valid_area(resized_hw: Tensor, size: int, grid: int) -> Tensor:
@@ -111,12 +113,18 @@ class TimmEncoder(nn.Module):
             maps[0] = final
         pyramid = self.pyramid({str(-index): maps[-1 - index] for index in range(len(maps))})
         scales = list(pyramid.values())[::-1]
-        logits = self.classifier(maps[0], scales[-1]) if self.classifier is not None else None
-        return VisionFeatures(scales, logits)
+        if self.classifier is None:
+            return VisionFeatures(scales)
+        valid = valid_area(resized_hw, pixel_values.shape[-1], maps[0].shape[-1])
+        return VisionFeatures(scales, *self.classifier(maps[0], scales[-1], valid))
 
 
 class DenseClassifier(nn.Module):
-    """Scores each name of the vocabulary at each position: the deepest features say what, the finest say where."""
+    """Scores each name of the vocabulary at each position: the deepest features say what, the finest say where.
+
+    Whether an image shows a name at all is a question of its own: things too small or too odd for a mask still leave
+    their trace in the deepest features.
+    """
 
     def __init__(self, deep_channels: int, fine_channels: int, num_names: int) -> None:
         super().__init__()
@@ -125,10 +133,16 @@ class DenseClassifier(nn.Module):
             nn.Conv2d(fine_channels, fine_channels, 3, padding=1), nn.GroupNorm(8, fine_channels), nn.ReLU(inplace=True)
         )
         self.fine = nn.Conv2d(fine_channels, num_names, 1)
+        self.presence = nn.Conv2d(deep_channels, num_names, 1)
+        self.peak_gain = nn.Parameter(torch.full((), 0.5))
 
-    def forward(self, deep: Tensor, fine: Tensor) -> Tensor:
+    def forward(self, deep: Tensor, fine: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (B, C, h, w) and the bool (B, h, w) of the deepest that is not padding → logits (B, V, …) and (B, V)."""
         what = F.interpolate(self.deep(deep), fine.shape[-2:], mode="bilinear", align_corners=False)
-        return what + self.fine(self.refine(fine))
+        logits = what + self.fine(self.refine(fine))
+        evidence = self.presence(deep).float().masked_fill(~valid[:, None], -torch.inf)
+        presence = evidence.flatten(2).logsumexp(dim=2) + self.peak_gain * logits.flatten(2).amax(dim=2)
+        return logits, presence.to(logits.dtype)
 
 
 def build_vision_encoder(config: PixelLMVisionConfig) -> ClipEncoder | TimmEncoder:

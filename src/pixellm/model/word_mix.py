@@ -3,10 +3,12 @@
 Where the classifier sees a dog, the language model's image token and the decoder's features receive the embedding of
 " dog": visual features that speak the model's language before anything is trained.
 
-The same scores give each target a first guess, the prior: the map of the names that its codebook states resemble.
+The names that are likeliest in the whole image follow as tags, one token each, with how sure it is.
 
-Shapes:  B images · T targets · S scales · V names · n tokens of a name · D LLM width
-         C decoder width · g grid side
+The same scores give each target a first guess, the prior: the map of the names that its codebook states resemble. The
+decoder's prompt for those names, learned before the language model learns to answer, is added to the codebook's own.
+
+Shapes:  B images · T targets · S scales · V names · K tags · D LLM width · C decoder width · g grid side
 """
 
 import torch
@@ -14,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixellm.model.configuration import PixelLMConfig
+
+TAG_SCALE = 6.0  # logits beyond it say no more
 
 
 class WordMix(nn.Module):
@@ -37,30 +41,45 @@ class WordMix(nn.Module):
         nn.init.zeros_(self.to_names.bias)
         self.prior_weight = nn.Parameter(torch.ones(()))
         self.to_pixels = nn.Linear(config.text_config.hidden_size, config.decoder_dim, bias=False)
+        self.num_scales, self.num_tags, self.tag_noise = config.num_scales, config.num_tags, config.tag_noise
+        self.to_prompts = nn.Linear(config.text_config.hidden_size, config.num_scales * config.decoder_dim, bias=False)
+        self.tag_score = nn.Parameter(torch.zeros(config.text_config.hidden_size))
+        self.tag_bias = nn.Parameter(torch.zeros(()))
 
     def words(self, embedding: nn.Module) -> Tensor:
-        """Mean embedding (V, D) of each name's tokens, less what all names share: faint scores of many names cancel."""
+        """Mean embedding (V, D) of each name's tokens."""
         present = (self.name_ids >= 0)[..., None]
-        words = (embedding(self.name_ids.clamp(min=0)) * present).sum(dim=1) / present.sum(dim=1)
-        return words - words.mean(dim=0)
+        return (embedding(self.name_ids.clamp(min=0)) * present).sum(dim=1) / present.sum(dim=1)
+
+    def tags(self, presence_logits: Tensor, words: Tensor) -> Tensor:
+        """Tokens (B, K, D) of the likeliest names, the likeliest first: the word, and along one direction its score."""
+        scores = presence_logits + self.tag_bias
+        if self.training and self.tag_noise:
+            scores = scores + self.tag_noise * torch.randn_like(scores)
+        scores, names = scores.topk(self.num_tags, dim=1)
+        return words[names] + (scores / TAG_SCALE).clamp(-1, 1)[..., None] * self.tag_score
 
     def to_tokens(self, class_logits: Tensor, words: Tensor, grid: int) -> Tensor:
         """Image tokens (B, g·g, D): small things count, so each cell takes a name's strongest presence in it."""
         presence = F.adaptive_max_pool2d(_presence(class_logits), grid).flatten(2)
-        return self.token_gain * torch.einsum("bvp,vd->bpd", presence, words)
+        return self.token_gain * torch.einsum("bvp,vd->bpd", presence, centred(words))
 
     def to_map(self, class_logits: Tensor, words: Tensor, grid: int) -> Tensor:
         """Decoder features (B, C, g, g)."""
         presence = F.interpolate(_presence(class_logits), (grid, grid), mode="area")
-        return torch.einsum("bvxy,vc->bcxy", presence, self.to_pixels(words))
+        return torch.einsum("bvxy,vc->bcxy", presence, self.to_pixels(centred(words)))
 
     def name_scores(self, states: Tensor, words: Tensor) -> Tensor:
         """How well each name (V) fits each target, by the first state of its group: (T, D) → (T, V)."""
         return self.to_names(states) @ word_directions(words.to(states.dtype)).T
 
-    def prior(self, name_scores: Tensor, class_logits: Tensor, image_index: Tensor) -> Tensor:
-        """Where the dense classifier sees what each target is called: logits (T, h, w)."""
-        shares = name_scores.softmax(dim=-1).to(class_logits.dtype)
+    def prompts(self, shares: Tensor, words: Tensor) -> Tensor:
+        """The decoder's prompts for mixtures of names: shares (T, V) → (T, S, C)."""
+        prompts = self.to_prompts(word_directions(words)).to(shares.dtype)
+        return (shares @ prompts).unflatten(1, (self.num_scales, -1))
+
+    def prior(self, shares: Tensor, class_logits: Tensor, image_index: Tensor) -> Tensor:
+        """Where the dense classifier sees what each target is called: shares of names (T, V) → logits (T, h, w)."""
         maps = [
             torch.einsum("tv,vxy->txy", shares[image_index == image], logits)
             for image, logits in enumerate(class_logits)
@@ -69,9 +88,14 @@ class WordMix(nn.Module):
         return torch.cat(maps)[order.argsort()]
 
 
+def centred(words: Tensor) -> Tensor:
+    """Embeddings (V, D) less what all names share: the faint scores of many names cancel."""
+    return words - words.mean(dim=0)
+
+
 def word_directions(words: Tensor) -> Tensor:
-    """Embeddings (V, D) scaled to a root mean square of 1."""
-    return F.normalize(words, dim=-1) * words.shape[-1] ** 0.5
+    """Centred embeddings (V, D) scaled to a root mean square of 1."""
+    return F.normalize(centred(words), dim=-1) * words.shape[-1] ** 0.5
 
 
 def _presence(class_logits: Tensor) -> Tensor:

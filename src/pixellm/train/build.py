@@ -1,6 +1,7 @@
 """A new model from pretrained parts, ready for a recipe's answer stage."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -12,12 +13,14 @@ from pixellm.embedded import fetch_language_model
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.chatml import CHATML
 from pixellm.model.processing import add_codebook_tokens
-from pixellm.model.word_mix import word_directions
+from pixellm.model.word_mix import centred, word_directions
 from pixellm.train.recipe import Lora, Recipe
+from pixellm.train.vision import load_backbone
 
 # Every linear layer of a LLaMA block.
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RIDGE = 0.05  # of the states' variance
+CODEBOOK_SHARE = 0.1  # of the usual size of initial weights
 SURE_SCORE = 12.0  # logit of the right name among all
 TIMM_MEAN = TIMM_STD = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
 
@@ -28,7 +31,11 @@ def build_processor(recipe: Recipe) -> PixelLMProcessor:
     tokens = add_codebook_tokens(tokenizer, count)
     image_processor = PixelLMImageProcessor(recipe.model["vision"]["image_size"], TIMM_MEAN, TIMM_STD)
     return PixelLMProcessor(
-        image_processor, tokenizer, tokens, num_image_tokens=recipe.model["llm_grid"] ** 2, **CHATML
+        image_processor,
+        tokenizer,
+        tokens,
+        num_image_tokens=recipe.model["llm_grid"] ** 2 + recipe.model.get("num_tags", 0),
+        **CHATML,
     )
 
 
@@ -50,41 +57,62 @@ def name_ids(tokenizer: PreTrainedTokenizerBase, names: list[str]) -> list[list[
     return [tokenizer.encode(" " + name.split(" (")[0], add_special_tokens=False) for name in names]
 
 
-def build_model(config: PixelLMConfig, encoder_weights: dict[str, torch.Tensor], lora: Lora) -> nn.Module:
-    """The model with pretrained parts, frozen but for adapters, codebook rows and everything on the pixel side.
+def build_model(config: PixelLMConfig, vision_weights: Path) -> PixelLMForConditionalGeneration:
+    """A model with pretrained parts; everything else is new."""
+    model = PixelLMForConditionalGeneration(config)
+    load_backbone(model.vision_encoder, vision_weights, config.vision_config.vocabulary)
+    load_language_model(model)
+    scale_to_words(model)
+    return model
+
+
+def adapt(model: PixelLMForConditionalGeneration, lora: Lora) -> None:
+    """Freeze what is pretrained, but for adapters and codebook rows of the language model; the pixel side trains.
 
     Frozen language-model weights are bf16; what trains is fp32.
     """
-    model = PixelLMForConditionalGeneration(config)
-    model.vision_encoder.load_state_dict(encoder_weights)
-    load_language_model(model)
-    scale_to_words(model)
     model.language_model.requires_grad_(False).to(torch.bfloat16)
     model.vision_encoder.backbone.requires_grad_(False)
     adapters = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         target_modules=LORA_TARGETS,
-        trainable_token_indices={"embed_tokens": config.codebook_ids},
+        trainable_token_indices={"embed_tokens": model.config.codebook_ids},
     )
     inject_adapter_in_model(adapters, model.language_model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return model
+
+
+def pixel_side(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All of a model's state but its language model's."""
+    return {k: t.contiguous() for k, t in model.state_dict().items() if not k.startswith("language_model.")}
+
+
+def load_pixel_side(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load what `pixel_side` gave."""
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [key for key in missing if not key.startswith("language_model.")]
+    if missing or unexpected:
+        raise ValueError(
+            f"expected the result of this recipe's first stage, got one that lacks {missing[:3]} and has also "
+            f"{unexpected[:3]}. Restart with --restart or choose another output directory."
+        )
 
 
 def scale_to_words(model: PixelLMForConditionalGeneration) -> None:
     """Start with image tokens about as large as word embeddings, and word features about as large as image features."""
     if model.word_mix is None:
         return
-    size = model.word_mix.words(model.get_input_embeddings()).pow(2).mean().sqrt()
+    width = model.config.text_config.hidden_size
+    size = centred(model.word_mix.words(model.get_input_embeddings())).pow(2).mean().sqrt()
     with torch.no_grad():
         model.llm_projector[-1].weight.mul_(size)
         model.llm_projector[-1].bias.zero_()
-        nn.init.normal_(
-            model.word_mix.to_pixels.weight, std=1 / float(size) / model.config.text_config.hidden_size**0.5
-        )
+        nn.init.normal_(model.word_mix.to_pixels.weight, std=1 / float(size) / width**0.5)
+        nn.init.normal_(model.word_mix.to_prompts.weight, std=1 / width**0.5)
+        nn.init.normal_(model.word_mix.tag_score, std=float(size))
 
 
 @torch.no_grad()
@@ -100,9 +128,12 @@ def calibrate_codebook(model: PixelLMForConditionalGeneration, batch: dict) -> N
         model(**batch)
     hook.remove()
     states = torch.cat(seen)
-    first = model.codebook.project[0]
+    first, *_, last = model.codebook.project
     first.weight.div_(states.std(dim=0).clamp(min=1e-3))
     first.bias.sub_(first.weight @ states.mean(dim=0))
+    if model.word_mix is not None:  # the decoder knows the prompts of names already: start as a small change to them
+        last.weight.mul_(CODEBOOK_SHARE)
+        last.bias.zero_()
 
 
 @torch.no_grad()

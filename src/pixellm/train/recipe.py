@@ -10,16 +10,24 @@ from pixellm.data.mixture import SourceConfig
 
 @dataclass(frozen=True)
 class VisionStage:
-    """First stage: the vision encoder with its dense classifier alone (`vision.py`)."""
+    """First stage: the pixel side alone (`vision.py`).
+
+    Args:
+        frozen: modules of the backbone that keep their pretrained weights.
+        depthwise: whether its depthwise convolutions train.
+        names: how many names each photograph is asked for at most.
+    """
 
     steps: int
     batch_size: int
-    image_size: int
     learning_rate: float
     backbone_learning_rate: float
     warmup_steps: int = 60
     weight_decay: float = 0.05
     save_steps: int = 100
+    frozen: tuple[str, ...] = ()
+    depthwise: bool = True
+    names: int = 3
 
 
 @dataclass(frozen=True)

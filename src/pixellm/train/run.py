@@ -12,22 +12,23 @@ from transformers.trainer_utils import get_last_checkpoint
 from pixellm.data.coco import CocoSource
 from pixellm.data.mixture import Mixture
 from pixellm.embedded import fetch_language_model, fetch_vision_weights
-from pixellm.model import PixelLMVisionConfig
 from pixellm.model.assemble import assemble, save_trained
-from pixellm.model.vision import TimmEncoder
 from pixellm.train.build import (
     TIMM_MEAN,
     TIMM_STD,
+    adapt,
     build_config,
     build_model,
     build_processor,
     calibrate_codebook,
     fit_names,
+    load_pixel_side,
+    pixel_side,
 )
 from pixellm.train.dataset import Collator, ConversationSamples, naming_samples
 from pixellm.train.recipe import AnswerStage, Recipe, VisionStage, load_recipe
 from pixellm.train.trainer import PixelLMTrainer
-from pixellm.train.vision import VisionPretraining, VisionSamples, load_backbone
+from pixellm.train.vision import VisionPretraining, VisionSamples, collate_vision, freeze
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +50,12 @@ def run(recipe_file: Path, output: Path | None = None, restart: bool = False) ->
     output.mkdir(parents=True, exist_ok=True)
     sources = [source.load(recipe.data_root) for source in recipe.sources]
     vocabulary = names_of(sources)
-    encoder = output / "vision" / "encoder.safetensors"
-    if not encoder.exists():
-        train_vision(recipe, recipe.vision_stage, sources, vocabulary, encoder)
+    seeing = output / "vision" / "pixel_side.safetensors"
+    if not seeing.exists():
+        train_vision(recipe, recipe.vision_stage, sources, vocabulary, seeing)
     trained = output / "trained"
     if not (trained / "config.json").exists():
-        train_answers(recipe, recipe.answer_stage, sources, vocabulary, encoder, trained)
+        train_answers(recipe, recipe.answer_stage, sources, vocabulary, seeing, trained)
     model = output / "model"
     if not model.exists():
         partial = output / "model.partial"
@@ -77,39 +78,43 @@ def names_of(sources: list[CocoSource]) -> list[str]:
 def train_vision(
     recipe: Recipe, stage: VisionStage, sources: list[CocoSource], vocabulary: list[str], result: Path
 ) -> None:
-    """First stage: the encoder's weights go to `result`."""
+    """First stage: what was trained goes to `result`."""
     torch.manual_seed(recipe.seed)
-    settings = PixelLMVisionConfig(kind="timm", vocabulary=tuple(vocabulary), **recipe.model["vision"])
-    encoder = TimmEncoder(settings)
-    load_backbone(encoder, fetch_vision_weights(), vocabulary)
+    config = build_config(recipe, build_processor(recipe), vocabulary)
+    model = build_model(config, fetch_vision_weights())
+    freeze(model.vision_encoder.backbone, stage.frozen, stage.depthwise)
     samples = VisionSamples(
         mixture=_mixture(recipe, sources, stage.steps * stage.batch_size),
         vocabulary=vocabulary,
-        size=stage.image_size,
-        grid=stage.image_size // min(settings.reductions),
+        size=config.vision_config.image_size,
+        grid=config.vision_config.grid_sizes[-1],
+        names=stage.names,
         mean=TIMM_MEAN[0],
         std=TIMM_STD[0],
     )
     trainer = PixelLMTrainer(
-        VisionPretraining(encoder),
-        _arguments(stage, recipe, result.parent, bf16=False),
+        VisionPretraining(model),
+        _arguments(stage, recipe, result.parent),
         train_dataset=samples,
+        data_collator=collate_vision,
         learning_rates={"backbone": stage.backbone_learning_rate},
     )
     _fit(trainer)
     partial = result.with_suffix(".partial")
-    save_file({key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}, partial)
+    save_file(pixel_side(model), partial)
     partial.rename(result)
 
 
 def train_answers(
-    recipe: Recipe, stage: AnswerStage, sources: list[CocoSource], vocabulary: list[str], encoder: Path, result: Path
+    recipe: Recipe, stage: AnswerStage, sources: list[CocoSource], vocabulary: list[str], seeing: Path, result: Path
 ) -> None:
-    """Second stage: what was trained goes to the directory `result`."""
+    """Second stage, from the pixel side in the file `seeing`: what was trained goes to the directory `result`."""
     torch.manual_seed(recipe.seed)  # not the state that the first stage left, if it ran in this process
     processor = build_processor(recipe)
     config = build_config(recipe, processor, vocabulary)
-    model = build_model(config, load_file(encoder), recipe.lora)
+    model = build_model(config, fetch_vision_weights())
+    load_pixel_side(model, load_file(seeing))
+    adapt(model, recipe.lora)
     with_questions = [(s, c.weight) for s, c in zip(sources, recipe.sources, strict=True) if _has_masks(s)]
     asked, weights = zip(*with_questions, strict=True)
     length = stage.steps * stage.batch_size
@@ -125,7 +130,7 @@ def train_answers(
     fit_names(model, map(collate, naming_samples(vocabulary, samples)))
     trainer = PixelLMTrainer(
         model,
-        _arguments(stage, recipe, result.parent / "answer", bf16=True),
+        _arguments(stage, recipe, result.parent / "answer"),
         train_dataset=samples,
         data_collator=collate,
         learning_rates={
@@ -148,7 +153,7 @@ def _has_masks(source: CocoSource) -> bool:
     return any(photograph.things for photograph in (source[i] for i in range(min(3, len(source)))))
 
 
-def _arguments(stage: VisionStage | AnswerStage, recipe: Recipe, output: Path, bf16: bool) -> TrainingArguments:
+def _arguments(stage: VisionStage | AnswerStage, recipe: Recipe, output: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(output),
         max_steps=stage.steps,
@@ -158,7 +163,7 @@ def _arguments(stage: VisionStage | AnswerStage, recipe: Recipe, output: Path, b
         warmup_steps=stage.warmup_steps,
         weight_decay=stage.weight_decay,
         max_grad_norm=1.0,
-        bf16=bf16,
+        bf16=True,
         seed=recipe.seed,
         logging_steps=min(10, stage.steps),
         save_steps=stage.save_steps,
