@@ -129,7 +129,8 @@ class Predictor:
         if not all(one.question.strip() for one in asked):
             raise ValueError("expected a question, got an empty text.")
         prompts = [self.processor.prompt_ids(one.question) for one in asked]
-        rows = [_RowDecoder(self.processor, AnswerBuilder(one.question, one.photograph)) for one in asked]
+        share = self.model.config.peak_share
+        rows = [_RowDecoder(self.processor, AnswerBuilder(one.question, one.photograph, share)) for one in asked]
         images = [one.image for one in asked]
         settings = Sampling(**sampling)
         for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):

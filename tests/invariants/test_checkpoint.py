@@ -176,6 +176,7 @@ FIELDS = {
     "overlap_weight": 3.0,
     "semantics_weight": 0.7,
     "name_weight": 0.2,
+    "peak_share": 0.25,
     "word_skip": 1.5,
     "compat": "released",
     "learned_fusion": True,

@@ -104,6 +104,18 @@ def test_mask_and_score():
     assert nothing == 0.0
 
 
+def test_a_faint_mask_keeps_its_likeliest_pixels():
+    faint = torch.tensor([[0.3, 0.16], [0.14, 0.01]]).logit()
+    mask, score = mask_and_score(faint, peak_share=0.5)
+    assert mask.tolist() == [[True, True], [False, False]]
+    assert score == pytest.approx(0.23)
+    strong = torch.tensor([[0.98, 0.51], [0.48, 0.01]]).logit()
+    assert mask_and_score(strong, peak_share=0.5)[0].tolist() == [[True, True], [False, False]]
+    assert mask_and_score(strong, peak_share=1.0)[0].tolist() == mask_and_score(strong)[0].tolist()
+    certain, _ = mask_and_score(torch.full((2, 2), 50.0), peak_share=1.0)  # its probability is 1, its logit infinite
+    assert certain.all()
+
+
 def test_target_reports():
     answer, _ = build(["The dog", None, " and nothing"])
     (target,) = answer.targets

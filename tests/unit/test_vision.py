@@ -268,6 +268,12 @@ def test_named_prompts_are_linear_in_the_shares():
     torch.testing.assert_close(mix.prompts(shares, words), torch.einsum("tv,vsc->tsc", shares, single))
 
 
+@pytest.mark.parametrize("share", [0, -0.5, 1.5])
+def test_peak_share_out_of_range(share):
+    with pytest.raises(ValueError, match="peak_share: expected a share > 0"):
+        tiny.timm_config(peak_share=share)
+
+
 def test_more_tags_than_names():
     with pytest.raises(ValueError, match="num_tags: expected at most the 5 names of the vocabulary, got 6"):
         tiny.timm_config(num_tags=6)

@@ -38,10 +38,14 @@ def phrase_span(text: str, start: int) -> tuple[int, int]:
 
 @dataclass
 class AnswerBuilder:
-    """Gathers an answer piece by piece; `pieces` are the text so far, `targets` the masks so far."""
+    """Gathers an answer piece by piece; `text` and `targets` are what there is so far.
+
+    `peak_share`: see `mask_and_score`.
+    """
 
     question: str
     image: Image.Image
+    peak_share: float | None = None
     text: str = ""
     targets: list[Target] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -69,7 +73,7 @@ class AnswerBuilder:
         self._space = ""
         span = phrase_span(self.text, self._last)
         self._last = len(self.text)
-        mask, score = mask_and_score(logits)
+        mask, score = mask_and_score(logits, self.peak_share)
         target = Target(self.text[slice(*span)], span, mask, score)
         self.targets.append(target)
         return target
@@ -78,8 +82,15 @@ class AnswerBuilder:
         return Answer(self.question, self.text, tuple(self.targets), self.image, tuple(self.token_ids))
 
 
-def mask_and_score(logits: Tensor) -> tuple[np.ndarray, float]:
-    """Logits (H, W) → bool mask (> 0) and the mean probability inside it (0 for an empty mask)."""
-    inside = logits > 0
+def mask_and_score(logits: Tensor, peak_share: float | None = None) -> tuple[np.ndarray, float]:
+    """Logits (H, W) → bool mask and the mean probability inside it (0 for an empty mask).
+
+    A pixel is inside where its logit is > 0. With `peak_share`, in 0..1, also where its probability is above that share
+    of the highest: what the text says is there gets its likeliest pixels, however faint, and a low score.
+    """
+    threshold = 0.0
+    if peak_share is not None:
+        threshold = min(threshold, float((logits.max().sigmoid() * peak_share).logit()))
+    inside = logits > threshold
     score = float(logits[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
     return inside.to(torch.bool).cpu().numpy(), score

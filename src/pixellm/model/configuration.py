@@ -106,6 +106,8 @@ class PixelLMConfig(PreTrainedConfig):
             (1 switches it off).
         semantics_weight: weight of the dense classifier's loss where a sample carries class targets.
         name_weight: weight of the loss that asks each target's first codebook state for its name in the vocabulary.
+        peak_share: a pixel is in a mask where its probability is > 0.5, or, if this is given, > this share (0..1) of
+            the mask's highest.
         compat: "paper", or "released" to reproduce the released weights; sets the defaults of the switches below,
             each of which is a row of docs/parity.md.
         learned_fusion: token and scale weights are parameters (else constants 1/(L·N) and 1/L).
@@ -142,6 +144,7 @@ class PixelLMConfig(PreTrainedConfig):
         overlap_weight: float = 2.0,
         semantics_weight: float = 0.0,
         name_weight: float = 0.0,
+        peak_share: float | None = None,
         compat: Compat = "paper",
         learned_fusion: bool | None = None,
         own_state: bool | None = None,
@@ -173,6 +176,7 @@ class PixelLMConfig(PreTrainedConfig):
         self.overlap_weight = overlap_weight
         self.semantics_weight = semantics_weight
         self.name_weight = name_weight
+        self.peak_share = peak_share
         self.compat = compat
         paper = compat == "paper"
         self.learned_fusion = paper if learned_fusion is None else learned_fusion
@@ -192,6 +196,8 @@ class PixelLMConfig(PreTrainedConfig):
             )
         if len(self.codebook_ids) != count or len(set(self.codebook_ids)) != count:
             raise ValueError(f"codebook_ids: expected {count} different ids, got {self.codebook_ids}.")
+        if self.peak_share is not None and not 0 < self.peak_share <= 1:
+            raise ValueError(f"peak_share: expected a share > 0 and ≤ 1, or none, got {self.peak_share}.")
         if self.num_tags > len(self.vision_config.vocabulary):
             raise ValueError(
                 f"num_tags: expected at most the {len(self.vision_config.vocabulary)} names of the vocabulary, "
