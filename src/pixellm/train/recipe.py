@@ -32,7 +32,14 @@ class VisionStage:
 
 @dataclass(frozen=True)
 class AnswerStage:
-    """Second stage: the whole model answers; the vision backbone and the language model's own weights stay."""
+    """Second stage: the whole model answers; the vision backbone and the language model's own weights stay.
+
+    Args:
+        learning_rate: of what is new in this stage.
+        vision_learning_rate: of what the first stage trained.
+        name_learning_rate: of the map from codebook states to names, which starts at a least-squares fit.
+        questions: conversations per photograph.
+    """
 
     steps: int
     batch_size: int

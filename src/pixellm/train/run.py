@@ -33,6 +33,11 @@ from pixellm.train.vision import VisionPretraining, VisionSamples, collate_visio
 logger = logging.getLogger(__name__)
 
 CALIBRATION_SAMPLES = 16
+# Parameters that the second stage finds trained.
+FIRST_STAGE_PARTS = (
+    *("vision_encoder", "pixel_projector", "neck", "pixel_decoder"),
+    *("word_mix.to_pixels", "word_mix.to_prompts", "word_mix.prior_weight"),
+)
 
 
 def run(recipe_file: Path, output: Path | None = None, restart: bool = False) -> Path:
@@ -135,7 +140,7 @@ def train_answers(
         data_collator=collate,
         learning_rates={
             "lora_": stage.lora_learning_rate,
-            "vision_encoder": stage.vision_learning_rate,
+            **dict.fromkeys(FIRST_STAGE_PARTS, stage.vision_learning_rate),
             "word_mix.to_names": stage.name_learning_rate,
         },
     )
