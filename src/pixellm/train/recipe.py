@@ -1,11 +1,14 @@
 """Recipes: one YAML file describes a published experiment completely."""
 
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from pixellm.data.augment import Augmentation
 from pixellm.data.mixture import SourceConfig
+from pixellm.model import PixelLMConfig, PixelLMVisionConfig
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,11 @@ def load_recipe(path: Path) -> Recipe:
         _build(SourceConfig, source, f"{path}: sources[{i}]") for i, source in enumerate(data.get("sources") or [])
     )
     recipe = _build(Recipe, data, str(path))
+    settings = {key: value for key, value in recipe.model.items() if key != "vision"}
+    _check_names(settings, set(signature(PixelLMConfig).parameters) - {"kwargs"}, f"{path}: model")
+    _check_names(
+        recipe.model.get("vision", {}), set(signature(PixelLMVisionConfig).parameters) - {"kwargs"}, f"{path}: vision"
+    )
     if not recipe.sources:
         raise ValueError(f"{path}: expected at least one source, got none.")
     return _build(Recipe, {**data, "data_root": (path.parent / recipe.data_root).resolve()}, str(path))
@@ -112,10 +120,15 @@ def load_recipe(path: Path) -> Recipe:
 def _build(kind: type, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a mapping, got {values!r}.")
-    known = {f.name for f in fields(kind)}
-    if unknown := sorted(set(values) - known):
-        raise ValueError(f"{where}: unknown fields {unknown}. Known: {sorted(known)}.")
+    _check_names(values, {f.name for f in fields(kind)}, where)
     try:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _check_names(values: dict, known: set[str], where: str) -> None:
+    if unknown := sorted(set(values) - known, key=str):
+        nearest = {name: get_close_matches(str(name), known, n=1) for name in unknown}
+        hints = [f"{name} (did you mean {match[0]}?)" if match else f"{name}" for name, match in nearest.items()]
+        raise ValueError(f"{where}: unknown fields {', '.join(hints)}. Known: {', '.join(sorted(known))}.")
