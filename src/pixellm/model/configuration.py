@@ -20,6 +20,8 @@ class PixelLMVisionConfig(PreTrainedConfig):
         hidden_size: timm: channels of the feature pyramid (for CLIP its own width is used).
         vocabulary: timm: names that a dense classifier scores at the finest scale; their scores, mixed into the
             language model's word embeddings, give features that speak its language. Empty: no classifier.
+        drop_path: timm, in training: share of residual branches that are dropped at the last block, growing from 0.
+        classifier_dropout: timm, in training: share of the deepest channels that the dense classifier goes without.
     """
 
     model_type = "pixellm_vision"
@@ -35,6 +37,8 @@ class PixelLMVisionConfig(PreTrainedConfig):
         reductions: tuple[int, ...] = (32, 16, 8),
         hidden_size: int = 128,
         vocabulary: tuple[str, ...] = (),
+        drop_path: float = 0.0,
+        classifier_dropout: float = 0.0,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,6 +49,7 @@ class PixelLMVisionConfig(PreTrainedConfig):
         self.backbone = backbone
         self.reductions = list(reductions)
         self.vocabulary = list(vocabulary)
+        self.drop_path, self.classifier_dropout = drop_path, classifier_dropout
         if kind == "clip":
             patch = self.clip_config.patch_size
             if image_size % patch:

@@ -79,7 +79,9 @@ class TimmEncoder(nn.Module):
 
     def __init__(self, config: PixelLMVisionConfig) -> None:
         super().__init__()
-        self.backbone = timm.create_model(config.backbone, pretrained=False, num_classes=0)
+        self.backbone = timm.create_model(
+            config.backbone, pretrained=False, num_classes=0, drop_path_rate=config.drop_path
+        )
         levels = {info["reduction"]: index for index, info in enumerate(self.backbone.feature_info)}
         missing = [reduction for reduction in config.reductions if reduction not in levels]
         if missing:
@@ -94,9 +96,7 @@ class TimmEncoder(nn.Module):
         if self.takes_final:
             channels[0] = self.backbone.num_features
         self.pyramid = FeaturePyramidNetwork(channels[::-1], config.hidden_size)
-        self.classifier = (
-            DenseClassifier(channels[0], config.hidden_size, len(config.vocabulary)) if config.vocabulary else None
-        )
+        self.classifier = DenseClassifier(channels[0], config) if config.vocabulary else None
 
     def train(self, mode: bool = True) -> "TimmEncoder":
         """Batches are too small for batch statistics: those of the pretraining stay."""
@@ -126,8 +126,10 @@ class DenseClassifier(nn.Module):
     their trace in the deepest features.
     """
 
-    def __init__(self, deep_channels: int, fine_channels: int, num_names: int) -> None:
+    def __init__(self, deep_channels: int, config: PixelLMVisionConfig) -> None:
         super().__init__()
+        fine_channels, num_names = config.hidden_size, len(config.vocabulary)
+        self.dropout = nn.Dropout2d(config.classifier_dropout)
         self.deep = nn.Conv2d(deep_channels, num_names, 1)
         self.refine = nn.Sequential(
             nn.Conv2d(fine_channels, fine_channels, 3, padding=1), nn.GroupNorm(8, fine_channels), nn.ReLU(inplace=True)
@@ -138,6 +140,7 @@ class DenseClassifier(nn.Module):
 
     def forward(self, deep: Tensor, fine: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (B, C, h, w) and the bool (B, h, w) of the deepest that is not padding → logits (B, V, …) and (B, V)."""
+        deep = self.dropout(deep)
         what = F.interpolate(self.deep(deep), fine.shape[-2:], mode="bilinear", align_corners=False)
         logits = what + self.fine(self.refine(fine))
         evidence = self.presence(deep).float().masked_fill(~valid[:, None], -torch.inf)
