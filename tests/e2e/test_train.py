@@ -75,7 +75,7 @@ def recipe(photographs, tmp_path, monkeypatch) -> Path:
             "tokens_per_scale": 2,
             "llm_grid": 2,
             "num_tags": 2,
-            "tag_noise": 0.5,
+            "score_noise": 0.5,
             "semantics_weight": 0.5,
             "pixel_feature_size": 16,
             "decoder_dim": 32,

@@ -162,7 +162,7 @@ FIELDS = {
     "vocabulary_ids": [[3], [4, 5]],
     "llm_grid": 5,
     "num_tags": 2,
-    "tag_noise": 0.5,
+    "score_noise": 0.5,
     "projector_ratio": 1.5,
     "pixel_feature_size": 20,
     "decoder_dim": 64,

@@ -250,12 +250,14 @@ def test_tags_by_hand():
 
 
 @torch.no_grad()
-def test_tags_are_noisy_in_training_alone():
-    mix = WordMix(tiny.timm_config(tag_noise=2.0))
-    nn.init.normal_(mix.tag_score)
-    words, presence = torch.randn(5, 32), torch.randn(1, 5)
-    assert not torch.equal(mix.train().tags(presence, words), mix.tags(presence, words))
-    assert torch.equal(mix.eval().tags(presence, words), mix.tags(presence, words))
+def test_scores_are_noisy_in_training_alone():
+    """A name's score for the image and its dense ones move by the same amount."""
+    mix = WordMix(tiny.timm_config(score_noise=2.0))
+    dense, presence = torch.randn(1, 5, 4, 4), torch.randn(1, 5)
+    moved_dense, moved = mix.train().unsure(dense, presence)
+    assert not torch.equal(moved, presence)
+    torch.testing.assert_close(moved_dense - dense, (moved - presence)[..., None, None].expand_as(dense))
+    assert all(map(torch.equal, mix.eval().unsure(dense, presence), (dense, presence)))
 
 
 @torch.no_grad()

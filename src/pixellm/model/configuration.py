@@ -99,8 +99,8 @@ class PixelLMConfig(PreTrainedConfig):
         vocabulary_ids: token ids of each name of vision_config.vocabulary.
         llm_grid: side of the square of image tokens that the language model reads.
         num_tags: tokens after them for the likeliest names of the vocabulary in the image (0 without a vocabulary).
-        tag_noise: standard deviation of what is added to their scores in training: on photographs that the classifier
-            was trained on it is surer than on others.
+        score_noise: standard deviation of what is added, in training, to the names' scores that the language model
+            reads: on photographs that the classifier was trained on it is surer than on others.
         projector_ratio: hidden width of both vision projectors, as a multiple of the language model's width.
         pixel_feature_size: width that the decoder-side projector gives (None: the language model's width).
         decoder_dim: C, width of the pixel decoder.
@@ -135,7 +135,7 @@ class PixelLMConfig(PreTrainedConfig):
         vocabulary_ids: list[list[int]] | None = None,
         llm_grid: int = 16,
         num_tags: int = 0,
-        tag_noise: float = 0.0,
+        score_noise: float = 0.0,
         projector_ratio: float = 2.0,
         pixel_feature_size: int | None = None,
         decoder_dim: int = 256,
@@ -171,7 +171,7 @@ class PixelLMConfig(PreTrainedConfig):
         self.codebook_ids = list(codebook_ids or range(text_config.vocab_size - count, text_config.vocab_size))
         self.vocabulary_ids = vocabulary_ids or []
         self.llm_grid = llm_grid
-        self.num_tags, self.tag_noise = num_tags, tag_noise
+        self.num_tags, self.score_noise = num_tags, score_noise
         self.projector_ratio = projector_ratio
         self.pixel_feature_size = pixel_feature_size
         self.decoder_dim = decoder_dim

@@ -136,9 +136,10 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         words = None
         if self.word_mix is not None:
             words = self.word_mix.words(self.get_input_embeddings())
-            tokens = tokens + self.word_mix.to_tokens(features.class_logits, words, grid)
+            class_logits, presence_logits = self.word_mix.unsure(features.class_logits, features.presence_logits)
+            tokens = tokens + self.word_mix.to_tokens(class_logits, words, grid)
+            tokens = torch.cat([tokens, self.word_mix.tags(presence_logits, words)], dim=1)
             neck = [map_ + self.word_mix.to_map(features.class_logits, words, map_.shape[-1]) for map_ in neck]
-            tokens = torch.cat([tokens, self.word_mix.tags(features.presence_logits, words)], dim=1)
         valid = valid_area(resized_hw, size, grid).flatten(1)
         valid = F.pad(valid, (0, config.num_tags), value=True)
         maps = self.pixel_decoder.prepare(neck)

@@ -41,7 +41,7 @@ class WordMix(nn.Module):
         nn.init.zeros_(self.to_names.bias)
         self.prior_weight = nn.Parameter(torch.ones(()))
         self.to_pixels = nn.Linear(config.text_config.hidden_size, config.decoder_dim, bias=False)
-        self.num_scales, self.num_tags, self.tag_noise = config.num_scales, config.num_tags, config.tag_noise
+        self.num_scales, self.num_tags, self.score_noise = config.num_scales, config.num_tags, config.score_noise
         self.to_prompts = nn.Linear(config.text_config.hidden_size, config.num_scales * config.decoder_dim, bias=False)
         self.tag_score = nn.Parameter(torch.zeros(config.text_config.hidden_size))
         self.tag_bias = nn.Parameter(torch.zeros(()))
@@ -51,12 +51,16 @@ class WordMix(nn.Module):
         present = (self.name_ids >= 0)[..., None]
         return (embedding(self.name_ids.clamp(min=0)) * present).sum(dim=1) / present.sum(dim=1)
 
+    def unsure(self, class_logits: Tensor, presence_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What the language model is told in training: of each name the scores (B, V, …) and (B, V), moved together."""
+        if not (self.training and self.score_noise):
+            return class_logits, presence_logits
+        noise = self.score_noise * torch.randn_like(presence_logits)
+        return class_logits + noise[..., None, None], presence_logits + noise
+
     def tags(self, presence_logits: Tensor, words: Tensor) -> Tensor:
         """Tokens (B, K, D) of the likeliest names, the likeliest first: the word, and along one direction its score."""
-        scores = presence_logits + self.tag_bias
-        if self.training and self.tag_noise:
-            scores = scores + self.tag_noise * torch.randn_like(scores)
-        scores, names = scores.topk(self.num_tags, dim=1)
+        scores, names = (presence_logits + self.tag_bias).topk(self.num_tags, dim=1)
         return words[names] + (scores / TAG_SCALE).clamp(-1, 1)[..., None] * self.tag_score
 
     def to_tokens(self, class_logits: Tensor, words: Tensor, grid: int) -> Tensor:
