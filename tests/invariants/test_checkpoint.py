@@ -153,13 +153,15 @@ VISION = {
     "reductions": [32, 8, 4],
     "hidden_size": 24,
     "vocabulary": ["dog", "red apple"],
+    "drop_path": 0.1,
+    "classifier_dropout": 0.3,
 }
 CLIP_VISION = VISION | {"kind": "clip", "hidden_size": 48}
 FIELDS = {
     "num_scales": 3,
     "tokens_per_scale": 4,
     "codebook_ids": list(range(50, 62)),
-    "vocabulary_ids": [[3], [4, 5]],
+    "vocabulary_ids": [[[3]], [[4, 5], [6]]],
     "llm_grid": 5,
     "num_tags": 2,
     "score_noise": 0.5,

@@ -62,6 +62,8 @@ def run_whole_text(model, images, ids):
     """Last-layer states (T, D), keys in the padding masked, written out without the package's mask helpers."""
     embeddings = model.get_input_embeddings()(ids.clamp(min=0))
     embeddings[ids == IMAGE_TOKEN_ID] = images.tokens[0]
+    if model.word_mix is not None:
+        embeddings[0] += mentioned(model, images, ids[0].tolist())
     seen = torch.ones(ids.shape[1], ids.shape[1]).tril().bool()
     seen[:, ids[0] == IMAGE_TOKEN_ID] &= images.token_valid[0]
     mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
@@ -69,6 +71,20 @@ def run_whole_text(model, images, ids):
     backbone = model.language_model.model
     output = backbone(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
     return output.last_hidden_state[0]
+
+
+def mentioned(model, images, ids):
+    """What is added where a name ends, (T, D), written out."""
+    added = torch.zeros(len(ids), model.config.text_config.hidden_size)
+    for end in range(1, len(ids) + 1):
+        longest = 0
+        for name, forms in enumerate(model.config.vocabulary_ids):
+            for form in forms:
+                if len(form) > longest and ids[max(0, end - len(form)) : end] == form:
+                    longest = len(form)
+                    share = float(images.name_scores[0, name].div(6).clamp(-1, 1))
+                    added[end - 1] = share * model.word_mix.tag_score.detach()
+    return added
 
 
 @pytest.mark.parametrize("own_state", [True, False])

@@ -205,7 +205,7 @@ def test_timm_stride_that_the_backbone_lacks():
 
 @torch.no_grad()
 def test_words_are_mean_embeddings():
-    mix = WordMix(tiny.timm_config(vocabulary_ids=[[1], [2, 3], [4], [5], [6]]))
+    mix = WordMix(tiny.timm_config(vocabulary_ids=[[[1]], [[2, 3]], [[4]], [[5]], [[6]]]))
     embedding = nn.Embedding(10, 32)
     rows = embedding.weight
     own = torch.stack([rows[1], (rows[2] + rows[3]) / 2, rows[4], rows[5], rows[6]])
@@ -218,7 +218,7 @@ def test_words_are_mean_embeddings():
 
 @torch.no_grad()
 def test_word_mix_by_hand():
-    mix = WordMix(tiny.timm_config(vocabulary_ids=[[1], [2], [3], [4], [5]]))
+    mix = WordMix(tiny.timm_config(vocabulary_ids=[[[1]], [[2]], [[3]], [[4]], [[5]]]))
     nn.init.constant_(mix.token_gain, 3.0)
     words = centred(torch.randn(5, 32))
     logits = torch.full((1, 5, 8, 8), -100.0)
@@ -245,8 +245,20 @@ def test_tags_by_hand():
     tags = mix.tags(presence, words)
     expected = [words[1] + mix.tag_score, words[2] + 0.25 * mix.tag_score, words[0] - 0.5 * mix.tag_score]
     torch.testing.assert_close(tags[0], torch.stack(expected))
-    nn.init.constant_(mix.tag_bias, 1.5)  # makes the model say more readily that something is there
-    torch.testing.assert_close(mix.tags(presence, words)[0, 1], words[2] + 0.5 * mix.tag_score)
+
+
+@torch.no_grad()
+def test_mentions_by_hand():
+    """A name's last token carries its score, whatever its form; of two names that end together the longer counts."""
+    forms = [[[1], [9]], [[2, 3]], [[4]], [[5]], [[6]]]  # the third ends as the second does once it is [3]
+    forms[2].append([3])
+    mix = WordMix(tiny.timm_config(vocabulary_ids=forms))
+    ids = torch.tensor([[3, 2, 3, 7, 1, 9, -200, 2, 0, 3]])
+    assert mix.mentions(ids).tolist() == [[2, -1, 1, -1, 0, 0, -1, -1, -1, 2]]
+    nn.init.normal_(mix.tag_score)
+    added = mix.mentioned(ids, torch.tensor([[3.0, -60.0, 1.5, 0.0, 0.0]]))[0]
+    shares = torch.tensor([0.25, 0, -1, 0, 0.5, 0.5, 0, 0, 0, 0.25])
+    torch.testing.assert_close(added, shares[:, None] * mix.tag_score)
 
 
 @torch.no_grad()
@@ -255,9 +267,10 @@ def test_scores_are_noisy_in_training_alone():
     mix = WordMix(tiny.timm_config(score_noise=2.0))
     dense, presence = torch.randn(1, 5, 4, 4), torch.randn(1, 5)
     moved_dense, moved = mix.train().unsure(dense, presence)
-    assert not torch.equal(moved, presence)
+    assert not torch.equal(moved, presence)  # the bias is 0
     torch.testing.assert_close(moved_dense - dense, (moved - presence)[..., None, None].expand_as(dense))
-    assert all(map(torch.equal, mix.eval().unsure(dense, presence), (dense, presence)))
+    nn.init.constant_(mix.tag_bias, 1.5)  # makes the model say more readily that something is there
+    assert all(map(torch.equal, mix.eval().unsure(dense, presence), (dense, presence + 1.5)))
 
 
 @torch.no_grad()
@@ -283,7 +296,7 @@ def test_more_tags_than_names():
 
 def test_word_mix_needs_ids_for_every_name():
     with pytest.raises(ValueError, match="5 names, got 1"):
-        WordMix(tiny.timm_config(vocabulary_ids=[[1]]))
+        WordMix(tiny.timm_config(vocabulary_ids=[[[1]]]))
 
 
 @pytest.mark.parametrize(("config", "grids"), [(tiny.clip_config(), [4, 8]), (tiny.timm_config(), [2, 4, 8])])

@@ -96,7 +96,8 @@ class PixelLMConfig(PreTrainedConfig):
         num_scales: L, scales of image features = parts of the codebook.
         tokens_per_scale: N, codebook tokens for each scale.
         codebook_ids: the L·N vocabulary ids, scale-major; consecutive.
-        vocabulary_ids: token ids of each name of vision_config.vocabulary.
+        vocabulary_ids: of each name of vision_config.vocabulary, the token ids of every form in which texts mention it
+            (plural, synonyms); the first form is the one that stands for it.
         llm_grid: side of the square of image tokens that the language model reads.
         num_tags: tokens after them for the likeliest names of the vocabulary in the image (0 without a vocabulary).
         score_noise: standard deviation of what is added, in training, to the names' scores that the language model
@@ -132,7 +133,7 @@ class PixelLMConfig(PreTrainedConfig):
         num_scales: int = 2,
         tokens_per_scale: int = 3,
         codebook_ids: tuple[int, ...] | None = None,
-        vocabulary_ids: list[list[int]] | None = None,
+        vocabulary_ids: list[list[list[int]]] | None = None,
         llm_grid: int = 16,
         num_tags: int = 0,
         score_noise: float = 0.0,

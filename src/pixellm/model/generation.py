@@ -28,6 +28,8 @@ from transformers import (
 
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration, additive
 
+LOOKBACK = 16  # tokens of text, in which any name has room
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -119,6 +121,8 @@ def encode_prefix(
     ids = torch.tensor([prefix_ids] * len(pixel_values), device=pixel_values.device)
     valid = torch.ones_like(ids, dtype=torch.bool).masked_scatter(ids == IMAGE_TOKEN_ID, images.token_valid)
     embeddings = model.embed(ids, images)
+    if images.name_scores is not None:
+        embeddings = embeddings + model.told(ids, images.name_scores)
     length = ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     bias = additive(causal & valid[:, None, :], embeddings.dtype)[:, None]
@@ -193,18 +197,21 @@ def _group_states(model: PixelLMForConditionalGeneration, row: _Row, new: Tensor
 
 @dataclass
 class _Context:
-    """Keys and values of all rows, which of them may be seen, and each row's next position."""
+    """Of all rows: keys and values, which of them may be seen, the next position, and what is known of names."""
 
     cache: DynamicCache
     valid: Tensor
     position: Tensor
+    name_scores: Tensor | None
 
     @classmethod
     def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_Context":
         index = torch.tensor(image_index, device=prefix.valid.device)
         cache = copy.deepcopy(prefix.cache)
         cache.batch_select_indices(index)
-        return cls(cache, prefix.valid[index], torch.full_like(index, prefix.valid.shape[1]))
+        scores = prefix.images.name_scores
+        position = torch.full_like(index, prefix.valid.shape[1])
+        return cls(cache, prefix.valid[index], position, None if scores is None else scores[index])
 
     def feed(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> tuple[Tensor, Tensor]:
         """Run every row's pending ids, padded to the longest: states (R, W, D), and what the codebook reads of them."""
@@ -218,14 +225,24 @@ class _Context:
         seen = torch.cat([self.valid[:, None].expand(-1, width, -1), causal], dim=2)
         embeddings = model.get_input_embeddings()(ids)
         bias = additive(seen, embeddings.dtype)[:, None]
-        states = model.hidden_states(embeddings, bias, self.position[:, None] + offsets, self.cache)
+        inputs = embeddings + self._told(model, rows, ids)
+        states = model.hidden_states(inputs, bias, self.position[:, None] + offsets, self.cache)
         self.valid = torch.cat([self.valid, own], dim=1)
         self.position = self.position + lengths
         return states, model.codebook_input(states, embeddings)
 
+    def _told(self, model: PixelLMForConditionalGeneration, rows: list[_Row], ids: Tensor) -> Tensor | float:
+        """See `PixelLMForConditionalGeneration.told`; a name of several tokens may have begun in an earlier step."""
+        if self.name_scores is None:
+            return 0.0
+        past = [row.ids[: len(row.ids) - len(row.pending)][-LOOKBACK:] for row in rows]
+        padded = torch.tensor([[IMAGE_TOKEN_ID] * (LOOKBACK - len(text)) + text for text in past], device=ids.device)
+        return model.told(torch.cat([padded, ids], dim=1), self.name_scores)[:, LOOKBACK:]
+
     def keep(self, slots: Tensor) -> None:
         self.cache.batch_select_indices(slots)
         self.valid, self.position = self.valid[slots], self.position[slots]
+        self.name_scores = None if self.name_scores is None else self.name_scores[slots]
 
 
 class _Chooser:

@@ -46,6 +46,7 @@ class EncodedImages:
         resized_hw: (B, 2).
         class_logits: (B, V, h, w) or None.
         presence_logits: (B, V) or None.
+        name_scores: (B, V) what the language model is told of them, or None.
         words: (V, D) embeddings of the classifier's names, or None.
     """
 
@@ -56,6 +57,7 @@ class EncodedImages:
     resized_hw: Tensor
     class_logits: Tensor | None = None
     presence_logits: Tensor | None = None
+    name_scores: Tensor | None = None
     words: Tensor | None = None
 
 
@@ -133,18 +135,18 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         pooled = F.interpolate(deepest.float(), (grid, grid), mode="bilinear", align_corners=False).to(deepest.dtype)
         tokens = self.llm_projector(pooled.flatten(2).transpose(1, 2))
         neck = [self.neck(self._project_pixels(feature)) for feature in features.scales]
-        words = None
+        words = name_scores = None
         if self.word_mix is not None:
             words = self.word_mix.words(self.get_input_embeddings())
-            class_logits, presence_logits = self.word_mix.unsure(features.class_logits, features.presence_logits)
+            class_logits, name_scores = self.word_mix.unsure(features.class_logits, features.presence_logits)
             tokens = tokens + self.word_mix.to_tokens(class_logits, words, grid)
-            tokens = torch.cat([tokens, self.word_mix.tags(presence_logits, words)], dim=1)
+            tokens = torch.cat([tokens, self.word_mix.tags(name_scores, words)], dim=1)
             neck = [map_ + self.word_mix.to_map(features.class_logits, words, map_.shape[-1]) for map_ in neck]
         valid = valid_area(resized_hw, size, grid).flatten(1)
         valid = F.pad(valid, (0, config.num_tags), value=True)
         maps = self.pixel_decoder.prepare(neck)
         logits, presence = features.class_logits, features.presence_logits
-        return EncodedImages(tokens, valid, maps, neck, resized_hw, logits, presence, words)
+        return EncodedImages(tokens, valid, maps, neck, resized_hw, logits, presence, name_scores, words)
 
     def _project_pixels(self, feature: Tensor) -> Tensor:
         return self.pixel_projector(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -162,6 +164,11 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
                 "Build input_ids with PixelLMProcessor."
             )
         return embeddings.masked_scatter(is_image[..., None], images.tokens.to(embeddings.dtype))
+
+    def told(self, input_ids: Tensor, name_scores: Tensor) -> Tensor:
+        """What the scores (B, V) of names add to the embeddings of those that the text (B, T) mentions: (B, T, D)."""
+        assert self.word_mix is not None
+        return self.word_mix.mentioned(input_ids, name_scores).to(self.get_input_embeddings().weight.dtype)
 
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor, cache=None) -> Tensor:
         """Last-layer states (B, T, D) after the final norm; `attention_mask` is additive (B, 1, T, keys)."""
@@ -196,7 +203,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         valid = valid & ~self._padding_tokens(input_ids, images)
         embeddings = self.embed(input_ids, images)
         bias = packed_attention_bias(segment_ids, valid, embeddings.dtype)
-        states = self.hidden_states(embeddings, bias, packed_positions(segment_ids))
+        told = 0.0 if images.name_scores is None else self.told(input_ids, images.name_scores)
+        states = self.hidden_states(embeddings + told, bias, packed_positions(segment_ids))
         groups = find_groups(input_ids, self.config.codebook_ids)
         group_states = self._group_states(self.codebook_input(states, embeddings), groups)
         logits, scale_logits = self.decode_masks(images, group_states, groups[:, 0])

@@ -96,7 +96,9 @@ class TimmEncoder(nn.Module):
         if self.takes_final:
             channels[0] = self.backbone.num_features
         self.pyramid = FeaturePyramidNetwork(channels[::-1], config.hidden_size)
-        self.classifier = DenseClassifier(channels[0], config) if config.vocabulary else None
+        self.classifier = None
+        if names := len(config.vocabulary):
+            self.classifier = DenseClassifier(channels[0], config.hidden_size, names, config.classifier_dropout)
 
     def train(self, mode: bool = True) -> "TimmEncoder":
         """Batches are too small for batch statistics: those of the pretraining stay."""
@@ -126,10 +128,9 @@ class DenseClassifier(nn.Module):
     their trace in the deepest features.
     """
 
-    def __init__(self, deep_channels: int, config: PixelLMVisionConfig) -> None:
+    def __init__(self, deep_channels: int, fine_channels: int, num_names: int, dropout: float = 0.0) -> None:
         super().__init__()
-        fine_channels, num_names = config.hidden_size, len(config.vocabulary)
-        self.dropout = nn.Dropout2d(config.classifier_dropout)
+        self.dropout = nn.Dropout2d(dropout)
         self.deep = nn.Conv2d(deep_channels, num_names, 1)
         self.refine = nn.Sequential(
             nn.Conv2d(fine_channels, fine_channels, 3, padding=1), nn.GroupNorm(8, fine_channels), nn.ReLU(inplace=True)

@@ -3,7 +3,8 @@
 Where the classifier sees a dog, the language model's image token and the decoder's features receive the embedding of
 " dog": visual features that speak the model's language before anything is trained.
 
-The names that are likeliest in the whole image follow as tags, one token each, with how sure it is.
+The names that are likeliest in the whole image follow as tags, one token each, with how sure it is; and where a text
+mentions a name, its last token carries the same score.
 
 The same scores give each target a first guess, the prior: the map of the names that its codebook states resemble. The
 decoder's prompt for those names, learned before the language model learns to answer, is added to the codebook's own.
@@ -24,17 +25,23 @@ class WordMix(nn.Module):
     """Holds the names as token ids, so that they follow the embeddings wherever training moves them."""
 
     name_ids: Tensor
+    form_ids: Tensor
+    form_names: Tensor
 
     def __init__(self, config: PixelLMConfig) -> None:
         super().__init__()
         names = config.vocabulary_ids
-        if len(names) != len(config.vision_config.vocabulary):
+        if len(names) != len(config.vision_config.vocabulary) or not all(names):
             raise ValueError(
-                f"vocabulary_ids: expected one list for each of {len(config.vision_config.vocabulary)} names, "
-                f"got {len(names)}."
+                f"vocabulary_ids: expected one list of forms for each of {len(config.vision_config.vocabulary)} names, "
+                f"got {len([forms for forms in names if forms])}."
             )
-        longest = max(len(ids) for ids in names)
-        self.register_buffer("name_ids", torch.tensor([[*ids, *[-1] * (longest - len(ids))] for ids in names]))
+        longest = max(len(ids) for forms in names for ids in forms)
+        self.register_buffer("name_ids", torch.tensor([[*ids, *[-1] * (longest - len(ids))] for ids, *_ in names]))
+        # The longest first, each at the right end of its row: as they end at one token of a text.
+        forms = sorted(((ids, v) for v, name in enumerate(names) for ids in name), key=lambda form: -len(form[0]))
+        self.register_buffer("form_ids", torch.tensor([[*[-1] * (longest - len(ids)), *ids] for ids, _ in forms]))
+        self.register_buffer("form_names", torch.tensor([name for _, name in forms]))
         self.token_gain = nn.Parameter(torch.ones(()))
         self.to_names = nn.Linear(config.text_config.hidden_size, config.text_config.hidden_size)
         nn.init.zeros_(self.to_names.weight)  # at the start every name fits as well as any other
@@ -52,16 +59,33 @@ class WordMix(nn.Module):
         return (embedding(self.name_ids.clamp(min=0)) * present).sum(dim=1) / present.sum(dim=1)
 
     def unsure(self, class_logits: Tensor, presence_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """What the language model is told in training: of each name the scores (B, V, …) and (B, V), moved together."""
+        """What the language model is told of each name, its scores (B, V, h, w) and (B, V): in training, both noisy."""
+        scores = presence_logits + self.tag_bias
         if not (self.training and self.score_noise):
-            return class_logits, presence_logits
-        noise = self.score_noise * torch.randn_like(presence_logits)
-        return class_logits + noise[..., None, None], presence_logits + noise
+            return class_logits, scores
+        noise = self.score_noise * torch.randn_like(scores)
+        return class_logits + noise[..., None, None], scores + noise
 
-    def tags(self, presence_logits: Tensor, words: Tensor) -> Tensor:
+    def tags(self, name_scores: Tensor, words: Tensor) -> Tensor:
         """Tokens (B, K, D) of the likeliest names, the likeliest first: the word, and along one direction its score."""
-        scores, names = (presence_logits + self.tag_bias).topk(self.num_tags, dim=1)
-        return words[names] + (scores / TAG_SCALE).clamp(-1, 1)[..., None] * self.tag_score
+        scores, names = name_scores.topk(self.num_tags, dim=1)
+        return words[names] + self._said(scores)
+
+    def mentioned(self, input_ids: Tensor, name_scores: Tensor) -> Tensor:
+        """What the scores (B, V) of the names that a text (B, T) mentions add to its embeddings: (B, T, D)."""
+        names = self.mentions(input_ids)
+        scores = name_scores.gather(1, names.clamp(min=0))
+        return self._said(scores) * (names >= 0)[..., None]
+
+    def mentions(self, input_ids: Tensor) -> Tensor:
+        """The name (B, T) that each token ends, -1 for none; of "dog" and "hot dog" it is the longer."""
+        length = self.form_ids.shape[1]
+        windows = F.pad(input_ids, (length - 1, 0), value=-1).unfold(1, length, 1)[:, :, None]
+        found = ((windows == self.form_ids) | (self.form_ids < 0)).all(dim=-1)
+        return torch.where(found.any(dim=-1), self.form_names[found.int().argmax(dim=-1)], -1)
+
+    def _said(self, scores: Tensor) -> Tensor:
+        return (scores / TAG_SCALE).clamp(-1, 1)[..., None] * self.tag_score
 
     def to_tokens(self, class_logits: Tensor, words: Tensor, grid: int) -> Tensor:
         """Image tokens (B, g·g, D): small things count, so each cell takes a name's strongest presence in it."""

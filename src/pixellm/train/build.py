@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from pixellm.data.describe import noun
+from pixellm.data.names import SYNONYMS
 from pixellm.embedded import fetch_language_model
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.chatml import CHATML
@@ -47,14 +49,18 @@ def build_config(recipe: Recipe, processor: PixelLMProcessor, vocabulary: list[s
         vision_config={"kind": "timm", "vocabulary": vocabulary, **recipe.model["vision"]},
         text_config=text.to_dict(),
         codebook_ids=processor.codebook_ids,
-        vocabulary_ids=name_ids(processor.tokenizer, vocabulary),
+        vocabulary_ids=[form_ids(processor.tokenizer, name) for name in vocabulary],
         **settings,
     )
 
 
-def name_ids(tokenizer: PreTrainedTokenizerBase, names: list[str]) -> list[list[int]]:
-    """Token ids of each name as it stands inside a sentence; what is in brackets only tells meanings apart."""
-    return [tokenizer.encode(" " + name.split(" (")[0], add_special_tokens=False) for name in names]
+def form_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
+    """Token ids of a name's forms, inside a sentence and at its start; what is in brackets only tells meanings apart."""
+    nouns = [noun(name), *(noun(name, word) for word in SYNONYMS.get(name, ()))]
+    said = dict.fromkeys(form for word in nouns for form in (word.singular, word.plural))
+    words = [name.split(" (")[0], *said]
+    ids = [tokenizer.encode(start + word, add_special_tokens=False) for start in (" ", "") for word in words]
+    return [list(form) for form in dict.fromkeys(map(tuple, ids))]
 
 
 def build_model(config: PixelLMConfig, vision_weights: Path) -> PixelLMForConditionalGeneration:
