@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,7 +51,7 @@ def resolve(name: str | Path) -> Path:
     """
     text = os.path.expanduser(str(name))
     if _is_model(text):
-        return Path(text)
+        return _pixellm_in(Path(text))
     if text == MINI:
         return materialise_mini()
     if built := _built().get(text):
@@ -179,7 +180,12 @@ def _ready() -> list[str]:
 
 
 def _size(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    """Bytes in a directory; what another process removes meanwhile counts nothing."""
+    sizes = 0
+    for file in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            sizes += file.stat().st_size if file.is_file() else 0
+    return sizes
 
 
 def _delete(directory: Path) -> int:
@@ -211,10 +217,25 @@ def _hub_cached() -> list:
 
 
 def _is_pixellm(config: Path) -> bool:
+    return str(_model_type(config)).startswith("pixellm")
+
+
+def _model_type(config: Path) -> str | None:
     try:
-        return str(json.loads(config.read_text()).get("model_type", "")).startswith("pixellm")
-    except (OSError, ValueError, AttributeError):  # no config, or not one of ours
-        return False
+        return json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):  # no config, or not one of a model
+        return None
+
+
+def _pixellm_in(directory: Path) -> Path:
+    """The directory itself; ValueError if its config.json is another model's."""
+    if not _is_pixellm(directory / "config.json"):
+        raise ValueError(
+            f"expected a PixelLM model in {directory}, got a config.json of model_type "
+            f"{_model_type(directory / 'config.json')!r}. A checkpoint of the released code has to be converted first: "
+            "pixellm convert RELEASED_DIR OUT --vision CLIP_DIR"
+        )
+    return directory
 
 
 def _from_hub(repo_id: str) -> Path:
@@ -243,4 +264,4 @@ def _from_hub(repo_id: str) -> Path:
         raise refuse(f"{type(error).__name__}: {error}", "Try again; what was downloaded is kept.") from error
     if not _is_model(str(directory)):
         raise refuse("a repository without a config.json", "It is not a model that transformers can load.")
-    return directory
+    return _pixellm_in(directory)

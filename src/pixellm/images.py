@@ -23,7 +23,8 @@ def load_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
     """The image as a new 8-bit RGB `PIL.Image.Image`, upright, transparency laid on white; or a ValueError.
 
     `source` is a file (of several frames, the first), `example:NAME` (`pixellm.examples`), a PIL image, or an array
-    (H, W[, 1|3|4]) of uint8, uint16, bool, or float in 0..1. Values of 16 bits are scaled by 1/257.
+    (H, W[, 1|3|4]) of uint8, uint16, bool, or float in 0..1. Values of 16 bits are scaled by 1/257,
+    or taken as they are where none is above 255.
     """
     if isinstance(source, Image.Image):
         return _decode(source, "the image")

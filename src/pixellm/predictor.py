@@ -3,6 +3,7 @@
 A photograph is encoded once; all questions on it share its image features and key-value prefix.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -42,8 +43,9 @@ class Predictor:
     def __init__(
         self, model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, system: str | None = None
     ) -> None:
-        self.model, self.processor = model.eval(), processor
-        self.processor.system = processor.system if system is None else system
+        self.model, self.processor = model.eval(), copy.copy(processor)
+        if system is not None:
+            self.processor.system = system
         self._photograph: tuple[Image.Image, Prefix] | None = None
 
     @classmethod

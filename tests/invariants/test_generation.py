@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
 import tiny
 from pixellm.model.generation import Sampling, encode_prefix, generate
@@ -391,6 +392,58 @@ def test_own_stopping_criterion(predictor, clip_processor):
     predictor.set_image(CASES[0].image)
     write = tiny.Write(clip_processor, {DOG: [None] * 10})
     assert len(predictor.ask(DOG, processors=(write,), stopping=(after_three,)).token_ids) == 3
+
+
+def test_stopping_at_a_group_completes_it(predictor, clip_processor):
+    """A criterion that comes true inside a group ends the answer right after it, not at the next text token."""
+    begin = len(clip_processor.prefix_ids) - 4 + len(clip_processor.prompt_ids(DOG))
+
+    def after_two(ids, scores):
+        return torch.tensor([ids.shape[1] >= begin + 2])
+
+    predictor.set_image(CASES[0].image)
+    write = tiny.Write(clip_processor, {DOG: tiny.plan_of(clip_processor, "{seg}{seg} and more")})
+    answer = predictor.ask(DOG, processors=(write,), stopping=(after_two,))
+    assert list(answer.token_ids) == clip_processor.codebook_ids
+
+
+# --- other language models ---
+
+OTHER_LLMS = {
+    "qwen2": {"num_key_value_heads": 2},
+    "mistral": {"num_key_value_heads": 2, "sliding_window": 8, "head_dim": 8},
+    "gpt2": {},
+    "gpt_neox": {},
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_LLMS)
+def test_other_language_models(kind):
+    """Cache and bursts equal plain decoding, also where the language model has attention windows of its own."""
+    sizes = tiny.text_config().to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    text = AutoConfig.for_model(kind, **{name: sizes[name] for name in names}, **OTHER_LLMS[kind])
+    config = tiny.clip_config()
+    config.text_config = text
+    model = tiny.build(config)
+    processor = tiny.tiny_processor(image_size=56, num_image_tokens=4)
+    write = tiny.Write(processor, {DOG: plan(processor, FIVE_TARGETS)})
+    image = tiny.picture(50, 20)
+    steps, _ = run(model, processor, [image], [DOG], write)
+    states = [step.states for step in steps if step.states is not None]
+    inputs = processor.images([image])
+    images = model.encode_images(inputs["pixel_values"], inputs["resized_hw"])
+    ids = [*processor.prefix_ids, *processor.prompt_ids(DOG), *(i for step in steps for i in step.ids)]
+    whole = torch.tensor([ids])
+    seen = torch.ones(len(ids), len(ids)).tril().bool()
+    seen[:, whole[0] == IMAGE_TOKEN_ID] &= images.token_valid[0]
+    mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
+    hidden = model.hidden_states(model.embed(whole, images), mask, torch.arange(len(ids))[None])[0]
+    starts = [i for i, token in enumerate(ids) if token == processor.codebook_ids[0]]
+    assert len(states) == len(starts) == 5
+    for got, start in zip(states, starts, strict=True):
+        expected = hidden[start : start + len(processor.codebook_ids)]
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
 # --- streaming ---

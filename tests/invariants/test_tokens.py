@@ -11,6 +11,7 @@ from pixellm import embedded
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.chatml import CHATML
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
+from pixellm.predictor import Predictor
 from pixellm.types import Conversation, Sample
 
 GENERAL = ["<image>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "{seg}", "{answer}"]
@@ -166,3 +167,20 @@ def test_control_token_that_the_tokenizer_lacks():
         PixelLMProcessor(
             PixelLMImageProcessor(56), tiny.tiny_tokenizer(), codebook_tokens=["[NOPE]"], num_image_tokens=4, **CHATML
         )
+
+
+def test_added_tokens_of_the_tokenizer_stay_plain_text():
+    """Whoever added them: as tokens that are not special, a tokenizer would find them in what users write."""
+    tokenizer = tiny.tiny_tokenizer(codebook=False)
+    tokenizer.add_tokens([*tiny.codebook_tokens(), "<tool>"])
+    processor = PixelLMProcessor(
+        tiny.tiny_processor(56, 4).image_processor, tokenizer, tiny.codebook_tokens(), 4, **CHATML
+    )
+    ids = processor.prompt_ids("[SEG0] <tool> [SEG5]")
+    assert not {*processor.codebook_ids, tokenizer.convert_tokens_to_ids("<tool>")} & set(ids)
+
+
+def test_a_predictors_system_prompt_is_its_own(clip_model, clip_processor):
+    before = clip_processor.system
+    assert Predictor(clip_model, clip_processor, system="Be brief.").processor.system == "Be brief."
+    assert clip_processor.system == before == Predictor(clip_model, clip_processor).processor.system

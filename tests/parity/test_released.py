@@ -200,7 +200,10 @@ def test_check_names_a_removed_key(converted, tmp_path):
     assert report.missing == ["codebook.project.2.bias"]
     assert report.unknown == ["extra"]
     assert list(report.mismatched) == ["neck.0.weight"]
+    assert not {"extra", "neck.0.weight"} & set(report.used)
     assert not report.complete
+    with pytest.raises(ValueError, match=r"expected all weights.*1 are not there \(codebook.project.2.bias\)"):
+        PixelLMForConditionalGeneration.from_pretrained(damaged, ignore_mismatched_sizes=True)
 
 
 @pytest.mark.parametrize("wrapper", ["plain", "module"])
@@ -233,6 +236,51 @@ def test_single_file_with_lora_gives_the_merged_weights(reference, converted, re
         assert torch.equal(ours[key].float(), expected[key].float()), key
 
 
+@pytest.mark.parametrize("with_markers", [True, False])
+def test_weights_beside_the_base_tokenizer(reference, converted, released_state, tmp_path, with_markers):
+    """What training leaves: weights alone. The base model's tokenizer has no codebook yet, and perhaps no markers."""
+    source = released_without_weights(reference, tmp_path / "released")
+    added = {"<im_patch>": 503} | ({"<im_start>": 504, "<im_end>": 505} if with_markers else {})
+    (source / "added_tokens.json").write_text(json.dumps(added))
+    torch.save(released_state, source / "pytorch_model.bin")
+    convert(source, tmp_path / "out", reference / "clip-tiny")
+    ids = PixelLMProcessor.from_pretrained(tmp_path / "out").codebook_ids
+    assert ids == PixelLMConfig.from_pretrained(tmp_path / "out").codebook_ids
+    first = 506 if with_markers else 504  # then the codebook was added before the markers
+    assert ids == list(range(first, first + 6))
+    if with_markers:
+        ours, expected = (PixelLMProcessor.from_pretrained(path) for path in (tmp_path / "out", converted))
+        assert ours.prefix_ids == expected.prefix_ids
+
+
+def test_tokenizer_that_does_not_fit(reference, released_state, tmp_path):
+    source = released_without_weights(reference, tmp_path / "released")
+    (source / "added_tokens.json").write_text(json.dumps({"<im_patch>": 503, "<im_start>": 504, "<im_end>": 505}))
+    rows = {key: released_state[key][:506] for key in ("model.embed_tokens.weight", "lm_head.weight")}
+    torch.save(released_state | rows, source / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="Give the tokenizer that the checkpoint was trained with"):
+        convert(source, tmp_path / "out", reference / "clip-tiny")
+
+
+def test_both_formats_beside_each_other(reference, converted, released_state, tmp_path):
+    """safetensors are read, whatever lies beside them."""
+    source = tmp_path / "released"
+    shutil.copytree(reference / "hf_model", source, copy_function=shutil.copyfile)
+    source.chmod(0o755)
+    save_file({key: tensor.contiguous() for key, tensor in released_state.items()}, source / "model.safetensors")
+    convert(source, tmp_path / "out", reference / "clip-tiny")
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == load_file(converted / "model.safetensors").keys()
+
+
+def test_more_scales_than_the_released_code_has(reference, released_state, tmp_path):
+    source = released_without_weights(reference, tmp_path / "released")
+    torch.save(released_state, source / "pytorch_model.bin")
+    settings = json.loads((source / "config.json").read_text()) | {"image_feature_scale_num": 3}
+    (source / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="image_feature_scale_num: expected 1 to 2"):
+        convert(source, tmp_path / "out", reference / "clip-tiny")
+
+
 def released_without_weights(reference, target):
     ignored = shutil.ignore_patterns("pytorch_model*")
     shutil.copytree(reference / "hf_model", target, ignore=ignored, copy_function=shutil.copyfile)
@@ -251,8 +299,10 @@ def released_name(key):
     return name.replace(".mlp.0.", ".mlp.lin1.").replace(".mlp.2.", ".mlp.lin2.") if ".transformer." in name else name
 
 
-def test_other_sizes(reference, tmp_path):
-    """A released layout of other sizes: width 48, 3 layers, decoder 128, 2 tokens for each scale, CLIP at 112 px."""
+@pytest.mark.parametrize(("tokens", "fusion"), [(1, 1.0), (2, 1 / 4)])
+def test_other_sizes(reference, tmp_path, tokens, fusion):
+    """A released layout of other sizes: width 48, 3 layers, decoder 128, other codebooks, CLIP at 112 px."""
+    codebook = list(range(506, 506 + 2 * tokens))
     torch.manual_seed(0)
     clip = CLIPVisionConfig(
         hidden_size=32, intermediate_size=40, num_hidden_layers=12, num_attention_heads=4, patch_size=14, image_size=56
@@ -280,8 +330,8 @@ def test_other_sizes(reference, tmp_path):
             },
         ),
         LlamaConfig(**llm),
-        tokens_per_scale=2,
-        codebook_ids=[506, 507, 508, 509],
+        tokens_per_scale=tokens,
+        codebook_ids=codebook,
         decoder_dim=128,
         decoder_depth=1,
         decoder_mlp_dim=72,
@@ -291,7 +341,9 @@ def test_other_sizes(reference, tmp_path):
     )
     original = tiny.build(config)
     source = released_without_weights(reference, tmp_path / "released")
-    added = {"<im_patch>": 503, "<im_start>": 504, "<im_end>": 505} | {f"[SEG{i}]": 506 + i for i in range(4)}
+    added = {"<im_patch>": 503, "<im_start>": 504, "<im_end>": 505} | {
+        f"[SEG{i}]": id_ for i, id_ in enumerate(codebook)
+    }
     (source / "added_tokens.json").write_text(json.dumps(added))
     settings = json.loads((source / "config.json").read_text())
     settings |= llm | {"resize_vision_tower_size": 112, "out_dim": 128, "mm_projector_hidden_dim": 3}
@@ -316,19 +368,15 @@ def test_other_sizes(reference, tmp_path):
     assert (text.hidden_size, text.num_hidden_layers, text.num_key_value_heads) == (48, 3, 2)
     assert text.rope_parameters["rope_theta"] == 5000.0
     assert (model.config.decoder_dim, model.config.decoder_depth, model.config.decoder_mlp_dim) == (128, 1, 72)
-    assert (model.config.tokens_per_scale, model.config.num_mask_tokens) == (2, 3)
-    assert (
-        model.config.codebook_ids
-        == PixelLMProcessor.from_pretrained(tmp_path / "out").codebook_ids
-        == [506, 507, 508, 509]
-    )
+    assert (model.config.tokens_per_scale, model.config.num_mask_tokens) == (tokens, 3)
+    assert model.config.codebook_ids == PixelLMProcessor.from_pretrained(tmp_path / "out").codebook_ids == codebook
 
     ours, expected = model.state_dict(), original.state_dict()
     assert ours.keys() == expected.keys()
     clip_state = read_weights(tmp_path / "clip")
     for key, tensor in ours.items():
         if key == "codebook.token_weights":
-            assert torch.equal(tensor, torch.full((2, 2), 1 / 4))
+            assert torch.equal(tensor, torch.full((2, tokens), fusion))
         elif key == "pixel_decoder.scale_weights":
             assert torch.equal(tensor, torch.full((2,), 1 / 2))
         elif key.endswith("position_embedding.weight"):
@@ -425,6 +473,14 @@ def test_missing_key(reference, released_state, tmp_path, missing):
     with pytest.raises(ValueError, match=r"missing|mask decoder"):
         convert(source, tmp_path / "out", reference / "clip-tiny")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_unknown_key_is_reported(reference, released_state, tmp_path):
+    source = released_without_weights(reference, tmp_path / "released")
+    torch.save(released_state | {"model.surprise": torch.zeros(2)}, source / "pytorch_model.bin")
+    report = convert(source, tmp_path / "out", reference / "clip-tiny")
+    assert report.unknown == ["model.surprise"]
+    assert check(tmp_path / "out").complete  # it was left out
 
 
 def test_unknown_key_and_wrong_shape(reference, released_state, tmp_path):

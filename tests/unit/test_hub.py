@@ -238,7 +238,11 @@ def test_resolve_a_directory(tmp_path):
     model.mkdir()
     with pytest.raises(ValueError, match=r"without a config\.json"):
         hub.resolve(model)
-    (model / "config.json").write_text("{}")
+    for foreign in ("{}", "[]", '{"model_type": "llava"}'):
+        (model / "config.json").write_text(foreign)
+        with pytest.raises(ValueError, match=r"expected a PixelLM model.*pixellm convert"):
+            hub.resolve(model)
+    (model / "config.json").write_text('{"model_type": "pixellm"}')
     assert hub.resolve(model) == model
     assert hub.resolve(str(model)) == model
     assert hub.where(model) == model
@@ -247,7 +251,8 @@ def test_resolve_a_directory(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["./x", "../x/y", "~/no/such", "/no/such", "a/b/c", "runs/", ".hidden", "a\\b"])
-def test_a_path_that_is_not_there_never_asks_the_hub(name, monkeypatch):
+def test_a_path_that_is_not_there_never_asks_the_hub(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     with pytest.raises(ValueError, match="does not exist"):
         hub.resolve(name)
@@ -265,6 +270,9 @@ def test_hub_model(tmp_path, monkeypatch):
         hub.resolve("owner/model")
     (tmp_path / "owner--model").mkdir()
     (tmp_path / "owner--model" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="expected a PixelLM model"):
+        hub.resolve("owner/model")
+    (tmp_path / "owner--model" / "config.json").write_text('{"model_type": "pixellm"}')
     assert hub.resolve("owner/model") == tmp_path / "owner--model"
 
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from pixellm.hub import PRETRAINED
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.model.presets import PRESETS
+from pixellm.model.weights import read_weights
 
 # Counted from the shapes of the released state dicts.
 LLAMA = {"pixellm-7b": 6_738_489_344, "pixellm-13b": 13_015_946_240}
@@ -41,3 +43,13 @@ def test_spec_figures() -> None:
         assert round(count(model.codebook.project) / 1e6, 1) == codebook
         both = count(model.llm_projector) + count(model.pixel_projector)
         assert round(both / 1e6, 1) == projectors
+
+
+def test_mini_is_what_is_shipped() -> None:
+    config = PRESETS["pixellm-mini"]()
+    with torch.device("meta"):
+        model = PixelLMForConditionalGeneration(config)
+    assert count(model.language_model) == 134_515_008 + len(config.codebook_ids) * 576  # SmolLM2-135M and the codebook
+    shipped = read_weights(PRETRAINED)
+    pixel_side = {k: t.shape for k, t in model.state_dict().items() if not k.startswith("language_model.")}
+    assert {k: t.shape for k, t in shipped.items() if not k.startswith("language_model.")} == pixel_side

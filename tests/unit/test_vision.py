@@ -148,6 +148,13 @@ def test_timm_backbones(backbone):
     assert features.presence_logits.shape == (2, 3)
 
 
+@torch.no_grad()
+def test_timm_backbone_with_channels_last():
+    encoder = timm_encoder("swin_tiny_patch4_window7_224", image_size=224, reductions=(32, 8))
+    features = encoder(torch.randn(1, 3, 224, 224), torch.tensor([[224, 100]]))
+    assert [tuple(s.shape) for s in features.scales] == [(1, 16, 7, 7), (1, 16, 28, 28)]
+
+
 @pytest.mark.parametrize("reductions", [(32,), (16, 8), (32, 4), (8, 4, 2)])
 @torch.no_grad()
 def test_timm_scales(reductions):

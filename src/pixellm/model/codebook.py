@@ -18,10 +18,9 @@ class Codebook(nn.Module):
         self.num_scales, self.tokens_per_scale = config.num_scales, config.tokens_per_scale
         width = config.text_config.hidden_size
         self.project = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.decoder_dim))
-        # The released weights use 1 / (S·K) where the paper's mean would be 1 / K (docs/parity.md#fusion).
-        start = 1 / self.tokens_per_scale if config.learned_fusion else 1 / (self.num_scales * self.tokens_per_scale)
         self.token_weights = nn.Parameter(
-            torch.full((self.num_scales, self.tokens_per_scale), start), requires_grad=config.learned_fusion
+            torch.full((self.num_scales, self.tokens_per_scale), fusion_weight(config)),
+            requires_grad=config.learned_fusion,
         )
 
     def fuse(self, states: Tensor) -> Tensor:
@@ -35,6 +34,15 @@ class Codebook(nn.Module):
         """
         tokens = self.project(states).unflatten(0, (-1, self.num_scales, self.tokens_per_scale))
         return torch.einsum("tskc,sk->tsc", tokens, self.token_weights)
+
+
+def fusion_weight(config: PixelLMConfig) -> float:
+    """What each token of a scale weighs: at the start, or always where the fusion is not learned."""
+    if config.learned_fusion or config.tokens_per_scale == 1:
+        return 1 / config.tokens_per_scale
+    # The released code divides by all tokens of a group where the mean would divide by one scale's; a single token it
+    # takes as it is (docs/parity.md#fusion).
+    return 1 / (config.num_scales * config.tokens_per_scale)
 
 
 def find_groups(input_ids: Tensor, codebook_ids: list[int]) -> Tensor:

@@ -92,10 +92,11 @@ class PixelLMConfig(PreTrainedConfig):
 
     Args:
         vision_config: see `PixelLMVisionConfig`.
-        text_config: any causal LM configuration of transformers (a dict needs `model_type`).
+        text_config: any causal LM configuration of transformers (a dict needs `model_type`) whose base model takes
+            position ids and a 4-D attention mask, and whose logits are its output embeddings' (no soft cap, no scale).
         num_scales: L, scales of image features = parts of the codebook.
         tokens_per_scale: N, codebook tokens for each scale.
-        codebook_ids: the L·N vocabulary ids, scale-major; consecutive.
+        codebook_ids: the L·N vocabulary ids, scale-major.
         vocabulary_ids: of each name of vision_config.vocabulary, the token ids of every form in which texts mention it
             (plural, synonyms); the first form is the one that stands for it.
         llm_grid: side of the square of image tokens that the language model reads.

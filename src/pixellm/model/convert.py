@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AddedToken, LlamaConfig, LlamaTokenizer
 
+from pixellm.model.codebook import fusion_weight
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.lora import merge_lora
 from pixellm.model.modeling import PixelLMForConditionalGeneration
-from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor
+from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor, add_codebook_tokens
 from pixellm.model.weights import read_json, read_weights, save_state
 
 # Released name → ours; the first pattern that matches wins.
@@ -60,6 +61,8 @@ VICUNA_SYSTEM = (
 RELEASED_LLM_GRID = 16
 RELEASED_LAYERS = (-2, -11)
 RELEASED_LORA_ALPHA = 16
+# Added after the codebook where the base model lacks them.
+IMAGE_MARKERS = ("<im_start>", "<im_end>")
 
 
 @dataclass
@@ -84,7 +87,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        return not (self.missing or self.mismatched)
+        return not (self.missing or self.mismatched or self.unknown)
 
 
 def convert(released: Path, out: Path, vision: Path) -> Report:
@@ -96,20 +99,20 @@ def convert(released: Path, out: Path, vision: Path) -> Report:
         vision: directory of the CLIP vision encoder in Hugging Face format.
 
     Raises:
-        ValueError: an unreadable source, or keys that are missing, unknown or of the wrong shape.
+        ValueError: an unreadable source, or keys that are missing or of the wrong shape. Unknown ones are reported.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"expected an empty or new directory to write to, got {out}. Remove it or choose another.")
     settings = read_json(released / "config.json")
-    tokenizer = _tokenizer(released)
     state = _strip_peft(read_weights(released))
+    tokenizer = _tokenizer(released, state)
     clip_settings = read_json(vision / "config.json")
     config = _config(settings, clip_settings, tokenizer, state)
     report = Report()
     renamed = _rename(state, _expected_shapes(config), report)
     ours = renamed | _clip_weights(read_weights(vision), config, report) | _constants(config, report)
     _compare(config, ours, report)
-    if not report.complete:
+    if report.missing or report.mismatched:
         raise ValueError(f"{released}: {describe_faults(report)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
@@ -129,8 +132,8 @@ def check(out: Path) -> Report:
     """Re-open a converted directory and compare its keys with the model that its config describes."""
     report = Report()
     state = read_weights(out)
-    report.used = {key: key for key in state}
     _compare(PixelLMConfig.from_pretrained(out), state, report)
+    report.used = {key: key for key in state if key not in report.unknown and key not in report.mismatched}
     PixelLMProcessor.from_pretrained(out)
     return report
 
@@ -148,21 +151,31 @@ def describe_faults(report: Report) -> str:
     return "; ".join(parts) + ". Is it a PixelLM checkpoint, with the CLIP that it was trained with?"
 
 
-def _tokenizer(released: Path) -> LlamaTokenizer:
+def _tokenizer(released: Path, state: dict[str, Tensor]) -> LlamaTokenizer:
     if not (released / "tokenizer.model").exists():
         raise ValueError(f"expected a tokenizer.model in {released}, found none. Is this the checkpoint's directory?")
     tokenizer = LlamaTokenizer.from_pretrained(released)
-    # Special, so that they can be switched off in what users write; the ids stay.
-    added = [t for t in tokenizer.get_added_vocab() if t not in tokenizer.all_special_tokens]
-    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in added], special_tokens=True)
+    rows = len(state.get("model.embed_tokens.weight", ()))
+    if not _codebook_of(tokenizer) and rows > len(tokenizer):
+        # Training saves weights alone; beside them lies the base model's tokenizer. It was extended in this order.
+        markers = [token for token in IMAGE_MARKERS if token not in tokenizer.get_added_vocab()]
+        add_codebook_tokens(tokenizer, rows - len(tokenizer) - len(markers))
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in markers])
     return tokenizer
 
 
-def _codebook_tokens(tokenizer: LlamaTokenizer) -> list[str]:
+def _codebook_of(tokenizer: LlamaTokenizer) -> list[str]:
     added = tokenizer.get_added_vocab()
-    tokens = sorted((t for t in added if re.fullmatch(r"\[SEG\d*\]", t)), key=added.__getitem__)
+    return sorted((t for t in added if re.fullmatch(r"\[SEG\d*\]", t)), key=added.__getitem__)
+
+
+def _codebook_tokens(tokenizer: LlamaTokenizer) -> list[str]:
+    tokens = _codebook_of(tokenizer)
     if not tokens:
-        raise ValueError("expected codebook tokens [SEG0], [SEG1], … in the tokenizer, found none.")
+        raise ValueError(
+            "expected codebook tokens [SEG0], [SEG1], … in the tokenizer, or more rows of embed_tokens than it has "
+            f"tokens ({len(tokenizer)}), got neither. Give the tokenizer that the checkpoint was trained with."
+        )
     return tokens
 
 
@@ -198,6 +211,11 @@ def _config(
 ) -> PixelLMConfig:
     tokens = _codebook_tokens(tokenizer)
     scales = settings.get("image_feature_scale_num", len(RELEASED_LAYERS))
+    if not 1 <= scales <= len(RELEASED_LAYERS):
+        raise ValueError(
+            f"image_feature_scale_num: expected 1 to {len(RELEASED_LAYERS)}, the feature levels that the released code "
+            f"has, got {scales}. What wrote this checkpoint?"
+        )
     if len(tokens) % scales:
         raise ValueError(f"expected a multiple of {scales} codebook tokens (one part for each scale), got {tokens}.")
     text = _text_config(settings, state)
@@ -241,7 +259,7 @@ def _config(
 
 def _processor(config: PixelLMConfig, tokenizer: LlamaTokenizer) -> PixelLMProcessor:
     added = tokenizer.get_added_vocab()
-    markers = [token for token in ("<im_patch>", "<im_start>", "<im_end>") if token in added]
+    markers = [token for token in ("<im_patch>", *IMAGE_MARKERS) if token in added]
     return PixelLMProcessor(
         # ImageNet statistics, not CLIP's: the released weights were trained with them (docs/parity.md#normalisation).
         PixelLMImageProcessor(image_size=config.vision_config.image_size),
@@ -314,9 +332,9 @@ def resize_positions(table: Tensor, side: int, shifted: bool) -> Tensor:
 
 def _constants(config: PixelLMConfig, report: Report) -> dict[str, Tensor]:
     """Fusion weights, which the released model holds as constants and never stored (docs/parity.md#fusion)."""
-    scales, tokens = config.num_scales, config.tokens_per_scale
+    scales = config.num_scales
     constants = {
-        "codebook.token_weights": torch.full((scales, tokens), 1 / (scales * tokens)),
+        "codebook.token_weights": torch.full((scales, config.tokens_per_scale), fusion_weight(config)),
         "pixel_decoder.scale_weights": torch.full((scales,), 1 / scales),
     }
     report.constants = list(constants)

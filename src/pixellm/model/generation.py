@@ -126,7 +126,7 @@ def encode_prefix(
     length = ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     bias = additive(causal & valid[:, None, :], embeddings.dtype)[:, None]
-    cache = DynamicCache(config=model.config.text_config)
+    cache = DynamicCache()  # of full length in every layer, as the masks are
     positions = torch.arange(length, device=ids.device).expand_as(ids)
     model.hidden_states(embeddings, bias, positions, cache)
     return Prefix(images, cache, valid, [i for i in prefix_ids if i != IMAGE_TOKEN_ID])
@@ -170,14 +170,15 @@ def generate(
         for slot, row in enumerate(rows):
             new = read[slot, : len(row.pending)]
             if row.pending == group:
-                yield Step(row.index, tuple(group), _group_states(model, row, new), chooser.spent(row))
+                finished = chooser.ends(row)
+                yield Step(row.index, tuple(group), _group_states(model, row, new), finished)
+                if finished:
+                    continue
             row.last_read, row.last_state = new[-1], states[slot, len(row.pending) - 1]
-            if row.generated and chooser.spent(row):
-                continue
             row.pending = chooser.choose(row)
             row.ids.extend(row.pending)
             row.generated += len(row.pending)
-            finished = chooser.ends(row) or (chooser.spent(row) and row.pending != group)
+            finished = row.pending != group and chooser.ends(row)  # a group is run first
             if row.pending != group:
                 ids = () if row.ids[-1] in chooser.eos_ids else tuple(row.pending)
                 yield Step(row.index, ids, None, finished)
@@ -271,9 +272,7 @@ class _Chooser:
         return list(self.group) if chosen == self.group[0] else [chosen]
 
     def ends(self, row: _Row) -> bool:
-        if row.pending == self.group:
-            return False
+        """Whether what was chosen last is a row's last."""
+        if row.generated >= self.sampling.max_new_tokens:
+            return True
         return bool(self.stopping(torch.tensor([row.ids]), None).any()) if self.stopping else False
-
-    def spent(self, row: _Row) -> bool:
-        return row.generated >= self.sampling.max_new_tokens

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pixellm import geometry
 from pixellm.model import losses
-from pixellm.model.codebook import Codebook, find_groups
+from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.vision import build_vision_encoder, valid_area
@@ -89,11 +89,20 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         self.freeze_constants()
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As in `PreTrainedModel`, which makes every loaded parameter trainable; here what is frozen stays so."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_constants()
-        return loaded
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As in `PreTrainedModel`, but what is frozen stays frozen, and every weight has to be there.
+
+        Raises:
+            ValueError: the checkpoint lacks weights.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"expected all weights of the model in {args[0] if args else 'the checkpoint'}, {len(missing)} are not "
+                f"there ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}). Is it complete, and of this version?"
+            )
+        model.freeze_constants()
+        return (model, info) if output_loading_info else model
 
     def freeze_constants(self) -> None:
         """Freeze what the config's switches hold constant; nothing is unfrozen."""
@@ -118,8 +127,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
                 nn.init.normal_(buffer)
             nn.init.constant_(module.scale_weights, 1 / self.config.num_scales)
         elif isinstance(module, Codebook):
-            count = self.config.tokens_per_scale * (1 if self.config.learned_fusion else self.config.num_scales)
-            nn.init.constant_(module.token_weights, 1 / count)
+            nn.init.constant_(module.token_weights, fusion_weight(self.config))
 
     def encode_images(self, pixel_values: Tensor, resized_hw: Tensor) -> EncodedImages:
         """Run the vision side.

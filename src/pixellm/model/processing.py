@@ -92,6 +92,9 @@ class PixelLMProcessor(ProcessorMixin):
         **kwargs,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
+        # Special, so that they can be switched off in what users write; the ids stay.
+        plain = [str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special]
+        tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in plain], special_tokens=True)
         self.codebook_tokens = list(codebook_tokens)
         self.num_image_tokens = num_image_tokens
         self.system, self.prefix, self.prompt, self.answer = system, prefix, prompt, answer

@@ -112,7 +112,8 @@ class TimmEncoder(nn.Module):
         final, maps = self.backbone.forward_intermediates(pixel_values, indices=sorted(self.levels))
         maps = maps[::-1]  # coarse to fine
         if self.takes_final:
-            maps[0] = final
+            # Some backbones (Swin) give their final map with the channels last.
+            maps[0] = final if final.shape[2:] == maps[0].shape[2:] else final.permute(0, 3, 1, 2)
         pyramid = self.pyramid({str(-index): maps[-1 - index] for index in range(len(maps))})
         scales = list(pyramid.values())[::-1]
         if self.classifier is None:

@@ -24,8 +24,9 @@ def read_weights(source: Path) -> dict[str, Tensor]:
         ValueError: no weights, an unreadable or incomplete file, or a pickle that holds more than tensors.
     """
     if source.is_dir():
-        files = sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
-        _check_shards(source, files)
+        safe, pickled = sorted(source.glob("*.safetensors")), sorted(source.glob("pytorch_model*.bin"))
+        files = safe or pickled
+        _check_shards(source, files, "*.safetensors.index.json" if safe else "*.bin.index.json")
     else:
         files = [source] if source.exists() else []
     if not files:
@@ -36,8 +37,8 @@ def read_weights(source: Path) -> dict[str, Tensor]:
     return state
 
 
-def _check_shards(directory: Path, files: list[Path]) -> None:
-    for index in directory.glob("*.index.json"):
+def _check_shards(directory: Path, files: list[Path], indexes: str) -> None:
+    for index in directory.glob(indexes):
         expected = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         if absent := expected - {file.name for file in files}:
             raise ValueError(f"{directory}: {index.name} names {sorted(absent)}, which are missing. Fetch them again.")

@@ -14,7 +14,7 @@ CHECKPOINT = "trained.safetensors"
 
 
 class PixelLMTrainer(Trainer):
-    """`learning_rates` maps the beginning of a parameter's name to its rate; the longest match wins."""
+    """`learning_rates` maps a part of a parameter's name to its rate; the longest match wins."""
 
     def __init__(self, *args, learning_rates: dict[str, float], **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -35,7 +35,7 @@ class PixelLMTrainer(Trainer):
         return self.optimizer
 
     def _rate(self, name: str) -> float:
-        matches = [start for start in self.learning_rates if start in name]
+        matches = [part for part in self.learning_rates if part in name]
         return self.learning_rates[max(matches, key=len)] if matches else self.args.learning_rate
 
     def compute_loss(
