@@ -263,7 +263,7 @@ def test_tokenizer_that_does_not_fit(reference, released_state, tmp_path):
 
 
 def test_both_formats_beside_each_other(reference, converted, released_state, tmp_path):
-    """safetensors are read, whatever lies beside them."""
+    """The safetensors are read, whatever lies beside them."""
     source = tmp_path / "released"
     shutil.copytree(reference / "hf_model", source, copy_function=shutil.copyfile)
     source.chmod(0o755)

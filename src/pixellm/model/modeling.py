@@ -98,8 +98,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         if missing := sorted(info["missing_keys"]):
             raise ValueError(
-                f"expected all weights of the model in {args[0] if args else 'the checkpoint'}, {len(missing)} are not "
-                f"there ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}). Is it complete, and of this version?"
+                f"expected all weights of the model in {args[0] if args else 'the checkpoint'}, {len(missing)} are "
+                f"not there ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}). Is it complete?"
             )
         model.freeze_constants()
         return (model, info) if output_loading_info else model

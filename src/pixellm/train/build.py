@@ -55,7 +55,7 @@ def build_config(recipe: Recipe, processor: PixelLMProcessor, vocabulary: list[s
 
 
 def form_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
-    """Token ids of a name's forms, inside a sentence and at its start; what is in brackets only tells meanings apart."""
+    """Token ids of a name's forms, inside a sentence and at its start; brackets only tell meanings apart."""
     nouns = [noun(name), *(noun(name, word) for word in SYNONYMS.get(name, ()))]
     said = dict.fromkeys(form for word in nouns for form in (word.singular, word.plural))
     words = [name.split(" (")[0], *said]
