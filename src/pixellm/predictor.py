@@ -134,7 +134,7 @@ class Predictor:
         share = self.model.config.peak_share
         rows = [_RowDecoder(self.processor, AnswerBuilder(one.question, one.photograph, share)) for one in asked]
         images = [one.image for one in asked]
-        settings = Sampling(**sampling)
+        settings = Sampling(**{"no_repeat_ngram_size": self.model.config.repeat_guard, **sampling})
         for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):
             row = rows[step.row]
             if step.states is not None:

@@ -383,6 +383,34 @@ def test_bad_sampling_settings(predictor, options):
         predictor.ask(DOG, **options)
 
 
+def test_lists_that_do_not_end(predictor, clip_processor, monkeypatch):
+    """No run of tokens comes twice, groups included, where the caller or else the config says so."""
+
+    class Chair:
+        """Wants "the dog {seg}, the dog {seg}, …" for ever."""
+
+        loop = tiny.plan_of(clip_processor, " dog {seg},")
+
+        def __call__(self, ids, scores):
+            last = int(ids[0, -1])
+            known = [self.loop[(i + 1) % len(self.loop)] for i, token in enumerate(self.loop) if token == last]
+            wanted = torch.zeros_like(scores)
+            wanted[:, known[0] if known else self.loop[0]] = 10
+            return wanted
+
+    def repeats(**options):
+        ids = predictor.ask("Go.", processors=(Chair(),), max_new_tokens=90, **options).token_ids
+        runs = [ids[i : i + 8] for i in range(len(ids) - 7)]
+        return len(runs) - len(set(runs))
+
+    predictor.set_image(CASES[0].image)
+    assert repeats() > 50
+    assert repeats(no_repeat_ngram_size=8) == 0
+    monkeypatch.setattr(predictor.model.config, "repeat_guard", 8)
+    assert repeats() == 0
+    assert repeats(no_repeat_ngram_size=0) > 50
+
+
 def test_own_stopping_criterion(predictor, clip_processor):
     prompt = len(clip_processor.prefix_ids) - 4 + len(clip_processor.prompt_ids(DOG))
 

@@ -115,6 +115,8 @@ class PixelLMConfig(PreTrainedConfig):
         name_weight: weight of the loss that asks each target's first codebook state for its name in the vocabulary.
         peak_share: a pixel is in a mask where its probability is > 0.5, or, if this is given, > this share (0..1) of
             the mask's highest.
+        repeat_guard: `Sampling.no_repeat_ngram_size` where who asks does not say; lists of a small language model may
+            not end otherwise (0 switches it off).
         compat: "paper", or "released" to reproduce the released weights; sets the defaults of the switches below,
             each of which is a row of docs/parity.md.
         learned_fusion: token and scale weights are parameters (else constants 1/(L·N) and 1/L).
@@ -152,6 +154,7 @@ class PixelLMConfig(PreTrainedConfig):
         semantics_weight: float = 0.0,
         name_weight: float = 0.0,
         peak_share: float | None = None,
+        repeat_guard: int = 0,
         compat: Compat = "paper",
         learned_fusion: bool | None = None,
         own_state: bool | None = None,
@@ -184,6 +187,7 @@ class PixelLMConfig(PreTrainedConfig):
         self.semantics_weight = semantics_weight
         self.name_weight = name_weight
         self.peak_share = peak_share
+        self.repeat_guard = repeat_guard
         self.compat = compat
         paper = compat == "paper"
         self.learned_fusion = paper if learned_fusion is None else learned_fusion

@@ -19,6 +19,7 @@ from transformers import (
     DynamicCache,
     EosTokenCriteria,
     LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
@@ -40,6 +41,7 @@ class Sampling:
         temperature: 0 takes the likeliest token, otherwise tokens are drawn.
         top_k, top_p: draw from the likeliest k tokens, from those that make up the probability p.
         repetition_penalty: > 1 makes used tokens less likely.
+        no_repeat_ngram_size: > 0: no run of this many tokens, codebook groups included, comes twice.
         seed: of the draw.
         processors: further logits processors of transformers; they see a row's text ids (1, length) and scores (1, V).
         stopping: further stopping criteria of transformers; they see the same ids.
@@ -50,6 +52,7 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     seed: int = 0
     processors: tuple = ()
     stopping: tuple = ()
@@ -64,6 +67,8 @@ class Sampling:
         chosen = LogitsProcessorList(self.processors)
         if self.repetition_penalty != 1:
             chosen.append(RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
+        if self.no_repeat_ngram_size:
+            chosen.append(NoRepeatNGramLogitsProcessor(self.no_repeat_ngram_size))
         if self.temperature > 0:
             chosen.append(TemperatureLogitsWarper(float(self.temperature)))
             if self.top_k is not None:

@@ -7,6 +7,7 @@ Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decod
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         Raises:
             ValueError: the checkpoint lacks weights.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise ValueError(
                 f"expected all weights of the model in {args[0] if args else 'the checkpoint'}, {len(missing)} are "
