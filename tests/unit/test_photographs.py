@@ -228,13 +228,13 @@ def test_run_writes_everything(source, tmp_path, monkeypatch):
 
     model, out = tmp_path / "model", tmp_path / "out"
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text('{"model_type": "pixellm"}')
     monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, name: Eager(source)))
     report = photographs.run(model, source.annotations, source.images, out, limit=2)
     assert sorted(file.name for file in out.iterdir()) == ["results.jsonl", "sheet.jpg", "summary.json", "summary.md"]
     summary = json.loads((out / "summary.json").read_text())
     assert summary["photographs"] == report.summary["photographs"] == 2
     assert (out / "summary.md").read_text() == report.markdown()
-    (model / "config.json").write_text('{"a": 1}')
+    (model / "config.json").write_text('{"model_type": "pixellm", "a": 1}')
     with pytest.raises(ValueError, match="those of another"):
         photographs.run(model, source.annotations, source.images, out, limit=2)
