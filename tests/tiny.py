@@ -13,7 +13,7 @@ from pixellm.model import (
     PixelLMProcessor,
     PixelLMVisionConfig,
 )
-from pixellm.model.chatml import CHATML
+from pixellm.model.templates import CHATML
 
 SENTENCES = [
     "Answer with the masks of what you name.",

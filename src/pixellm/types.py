@@ -11,18 +11,24 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+SEG_SLOT = "{seg}"  # stands for a mask in the text of an answer
+
 
 @dataclass(frozen=True)
 class Conversation:
     """One question and its answer; the answer holds one `{seg}` for each mask, in the same order.
 
-    `masks` is bool (M, H, W); `names` the index of each in a dense classifier's vocabulary, -100 where it has none.
+    `masks` is bool (M, H, W); `names` the index of each in a dense classifier's vocabulary, -100 where it has none;
+    `ignored` bool (H, W), pixels that count neither as target nor as background; `continues`: it goes on from the
+    conversation before it and sees that.
     """
 
     question: str
     answer: str
     masks: np.ndarray
     names: tuple[int, ...] = ()
+    ignored: np.ndarray | None = None
+    continues: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Batch:
         segment_ids: (B, T); 0 prefix, k ≥ 1 conversation k, -1 padding. Conversations do not see each other.
         labels: (B, T); -100 where nothing is learned.
         target_masks: for each image bool (M, H, W), in the order of the codebook groups in its row.
+        ignored: for each image bool, like its target masks: pixels of each that count as nothing; None: there are none.
         class_target, class_weight: (B, V, g, g) for a dense classifier.
         target_names: (ΣM,) vocabulary index of each target, -100 where it has none.
     """
@@ -57,9 +64,27 @@ class Batch:
     segment_ids: Tensor
     labels: Tensor | None = None
     target_masks: list[Tensor] | None = None
+    ignored: list[Tensor] | None = None
     class_target: Tensor | None = None
     class_weight: Tensor | None = None
     target_names: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LossCounts:
+    """Over how many of each a step's losses are averaged: a step may be spread over batches and processes.
+
+    Args:
+        tokens: labels of the text.
+        masks: targets.
+        names: targets that have a name in the vocabulary.
+        images: rows.
+    """
+
+    tokens: int
+    masks: int
+    names: int
+    images: int
 
 
 @dataclass

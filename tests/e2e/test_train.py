@@ -15,8 +15,9 @@ from transformers import LlamaForCausalLM
 import tiny
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import Predictor
-from pixellm.train import build
 from pixellm.train import run as training
+from pixellm.train.mini import build
+from pixellm.train.mini import run as stages
 from pixellm.train.trainer import PixelLMTrainer
 
 STEPS, SAVE = 4, 2
@@ -57,8 +58,8 @@ def recipe(photographs, tmp_path, monkeypatch) -> Path:
     backbone = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     save_file(backbone.state_dict(), vision / "model.safetensors")
     monkeypatch.setattr(build, "fetch_language_model", lambda: language_model)
-    monkeypatch.setattr(training, "fetch_vision_weights", lambda: vision / "model.safetensors")
-    monkeypatch.setattr(training, "fetch_language_model", lambda: language_model)
+    monkeypatch.setattr(stages, "fetch_vision_weights", lambda: vision / "model.safetensors")
+    monkeypatch.setattr(stages, "fetch_language_model", lambda: language_model)
     stage = {"steps": STEPS, "batch_size": 2, "save_steps": SAVE, "warmup_steps": 1, "learning_rate": 1e-3}
     fields = {
         "name": "tiny",
@@ -143,8 +144,8 @@ def test_resumed_equals_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
 def test_assembled_model_is_the_trained_one(recipe, tmp_path, monkeypatch) -> None:
     """Adapters merged = adapters beside the weights, and the result answers questions from its directory alone."""
     models: list[PixelLMForConditionalGeneration] = []
-    save = training.save_trained
-    monkeypatch.setattr(training, "save_trained", lambda model, *a: (models.append(model), save(model, *a)))
+    save = stages.save_trained
+    monkeypatch.setattr(stages, "save_trained", lambda model, *a: (models.append(model), save(model, *a)))
     out = training.run(recipe, tmp_path / "run")
     merged = PixelLMForConditionalGeneration.from_pretrained(out, dtype=torch.float32).eval()
     unmerged = models[0].float().eval()
@@ -169,7 +170,7 @@ def test_losses_are_logged_part_by_part(recipe, tmp_path) -> None:
 
 def test_what_is_frozen_in_the_first_stage_stays(recipe, tmp_path) -> None:
     training.run(recipe, tmp_path / "run")
-    pretrained = load_file(training.fetch_vision_weights())
+    pretrained = load_file(stages.fetch_vision_weights())
     trained = load_file(tmp_path / "run" / "vision" / "pixel_side.safetensors")
     start = "vision_encoder.backbone."
     weights = {key.removeprefix(start): tensor for key, tensor in trained.items() if key.startswith(start)}

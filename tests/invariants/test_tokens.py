@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 import tiny
 from pixellm import embedded
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
-from pixellm.model.chatml import CHATML
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
+from pixellm.model.templates import CHATML
 from pixellm.predictor import Predictor
 from pixellm.types import Conversation, Sample
 

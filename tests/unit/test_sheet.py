@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from pixellm import contact_sheet as cards
+from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.eval import sheet
 from pixellm.eval.curves import loss_curves, read_losses, smooth
 from pixellm.eval.matching import Score
 from pixellm.eval.photographs import Result
-from pixellm.eval.sheet import Item, choose, contact_sheet, is_good
+from pixellm.eval.sheet import choose, is_good
 from pixellm.types import Answer, Target
 
 
@@ -32,7 +34,7 @@ def test_sheet_is_written(tmp_path, name):
     items = [item("The cat.", (0, 7)), item("Nothing here fits that.", good=False)]
     contact_sheet(items, tmp_path / "new" / name)
     drawn = Image.open(tmp_path / "new" / name)
-    assert drawn.size[0] == sheet.GAP + 2 * (sheet.CARD + sheet.GAP)
+    assert drawn.size[0] == cards.GAP + 2 * (cards.CARD + cards.GAP)
 
 
 def test_rows_and_columns(tmp_path):
@@ -60,13 +62,23 @@ def test_odd_answers(tmp_path):
     contact_sheet(items, tmp_path / "s.png")
 
 
+def test_neither_good_nor_bad(tmp_path):
+    """Samples of a data set stand first, under no heading."""
+    one = item("The cat.", (0, 7))
+    plain = Item(one.answer, "r1")
+    contact_sheet([plain], tmp_path / "plain.png")
+    contact_sheet([one], tmp_path / "good.png")
+    plain_height, good_height = (Image.open(tmp_path / f"{name}.png").height for name in ("plain", "good"))
+    assert good_height - plain_height == cards.HEADING + cards.GAP
+
+
 def test_nothing_to_show_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least one item"):
         contact_sheet([], tmp_path / "s.png")
 
 
 def test_words_know_their_targets():
-    words = sheet._words(item("The two cats, and a dog.", (0, 12), (18, 23)).answer)
+    words = cards._words(item("The two cats, and a dog.", (0, 12), (18, 23)).answer)
     assert [(word.text, word.target, word.tail) for word in words] == [
         *(("The", 0, ""), ("two", 0, ""), ("cats", 0, ",")),
         *(("and", None, ""), ("a", 1, ""), ("dog", 1, ".")),
@@ -75,9 +87,9 @@ def test_words_know_their_targets():
 
 def test_lines_fit():
     font = ImageFont.load_default(17)
-    words = sheet._words(item("The quick brown fox jumps over the lazy dog " * 9, (0, 19)).answer)
-    lines = sheet._wrap(words, font, 200)
-    assert len(lines) == sheet.MAX_LINES
+    words = cards._words(item("The quick brown fox jumps over the lazy dog " * 9, (0, 19)).answer)
+    lines = cards._wrap(words, font, 200)
+    assert len(lines) == cards.MAX_LINES
     assert all(sum(word.width(font) for word in line) <= 200 for line in lines)
     assert lines[-1][-1].text == "…"
 

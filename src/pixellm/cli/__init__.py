@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models kept on this computer.", no_args_is_help=True)
 app.add_typer(models, name="models")
+data = typer.Typer(help="Data sets on disk: where they belong, and whether they can be read.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 out_console = Console(highlight=False, markup=False, soft_wrap=True)
 err_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -206,18 +208,77 @@ def convert(
 @app.command()
 def train(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", exists=True, dir_okay=False, help="A YAML file like recipes/mini.yaml.")
-    ],
-    output: Annotated[Path | None, typer.Option(help="Directory of the run; by default the recipe's.")] = None,
+        Path | None,
+        typer.Argument(metavar="[RECIPE]", exists=True, dir_okay=False, help="A YAML file like recipes/mini.yaml."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Instead of a recipe: your own questions and masks, a JSONL file."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="With --data: the model to train further.")] = MINI,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--output", help="Directory of the run; by default runs/NAME.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="With --data: how many; by default as many as fit it.")
+    ] = None,
     restart: Annotated[
         bool, typer.Option("--restart/--resume", help="Begin anew, or go on from the last checkpoint.")
     ] = False,
 ) -> None:
-    """Train a model as a recipe says."""
+    """Train a model as a recipe says, or fine-tune one on your own data."""
+    if (recipe is None) == (data is None):
+        raise ValueError("expected a recipe or --data, one of them. See `pixellm train --help`.")
     _log_progress()
-    from pixellm.train.run import run
+    from pixellm.train.run import fine_tune, run
 
-    out_console.print(f"trained: {run(recipe, output, restart)}")
+    if data is not None:
+        result = fine_tune(data, model, out or Path("runs") / data.stem, steps, restart)
+    else:
+        result = run(recipe, out, restart)
+    out_console.print(f"trained: {result}")
+
+
+@data.command("layout")
+def data_layout(
+    root: Annotated[Path, typer.Option(file_okay=False, help="The folder that holds all data sets.")] = Path("dataset"),
+) -> None:
+    """Print where each published data set belongs, and which parts of it are missing."""
+    from pixellm.data.catalogue import PUBLISHED, missing
+
+    for name, published in PUBLISHED.items():
+        absent = missing(published, root)
+        state = "complete" if not absent else f"missing: {', '.join(absent)}"
+        out_console.print(f"{name} ({', '.join(published.splits)}) {state}")
+        _print_lines(*(f"  {root / part}" for part in published.parts))
+
+
+@data.command("check")
+def data_check(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME|FILE", help="NAME or NAME:SPLIT of `pixellm data layout`, *.jsonl, or *.json."),
+    ],
+    root: Annotated[
+        Path, typer.Option(file_okay=False, help="The folder of all data sets; of the images, for a *.json.")
+    ] = Path("dataset"),
+    sheet: Annotated[
+        Path | None, typer.Option(help="Picture of random samples to write; by default NAME-samples.jpg here.")
+    ] = None,
+) -> None:
+    """Read all of a data set: count it, report what is wrong, and draw some of its samples."""
+    from rich.progress import track
+
+    from pixellm.data.catalogue import open_data
+    from pixellm.eval.data_check import check, report_lines, sample_sheet
+
+    opened = open_data(name, root, max_bad_fraction=1.0)
+    counts = check(opened, track(range(len(opened)), "reading", console=err_console, transient=True))
+    _print_lines(*report_lines(counts))
+    picture = sheet or Path(f"{Path(name).stem.replace(':', '-')}-samples.jpg")
+    if sample_sheet(opened, picture):
+        out_console.print(f"samples: {picture}")
+    raise typer.Exit(1 if counts.bad else 0)
 
 
 @app.command("eval")

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from pixellm.data.augment import Augmentation, augment, window
 from pixellm.data.coco import CocoSource, Photograph
+from pixellm.data.plan import Plan
 from pixellm.geometry import resized_hw
 
 
@@ -21,11 +22,10 @@ class SourceConfig:
 
     annotations: str
     images: str
-    weight: float
+    weight: float = 1.0
     captions: str | None = None
     complete: bool = True
     merged: bool = False
-    questions: bool = True  # False: used for the dense classifier alone
 
     def load(self, root: Path) -> CocoSource:
         captions = root / self.captions if self.captions else None
@@ -42,7 +42,6 @@ class Mixture(Dataset):
         length: number of samples.
         augmentation: None leaves the photographs as they are.
         seed: of everything random.
-        start: number of the first sample; a longer run goes on where a shorter one ended.
     """
 
     sources: Sequence[CocoSource]
@@ -50,7 +49,9 @@ class Mixture(Dataset):
     length: int
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     seed: int = 0
-    start: int = 0
+
+    def __post_init__(self) -> None:
+        self.plan = Plan(tuple(map(len, self.sources)), tuple(self.weights), self.length, self.seed)
 
     def __len__(self) -> int:
         return self.length
@@ -59,15 +60,12 @@ class Mixture(Dataset):
         """Photograph number `index`, and the generator for whatever else is random about it."""
         if not 0 <= index < self.length:
             raise IndexError(index)
-        rng = random.Random(f"{self.seed}:{self.start + index}")
-        photograph = self._pick(rng)
+        draw = self.plan[index]
+        photograph, rng = self.sources[draw.source][draw.record], draw.rng
         if self.augmentation is not None:
-            photograph = augment(photograph, self._pick(rng), self.augmentation, rng)
+            other = rng.choices(self.sources, self.weights)[0]
+            photograph = augment(photograph, other[rng.randrange(len(other))], self.augmentation, rng)
         return photograph, rng
-
-    def _pick(self, rng: random.Random) -> Photograph:
-        source = rng.choices(self.sources, self.weights)[0]
-        return source[rng.randrange(len(source))]
 
 
 def fit(photograph: Photograph, size: int) -> Photograph:

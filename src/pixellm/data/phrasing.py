@@ -40,8 +40,8 @@ from pixellm.data.wording import (
     sentence,
     word_for,
 )
+from pixellm.types import SEG_SLOT
 
-SLOT = "{seg}"
 MIN_CATEGORY_AREA = 0.0002  # of the image: what covers less is neither asked for nor called absent
 MAX_SLOTS = 8
 MAX_FAILURES = 4  # draws of a kind without a new question before the kind is given up for this image
@@ -109,7 +109,7 @@ class _Group:
 
     @property
     def the(self) -> str:
-        return f"{self.noun.the(self.many)} {SLOT}"
+        return f"{self.noun.the(self.many)} {SEG_SLOT}"
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _all(scene: _Scene, rng: random.Random) -> Turn | None:
     question = rng.choice(KINDS_QUESTIONS if kinds else ALL_QUESTIONS)
     # Who asks for kinds gets names alone; who asks for things gets them counted, a mask of many instances as "many".
     said = [group.noun.singular if kinds else _counted(group) for group in groups]
-    answer = join([f"{name} {SLOT}" for name in said])
+    answer = join([f"{name} {SEG_SLOT}" for name in said])
     return Turn(question, sentence(answer), tuple(group.members for group in groups), "all")
 
 
@@ -282,7 +282,9 @@ def _instance(scene: _Scene, rng: random.Random) -> Turn | None:
             chosen = rng.choice(found)
             the = rng.choice(chosen.asked)
             question = rng.choice(INSTANCE_QUESTIONS).format(the=the, be="is")
-            return Turn(question, sentence(f"{chosen.answer} {SLOT}"), ((group.members[chosen.index],),), "instance")
+            return Turn(
+                question, sentence(f"{chosen.answer} {SEG_SLOT}"), ((group.members[chosen.index],),), "instance"
+            )
     return None
 
 
@@ -296,7 +298,7 @@ def _separate(scene: _Scene, group: _Group, rng: random.Random) -> Turn | None:
         return None
     word = group.noun
     question = rng.choice(SEPARATE_QUESTIONS).format(name=word.singular, names=word.plural)
-    answer = join([f"the {ordinal} {word.singular} {SLOT}" for ordinal in ORDINALS[: len(order)]])
+    answer = join([f"the {ordinal} {word.singular} {SEG_SLOT}" for ordinal in ORDINALS[: len(order)]])
     return Turn(question, sentence(answer), tuple((group.members[i],) for i in order), "instance")
 
 

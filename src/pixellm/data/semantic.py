@@ -1,107 +1,180 @@
-"""Class targets: which names of a vocabulary each cell of a grid shows, and where that is known.
+"""Classes and parts: ADE20K, COCO-Stuff, Mapillary Vistas v2, PACO-LVIS, PASCAL-Part, any COCO or LVIS instances file.
 
-Sources annotate different names, some only by boxes. A cell's target for a name counts only where the source tells.
+Layout below the data root:
 
-Shapes:  V names · g grid side
+    ade20k/{images,annotations}/training                         *.jpg, *.png
+    coco/train2017, cocostuff/train2017                          *.jpg, *.png (of `stuffthingmaps`)
+    mapillary/config_v2.0.json, mapillary/training/{images, v2.0/labels}
+    vlpart/paco/annotations/paco_lvis_v1_train.json              images: coco/train2017
+    vlpart/pascal_part/{train.json, VOCdevkit/VOC2010/JPEGImages}
 """
 
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pixellm.data.coco import Photograph, category_masks
-
-# Things on or around which other things are usually seen: a pixel of theirs may be something else, too.
-OVERLAPPING = frozenset(
-    [
-        "person",
-        "dining table",
-        "chair",
-        "couch",
-        "bed",
-        "bench",
-        "vehicle",
-        "road",
-        "fruit",
-        "bicycle",
-        "motorcycle",
-        "bowl",
-        "cup",
-        "sink",
-        "oven",
-        "tv",
-        "boat",
-        "refrigerator",
-        "backpack",
-        "handbag",
-        "bag",
-        "purse",
-        "suitcase",
-        "umbrella",
-        "book",
-        "cake",
-        "sandwich",
-        "pizza",
-        "potted plant",
-        "vase",
-        "food",
-        "nut",
-        "top",
-        "suit",
-        "accessory",
-    ]
+from pixellm.data.records import (
+    MAX_BAD_FRACTION,
+    BadRecord,
+    Faults,
+    Labels,
+    Record,
+    RecordList,
+    Region,
+    Segments,
+    expect,
+    read_json,
+    read_labels,
+    size_of,
 )
 
+CLASSES_FILE = Path(__file__).with_name("classes.yaml")
 
-def class_targets(
-    photograph: Photograph, vocabulary: Sequence[str], size: int, grid: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Targets for a dense classifier on a letterboxed photograph.
+
+class LabelMaps(Sequence[Record]):
+    """Photographs with a label map each: one region for each class in it; all other classes are absent.
 
     Args:
-        photograph: no larger than size × size; it lies in the top-left corner of the square.
-        vocabulary: the V names.
-        size: side of the square in pixels, a multiple of `grid`.
-        grid: side of the grid of cells.
+        images, labels: folders of `*.jpg` and of `*.png` with the same names.
+        names: what each label is called; pixels with other labels count as not annotated.
 
-    Returns:
-        target: float16 (V, g, g) in 0..1, the share of the cell that shows the name.
-        weight: bool (V, g, g), where the target is known.
+    Raises:
+        ValueError: no label maps there, or one without its photograph (too many, see `Faults`).
     """
-    index = {name: i for i, name in enumerate(vocabulary)}
-    target = np.zeros((len(vocabulary), grid, grid), dtype=np.float16)
-    weight = np.zeros((len(vocabulary), grid, grid), dtype=bool)
-    width, height = photograph.image.size
-    inside = _cells(np.ones((height, width), dtype=bool), size, grid) > 0
-    if photograph.complete:
-        weight[[index[name] for name in photograph.known if name in index]] = inside
-    for name, mask in category_masks(photograph.things).items():
-        share = _cells(mask, size, grid)
-        if name not in OVERLAPPING:
-            weight |= share > 0.5  # what is surely this is nothing else
-        if name in index:
-            target[index[name]] = share
-            weight[index[name]] |= share > 0.5
-    for name, (x, y, w, h) in photograph.boxes:
-        if name in index:
-            _box_targets(target[index[name]], weight[index[name]], (x, y, w, h), size / grid)
-    return target, weight
+
+    def __init__(
+        self, images: Path, labels: Path, names: Mapping[int, str], max_bad_fraction: float = MAX_BAD_FRACTION
+    ) -> None:
+        self.labels = labels
+        self.values: dict[str, list[int]] = defaultdict(list)
+        for value, name in names.items():
+            self.values[name].append(value)
+        found = sorted(path.stem for path in labels.glob("*.png"))
+        if not found:
+            raise ValueError(f"expected label maps *.png in {labels}, found none. See `pixellm data layout`.")
+        photographs = {path.stem: path for path in images.glob("*.jpg")}
+        faults = Faults(labels, max_bad_fraction)
+        for stem in found:
+            if stem not in photographs:
+                faults.add(stem, f"no photograph {stem}.jpg in {images}")
+        self.bad: Sequence[BadRecord] = faults.check(len(found))
+        self._photographs = [photographs[stem] for stem in found if stem in photographs]
+
+    def __len__(self) -> int:
+        return len(self._photographs)
+
+    def __getitem__(self, index: int) -> Record:
+        image = self._photographs[index]
+        file = self.labels / f"{image.stem}.png"
+        present = set(np.unique(read_labels(file)).tolist())
+        regions, absent = [], []
+        for name, values in self.values.items():
+            if present.isdisjoint(values):
+                absent.append(name)
+            else:
+                regions.append(Region((name,), Labels(file, tuple(values))))
+        return Record(image.stem, image, None, tuple(regions), tuple(absent))
 
 
-def _box_targets(target: np.ndarray, weight: np.ndarray, box: tuple[float, float, float, float], cell: float) -> None:
-    """Mark the inner ellipse of a box as the thing and leave the rest of the box open."""
-    x, y, w, h = box
-    centres = (np.arange(len(target)) + 0.5) * cell
-    dx = np.abs(centres - (x + w / 2)) / (w / 2)
-    dy = np.abs(centres - (y + h / 2)) / (h / 2)
-    in_box = (dx[None] <= 1) & (dy[:, None] <= 1)
-    core = dx[None] ** 2 + dy[:, None] ** 2 < 0.5
-    target[in_box & core] = 1
-    weight[in_box] = core[in_box]
+def read_instances(
+    annotations: Path, images: Path, complete: bool = False, max_bad_fraction: float = MAX_BAD_FRACTION
+) -> RecordList:
+    """A COCO-format file: one record for each image with annotations, one region for each category in it.
+
+    A region is the union of its category's instances; its names are the category's (`said`). Absent is what an image
+    lists in `neg_category_ids` (LVIS, PACO), and, in a file that annotates every instance of its categories, all else.
+
+    Args:
+        annotations: the JSON file.
+        images: the folder that file names are relative to.
+        complete: every instance of every category is annotated.
+        max_bad_fraction: see `Faults`.
+    """
+    data = read_json(annotations)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data, dict) or not isinstance(data.get(key), list):
+            raise ValueError(f"{annotations}: expected a COCO file with lists images, annotations and categories.")
+    names = {category["id"]: said(category["name"]) for category in data["categories"]}
+    faults = Faults(annotations, max_bad_fraction)
+    known = {image["id"] for image in data["images"]}
+    found: dict[int, dict[int, list]] = defaultdict(lambda: defaultdict(list))
+    for annotation in data["annotations"]:
+        with faults.guard(f"annotation {annotation.get('id', '?')}"):
+            if annotation["image_id"] not in known:
+                raise ValueError(f"no image {annotation['image_id']}")
+            if annotation["category_id"] not in names:
+                raise ValueError(f"no category {annotation['category_id']}")
+            Segments((annotation["segmentation"],)).checked()
+            found[annotation["image_id"]][annotation["category_id"]].append(annotation["segmentation"])
+    records = []
+    for image in data["images"]:
+        if parts := found.get(image["id"]):
+            with faults.guard(image["id"]):
+                absent = names.keys() - parts.keys() if complete else set(image.get("neg_category_ids", ()))
+                regions = tuple(Region(names[category], Segments(tuple(part))) for category, part in parts.items())
+                unseen = tuple(sorted(names[category][0] for category in absent if category in names))
+                records.append(Record(str(image["id"]), images / file_of(image), size_of(image), regions, unseen))
+    return RecordList(records, faults.check(len(data["annotations"])))
 
 
-def _cells(mask: np.ndarray, size: int, grid: int) -> np.ndarray:
-    """Share of each cell that a bool (H, W) mask in the top-left corner of the square covers: float32 (g, g)."""
-    square = np.zeros((size, size), dtype=np.float32)
-    square[: mask.shape[0], : mask.shape[1]] = mask
-    return square.reshape(grid, size // grid, grid, size // grid).mean(axis=(1, 3))
+def said(category: str) -> tuple[str, ...]:
+    """How a category is spoken of: without what only tells senses apart, parts with what they belong to."""
+    thing, _, part = (re.sub(r"[ _]\(.*?\)", "", word).replace("_", " ").strip() for word in category.partition(":"))
+    return (f"{thing} {part}", f"{part} of the {thing}") if part else (thing,)
+
+
+def file_of(image: dict) -> str:
+    """Where a COCO or LVIS image lies below the folder of images: LVIS v1 gives only the URL it came from."""
+    if "file_name" in image:
+        return expect(image["file_name"], str, "a file name")
+    return str(PurePosixPath(*PurePosixPath(expect(image["coco_url"], str, "a URL")).parts[-2:]))
+
+
+@cache
+def class_names(data_set: str) -> tuple[str, ...]:
+    """Names of the classes of "ade20k" or "cocostuff", in the order of their labels."""
+    import yaml
+
+    return tuple(yaml.safe_load(CLASSES_FILE.read_text(encoding="utf-8"))[data_set])
+
+
+def ade20k(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMaps:
+    """150 classes; label 0 is what belongs to none."""
+    names = dict(enumerate(class_names("ade20k"), start=1))
+    folder = root / "ade20k"
+    return LabelMaps(folder / "images/training", folder / "annotations/training", names, max_bad_fraction)
+
+
+def cocostuff(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMaps:
+    """Things and stuff of COCO, without the 28 classes with "-" in their names: leftovers, or finer than one says."""
+    names = {label: name for label, name in enumerate(class_names("cocostuff")) if "-" not in name}
+    return LabelMaps(root / "coco/train2017", root / "cocostuff/train2017", names, max_bad_fraction)
+
+
+def mapillary(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMaps:
+    """Street scenes; the names stand in the data set's own `config_v2.0.json`, in the order of the labels."""
+    folder = root / "mapillary"
+    config = folder / "config_v2.0.json"
+    try:
+        names = {value: label["readable"].lower() for value, label in enumerate(read_json(config)["labels"])}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{config}: expected `labels` with a `readable` name each ({error!r}).") from None
+    return LabelMaps(folder / "training/images", folder / "training/v2.0/labels", names, max_bad_fraction)
+
+
+def paco_lvis(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
+    """Objects and their parts on COCO photographs."""
+    file = root / "vlpart/paco/annotations/paco_lvis_v1_train.json"
+    return read_instances(file, root / "coco", max_bad_fraction=max_bad_fraction)
+
+
+def pascal_part(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
+    """Parts of things on VOC 2010 photographs."""
+    folder = root / "vlpart/pascal_part"
+    return read_instances(
+        folder / "train.json", folder / "VOCdevkit/VOC2010/JPEGImages", max_bad_fraction=max_bad_fraction
+    )

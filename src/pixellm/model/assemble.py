@@ -50,6 +50,29 @@ def save_trained(model: nn.Module, processor: PixelLMProcessor, lora_alpha: floa
     make_readable(out)
 
 
+def load_trained(model: nn.Module, trained: Path) -> None:
+    """Load what `save_trained` wrote into a model of the same sizes; without adapters, only its pixel side.
+
+    Raises:
+        ValueError: nothing of the kind is there, or it was trained with other sizes.
+    """
+    try:
+        state = {key.replace(_ROWS, _PEFT_ROWS): tensor for key, tensor in load_file(trained / WEIGHTS).items()}
+    except OSError:
+        raise ValueError(f"expected what a training left in {trained} (its `trained`), found no {WEIGHTS}.") from None
+    own = model.state_dict()
+    adapted = _PEFT_ROWS in own
+    state = {key: tensor for key, tensor in state.items() if adapted or not key.startswith(_LLM)}
+    wrong = [key for key, tensor in state.items() if key not in own or own[key].shape != tensor.shape]
+    missing = [key for key in own if key not in state and (not key.startswith(_LLM) or ".lora_" in key)]
+    if wrong or missing:
+        raise ValueError(
+            f"{trained}: expected what a model of these sizes trained, got one in which {(wrong + missing)[:3]} "
+            "are others or missing. Start from another directory, or from nothing."
+        )
+    model.load_state_dict(state, strict=False)
+
+
 def _compact(tensor: Tensor) -> Tensor:
     """Matrices and kernels as fp16; vectors and statistics as they are."""
     return (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()

@@ -22,6 +22,7 @@ from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.lora import merge_lora
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor, add_codebook_tokens
+from pixellm.model.templates import IMAGE_MARKERS, VICUNA
 from pixellm.model.weights import read_json, read_weights, save_state
 
 # Released name → ours; the first pattern that matches wins.
@@ -53,16 +54,10 @@ DROPPED = re.compile(
     r".*rotary_emb\.inv_freq|model\.vision_tower\..+|"
     r"model\.prompt_encoder\.(point_embeddings|not_a_point_embed|mask_downscaling)\..+"
 )
-VICUNA_SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
 # The released loader's constants (docs/parity.md).
 RELEASED_LLM_GRID = 16
 RELEASED_LAYERS = (-2, -11)
 RELEASED_LORA_ALPHA = 16
-# Added after the codebook where the base model lacks them.
-IMAGE_MARKERS = ("<im_start>", "<im_end>")
 
 
 @dataclass
@@ -110,7 +105,7 @@ def convert(released: Path, out: Path, vision: Path) -> Report:
     config = _config(settings, clip_settings, tokenizer, state)
     report = Report()
     renamed = _rename(state, _expected_shapes(config), report)
-    ours = renamed | _clip_weights(read_weights(vision), config, report) | _constants(config, report)
+    ours = renamed | clip_weights(read_weights(vision), config, report) | _constants(config, report)
     _compare(config, ours, report)
     if report.missing or report.mismatched:
         raise ValueError(f"{released}: {describe_faults(report)}")
@@ -158,6 +153,7 @@ def _tokenizer(released: Path, state: dict[str, Tensor]) -> LlamaTokenizer:
     rows = len(state.get("model.embed_tokens.weight", ()))
     if not _codebook_of(tokenizer) and rows > len(tokenizer):
         # Training saves weights alone; beside them lies the base model's tokenizer. It was extended in this order.
+        # Image markers come after the codebook where the base model lacks them.
         markers = [token for token in IMAGE_MARKERS if token not in tokenizer.get_added_vocab()]
         add_codebook_tokens(tokenizer, rows - len(tokenizer) - len(markers))
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in markers])
@@ -258,20 +254,14 @@ def _config(
 
 
 def _processor(config: PixelLMConfig, tokenizer: LlamaTokenizer) -> PixelLMProcessor:
-    added = tokenizer.get_added_vocab()
-    markers = [token for token in ("<im_patch>", *IMAGE_MARKERS) if token in added]
+    more = [token for token in ("<im_patch>",) if token in tokenizer.get_added_vocab()]
     return PixelLMProcessor(
         # ImageNet statistics, not CLIP's: the released weights were trained with them (docs/parity.md#normalisation).
         PixelLMImageProcessor(image_size=config.vision_config.image_size),
         tokenizer,
         codebook_tokens=_codebook_tokens(tokenizer),
         num_image_tokens=config.num_image_tokens,
-        system=VICUNA_SYSTEM,
-        prefix="<s>{system} USER: <im_start><image><im_end>",
-        prompt="{question} ASSISTANT:",
-        answer="{answer}</s>",
-        control_tokens=["<s>", "</s>", "<unk>", *markers],
-        strip_text=True,
+        **{**VICUNA, "control_tokens": [*VICUNA["control_tokens"], *more]},
     )
 
 
@@ -298,7 +288,8 @@ def _rename(state: dict[str, Tensor], expected: Container[str], report: Report) 
     return ours
 
 
-def _clip_weights(state: dict[str, Tensor], config: PixelLMConfig, report: Report) -> dict[str, Tensor]:
+def clip_weights(state: dict[str, Tensor], config: PixelLMConfig, report: Report) -> dict[str, Tensor]:
+    """The weights of a CLIP vision encoder under our names, its position table resized; see `Report` for the rest."""
     ours: dict[str, Tensor] = {}
     expected = _expected_shapes(config)
     for key, tensor in state.items():

@@ -1,10 +1,41 @@
 """Merging LoRA: weights with adapters beside them → plain weights (arXiv 2106.09685)."""
 
 import re
+from collections.abc import Sequence
 
 from torch import Tensor
 
 _ADAPTER = re.compile(r"(?P<target>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
+
+
+_TRAINED_ROWS = ".token_adapter.trainable_tokens_delta.default"
+
+
+def merge_trained(
+    base: dict[str, Tensor], trained: dict[str, Tensor], alpha: float, rows: Sequence[int]
+) -> dict[str, Tensor]:
+    """Put what was trained into the state that training started from.
+
+    Args:
+        base: plain weights.
+        trained: weights that replace some of them, adapters, and rows of embedding tables under peft's names.
+        alpha: as in `merge_lora`.
+        rows: the ids whose embeddings were trained.
+
+    Returns:
+        Plain weights, each in the dtype that it has in `base`.
+    """
+    merged = dict(base)
+    for key, tensor in trained.items():
+        if key.endswith(_TRAINED_ROWS):
+            table = f"{key.removesuffix(_TRAINED_ROWS)}.weight"
+            merged[table] = base[table].clone()
+            merged[table][list(rows)] = tensor.to(base[table].dtype)
+        elif _ADAPTER.fullmatch(key):
+            merged[key] = tensor
+        else:
+            merged[key] = tensor.to(base[key].dtype)
+    return merge_lora(merged, alpha)
 
 
 def merge_lora(state: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:

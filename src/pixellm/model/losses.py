@@ -32,9 +32,10 @@ def mask_bce(logits: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Te
     return (loss * weight).flatten(1).mean(dim=1).sum()
 
 
-def mask_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """DICE loss of each mask of (G, H, W), summed over the G masks."""
-    probability, target = logits.sigmoid().flatten(1), target.to(logits.dtype).flatten(1)
+def mask_dice(logits: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """DICE loss of each mask of (G, H, W), its pixels weighted, summed over the G masks."""
+    probability = (logits.sigmoid() * weight).flatten(1)
+    target = (target.to(logits.dtype) * weight).flatten(1)
     overlap = 2 * (probability / DICE_SCALE * target).sum(dim=1)
     total = (probability / DICE_SCALE).sum(dim=1) + (target / DICE_SCALE).sum(dim=1)
     return (1 - (overlap + DICE_EPS) / (total + DICE_EPS)).sum()

@@ -21,7 +21,7 @@ from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.vision import build_vision_encoder, valid_area
 from pixellm.model.word_mix import WordMix
-from pixellm.types import Output
+from pixellm.types import LossCounts, Output
 
 # Stands for one image token in `input_ids`; no text can produce it, since vocabularies have no negative ids.
 IMAGE_TOKEN_ID = -200
@@ -198,11 +198,15 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         segment_ids: Tensor,
         labels: Tensor | None = None,
         target_masks: list[Tensor] | None = None,
+        ignored: list[Tensor] | None = None,
         class_target: Tensor | None = None,
         class_weight: Tensor | None = None,
         target_names: Tensor | None = None,
+        counts: LossCounts | None = None,
     ) -> Output:
         """Teacher-forced pass over a `Batch` (see there for the arguments).
+
+        `counts` is what the losses are averaged over, if that is more than this batch.
 
         Returns:
             `Output` with the low-resolution mask logits of each image (M, 2g, 2g), and with labels the losses:
@@ -218,20 +222,22 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         groups = find_groups(input_ids, self.config.codebook_ids)
         group_states = self._group_states(self.codebook_input(states, embeddings), groups)
         logits, scale_logits = self.decode_masks(images, group_states, groups[:, 0])
-        counts = torch.bincount(groups[:, 0], minlength=len(input_ids)).tolist()
-        output = Output(None, {}, list(logits.split(counts)), scale_logits)
+        per_image = torch.bincount(groups[:, 0], minlength=len(input_ids)).tolist()
+        output = Output(None, {}, list(logits.split(per_image)), scale_logits)
+        counts = counts or loss_counts(labels, target_masks, target_names, len(input_ids))
         if labels is not None:
-            output.losses["ce"] = self.config.ce_weight * self._text_loss(states, labels)
+            output.losses["ce"] = self.config.ce_weight * self._text_loss(states, labels) / max(1, counts.tokens)
         if target_masks is not None:
-            answers = segment_ids[groups[:, 0], groups[:, 1]].split(counts)
-            output.losses |= self.mask_losses(output.mask_logits, target_masks, resized_hw, answers)
+            answers = segment_ids[groups[:, 0], groups[:, 1]].split(per_image)
+            found = self.mask_losses(output.mask_logits, target_masks, resized_hw, answers, counts.masks, ignored)
+            output.losses |= found
         if target_names is not None and self.word_mix is not None and images.words is not None:
             scores = self.word_mix.name_scores(self._first_states(group_states), images.words).float()
             known = target_names != IGNORE_INDEX
-            loss = F.cross_entropy(scores[known], target_names[known], reduction="sum") / known.sum().clamp(min=1)
-            output.losses["names"] = self.config.name_weight * loss
+            loss = F.cross_entropy(scores[known], target_names[known], reduction="sum")
+            output.losses["names"] = self.config.name_weight * loss / max(1, counts.names)
         if class_target is not None and class_weight is not None and images.class_logits is not None:
-            output.losses |= self.class_losses(images, class_target, class_weight)
+            output.losses |= self.class_losses(images, class_target, class_weight, counts.images)
         if output.losses:
             output.loss = torch.stack(list(output.losses.values())).sum()
         return output
@@ -285,24 +291,30 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         return torch.zeros_like(is_image).masked_scatter(is_image, ~images.token_valid)
 
     def _text_loss(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the next token, averaged over all labels of the batch; only those states meet the head."""
+        """Cross-entropy of the next token, summed over all labels of the batch; only those states meet the head."""
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         chosen = targets != IGNORE_INDEX
         logits = self.get_output_embeddings()(states[chosen]).float()
-        return F.cross_entropy(logits, targets[chosen], reduction="sum") / chosen.sum().clamp(min=1)
+        return F.cross_entropy(logits, targets[chosen], reduction="sum")
 
-    def class_losses(self, images: EncodedImages, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """Losses of the dense classifier: where each name is, and whether it is there at all."""
+    def class_losses(self, images: EncodedImages, target: Tensor, weight: Tensor, count: int) -> dict[str, Tensor]:
+        """Losses of the dense classifier, of a step of `count` images: where each name is, and whether it is there."""
         assert images.class_logits is not None
         assert images.presence_logits is not None
         valid = valid_area(images.resized_hw, self.config.vision_config.image_size, target.shape[-1])
         dense = losses.semantic_loss(images.class_logits, target, weight)
         presence = losses.presence_loss(images.presence_logits, target, weight, valid)
-        share = self.config.semantics_weight
+        share = self.config.semantics_weight * len(target) / count
         return {"semantics": share * dense, "presence": share * presence}
 
     def mask_losses(
-        self, mask_logits: list[Tensor], target_masks: list[Tensor], resized_hw: Tensor, answers: Sequence[Tensor]
+        self,
+        mask_logits: list[Tensor],
+        target_masks: list[Tensor],
+        resized_hw: Tensor,
+        answers: Sequence[Tensor],
+        count: int,
+        ignored: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """BCE with target refinement, and DICE.
 
@@ -311,6 +323,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             target_masks: of each image bool (M, H, W), at the size at which they are compared.
             resized_hw: (B, 2).
             answers: of each image (M,), which answer each mask belongs to.
+            count: masks that the losses are averaged over.
+            ignored: of each image bool (M, H, W), pixels that add nothing to the losses.
         """
         bce = dice = mask_logits[0].new_zeros((), dtype=torch.float32)
         for index, (logits, target) in enumerate(zip(mask_logits, target_masks, strict=True)):
@@ -321,13 +335,23 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
                 )
             height, width = resized_hw[index].tolist()
             restored = geometry.restore(logits, (height, width), tuple(target.shape[-2:]))
+            counted = torch.ones_like(restored) if ignored is None else (~ignored[index]).to(restored.dtype)
             for answer in answers[index].unique():
                 mine = answers[index] == answer
                 weight = losses.refinement_weight(restored[mine], self.config.overlap_weight)
-                bce = bce + losses.mask_bce(restored[mine], target[mine], weight)
-            dice = dice + losses.mask_dice(restored, target)
-        count = max(1, sum(len(target) for target in target_masks))
+                bce = bce + losses.mask_bce(restored[mine], target[mine], weight * counted[mine])
+            dice = dice + losses.mask_dice(restored, target, counted)
+        count = max(1, count)
         return {"bce": self.config.bce_weight * bce / count, "dice": self.config.dice_weight * dice / count}
+
+
+def loss_counts(
+    labels: Tensor | None, target_masks: list[Tensor] | None, target_names: Tensor | None, images: int
+) -> LossCounts:
+    """What the losses of a batch alone are averaged over."""
+    tokens = 0 if labels is None else int((labels[:, 1:] != IGNORE_INDEX).sum())
+    names = 0 if target_names is None else int((target_names != IGNORE_INDEX).sum())
+    return LossCounts(tokens, sum(len(masks) for masks in target_masks or ()), names, images)
 
 
 def packed_positions(segment_ids: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Shapes:  B images · S side of the square · T tokens
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -20,9 +21,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from pixellm import geometry
 from pixellm.images import load_image
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
-from pixellm.types import Batch, Sample
+from pixellm.types import SEG_SLOT, Batch, Conversation, Sample
 
-SEG_SLOT = "{seg}"
 _FIELD = re.compile(r"\{(system|question|answer)\}")
 
 
@@ -191,36 +191,45 @@ class PixelLMProcessor(ProcessorMixin):
         """Photographs → `pixel_values` (B, 3, S, S) and `resized_hw` (B, 2)."""
         return self.image_processor.preprocess([load_image(image) for image in images])
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Samples with answers → a training `Batch`."""
-        pixels = self.images([sample.image for sample in samples])
-        rows = [self._row(sample) for sample in samples]
-        length = max(len(ids) for ids, _, _ in rows)
+    def __call__(self, samples: Sequence[Sample], max_length: int | None = None) -> Batch:
+        """Samples with answers → a training `Batch`.
 
-        def padded(column: int, value: int) -> Tensor:
-            return torch.tensor([row[column] + [value] * (length - len(row[column])) for row in rows])
+        A row of more than `max_length` tokens is shortened: its last answer after the last group that is still whole,
+        or anywhere if it has none; what comes after is left out, with its masks.
+
+        Raises:
+            ValueError: slots and masks of a conversation differ in number, or not one conversation fits.
+        """
+        pixels = self.images([sample.image for sample in samples])
+        rows = [self._row(sample, max_length) for sample in samples]
+        length = max(len(row.ids) for row in rows)
+
+        def padded(lists: list[list[int]], value: int) -> Tensor:
+            return torch.tensor([ids + [value] * (length - len(ids)) for ids in lists])
 
         def stacked(arrays: list[np.ndarray | None]) -> Tensor | None:
             present = [array for array in arrays if array is not None]
             return torch.from_numpy(np.stack(present)) if len(present) == len(samples) else None
 
+        learned = [row.conversations for row in rows]
         return Batch(
             pixel_values=pixels["pixel_values"],
             resized_hw=pixels["resized_hw"],
-            input_ids=padded(0, 0),
-            segment_ids=padded(1, -1),
-            labels=padded(2, IGNORE_INDEX),
-            target_masks=[_masks_of(sample) for sample in samples],
+            input_ids=padded([row.ids for row in rows], 0),
+            segment_ids=padded([row.segments for row in rows], -1),
+            labels=padded([row.labels for row in rows], IGNORE_INDEX),
+            target_masks=[_joined([c.masks for c in conversations]) for conversations in learned],
+            ignored=_ignored_of(learned),
             class_target=stacked([sample.class_target for sample in samples]),
             class_weight=stacked([sample.class_weight for sample in samples]),
-            target_names=_names_of(samples),
+            target_names=_names_of(learned),
         )
 
-    def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:
-        """Ids, segments and labels of one image's prefix and conversations."""
+    def _row(self, sample: Sample, max_length: int | None) -> "_Row":
+        """One image's prefix and as many of its conversations as `max_length` tokens hold."""
         ids = self.prefix_ids
-        segments, labels = [0] * len(ids), [IGNORE_INDEX] * len(ids)
-        for number, conversation in enumerate(sample.conversations, start=1):
+        row = _Row(ids, [0] * len(ids), [IGNORE_INDEX] * len(ids))
+        for conversation in sample.conversations:
             slots = conversation.answer.count(SEG_SLOT)
             if slots != len(conversation.masks):
                 raise ValueError(
@@ -228,10 +237,48 @@ class PixelLMProcessor(ProcessorMixin):
                     f"{len(conversation.masks)} masks. Write one {SEG_SLOT} for each mask, in the same order."
                 )
             question, answer = self.prompt_ids(conversation.question), self.answer_ids(conversation.answer)
-            ids = [*ids, *question, *answer]
-            segments += [number] * (len(question) + len(answer))
-            labels += [*[IGNORE_INDEX] * len(question), *answer]
-        return ids, segments, labels
+            if max_length is not None:
+                whole, answer = len(answer), self._shorten(answer, max_length - len(row.ids) - len(question))
+                if len(answer) < whole:
+                    kept = answer.count(self.codebook_ids[0])
+                    conversation = replace(
+                        conversation, masks=conversation.masks[:kept], names=conversation.names[:kept]
+                    )
+                    if answer:
+                        row.append(conversation, question, answer)
+                    break
+            row.append(conversation, question, answer)
+        if sample.conversations and not row.conversations:
+            raise ValueError(
+                f"record {sample.record_id or '?'}: expected rows of at most {max_length} tokens, but image and "
+                f"first question leave no room for an answer. Raise max_length."
+            )
+        return row
+
+    def _shorten(self, answer: list[int], room: int) -> list[int]:
+        """At most `room` ids of an answer, up to the end of a group if it has any; none if not even one group fits."""
+        if len(answer) <= room:
+            return answer
+        first, size = self.codebook_ids[0], len(self.codebook_ids)
+        ends = [at + size for at, token in enumerate(answer) if token == first]
+        return answer[: max((end for end in ends if end <= room), default=0) if ends else max(0, room)]
+
+
+@dataclass
+class _Row:
+    """A row of a batch as it grows; `conversations` are those that it holds."""
+
+    ids: list[int]
+    segments: list[int]
+    labels: list[int]
+    conversations: list[Conversation] = field(default_factory=list)
+
+    def append(self, conversation: Conversation, question: list[int], answer: list[int]) -> None:
+        number = self.segments[-1] + (not conversation.continues)
+        self.ids += [*question, *answer]
+        self.segments += [max(number, 1)] * (len(question) + len(answer))
+        self.labels += [*[IGNORE_INDEX] * len(question), *answer]
+        self.conversations.append(conversation)
 
 
 def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
@@ -242,15 +289,26 @@ def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[
     return tokens
 
 
-def _names_of(samples: Sequence[Sample]) -> Tensor | None:
+def _names_of(rows: Sequence[Sequence[Conversation]]) -> Tensor | None:
     """Vocabulary index of every target of the batch; None where no sample has any."""
-    conversations = [conversation for sample in samples for conversation in sample.conversations]
+    conversations = [conversation for row in rows for conversation in row]
     if not any(conversation.names for conversation in conversations):
         return None
     return torch.tensor([name for c in conversations for name in c.names or [IGNORE_INDEX] * len(c.masks)])
 
 
-def _masks_of(sample: Sample) -> Tensor:
-    masks = [np.asarray(c.masks, dtype=bool) for c in sample.conversations if len(c.masks)]
-    empty = np.zeros((0, 1, 1), dtype=bool)
-    return torch.from_numpy(np.concatenate(masks) if masks else empty)
+def _ignored_of(rows: Sequence[Sequence[Conversation]]) -> list[Tensor] | None:
+    """For each image what each of its masks ignores; None where nothing is ignored in the whole batch."""
+    if all(conversation.ignored is None for row in rows for conversation in row):
+        return None
+
+    def of(c: Conversation) -> np.ndarray:
+        return np.zeros_like(c.masks) if c.ignored is None else np.broadcast_to(c.ignored, c.masks.shape)
+
+    return [_joined([of(conversation) for conversation in row]) for row in rows]
+
+
+def _joined(stacks: Sequence[np.ndarray]) -> Tensor:
+    """Bool (M, H, W) of all masks of one image."""
+    filled = [np.asarray(stack, dtype=bool) for stack in stacks if len(stack)]
+    return torch.from_numpy(np.concatenate(filled) if filled else np.zeros((0, 1, 1), dtype=bool))

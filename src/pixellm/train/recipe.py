@@ -1,14 +1,125 @@
-"""Recipes: one YAML file describes a published experiment completely."""
+"""Recipes: one YAML file describes a published experiment completely.
 
-from dataclasses import dataclass, field, fields
+Two kinds: `Recipe` trains a model on data sets of records in one stage, from a whole model or from a base language
+model and a CLIP encoder; `MiniRecipe` builds the embedded default from its parts, on annotated photographs, in two.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from pixellm.data.augment import Augmentation
+from pixellm.data.chat import Chat
 from pixellm.data.mixture import SourceConfig
+from pixellm.data.records import MAX_BAD_FRACTION
 from pixellm.model import PixelLMConfig, PixelLMVisionConfig
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters of the language model.
+
+    Args:
+        rank, alpha: the update is alpha / rank · B·A.
+        targets: names of the linear layers that get one; none given: every linear layer of a LLaMA block.
+        dropout: share of an adapter's inputs that is dropped in training.
+    """
+
+    rank: int = 8
+    alpha: float = 16
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelStart:
+    """What training starts from: a whole model, or its parts, with everything else new.
+
+    Args:
+        model: a name of `pixellm models list`, a Hugging Face Hub id, or a directory; all its modules are kept.
+        preset: of `pixellm.model.presets`, for parts: the sizes of everything that is not theirs.
+        language_model, vision_model: Hub ids or directories of a causal LM with its tokenizer, and of a CLIP-ViT.
+        settings: fields of `PixelLMConfig` that differ from the model's or the preset's.
+    """
+
+    model: str | None = None
+    preset: str | None = None
+    language_model: str | None = None
+    vision_model: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data sets are mixed.
+
+    Args:
+        sets: weight of each data set; a name of `pixellm data layout`, or a file of one's own (`*.jsonl`, `*.json`).
+        root: the data root.
+        epoch_length: samples of an epoch; 0: as many as there are records.
+        chat: how they are asked about.
+        max_bad_fraction: more bad records than this share are an error.
+    """
+
+    sets: Mapping[str, float]
+    root: Path = Path("dataset")
+    epoch_length: int = 0
+    chat: Chat = field(default_factory=Chat)
+    max_bad_fraction: float = MAX_BAD_FRACTION
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The training.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: images of a step, over all processes.
+        device_batch_size: images that a process takes at once; the rest of a step is accumulated.
+        learning_rate, warmup_steps, weight_decay: of AdamW; the rate falls linearly to 0 after warming up.
+        betas: of AdamW.
+        rates: learning rates of parts, by a part of their parameters' names.
+        max_length: tokens of a row at most; longer ones are shortened after a codebook group. None: no limit.
+        trained: what of the pixel side trains; frozen is what no entry is the start of a name of.
+        bf16: compute in bfloat16; what trains is kept in float32.
+        gradient_checkpointing: compute activations of the language model again rather than keep them.
+        compile: compile the model with torch.compile.
+        save_steps: steps between checkpoints.
+        workers: processes that read data.
+        average: decay of a running mean of the weights, which is what the training gives (0: the last weights).
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    device_batch_size: int = 2
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    max_length: int | None = None
+    trained: tuple[str, ...] = ("llm_projector", "pixel_projector", "neck", "codebook", "pixel_decoder", "word_mix")
+    bf16: bool = True
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    save_steps: int = 500
+    workers: int = 2
+    average: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment on data sets of records."""
+
+    name: str
+    start: ModelStart
+    data: Data
+    stage: Stage
+    lora: Lora = field(default_factory=Lora)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,6 +130,7 @@ class VisionStage:
         frozen: modules of the backbone that keep their pretrained weights.
         depthwise: whether its depthwise convolutions train.
         names: how many names each photograph is asked for at most.
+        average: decay of the running mean of the weights, which is what the stage gives (0: the last weights).
     """
 
     steps: int
@@ -31,6 +143,7 @@ class VisionStage:
     frozen: tuple[str, ...] = ()
     depthwise: bool = True
     names: int = 3
+    average: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +155,8 @@ class AnswerStage:
         vision_learning_rate: of what the first stage trained.
         name_learning_rate: of the map from codebook states to names, which starts at a least-squares fit.
         questions: conversations per photograph.
+        trained: what of the pixel side trains; the rest keeps what the first stage gave it.
+        average: as in the first stage.
     """
 
     steps: int
@@ -54,22 +169,22 @@ class AnswerStage:
     warmup_steps: int = 40
     weight_decay: float = 0.0
     save_steps: int = 50
+    trained: tuple[str, ...] = (
+        *("vision_encoder.pyramid", "vision_encoder.classifier", "llm_projector", "pixel_projector", "neck"),
+        *("codebook", "pixel_decoder", "word_mix"),
+    )
+    average: float = 0.0
 
 
 @dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters on every linear layer of the language model."""
-
-    rank: int
-    alpha: float
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A whole experiment; `directory` is where its file lies.
+class MiniRecipe:
+    """The embedded default, from its parts.
 
     Args:
         model: fields of `PixelLMConfig`, with `vision` for those of `PixelLMVisionConfig`.
+        start: directory of what an earlier run of the same sizes trained (its `trained`); both stages begin with that.
+        held_out: sources that are not trained on, for `calibrate_presence`; none: nothing is calibrated.
+        recall: see `calibrate_presence`.
     """
 
     name: str
@@ -81,14 +196,45 @@ class Recipe:
     answer_stage: AnswerStage
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    start: Path | None = None
+    held_out: tuple[SourceConfig, ...] = ()
+    recall: float = 0.9
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe.
+_NESTED: dict[type, dict[str, type]] = {
+    Recipe: {"start": ModelStart, "data": Data, "stage": Stage, "lora": Lora},
+    Data: {"chat": Chat},
+    MiniRecipe: {
+        "vision_stage": VisionStage,
+        "answer_stage": AnswerStage,
+        "lora": Lora,
+        "augmentation": Augmentation,
+    },
+}
+
+
+def load_recipe(path: Path) -> Recipe | MiniRecipe:
+    """Read and check a recipe; paths in it are relative to its directory.
+
+    With `base`, another recipe in the same directory, it says only what is different from that one.
 
     Raises:
         ValueError: no such file, malformed YAML, an unknown or a missing field.
     """
+    data = _read(path)
+    if {"vision_stage", "answer_stage", "sources"} & data.keys():
+        return _mini_recipe(data, path)
+    recipe: Recipe = _build(Recipe, data, str(path))
+    _check_names(recipe.start.settings, _fields(PixelLMConfig), f"{path}: start: settings")
+    if not recipe.data.sets:
+        raise ValueError(f"{path}: data: expected at least one data set, got none.")
+    root = (path.parent / recipe.data.root).resolve()
+    sets = {_located(name, path.parent): weight for name, weight in recipe.data.sets.items()}
+    return replace(recipe, data=replace(recipe.data, root=root, sets=sets))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, put over that of its `base`."""
     import yaml
 
     try:
@@ -99,35 +245,65 @@ def load_recipe(path: Path) -> Recipe:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a mapping of the recipe's fields, got {type(data).__name__}.")
-    nested = {"vision_stage": VisionStage, "answer_stage": AnswerStage, "lora": Lora, "augmentation": Augmentation}
-    for name, kind in nested.items():
-        if name in data:
-            data[name] = _build(kind, data[name], f"{path}: {name}")
-    data["sources"] = tuple(
-        _build(SourceConfig, source, f"{path}: sources[{i}]") for i, source in enumerate(data.get("sources") or [])
-    )
-    recipe = _build(Recipe, data, str(path))
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    if Path(base).name != base or base == path.name:
+        raise ValueError(f"{path}: base: expected another recipe in the same directory, got {base!r}.")
+    return _over(_read(path.with_name(base)), data)
+
+
+def _over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` in it; mappings are merged, and what is null is taken away."""
+    merged = base | changes
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = _over(base[key], value)
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _mini_recipe(data: dict[str, Any], path: Path) -> MiniRecipe:
+    for key in ("sources", "held_out"):
+        listed = enumerate(data.get(key) or [])
+        data[key] = tuple(_build(SourceConfig, source, f"{path}: {key}[{i}]") for i, source in listed)
+    recipe: MiniRecipe = _build(MiniRecipe, data, str(path))
     settings = {key: value for key, value in recipe.model.items() if key != "vision"}
-    _check_names(settings, set(signature(PixelLMConfig).parameters) - {"kwargs"}, f"{path}: model")
-    _check_names(
-        recipe.model.get("vision", {}), set(signature(PixelLMVisionConfig).parameters) - {"kwargs"}, f"{path}: vision"
-    )
+    _check_names(settings, _fields(PixelLMConfig), f"{path}: model")
+    _check_names(recipe.model.get("vision", {}), _fields(PixelLMVisionConfig), f"{path}: vision")
     if not recipe.sources:
         raise ValueError(f"{path}: expected at least one source, got none.")
-    return _build(Recipe, {**data, "data_root": (path.parent / recipe.data_root).resolve()}, str(path))
+    places = {key: (path.parent / data[key]).resolve() for key in ("data_root", "start") if data.get(key)}
+    return replace(recipe, **places)
+
+
+def _located(name: str, directory: Path) -> str:
+    """A data set's name as it is, a file's path from the recipe's directory."""
+    return str((directory / name).resolve()) if name.endswith((".json", ".jsonl")) else name
+
+
+def _fields(config: type) -> set[str]:
+    return set(signature(config).parameters) - {"kwargs"}
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
+    """A dataclass from a mapping; what is nested in it, likewise."""
+    if not isinstance(values, Mapping):
         raise ValueError(f"{where}: expected a mapping, got {values!r}.")
     _check_names(values, {f.name for f in fields(kind)}, where)
+    values = dict(values)
+    for name, nested in _NESTED.get(kind, {}).items():
+        if name in values:
+            values[name] = _build(nested, values[name], f"{where}: {name}")
+    for f in fields(kind):  # YAML has no tuples
+        if isinstance(values.get(f.name), list):
+            values[f.name] = tuple(values[f.name])
     try:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _check_names(values: dict, known: set[str], where: str) -> None:
+def _check_names(values: Mapping, known: set[str], where: str) -> None:
     if unknown := sorted(set(values) - known, key=str):
         nearest = {name: get_close_matches(str(name), known, n=1) for name in unknown}
         hints = [f"{name} (did you mean {match[0]}?)" if match else f"{name}" for name, match in nearest.items()]

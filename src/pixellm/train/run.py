@@ -1,51 +1,43 @@
-"""`pixellm train RECIPE`: the stages of a recipe one after the other, each resumed where it was left."""
+"""`pixellm train`: a recipe to its end, from where it was left.
+
+recipe → data sets, model → adapters → PixelLMTrainer → a model directory, adapters merged
+"""
 
 import logging
 import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PrinterCallback, TrainingArguments
 
-from pixellm.data.coco import CocoSource
-from pixellm.data.mixture import Mixture
-from pixellm.embedded import fetch_language_model, fetch_vision_weights
-from pixellm.model.assemble import assemble, save_trained
-from pixellm.train.build import (
-    TIMM_MEAN,
-    TIMM_STD,
-    adapt,
-    build_config,
-    build_model,
-    build_processor,
-    calibrate_codebook,
-    fit_names,
-    load_pixel_side,
-    pixel_side,
-)
-from pixellm.train.dataset import Collator, ConversationSamples, naming_samples
-from pixellm.train.recipe import AnswerStage, Recipe, VisionStage, load_recipe
-from pixellm.train.trainer import PixelLMTrainer
-from pixellm.train.vision import VisionPretraining, VisionSamples, collate_vision, freeze
+from pixellm.data.catalogue import open_data
+from pixellm.data.plan import LengthBatches, Plan
+from pixellm.embedded import make_readable
+from pixellm.model.lora import merge_trained
+from pixellm.train import start
+from pixellm.train.adapt import adapt
+from pixellm.train.collate import Collator
+from pixellm.train.mini.run import train_mini
+from pixellm.train.progress import RichProgress
+from pixellm.train.recipe import Data, MiniRecipe, ModelStart, Recipe, Stage, load_recipe
+from pixellm.train.samples import ChatSamples
+from pixellm.train.summary import summary
+from pixellm.train.trainer import PixelLMTrainer, trainable_state
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_SAMPLES = 16
-# Parameters that the second stage finds trained.
-FIRST_STAGE_PARTS = (
-    *("vision_encoder", "pixel_projector", "neck", "pixel_decoder"),
-    *("word_mix.to_pixels", "word_mix.to_prompts", "word_mix.prior_weight"),
-)
+LOGGING_STEPS = 10
+KEPT_CHECKPOINTS = 2
+# Fine-tuning in one line: passes over the data, and no fewer steps than let the rate rise and fall.
+PASSES, MIN_STEPS, TUNING_BATCH = 6, 60, 8
 
 
 def run(recipe_file: Path, output: Path | None = None, restart: bool = False) -> Path:
     """Train a recipe to the end and return the directory of the model, ready for `Predictor.load`.
 
     Args:
-        recipe_file: see `Recipe`.
-        output: where checkpoints and results go (`trained`: what was trained alone); by default `runs/NAME`.
+        recipe_file: see `recipe.py`.
+        output: where checkpoints and results go; by default `runs/NAME`.
         restart: begin anew instead of resuming.
     """
     recipe = load_recipe(recipe_file)
@@ -53,138 +45,134 @@ def run(recipe_file: Path, output: Path | None = None, restart: bool = False) ->
     if restart and output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
-    sources = [source.load(recipe.data_root) for source in recipe.sources]
-    vocabulary = names_of(sources)
-    seeing = output / "vision" / "pixel_side.safetensors"
-    if not seeing.exists():
-        train_vision(recipe, recipe.vision_stage, sources, vocabulary, seeing)
-    trained = output / "trained"
-    if not (trained / "config.json").exists():
-        train_answers(recipe, recipe.answer_stage, sources, vocabulary, seeing, trained)
-    model = output / "model"
-    if not model.exists():
-        partial = output / "model.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        assemble(trained, fetch_language_model(), partial)
-        partial.rename(model)
-    logger.info("the model is in %s", model)
-    return model
+    return train_mini(recipe, output) if isinstance(recipe, MiniRecipe) else train(recipe, output)
 
 
-def names_of(sources: list[CocoSource]) -> list[str]:
-    """Vocabulary of the dense classifier: names of which the sources also tell where they are not, sorted.
+def fine_tune(data: Path, model: str, output: Path, steps: int | None = None, restart: bool = False) -> Path:
+    """Train a model further on one's own data (see `pixellm.data.jsonl`), with settings that suit a few photographs.
 
-    A name that is only ever annotated where it is would soon be seen everywhere.
+    Args:
+        data: a JSONL file.
+        model: what to start from; see `ModelStart.model`.
+        output: where checkpoints and the resulting `model` go.
+        steps: optimiser steps; by default six passes over the photographs, at least 60.
+        restart: begin anew instead of resuming.
+
+    Returns:
+        The directory of the model.
     """
-    return sorted(frozenset[str]().union(*(source.known for source in sources if source.complete)))
-
-
-def train_vision(
-    recipe: Recipe, stage: VisionStage, sources: list[CocoSource], vocabulary: list[str], result: Path
-) -> None:
-    """First stage: what was trained goes to `result`."""
-    torch.manual_seed(recipe.seed)
-    config = build_config(recipe, build_processor(recipe), vocabulary)
-    model = build_model(config, fetch_vision_weights())
-    freeze(model.vision_encoder.backbone, stage.frozen, stage.depthwise)
-    samples = VisionSamples(
-        mixture=_mixture(recipe, sources, stage.steps * stage.batch_size),
-        vocabulary=vocabulary,
-        size=config.vision_config.image_size,
-        grid=config.vision_config.grid_sizes[-1],
-        names=stage.names,
-        mean=TIMM_MEAN[0],
-        std=TIMM_STD[0],
+    if restart and output.exists():
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+    count = len(open_data(str(data), data.parent))
+    stage = Stage(
+        steps=steps or max(MIN_STEPS, PASSES * count // TUNING_BATCH),
+        batch_size=TUNING_BATCH,
+        device_batch_size=TUNING_BATCH // 2,
+        learning_rate=2e-4,
+        warmup_steps=10,
+        weight_decay=0.01,
+        max_length=2048,
+        trained=("codebook", "pixel_decoder"),
+        save_steps=50,
+        average=0.98,
     )
-    trainer = PixelLMTrainer(
-        VisionPretraining(model),
-        _arguments(stage, recipe, result.parent),
-        train_dataset=samples,
-        data_collator=collate_vision,
-        learning_rates={"backbone": stage.backbone_learning_rate},
-    )
-    _fit(trainer)
-    partial = result.with_suffix(".partial")
-    save_file(pixel_side(model), partial)
-    partial.rename(result)
+    return train(Recipe(output.name, ModelStart(model), Data({str(data): 1.0}, data.parent), stage), output)
 
 
-def train_answers(
-    recipe: Recipe, stage: AnswerStage, sources: list[CocoSource], vocabulary: list[str], seeing: Path, result: Path
-) -> None:
-    """Second stage, from the pixel side in the file `seeing`: what was trained goes to the directory `result`."""
-    torch.manual_seed(recipe.seed)  # not the state that the first stage left, if it ran in this process
-    processor = build_processor(recipe)
-    config = build_config(recipe, processor, vocabulary)
-    model = build_model(config, fetch_vision_weights())
-    load_pixel_side(model, load_file(seeing))
-    adapt(model, recipe.lora)
-    with_questions = [(s, c.weight) for s, c in zip(sources, recipe.sources, strict=True) if _has_masks(s)]
-    asked, weights = zip(*with_questions, strict=True)
-    length = stage.steps * stage.batch_size
-    samples = ConversationSamples(
-        mixture=Mixture(asked, weights, length, recipe.augmentation, recipe.seed + 1),
-        vocabulary=vocabulary,
-        size=config.vision_config.image_size,
-        grid=config.vision_config.grid_sizes[-1],
-        questions=stage.questions,
-    )
-    collate = Collator(processor)
-    calibrate_codebook(model, collate([samples[i] for i in range(min(CALIBRATION_SAMPLES, length))]))
-    fit_names(model, map(collate, naming_samples(vocabulary, samples)))
+def train(recipe: Recipe, output: Path) -> Path:
+    """Train on data sets of records; checkpoints go to `output`, the result to `output/model`."""
+    result = output / "model"
+    if result.exists():
+        logger.info("the model is in %s already", result)
+        return result
+    data, stage = recipe.data, recipe.stage
+    arguments = _arguments(recipe, output / "checkpoints")
+    per_step = _batches_per_step(stage, arguments.world_size)
+    arguments.gradient_accumulation_steps = per_step // arguments.world_size
+    sets = {name: open_data(name, data.root, data.max_bad_fraction) for name in data.sets}
+    sizes = tuple(len(one) for one in sets.values())
+    plan = Plan(sizes, tuple(data.sets.values()), data.epoch_length or sum(sizes), recipe.seed)
+    model, processor = start.load(recipe.start, recipe.seed)
+    torch.manual_seed(recipe.seed)  # adapters are drawn the same whatever ran in this process before
+    model.float()
+    if stage.bf16:
+        model.language_model.to(torch.bfloat16)
+    adapt(model, recipe.lora, stage.trained)
+    if stage.gradient_checkpointing:
+        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    if stage.compile:
+        model.language_model.base_model.compile(dynamic=True)
+    samples = ChatSamples(list(sets.values()), plan, data.chat, len(model.config.codebook_ids))
+    for line in summary(model, dict(zip(sets, sizes, strict=True)), plan, stage, processor):
+        logger.info(line)
     trainer = PixelLMTrainer(
         model,
-        _arguments(stage, recipe, result.parent / "answer"),
+        arguments,
         train_dataset=samples,
-        data_collator=collate,
-        learning_rates={
-            "lora_": stage.lora_learning_rate,
-            **dict.fromkeys(FIRST_STAGE_PARTS, stage.vision_learning_rate),
-            "word_mix.to_names": stage.name_learning_rate,
-        },
+        data_collator=Collator(processor, stage.max_length),
+        batches=LengthBatches(samples.length, stage.steps, stage.device_batch_size, per_step),
+        learning_rates=dict(stage.rates),
+        average=stage.average,
+        callbacks=[RichProgress()],
     )
-    _fit(trainer)
+    trainer.remove_callback(PrinterCallback)
+    trainer.fit()
+    trained = {key: tensor.cpu() for key, tensor in trainable_state(model).items()}
+    if arguments.should_save:
+        _save(recipe, trained, result)
+    logger.info("the model is in %s", result)
+    return result
+
+
+def _save(recipe: Recipe, trained: dict[str, torch.Tensor], result: Path) -> None:
+    """What training started from, with what was trained put into it."""
+    model, processor = start.load(recipe.start, recipe.seed)
+    tied = model.config.text_config.tie_word_embeddings
+    base = {key: tensor for key, tensor in model.state_dict().items() if not (tied and "lm_head" in key)}
+    model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, model.config.codebook_ids), strict=False)
     partial = result.with_suffix(".partial")
-    save_trained(model, processor, recipe.lora.alpha, partial)
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    make_readable(partial)
     partial.rename(result)
 
 
-def _mixture(recipe: Recipe, sources: list[CocoSource], length: int) -> Mixture:
-    return Mixture(sources, [source.weight for source in recipe.sources], length, recipe.augmentation, recipe.seed)
+def _batches_per_step(stage: Stage, processes: int) -> int:
+    """Batches of a step on all processes; a ValueError if they can't share it evenly."""
+    if stage.batch_size % (stage.device_batch_size * processes):
+        raise ValueError(
+            f"batch_size: expected a multiple of device_batch_size × processes = {stage.device_batch_size} × "
+            f"{processes}, got {stage.batch_size}. Change one of them."
+        )
+    return stage.batch_size // stage.device_batch_size
 
 
-def _has_masks(source: CocoSource) -> bool:
-    return any(photograph.things for photograph in (source[i] for i in range(min(3, len(source)))))
-
-
-def _arguments(stage: VisionStage | AnswerStage, recipe: Recipe, output: Path) -> TrainingArguments:
+def _arguments(recipe: Recipe, output: Path) -> TrainingArguments:
+    stage = recipe.stage
     return TrainingArguments(
         output_dir=str(output),
         max_steps=stage.steps,
-        per_device_train_batch_size=stage.batch_size,
+        per_device_train_batch_size=stage.device_batch_size,
         learning_rate=stage.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="linear",
         warmup_steps=stage.warmup_steps,
         weight_decay=stage.weight_decay,
+        adam_beta1=stage.betas[0],
+        adam_beta2=stage.betas[1],
         max_grad_norm=1.0,
-        bf16=True,
+        bf16=stage.bf16,
         seed=recipe.seed,
-        logging_steps=min(10, stage.steps),
+        logging_steps=min(LOGGING_STEPS, stage.steps),
         save_steps=stage.save_steps,
-        save_total_limit=2,
-        dataloader_num_workers=2,
-        dataloader_prefetch_factor=2,
-        dataloader_persistent_workers=True,
+        save_total_limit=KEPT_CHECKPOINTS,
+        ignore_data_skip=True,  # the batches start where they have to
+        ddp_find_unused_parameters=True,  # without a target the pixel decoder does nothing
+        dataloader_num_workers=stage.workers,
+        dataloader_prefetch_factor=2 if stage.workers else None,
         remove_unused_columns=False,
         report_to=["tensorboard"],
+        disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )
-
-
-def _fit(trainer: PixelLMTrainer) -> None:
-    last = get_last_checkpoint(trainer.args.output_dir) if Path(trainer.args.output_dir).exists() else None
-    if last:
-        logger.info("resuming from %s", last)
-    trainer.train(resume_from_checkpoint=last)
-    trainer.save_state()

@@ -1,25 +1,67 @@
-"""transformers' Trainer with PixelLM's losses in the log and a learning rate for each part."""
+"""transformers' Trainer for PixelLM: batches by plan, losses averaged over whole steps, checkpoints that are whole.
 
+A step's losses are averaged over all its batches and processes together, so that they are the same however a step is
+split. What a step sees is decided by `LengthBatches` alone.
+"""
+
+import logging
+import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from pixellm.types import Output
+from pixellm.data.plan import LengthBatches
+from pixellm.model.modeling import loss_counts
+from pixellm.train.averaging import WeightAverage
+from pixellm.types import LossCounts, Output
 
-CHECKPOINT = "trained.safetensors"
+logger = logging.getLogger(__name__)
+
+TRAINED = "trained.safetensors"
+COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
 
 
 class PixelLMTrainer(Trainer):
-    """`learning_rates` maps a part of a parameter's name to its rate; the longest match wins."""
+    """Trains a model whose forward pass gives an `Output`.
 
-    def __init__(self, *args, learning_rates: dict[str, float], **kwargs) -> None:
+    Args:
+        batches: of the whole training; of each step, processes take every n-th one.
+        learning_rates: maps a part of a parameter's name to its rate; the longest match wins.
+        average: decay of the running mean of the weights that training ends with (0: the last weights).
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self, *args, batches: LengthBatches, learning_rates: dict[str, float], average: float = 0.0, **kwargs
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.batches = batches
         self.learning_rates = learning_rates
-        self._parts: dict[str, list[float]] = defaultdict(list)
+        self.average = WeightAverage(self.model, average)
+        self.add_callback(self.average)
+        self._parts: dict[str, list[float]] = defaultdict(list)  # of each batch since the last log
+        self._steps = self._images = self._tokens = 0  # since then
+        self._since = time.monotonic()
+        self._resumed_from: Path | None = None
+
+    def fit(self) -> None:
+        """Train to the end, from the last whole checkpoint in the output directory if there is one."""
+        last = last_checkpoint(Path(self.args.output_dir))
+        if last:
+            logger.info("resuming from %s", last)
+            self._resumed_from = last
+            self.batches.start = step_of(last)
+            self.average.load(last)
+        self.train(resume_from_checkpoint=str(last) if last else None)
+        self.save_state()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         model = model or self.model
@@ -38,24 +80,95 @@ class PixelLMTrainer(Trainer):
         matches = [part for part in self.learning_rates if part in name]
         return self.learning_rates[max(matches, key=len)] if matches else self.args.learning_rate
 
+    def get_train_dataloader(self) -> DataLoader:
+        workers = self.args.dataloader_num_workers
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict], LossCounts]:
+        """The batches of one step on this process, and what its losses are averaged over on all processes."""
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        counts = [
+            loss_counts(b.get("labels"), b.get("target_masks"), b.get("target_names"), len(b["pixel_values"]))
+            for b in batches
+        ]
+        self._steps += 1
+        read = [b["input_ids"].numel() if "input_ids" in b else 0 for b in batches]
+        rows = [[c.tokens, c.masks, c.names, c.images, r] for c, r in zip(counts, read, strict=True)]
+        *whole, tokens = self.accelerator.reduce(torch.tensor(rows, device=device).sum(dim=0), "sum").tolist()
+        counted = LossCounts(*whole)
+        self._images, self._tokens = self._images + counted.images, self._tokens + tokens
+        return batches, counted
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: LossCounts | None = None) -> Tensor:
+        if self._resumed_from:  # only now: making the loader has drawn random numbers
+            self._load_rng_state(str(self._resumed_from))
+            self._resumed_from = None
+        return super().training_step(model, inputs, num_items_in_batch)
+
     def compute_loss(
-        self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object
+        self,
+        model: nn.Module,
+        inputs: dict,
+        return_outputs: bool = False,
+        num_items_in_batch: LossCounts | None = None,
     ) -> Tensor | tuple[Tensor, Output]:
-        output: Output = model(**inputs)
+        output: Output = model(**inputs, counts=num_items_in_batch)
         if output.loss is None:
             raise ValueError("expected a batch with labels or masks, got one without anything to learn.")
+        if not bool(output.loss.isfinite()):
+            parts = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in output.losses.items())
+            raise FloatingPointError(
+                f"step {self.state.global_step + 1}: the loss is no longer a number ({parts}). Training has stopped; "
+                f"the checkpoints in {self.args.output_dir} are as they were. Lower the learning rate, or look at the "
+                "data of this step."
+            )
         for name, loss in output.losses.items():
             self._parts[name].append(float(loss.detach()))
-        return (output.loss, output) if return_outputs else output.loss
+        # Processes' gradients are averaged, but their losses are shares of one mean.
+        loss = output.loss * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs and self._parts:
+            names = sorted(self._parts)
+            sums = torch.tensor([sum(self._parts[name]) for name in names], device=self.args.device)
+            sums = self.accelerator.reduce(sums, "sum") / self._steps
+            logs |= {f"loss_{name}": round(float(value), 4) for name, value in zip(names, sums, strict=True)}
+            seconds = max(time.monotonic() - self._since, 1e-9)
+            logs["images_per_second"] = round(self._images / seconds, 3)
+            logs["tokens_per_second"] = round(self._tokens / seconds, 1)
+            self._parts.clear()
+            self._steps = self._images = self._tokens = 0
+            self._since = time.monotonic()
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        super()._save_checkpoint(model, trial)
+        directory = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            self.average.save(directory)
+            (directory / COMPLETE).touch()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Checkpoints hold what trains and buffers; frozen pretrained weights are where they came from."""
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(trainable_state(self.model), directory / CHECKPOINT)
+        (directory / COMPLETE).unlink(missing_ok=True)
+        save_file(trainable_state(self.model), directory / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / CHECKPOINT)
+        state = load_file(Path(resume_from_checkpoint) / TRAINED)
         expected = trainable_state(self.model)
         if state.keys() != expected.keys():
             raise ValueError(
@@ -64,15 +177,19 @@ class PixelLMTrainer(Trainer):
             )
         self.model.load_state_dict(state, strict=False)
 
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if "loss" in logs:
-            logs |= {f"loss_{name}": round(sum(values) / len(values), 4) for name, values in self._parts.items()}
-            self._parts.clear()
-        super().log(logs, *args, **kwargs)
-
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """What a checkpoint has to hold: parameters that train, and buffers."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     buffers = {name for name, _ in model.named_buffers()}
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name in trained | buffers}
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest checkpoint in a directory that was written to its end."""
+    whole = [path for path in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / COMPLETE).is_file()]
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

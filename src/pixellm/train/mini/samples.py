@@ -4,15 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from pixellm.data.class_targets import class_targets
 from pixellm.data.coco import Photograph
 from pixellm.data.describe import noun
 from pixellm.data.mixture import Mixture, fit
 from pixellm.data.phrasing import Turn, build_turns
-from pixellm.data.semantic import class_targets
-from pixellm.model import PixelLMProcessor
 from pixellm.model.modeling import IGNORE_INDEX
 from pixellm.types import Conversation, Sample
 
@@ -81,14 +79,3 @@ def naming_samples(vocabulary: Sequence[str], samples: ConversationSamples) -> I
             masks = np.zeros((slots + 1, 1, 1), dtype=bool)
             conversations.append(Conversation(question, f"{phrase} {{seg}}.", masks, names))
         yield [Sample(image, tuple(conversations), f"names {start}")]
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Samples → the model's keyword arguments."""
-
-    processor: PixelLMProcessor
-
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor | list[Tensor]]:
-        batch = self.processor(samples)
-        return {name: value for name, value in vars(batch).items() if value is not None}

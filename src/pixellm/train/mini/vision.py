@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from pixellm.data.class_targets import class_targets
 from pixellm.data.coco import Photograph, category_masks
 from pixellm.data.mixture import Mixture, fit
 from pixellm.data.phrasing import MIN_CATEGORY_AREA
-from pixellm.data.semantic import class_targets
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.model.vision import TimmEncoder
-from pixellm.train.imagenet_names import IMAGENET_CLASSES
-from pixellm.types import Output
+from pixellm.train.mini.imagenet_names import IMAGENET_CLASSES
+from pixellm.types import LossCounts, Output
 
 # Rare names would otherwise start out as likely as common ones.
 INITIAL_CLASS_BIAS = -4.0
@@ -150,14 +150,16 @@ class VisionPretraining(nn.Module):
         class_weight: Tensor,
         names: Tensor,
         target_masks: list[Tensor],
+        counts: LossCounts,
     ) -> Output:
         """See `Batch`; `names` (M,) are indexes into the vocabulary, in the order of `target_masks`."""
         images = self.model.encode_images(pixel_values.contiguous(memory_format=torch.channels_last), resized_hw)
-        losses = self.model.class_losses(images, class_target, class_weight)
-        counts = [len(masks) for masks in target_masks]
-        index = torch.arange(len(counts), device=names.device).repeat_interleave(torch.tensor(counts))
+        losses = self.model.class_losses(images, class_target, class_weight, counts.images)
+        per_image = [len(masks) for masks in target_masks]
+        index = torch.arange(len(per_image), device=names.device).repeat_interleave(torch.tensor(per_image))
         logits, _ = self.model.decode_names(images, names, index)
         square = torch.full_like(resized_hw, pixel_values.shape[-1])  # the padding is to stay empty, too
-        answers = torch.arange(len(names)).split(counts)  # names are asked one by one
-        losses |= self.model.mask_losses(list(logits.split(counts)), target_masks, square, answers)
+        answers = torch.arange(len(names)).split(per_image)  # names are asked one by one
+        logits = list(logits.split(per_image))
+        losses |= self.model.mask_losses(logits, target_masks, square, answers, counts.masks)
         return Output(torch.stack(list(losses.values())).sum(), losses, [])

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
@@ -13,21 +12,19 @@ from pixellm.data.describe import noun
 from pixellm.data.names import SYNONYMS
 from pixellm.embedded import fetch_language_model
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
-from pixellm.model.chatml import CHATML
 from pixellm.model.processing import add_codebook_tokens
+from pixellm.model.templates import CHATML
 from pixellm.model.word_mix import centred, word_directions
-from pixellm.train.recipe import Lora, Recipe
-from pixellm.train.vision import load_backbone
+from pixellm.train.mini.vision import load_backbone
+from pixellm.train.recipe import MiniRecipe
 
-# Every linear layer of a LLaMA block.
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RIDGE = 0.05  # of the states' variance
 CODEBOOK_SHARE = 0.1  # of the usual size of initial weights
 SURE_SCORE = 12.0  # logit of the right name among all
 TIMM_MEAN = TIMM_STD = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
 
 
-def build_processor(recipe: Recipe) -> PixelLMProcessor:
+def build_processor(recipe: MiniRecipe) -> PixelLMProcessor:
     tokenizer = AutoTokenizer.from_pretrained(fetch_language_model())
     count = recipe.model["num_scales"] * recipe.model["tokens_per_scale"]
     tokens = add_codebook_tokens(tokenizer, count)
@@ -41,7 +38,7 @@ def build_processor(recipe: Recipe) -> PixelLMProcessor:
     )
 
 
-def build_config(recipe: Recipe, processor: PixelLMProcessor, vocabulary: list[str]) -> PixelLMConfig:
+def build_config(recipe: MiniRecipe, processor: PixelLMProcessor, vocabulary: list[str]) -> PixelLMConfig:
     text = AutoConfig.from_pretrained(fetch_language_model())
     text.vocab_size = max(text.vocab_size, max(processor.codebook_ids) + 1)
     settings = {key: value for key, value in recipe.model.items() if key != "vision"}
@@ -70,25 +67,6 @@ def build_model(config: PixelLMConfig, vision_weights: Path) -> PixelLMForCondit
     load_language_model(model)
     scale_to_words(model)
     return model
-
-
-def adapt(model: PixelLMForConditionalGeneration, lora: Lora) -> None:
-    """Freeze what is pretrained, but for adapters and codebook rows of the language model; the pixel side trains.
-
-    Frozen language-model weights are bf16; what trains is fp32.
-    """
-    model.language_model.requires_grad_(False).to(torch.bfloat16)
-    model.vision_encoder.backbone.requires_grad_(False)
-    adapters = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=LORA_TARGETS,
-        trainable_token_indices={"embed_tokens": model.config.codebook_ids},
-    )
-    inject_adapter_in_model(adapters, model.language_model)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
 
 
 def pixel_side(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,0 +1,5 @@
+"""`python -m pixellm`, for launchers such as torchrun."""
+
+from pixellm.cli import main
+
+main()

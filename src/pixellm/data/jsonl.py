@@ -1,0 +1,83 @@
+"""Your own data: one JSON object a line, one question each.
+
+    {"image": "photos/1.jpg", "question": "What may I eat?", "answer": "The apple {seg} and the pear {seg}.",
+     "masks": [[[x0, y0, x1, y1, …]], {"size": [h, w], "counts": "…"}], "id": "optional"}
+
+An entry of `masks` is a list of polygons in pixels, a COCO RLE, or the path of a PNG whose pixels other than 0 are the
+mask; one for each `{seg}`, in the same order. An answer without `{seg}` has no masks. Paths are relative to the file.
+Lines about one image are asked together, and its image is encoded once.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pixellm.data.records import MAX_BAD_FRACTION, Exchange, Faults, Record, RecordList, Region, Segments, expect
+from pixellm.images import load_image
+from pixellm.types import SEG_SLOT
+
+FIELDS = {"image", "question", "answer", "masks", "id"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The pixels of a grey or colour picture that are not black."""
+
+    file: Path
+
+    def decode(self, height: int, width: int) -> np.ndarray:
+        pixels = np.asarray(load_image(self.file)).any(axis=2)
+        if pixels.shape != (height, width):
+            raise ValueError(f"expected a mask of {height}×{width} pixels, got {self.file} of {pixels.shape}.")
+        return pixels
+
+
+def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
+    """A JSONL file of questions and answers with masks: one record for each image, in the order of its first line.
+
+    Raises:
+        ValueError: no such file, or too many lines that can't be used; each is named with its number.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected a JSON-lines file at {file}, which can't be read ({error}).") from None
+    faults = Faults(file, max_bad_fraction)
+    found: dict[Path, list[Exchange]] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            with faults.guard(f"line {number}"):
+                image, exchange = _parse(line, file.parent)
+                found.setdefault(image, []).append(exchange)
+    total = sum(bool(line.strip()) for line in lines)
+    if not total:
+        raise ValueError(f"expected a question a line in {file}, got an empty file.")
+    bad = faults.check(total)
+    return RecordList((Record(_name(i, file.parent), i, exchanges=tuple(e)) for i, e in found.items()), bad)
+
+
+def _parse(line: str, folder: Path) -> tuple[Path, Exchange]:
+    row: dict[str, Any] = expect(json.loads(line), dict, "a JSON object")
+    if unknown := sorted(row.keys() - FIELDS):
+        raise ValueError(f"expected the fields {', '.join(sorted(FIELDS))}, got also {', '.join(unknown)}")
+    question = expect(row["question"], str, "a question").strip()
+    answer = expect(row["answer"], str, "an answer").strip()
+    stored = expect(row.get("masks", []), list, "a list of masks")
+    slots = answer.count(SEG_SLOT)
+    if slots != len(stored):
+        raise ValueError(f"the answer has {slots} {SEG_SLOT} but {len(stored)} masks")
+    if not question or not answer:
+        raise ValueError("expected a question and an answer, got an empty text")
+    regions = tuple(Region((), _mask(mask, folder)) for mask in stored)
+    return folder / expect(row["image"], str, "an image file"), Exchange(question, answer, regions)
+
+
+def _mask(stored: Any, folder: Path) -> Segments | Picture:
+    return Picture(folder / stored) if isinstance(stored, str) else Segments((stored,)).checked()
+
+
+def _name(image: Path, folder: Path) -> str:
+    return image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image)

@@ -1,0 +1,175 @@
+"""Reasoning segmentation: MUSE (several targets, text or names) and ReasonSeg (one target, pixels to ignore).
+
+Layout below the data root:
+
+    muse/muse_{train,val,test_less,test_many}.json               (also MUSE_*.json, and beside the folder)
+    refer_seg/images/mscoco/images/{train2017,val2017,train2014} images of MUSE; or coco/{train2017,val2017}
+    reason_seg/ReasonSeg/{train,val,test}/*.jpg, *.json
+    reason_seg/ReasonSeg/explanatory/train.json
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pixellm.data.records import (
+    MAX_BAD_FRACTION,
+    Exchange,
+    Faults,
+    Record,
+    RecordList,
+    Region,
+    Segments,
+    expect,
+    read_json,
+    size_of,
+)
+from pixellm.types import SEG_SLOT
+
+PAINTED, IGNORED = 1, 255  # ReasonSeg's label values
+
+
+def read_muse(file: Path, images: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
+    """MUSE: one record for each image, with all its questions.
+
+    A question is bad where its answer's text has more or fewer `{seg}` than it has targets, or a target no mask; the
+    others of its image stay. Without a text, the answer is composed of the targets' descriptions.
+
+    Args:
+        file: a JSON list of image entries.
+        images: folder with `train2017`, `val2017`, `train2014`; each image is looked for in the one it was named for.
+        max_bad_fraction: see `Faults`.
+    """
+    entries = expect(read_json(file), list, f"a list of images in {file}")
+    faults = Faults(file, max_bad_fraction)
+    records, questions = [], 0
+    for number, entry in enumerate(entries):
+        name = entry.get("id", number) if isinstance(entry, dict) else number
+        with faults.guard(name):
+            image = images / _muse_image(entry)
+            if entry.get("ann_list") == []:
+                raise ValueError("no annotated instance")
+            exchanges = []
+            texts = entry.get("text_answers") or [None] * len(entry["questions"])
+            questions += len(entry["questions"])
+            for i, question in enumerate(entry["questions"]):
+                with faults.guard(f"{name}, question {i}"):
+                    exchanges.append(_muse_exchange(question, entry["answers"][i], texts[i]))
+            if exchanges:
+                records.append(Record(f"{name}", image, size_of(entry), exchanges=tuple(exchanges)))
+    return RecordList(records, faults.check(max(questions, len(entries))))
+
+
+def muse(root: Path, split: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
+    """A split of MUSE: train, val, test_less or test_many."""
+    names = [f"{folder}{start}_{split}.json" for folder in ("muse/", "") for start in ("muse", "MUSE")]
+    file = next((root / name for name in names if (root / name).is_file()), root / names[0])
+    images = root / "refer_seg/images/mscoco/images"
+    if not any((images / year).is_dir() for year in ("train2017", "val2017", "train2014")):
+        images = root / "coco"
+    return read_muse(file, images, max_bad_fraction)
+
+
+def _muse_image(entry: dict[str, Any]) -> PurePosixPath:
+    if "coco_url" in entry:
+        url = PurePosixPath(expect(entry["coco_url"], str, "a URL"))
+        return PurePosixPath("train2017" if "train2017" in str(url) else "val2017", url.name)
+    return PurePosixPath("train2014", expect(entry["file_name"], str, "a file name"))
+
+
+def _muse_exchange(question: str, answers: list[dict[str, Any]], text: str | None) -> Exchange:
+    regions = tuple(
+        Region(
+            tuple(answer[key] for key in ("rephrased_name", "category_name") if answer.get(key)),
+            Segments((answer["segmentation"],)).checked(),
+        )
+        for answer in expect(answers, list, "a list of targets")
+    )
+    if not regions:
+        raise ValueError("no target")
+    if text is None and not all(region.names for region in regions):
+        raise ValueError("neither a text for the answer nor a name for each target")
+    slots = len(regions) if text is None else expect(text, str, "the answer's text").count(SEG_SLOT)
+    if slots != len(regions):
+        raise ValueError(f"its text has {slots} {SEG_SLOT} but {len(regions)} targets")
+    return Exchange(expect(question, str, "a question").strip(), text, regions, "sentence")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Pixels that have one value once polygons (value, points x, y) are painted over each other, the largest first."""
+
+    polygons: tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
+    value: int
+
+    def decode(self, height: int, width: int) -> np.ndarray:
+        painted = [(value, _paint(points, height, width)) for value, points in self.polygons]
+        values = np.zeros((height, width), dtype=np.uint8)
+        for value, pixels in sorted(painted, key=lambda one: -int(one[1].sum())):
+            values[pixels] = value
+        return values == self.value
+
+
+def _paint(points: Sequence[tuple[float, float]], height: int, width: int) -> np.ndarray:
+    canvas = Image.new("1", (width, height))
+    ImageDraw.Draw(canvas).polygon([(int(x), int(y)) for x, y in points], fill=1, outline=1)
+    return np.asarray(canvas)
+
+
+def read_reasonseg(directory: Path, split: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
+    """ReasonSeg: an image and its JSON file each; where an explanation exists, it is asked for, too.
+
+    Args:
+        directory: `ReasonSeg`, with a folder for each split.
+        split: "train", "val", "test".
+        max_bad_fraction: see `Faults`.
+    """
+    images = sorted((directory / split).glob("*.jpg"))
+    if not images:
+        raise ValueError(f"expected images *.jpg in {directory / split}, found none. See `pixellm data layout`.")
+    explained = directory / "explanatory" / f"{split}.json"
+    explanations = {entry["image"]: entry for entry in read_json(explained)} if explained.is_file() else {}
+    faults = Faults(directory / split, max_bad_fraction)
+    records = []
+    for image in images:
+        with faults.guard(image.stem):
+            exchanges = _reasonseg_exchanges(_read_labelme(image.with_suffix(".json")), explanations.get(image.name))
+            records.append(Record(image.stem, image, exchanges=tuple(exchanges)))
+    return RecordList(records, faults.check(len(images)))
+
+
+def _reasonseg_exchanges(data: dict[str, Any], explanation: dict[str, str] | None) -> list[Exchange]:
+    polygons = []
+    for shape in data["shapes"]:
+        label = expect(shape["label"], str, "a label").lower()
+        points = tuple((float(x), float(y)) for x, y in shape["points"])
+        if label != "flag" and len(points) > 1:  # flags mean nothing any more; a point has no area
+            polygons.append((IGNORED if "ignore" in label else PAINTED, points))
+    if not any(value == PAINTED for value, _ in polygons):
+        raise ValueError("no polygon of a target")
+    texts = [expect(text, str, "a text").strip() for text in data["text"]]
+    if not any(texts):
+        raise ValueError("no text")
+    mask, ignored = Shapes(tuple(polygons), PAINTED), Shapes(tuple(polygons), IGNORED)
+    asks = "sentence" if data["is_sentence"] else "phrase"
+    exchanges = [Exchange(text, None, (Region((text,), mask),), asks, ignored) for text in texts if text]
+    if explanation:
+        query, outputs = explanation["query"].strip(), explanation["outputs"].strip()
+        exchanges.append(Exchange(query, outputs, (Region((query,), mask),), "explain", ignored))
+        exchanges.append(Exchange(query, outputs, ()))
+    return exchanges
+
+
+def _read_labelme(path: Path) -> dict[str, Any]:
+    """Some of ReasonSeg's files were written on Windows."""
+    try:
+        return read_json(path)
+    except ValueError:
+        if not path.is_file():
+            raise
+        return json.loads(path.read_text(encoding="cp1252"))

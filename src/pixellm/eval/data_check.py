@@ -1,0 +1,113 @@
+"""`pixellm data check`: read all of a data set, count what is in it, say what is wrong, show some of it."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from pixellm.contact_sheet import Item, contact_sheet
+from pixellm.data.chat import Chat, draft
+from pixellm.data.records import BadRecord, DataSet, Record
+from pixellm.images import load_image
+from pixellm.model.answering import AnswerBuilder
+from pixellm.types import SEG_SLOT, Answer, Conversation, Sample
+
+
+@dataclass
+class Counts:
+    """What a data set holds.
+
+    `targets`: how many questions ask for how many targets, of the questions that come with the data; for names and
+    sentences that may be asked for, `regions`, of which `without_target` fit nothing. `bad`: records that can't be
+    used, and why.
+    """
+
+    images: int = 0
+    questions: int = 0
+    regions: int = 0
+    without_target: int = 0
+    masks: int = 0
+    empty_masks: int = 0
+    targets: Counter[int] = field(default_factory=Counter)
+    bad: list[BadRecord] = field(default_factory=list)
+
+
+def check(data: DataSet, progress: Iterable[int] | None = None) -> Counts:
+    """Read every image and mask.
+
+    Args:
+        data: a data set, opened with a `max_bad_fraction` of 1 to hear of everything that is wrong.
+        progress: its indexes, wrapped in whatever shows how far it is.
+    """
+    counts = Counts(bad=list(data.bad))
+    for index in range(len(data)) if progress is None else progress:
+        record = None
+        try:
+            record = data[index]
+            _count(record, counts)
+        except ValueError as error:
+            counts.bad.append(BadRecord(record.record_id if record else f"number {index}", str(error)))
+    return counts
+
+
+def _count(record: Record, counts: Counts) -> None:
+    image = load_image(record.image)
+    if record.original_hw not in (None, (image.height, image.width)):
+        raise ValueError(f"annotated for {record.original_hw} pixels (height, width), got {image.height, image.width}")
+    regions = [*record.regions, *(region for exchange in record.exchanges for region in exchange.regions)]
+    sources = [region.mask for region in regions if region.mask is not None]
+    filled = [bool(source.decode(image.height, image.width).any()) for source in sources]
+    counts.images += 1
+    counts.regions += len(record.regions)
+    counts.without_target += sum(region.mask is None for region in record.regions)
+    counts.questions += len(record.exchanges)
+    counts.targets.update(len(exchange.regions) for exchange in record.exchanges)
+    counts.masks += len(filled)
+    counts.empty_masks += filled.count(False)
+
+
+def sample_sheet(data: DataSet, path: Path, count: int = 12, seed: int = 0) -> int:
+    """Write a contact sheet of up to `count` random conversations as training sees them; returns how many there are."""
+    rng = random.Random(seed)
+    items = []
+    for index in rng.sample(range(len(data)), len(data)):
+        try:
+            sample = draft(data[index], rng, Chat()).load()
+        except ValueError:  # `check` has reported it
+            continue
+        if sample.conversations:
+            items.append(Item(_answer(rng.choice(sample.conversations), sample), sample.record_id))
+        if len(items) == count:
+            break
+    if items:
+        contact_sheet(items, path)
+    return len(items)
+
+
+def _answer(conversation: Conversation, sample: Sample) -> Answer:
+    """A training conversation as the answer that it teaches."""
+    builder = AnswerBuilder(conversation.question, sample.image)
+    for number, piece in enumerate(conversation.answer.split(SEG_SLOT)):
+        if number:
+            builder.add_target(torch.from_numpy(conversation.masks[number - 1]).float() - 0.5)
+        builder.add_text(piece)
+    return builder.finish()
+
+
+def report_lines(counts: Counts) -> Iterator[str]:
+    """The counts in words, a line each."""
+    yield f"images             {counts.images:>9,}"
+    if counts.regions:
+        yield f"names or sentences {counts.regions:>9,}   {counts.without_target:,} of them fit nothing"
+    if counts.questions:
+        yield f"questions          {counts.questions:>9,}"
+        mean = sum(number * times for number, times in counts.targets.items()) / counts.questions
+        yield f"targets a question {mean:>9.2f}   " + " · ".join(
+            f"{number}: {times:,}" for number, times in sorted(counts.targets.items())
+        )
+    yield f"masks              {counts.masks:>9,}   {counts.empty_masks:,} of them empty"
+    yield f"bad records        {len(counts.bad):>9,}"
+    yield from (f"  {bad.record_id}: {bad.reason}" for bad in counts.bad)

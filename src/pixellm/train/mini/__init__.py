@@ -1,0 +1,1 @@
+"""The embedded default, from its parts: a first stage for what sees, a second one for answers."""

@@ -1,0 +1,62 @@
+"""Presence on photographs that were not trained on: there the dense classifier is less sure of what it sees.
+
+The language model has learned that a score above 0 means "there". On held-out photographs the scores of what is there
+lie lower; `calibrate_presence` moves the two biases of `WordMix` by as much.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from pixellm.data.coco import Photograph, category_masks
+from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+
+
+@torch.no_grad()
+def calibrate_presence(
+    model: PixelLMForConditionalGeneration,
+    processor: PixelLMProcessor,
+    photographs: Iterable[Photograph],
+    recall: float,
+) -> tuple[float, float]:
+    """Move the biases of a model with a dense classifier.
+
+    A name that is asked for counts as there so readily that `recall` (0..1) of those that are there do. In the list of
+    tags, as many count as there as there are.
+
+    Args:
+        model: its `word_mix.mention_bias` and `word_mix.tag_bias` are changed.
+        processor: its processor.
+        photographs: held out, complete for the names that they know.
+        recall: see above.
+
+    Returns:
+        By how much both were moved: (mentions, tags).
+    """
+    present, absent = presence_scores(model, processor, photographs)
+    mentions = -float(np.quantile(present, 1 - recall))
+    tags = -float(np.sort(np.concatenate([present, absent]))[-len(present)])
+    model.word_mix.mention_bias += mentions
+    model.word_mix.tag_bias += tags
+    return mentions, tags
+
+
+@torch.no_grad()
+def presence_scores(
+    model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, photographs: Iterable[Photograph]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The classifier's scores of names that are in the photographs, and of names that are not."""
+    vocabulary = {name: index for index, name in enumerate(model.config.vision_config.vocabulary)}
+    training, present, absent = model.training, [], []
+    model.eval()
+    for photograph in photographs:
+        inputs = processor.images([photograph.image])
+        scores = model.encode_images(inputs["pixel_values"], inputs["resized_hw"]).presence_logits[0]
+        found = category_masks(photograph.things).keys()
+        for name in photograph.known & vocabulary.keys():
+            (present if name in found else absent).append(float(scores[vocabulary[name]]))
+    model.train(training)
+    if not present or not absent:
+        raise ValueError("expected held-out photographs with names that are there and names that are not, got none.")
+    return np.array(present), np.array(absent)

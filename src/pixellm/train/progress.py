@@ -1,0 +1,68 @@
+"""Progress of a training on the terminal: steps, time left, losses, images and tokens a second."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class RichProgress(TrainerCallback):
+    """One bar on the first process; on anything but a terminal, a line for each log."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        if state.is_world_process_zero:
+            self.bar.start()
+            self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step)
+        return control
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        if state.is_world_process_zero:
+            self.bar.update(self.task, completed=state.global_step)
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> TrainerControl:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            told = describe(logs)
+            self.bar.update(self.task, description=told)
+            if not self.console.is_terminal:
+                self.console.print(
+                    f"step {state.global_step}/{state.max_steps}  {told}", highlight=False, soft_wrap=True
+                )
+        return control
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        self.bar.stop()
+        return control
+
+
+def describe(logs: dict[str, float]) -> str:
+    """A log in a few words: the loss, its parts, and the speed."""
+    parts = [f"{key.removeprefix('loss_')} {value:.3f}" for key, value in logs.items() if key.startswith("loss_")]
+    speed = f"{logs['images_per_second']:.2f} images/s, {logs['tokens_per_second']:.0f} tokens/s"
+    return f"loss {float(logs['loss']):.3f} ({', '.join(parts)})  {speed}"

@@ -1,0 +1,99 @@
+"""What training starts from: a whole model, none of whose modules is drawn anew, or a base language model and CLIP."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, CLIPVisionConfig
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from pixellm import hub
+from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
+from pixellm.model.convert import Report, clip_weights
+from pixellm.model.presets import PRESETS
+from pixellm.model.processing import add_codebook_tokens
+from pixellm.model.templates import CHATML, IMAGE_MARKERS, VICUNA
+from pixellm.model.weights import read_weights
+from pixellm.train.recipe import ModelStart
+
+
+def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
+    """The model, its weights in the precision that they are stored in, and its processor.
+
+    Raises:
+        ValueError: neither a whole model nor both parts are given, or one can't be had.
+    """
+    if start.model:
+        directory = hub.resolve(start.model)
+        config = PixelLMConfig.from_pretrained(directory, **start.settings)
+        model = PixelLMForConditionalGeneration.from_pretrained(directory, config=config, dtype="auto")
+        return model, PixelLMProcessor.from_pretrained(directory)
+    config, processor = describe(start)
+    torch.manual_seed(seed)
+    model = PixelLMForConditionalGeneration(config)
+    _load_language_model(model, start.language_model or "")
+    state = clip_weights(read_weights(_directory(start.vision_model or "")), config, Report())
+    encoder = {key: tensor for key, tensor in model.state_dict().items() if key.startswith("vision_encoder.")}
+    if absent := encoder.keys() - state.keys():
+        raise ValueError(f"{start.vision_model}: expected a CLIP vision encoder, got one without {min(absent)}.")
+    model.load_state_dict(state, strict=False)
+    return model, processor
+
+
+def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
+    """Configuration and processor of a model made of parts; reads their settings and the tokenizer alone.
+
+    Raises:
+        ValueError: a part or the preset is not given, or is of another kind.
+    """
+    if not (start.language_model and start.vision_model and start.preset):
+        raise ValueError(
+            "start: expected a model, or a preset with language_model and vision_model, got "
+            f"{start}. Name what training starts from."
+        )
+    if start.preset not in PRESETS:
+        raise ValueError(f"start: expected a preset, got {start.preset!r}. Known: {', '.join(PRESETS)}.")
+    preset = PRESETS[start.preset]()
+    settings = preset.to_dict() | dict(start.settings)
+    tokenizer = AutoTokenizer.from_pretrained(start.language_model)
+    tokens = add_codebook_tokens(tokenizer, settings["num_scales"] * settings["tokens_per_scale"])
+    template = CHATML if "<|im_start|>" in tokenizer.get_vocab() else VICUNA
+    if template is VICUNA:
+        absent = [token for token in IMAGE_MARKERS if token not in tokenizer.get_vocab()]
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in absent])
+    text = AutoConfig.from_pretrained(start.language_model)
+    text.vocab_size = max(text.vocab_size, len(tokenizer))
+    clip = CLIPVisionConfig.from_pretrained(start.vision_model).to_diff_dict()
+    vision = preset.vision_config.to_dict() | dict(settings["vision_config"])
+    vision["clip"] = {key: value for key, value in clip.items() if key != "image_size"}
+    settings |= {
+        "text_config": text.to_dict(),
+        "vision_config": vision,
+        "codebook_ids": tokenizer.convert_tokens_to_ids(tokens),
+    }
+    config = PixelLMConfig.from_dict(settings)
+    image_processor = PixelLMImageProcessor(config.vision_config.image_size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    processor = PixelLMProcessor(image_processor, tokenizer, tokens, config.num_image_tokens, **template)
+    return config, processor
+
+
+def _load_language_model(model: PixelLMForConditionalGeneration, name: str) -> None:
+    """Weights of a causal LM; rows for new tokens start near the mean of the others."""
+    base = AutoModelForCausalLM.from_pretrained(name, dtype="auto").state_dict()
+    own = model.language_model.state_dict()
+    for key, tensor in base.items():
+        if own[key].shape != tensor.shape:
+            base[key] = _with_rows(tensor, len(own[key]))
+    model.language_model.to(next(iter(base.values())).dtype).load_state_dict(base)
+
+
+def _with_rows(table: Tensor, count: int) -> Tensor:
+    """An embedding table (V, D) with new rows, drawn around the mean of the old ones, up to `count`."""
+    mean, spread = table.float().mean(dim=0), table.float().std(dim=0)
+    new = mean + 0.5 * spread * torch.randn(count - len(table), table.shape[1])
+    return torch.cat([table, new.to(table.dtype)])
+
+
+def _directory(name: str) -> Path:
+    return Path(name) if Path(name).is_dir() else Path(snapshot_download(name))

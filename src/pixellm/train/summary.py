@@ -1,0 +1,69 @@
+"""What a training is about to do: what trains, what it takes, what it learns from."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from pixellm.data.plan import Plan
+from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.train.recipe import Stage
+
+ADAM_BYTES = 12  # of a trained parameter: gradient and two moments, all float32
+GIGABYTE = 1e9
+
+
+def summary(
+    model: PixelLMForConditionalGeneration,
+    sizes: Mapping[str, int],
+    plan: Plan,
+    stage: Stage,
+    processor: PixelLMProcessor,
+) -> Iterator[str]:
+    """Lines to show before training starts.
+
+    Args:
+        model: with all that trains unfrozen.
+        sizes: records of each data set.
+        plan: over the data sets, in the same order.
+        stage: see `Stage`.
+        processor: the model's.
+    """
+    yield "part                 parameters      trained"
+    for name, (total, trained) in parameters(model).items():
+        yield f"{name:<18} {total:>12,} {trained:>12,}"
+    length = stage.max_length or processor.num_image_tokens * 2
+    fixed, activations = memory(model, stage, length)
+    yield (
+        f"memory on each device, about: {fixed / GIGABYTE:.1f} GB for weights, gradients and optimizer, "
+        f"{activations / GIGABYTE:.1f} GB for activations of the language model ({length} tokens a row)"
+    )
+    for (name, size), quota in zip(sizes.items(), plan.quotas, strict=True):
+        yield f"{name}: {size:,} records, {quota:,} of the {plan.epoch_length:,} samples of an epoch"
+    epochs = stage.steps * stage.batch_size / plan.epoch_length
+    yield f"{stage.steps:,} steps of {stage.batch_size} images = {epochs:.1f} epochs"
+
+
+def parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Of each part of a model, its parameters and how many of them train."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for name, parameter in model.named_parameters():
+        part = counts[name.split(".")[0]]
+        part[0] += parameter.numel()
+        part[1] += parameter.numel() * parameter.requires_grad
+    whole = tuple(sum(column) for column in zip(*counts.values(), strict=True))
+    return {**{name: (total, trained) for name, (total, trained) in counts.items()}, "all": (whole[0], whole[1])}
+
+
+def memory(model: PixelLMForConditionalGeneration, stage: Stage, length: int) -> tuple[float, float]:
+    """Bytes on one device, unsharded: of weights, gradients and optimizer; of the language model's activations.
+
+    Of a transformer layer they are tokens × width × (34 + 5 · heads · tokens / width), of its inputs alone
+    tokens × width × 2 (arXiv 2205.05198, 16-bit).
+    """
+    fixed = sum(p.numel() * (p.element_size() + ADAM_BYTES * p.requires_grad) for p in model.parameters())
+    text = model.config.text_config
+    per_token = 2.0 if stage.gradient_checkpointing else 34 + 5 * text.num_attention_heads * length / text.hidden_size
+    precision = 1 if stage.bf16 else 2
+    rows = stage.device_batch_size * length * text.hidden_size
+    return fixed, rows * per_token * text.num_hidden_layers * precision

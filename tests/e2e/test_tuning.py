@@ -1,0 +1,283 @@
+"""Training on data sets of records: fine-tuning, from parts, interrupted and resumed, merged."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPVisionModel, LlamaForCausalLM
+
+import tiny
+import trees
+from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.predictor import Predictor
+from pixellm.train import run as training
+from pixellm.train import start
+from pixellm.train.recipe import Data, Lora, ModelStart, Recipe, Stage, load_recipe
+from pixellm.train.trainer import PixelLMTrainer, last_checkpoint
+
+STEPS, SAVE = 6, 2
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """A JSONL of six pictures with answers of none, one and two masks."""
+    rows = []
+    for number in range(6):
+        name = trees.photograph(tmp_path / f"data/{number}.png", (40 - number, 30)).name
+        boxes = [[5, 5, 15, 5, 15, 15, 5, 15], [20, 5, 30, 5, 30, 20, 20, 20]][: number % 3]
+        answer = ["Nothing.", "The dog {seg}.", "The dog {seg} and the cat {seg}."][number % 3]
+        rows.append({"image": name, "question": "Where is the dog?", "answer": answer, "masks": [[b] for b in boxes]})
+        rows.append({"image": name, "question": "What is it?", "answer": "It is a table.", "masks": []})
+    path = tmp_path / "data/my.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture(params=["clip", "timm"])
+def model(request, tmp_path) -> Path:
+    """A whole model in a directory."""
+    pair = [request.getfixturevalue(f"{request.param}_{part}") for part in ("model", "processor")]
+    for part in pair:
+        part.save_pretrained(tmp_path / "start")
+    return tmp_path / "start"
+
+
+def recipe(photographs: Path, start_from: ModelStart, **changes) -> Recipe:
+    settings = {"steps": STEPS, "batch_size": 4, "device_batch_size": 2, "learning_rate": 1e-2, "warmup_steps": 1}
+    settings |= {"save_steps": SAVE, "workers": 0, "bf16": False, "rates": {"lora_": 0.1}, "average": 0.5}
+    data = Data({str(photographs): 1.0}, photographs.parent)
+    return Recipe("tiny", start_from, data, Stage(**{**settings, **changes}), Lora(rank=2, alpha=4, dropout=0.1))
+
+
+def losses(output: Path) -> list[float]:
+    history = json.loads((output / "checkpoints/trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def test_the_result_is_a_whole_model(photographs, model, tmp_path, caplog) -> None:
+    """Its untrained weights are those it started from, bit by bit, and it answers from its directory alone."""
+    caplog.set_level(logging.INFO, "pixellm")
+    result = training.train(recipe(photographs, ModelStart(str(model))), tmp_path / "run")
+    before, after = load_file(model / "model.safetensors"), load_file(result / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert not any(key.startswith("vision_encoder.") for key in changed)
+    assert any("q_proj" in key for key in changed)
+    assert any(key.startswith("pixel_decoder.") for key in changed)
+    config = PixelLMForConditionalGeneration.from_pretrained(result).config
+    rows = torch.tensor([i in config.codebook_ids for i in range(config.text_config.vocab_size)])
+    table = "language_model.model.embed_tokens.weight"
+    assert torch.equal(before[table][~rows], after[table][~rows])
+    assert not torch.equal(before[table][rows], after[table][rows])
+    predictor = Predictor.load(result)
+    predictor.set_image(tiny.picture(40, 30))
+    assert predictor.ask("Where is the dog?", max_new_tokens=4).question
+    assert "samples of an epoch" in caplog.text
+    assert "pixel_decoder" in caplog.text
+
+
+def test_merged_equals_adapted(photographs, model, tmp_path, monkeypatch) -> None:
+    """What was trained and what is saved give the same losses."""
+    kept = []
+    adapt = training.adapt
+    monkeypatch.setattr(training, "adapt", lambda m, *a: (kept.append(m), adapt(m, *a)))
+    result = training.train(recipe(photographs, ModelStart(str(model))), tmp_path / "run")
+    merged = PixelLMForConditionalGeneration.from_pretrained(result).eval()
+    adapted = kept[0].eval()
+    inputs = torch.randn(1, 5, merged.config.text_config.hidden_size)
+    ids = torch.tensor([merged.config.codebook_ids])
+    with torch.no_grad():
+        assert torch.allclose(
+            merged.language_model(inputs_embeds=inputs).logits,
+            adapted.language_model(inputs_embeds=inputs).logits,
+            atol=1e-4,
+        )
+        assert torch.allclose(merged.get_input_embeddings()(ids), adapted.get_input_embeddings()(ids))
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("model", ["clip"], indirect=True)
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_resumed_equals_uninterrupted(photographs, model, tmp_path, monkeypatch, at) -> None:
+    """Losses and weights, dropout included, wherever it stopped."""
+    described = recipe(photographs, ModelStart(str(model)))
+    whole = training.train(described, tmp_path / "whole")
+    step, taken = PixelLMTrainer.training_step, 0
+
+    def stopping(self, *args, **kwargs):
+        nonlocal taken
+        if taken == 2 * at:  # two batches a step
+            raise InterruptedRunError
+        taken += 1
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PixelLMTrainer, "training_step", stopping)
+        with pytest.raises(InterruptedRunError):
+            training.train(described, tmp_path / "resumed")
+    resumed = training.train(described, tmp_path / "resumed")
+    for key, tensor in load_file(whole / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(resumed / "model.safetensors")[key]), key
+
+
+@pytest.mark.parametrize("model", ["clip"], indirect=True)
+def test_an_unfinished_checkpoint_is_passed_over(photographs, model, tmp_path, monkeypatch) -> None:
+    """As when the disk is full or the process is killed while saving: the one before is used."""
+    described = recipe(photographs, ModelStart(str(model)))
+    save = PixelLMTrainer._save_optimizer_and_scheduler
+
+    def full(self, directory):
+        if self.state.global_step == 2 * SAVE:
+            raise OSError(28, "No space left on device")
+        save(self, directory)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PixelLMTrainer, "_save_optimizer_and_scheduler", full)
+        with pytest.raises(OSError, match="No space left"):
+            training.train(described, tmp_path / "run")
+    checkpoints = tmp_path / "run/checkpoints"
+    assert (checkpoints / f"checkpoint-{2 * SAVE}").is_dir()
+    assert last_checkpoint(checkpoints) == checkpoints / f"checkpoint-{SAVE}"
+    resumed = training.train(described, tmp_path / "run")
+    whole = training.train(described, tmp_path / "whole")
+    for key, tensor in load_file(whole / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(resumed / "model.safetensors")[key]), key
+
+
+@pytest.mark.parametrize("model", ["clip"], indirect=True)
+def test_how_a_step_is_split_does_not_matter(photographs, model, tmp_path, monkeypatch) -> None:
+    """One batch of four is as good as two of two or four of one (fp32, without dropout)."""
+    monkeypatch.setattr(training, "LOGGING_STEPS", 1)
+    logged = []
+    for size in (4, 2, 1):
+        described = recipe(photographs, ModelStart(str(model)), device_batch_size=size, rates={})
+        described = replace(described, lora=Lora(rank=2, alpha=4))
+        training.train(described, tmp_path / f"by {size}")
+        logged.append(losses(tmp_path / f"by {size}"))
+    assert len(logged[0]) == STEPS
+    assert logged[1] == pytest.approx(logged[0], rel=1e-5)
+    assert logged[2] == pytest.approx(logged[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("model", ["clip"], indirect=True)
+def test_a_loss_that_is_no_number_stops_the_training(photographs, model, tmp_path) -> None:
+    described = recipe(photographs, ModelStart(str(model)), learning_rate=1e30, rates={})
+    with pytest.raises(FloatingPointError, match=r"step \d: the loss is no longer a number \(ce "):
+        training.train(described, tmp_path / "run")
+
+
+@pytest.mark.parametrize("model", ["clip"], indirect=True)
+def test_an_unreadable_image_stops_the_training_with_its_name(photographs, model, tmp_path) -> None:
+    (photographs.parent / "3.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"record 3\.png: expected an image"):
+        training.train(recipe(photographs, ModelStart(str(model))), tmp_path / "run")
+
+
+@pytest.fixture
+def parts(tmp_path) -> ModelStart:
+    """A tiny language model with its tokenizer, and a tiny CLIP encoder of another image size."""
+    torch.manual_seed(0)
+    tokenizer = tiny.tiny_tokenizer(codebook=False)
+    text = tiny.text_config()
+    text.vocab_size = len(tokenizer)
+    LlamaForCausalLM(text).save_pretrained(tmp_path / "llm")
+    tokenizer.save_pretrained(tmp_path / "llm")
+    vision = tiny.clip_config().vision_config.clip_config
+    vision.image_size = 28
+    CLIPVisionModel(vision).save_pretrained(tmp_path / "clip")
+    settings = {"llm_grid": 2, "decoder_dim": 32, "decoder_mlp_dim": 48, "num_scales": 2, "tokens_per_scale": 2}
+    return ModelStart(None, "pixellm-7b", str(tmp_path / "llm"), str(tmp_path / "clip"), settings)
+
+
+def test_from_a_language_model_and_a_clip(photographs, parts, tmp_path) -> None:
+    """Base weights are kept; the encoder runs at the preset's image size."""
+    vision = {"vision_config": tiny.clip_config().vision_config.to_dict()}
+    described = recipe(photographs, replace(parts, settings={**parts.settings, **vision}), gradient_checkpointing=True)
+    result = training.train(described, tmp_path / "run")
+    predictor = Predictor.load(result)
+    config = predictor.model.config
+    assert config.codebook_ids == predictor.processor.codebook_ids
+    assert (len(config.codebook_ids), config.vision_config.image_size) == (4, 56)
+    base = LlamaForCausalLM.from_pretrained(parts.language_model).model.embed_tokens.weight
+    assert torch.equal(predictor.model.get_input_embeddings().weight[: len(base)], base)
+    clip = CLIPVisionModel.from_pretrained(parts.vision_model).state_dict()
+    key = next(key for key in clip if "fc1.weight" in key)
+    assert torch.equal(predictor.model.vision_encoder.clip.state_dict()[key], clip[key])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": None}, "expected a model, or a preset with"),
+        ({"preset": "pixellm-9b"}, "expected a preset, got 'pixellm-9b'"),
+    ],
+)
+def test_bad_starts(parts, change, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        start.load(replace(parts, **change), 0)
+
+
+def test_batches_have_to_fit_the_processes(photographs, tmp_path) -> None:
+    with pytest.raises(ValueError, match="expected a multiple of device_batch_size × processes = 3 × 1, got 4"):
+        training.train(recipe(photographs, ModelStart("x"), device_batch_size=3), tmp_path / "run")
+
+
+def test_an_interrupted_save_of_the_result_leaves_none(
+    photographs, tmp_path, clip_model, clip_processor, monkeypatch
+) -> None:
+    for part in (clip_model, clip_processor):
+        part.save_pretrained(tmp_path / "start")
+    described = recipe(photographs, ModelStart(str(tmp_path / "start")))
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(clip_processor), "save_pretrained", full)
+        with pytest.raises(OSError, match="No space"):
+            training.train(described, tmp_path / "run")
+    assert not (tmp_path / "run/model").exists()
+    assert training.train(described, tmp_path / "run").is_dir()
+
+
+def test_recipes_describe_everything(tmp_path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: x\nstart: {model: pixellm-mini}\n"
+        "data: {root: ../data, sets: {muse: 4, my.jsonl: 1}, chat: {questions: 2}}\n"
+        "stage: {steps: 5, batch_size: 4, learning_rate: 1.0e-4, rates: {lora_: 1.0e-3}, betas: [0.9, 0.99]}\n"
+    )
+    read = load_recipe(path)
+    assert isinstance(read, Recipe)
+    assert read.data.root == (tmp_path / "../data").resolve()
+    assert read.data.sets == {"muse": 4, str(tmp_path / "my.jsonl"): 1}
+    assert read.data.chat.questions == 2
+    assert read.stage.betas == (0.9, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch_size", "bacth_size", r"stage: unknown fields bacth_size \(did you mean batch_size\?\)"),
+        ("questions", "question", r"data: chat: unknown fields question \(did you mean questions\?\)"),
+        ("{muse: 4}", "{}", "expected at least one data set"),
+        ("steps: 5, ", "", "stage: .*steps"),
+        ("model: pixellm-mini", "model: x, settings: {ce_wieght: 2}", r"did you mean ce_weight\?"),
+    ],
+)
+def test_bad_recipes(tmp_path, old, new, message) -> None:
+    text = (
+        "name: x\nstart: {model: pixellm-mini}\ndata: {sets: {muse: 4}, chat: {questions: 2}}\n"
+        "stage: {steps: 5, batch_size: 4, learning_rate: 1.0e-4}\n"
+    )
+    path = tmp_path / "r.yaml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)

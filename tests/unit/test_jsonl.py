@@ -1,0 +1,77 @@
+"""One's own data: a JSON object a line."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import trees
+from pixellm.data.catalogue import open_data
+
+ROW = {"image": "photos/a b.jpg", "question": "What is it?", "answer": "Das Kästchen {seg}.", "masks": [[trees.SQUARE]]}
+
+
+def write(tmp_path, *rows, newline="\n") -> str:
+    path = tmp_path / "my.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text(newline.join(lines) + newline, encoding="utf-8")
+    return str(path)
+
+
+def test_masks_in_every_form(tmp_path) -> None:
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(trees.bar()).save(tmp_path / "masks/bar.png")
+    stored = [[trees.SQUARE, trees.INNER], trees.rle(trees.bar()), trees.rle(trees.bar(), False), "masks/bar.png"]
+    row = ROW | {"answer": "{seg} {seg} {seg} {seg}", "masks": stored}
+    data = open_data(write(tmp_path, row), tmp_path)
+    (exchange,) = data[0].exchanges
+    square, *bars = [region.mask.decode(trees.HEIGHT, trees.WIDTH) for region in exchange.regions]
+    assert np.array_equal(square, trees.square())
+    assert all(np.array_equal(bar, trees.bar()) for bar in bars)
+
+
+def test_lines_about_one_image_are_one_record(tmp_path) -> None:
+    rows = [ROW, ROW | {"image": "b.jpg"}, "", ROW | {"question": "And?", "answer": "Nothing.", "masks": [], "id": "x"}]
+    data = open_data(write(tmp_path, *rows), tmp_path)
+    assert [record.record_id for record in data] == ["photos/a b.jpg", "b.jpg"]
+    assert [exchange.question for exchange in data[0].exchanges] == ["What is it?", "And?"]
+    assert data[0].image == tmp_path / "photos/a b.jpg"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("{not json", "Expecting property name"),
+        ("[1]", "expected a JSON object"),
+        ({**ROW, "mask": []}, "got also mask"),
+        ({**ROW, "answer": "none"}, "the answer has 0 {seg} but 1 masks"),
+        ({**ROW, "masks": []}, "the answer has 1 {seg} but 0 masks"),
+        ({**ROW, "masks": "x.png"}, "expected a list of masks"),
+        ({key: value for key, value in ROW.items() if key != "image"}, "no field 'image'"),
+        ({**ROW, "question": " "}, "an empty text"),
+        ({**ROW, "masks": [[]]}, "expected polygons or an RLE"),
+        ({**ROW, "masks": [7]}, "expected polygons or an RLE"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, row, reason) -> None:
+    path = write(tmp_path, ROW, row)
+    data = open_data(path, tmp_path, max_bad_fraction=0.5)
+    assert [bad.record_id for bad in data.bad] == ["line 2"]
+    assert reason in data.bad[0].reason
+    with pytest.raises(ValueError, match="1 of 2 records can't be used"):
+        open_data(path, tmp_path)
+
+
+def test_empty_and_absent_files(tmp_path) -> None:
+    with pytest.raises(ValueError, match="empty file"):
+        open_data(write(tmp_path, ""), tmp_path)
+    with pytest.raises(ValueError, match="can't be read"):
+        open_data("absent.jsonl", tmp_path)
+
+
+def test_a_mask_file_of_another_size_is_refused(tmp_path) -> None:
+    Image.new("L", (5, 5), 255).save(tmp_path / "m.png")
+    data = open_data(write(tmp_path, ROW | {"masks": ["m.png"]}), tmp_path)
+    with pytest.raises(ValueError, match="expected a mask of 30×40 pixels"):
+        data[0].exchanges[0].regions[0].mask.decode(trees.HEIGHT, trees.WIDTH)

@@ -1,0 +1,81 @@
+"""The published recipes: each names existing fields and data sets, and its model can be built (without memory)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig
+
+import tiny
+from pixellm.data.catalogue import PUBLISHED
+from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.model.presets import CLIP_LARGE, PRESETS
+from pixellm.train import start
+from pixellm.train.adapt import adapt
+from pixellm.train.recipe import MiniRecipe, Recipe, load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+WHOLE = [path for path in RECIPES if not path.name.startswith("mini")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_can_be_read(path) -> None:
+    recipe = load_recipe(path)
+    assert isinstance(recipe, Recipe | MiniRecipe)
+    assert len({load_recipe(other).name for other in RECIPES}) == len(RECIPES)
+    if isinstance(recipe, Recipe):
+        assert recipe.data.sets.keys() <= PUBLISHED.keys()
+        assert recipe.start.preset in PRESETS
+
+
+def test_the_mixture_is_the_papers() -> None:
+    """Semantic : refer : VQA : MUSE = 2 : 9 : 2 : 4."""
+    sets = load_recipe(RECIPES[0].with_name("7b.yaml")).data.sets
+    shares = dict.fromkeys(("semantic", "refer", "vqa", "reasoning"), 0.0)
+    for name, weight in sets.items():
+        shares[PUBLISHED[name].kind] += weight
+    assert [round(share, 9) for share in shares.values()] == [2, 9, 2, 4]
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def test_its_model_can_be_built(path, tmp_path) -> None:
+    """From the base models' settings alone, on the meta device."""
+    recipe = load_recipe(path)
+    preset = PRESETS[recipe.start.preset]().text_config
+    text = preset.to_dict() | {"vocab_size": 32000}
+    LlamaConfig(**text).save_pretrained(tmp_path / "llm")
+    tiny.tiny_tokenizer(codebook=False).save_pretrained(tmp_path / "llm")
+    CLIPVisionConfig(**CLIP_LARGE, image_size=336).save_pretrained(tmp_path / "clip")
+    parts = {"language_model": str(tmp_path / "llm"), "vision_model": str(tmp_path / "clip")}
+    config, processor = start.describe(type(recipe.start)(**{**vars(recipe.start), **parts}))
+    assert config.codebook_ids == processor.codebook_ids
+    assert len(config.codebook_ids) == config.num_scales * config.tokens_per_scale
+    with torch.device("meta"):
+        model = PixelLMForConditionalGeneration(config)
+    adapt(model, recipe.lora, recipe.stage.trained)
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert {"language_model", "codebook", "pixel_decoder", "llm_projector"} <= trained
+    assert "vision_encoder" not in trained
+    adapters = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_A." in name]
+    assert len(adapters) == 2 * config.text_config.num_hidden_layers
+
+
+def test_ablations_change_one_thing() -> None:
+    base = load_recipe(RECIPES[0].with_name("7b.yaml"))
+    changed = {
+        path.stem: [key for key in vars(base) if vars(base)[key] != vars(load_recipe(path))[key] and key != "name"]
+        for path in WHOLE
+        if path.stem.startswith("7b_")
+    }
+    assert len(changed) >= 5
+    assert all(keys in (["start"], ["data"]) for keys in changed.values()), changed
+
+
+def test_a_base_has_to_be_another_recipe_beside_it(tmp_path) -> None:
+    for base in ("r.yaml", "../r.yaml"):
+        (tmp_path / "r.yaml").write_text(f"base: {base}\n")
+        with pytest.raises(ValueError, match="expected another recipe in the same directory"):
+            load_recipe(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text("base: absent.yaml\n")
+    with pytest.raises(ValueError, match="expected a recipe at"):
+        load_recipe(tmp_path / "r.yaml")
