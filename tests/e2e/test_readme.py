@@ -74,7 +74,7 @@ def test_python_blocks_run(block, work):
 @pytest.mark.parametrize("arguments", COMMANDS, ids=shlex.join)
 def test_every_option_exists(arguments):
     """Of all commands: those that are not run here, too."""
-    depth = 2 if arguments[0] == "models" else 1
+    depth = 2 if arguments[0] in ("models", "data") else 1
     wide = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
     command = [PIXELLM, *arguments[:depth], "--help"]
     result = subprocess.run(command, capture_output=True, text=True, env=wide, timeout=60)

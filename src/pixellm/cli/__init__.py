@@ -243,14 +243,27 @@ def train(
 def data_layout(
     root: Annotated[Path, typer.Option(file_okay=False, help="The folder that holds all data sets.")] = Path("dataset"),
 ) -> None:
-    """Print where each published data set belongs, and which parts of it are missing."""
-    from pixellm.data.catalogue import PUBLISHED, missing
+    """Print the folders that the published data sets are expected in, and which parts are missing."""
+    from rich.tree import Tree
 
-    for name, published in PUBLISHED.items():
-        absent = missing(published, root)
-        state = "complete" if not absent else f"missing: {', '.join(absent)}"
-        out_console.print(f"{name} ({', '.join(published.splits)}) {state}")
-        _print_lines(*(f"  {root / part}" for part in published.parts))
+    from pixellm.data.catalogue import layout
+
+    parts = layout(root)
+    tree = Tree(str(root))
+    folders = {"": tree}
+    for part in parts:
+        *above, name = part.path.split("/")
+        for depth in range(1, len(above) + 1):
+            path = "/".join(above[:depth])
+            if path not in folders:
+                folders[path] = folders["/".join(above[: depth - 1])].add(f"{above[depth - 1]}/")
+        others = f"; or {', '.join(part.others)}" if part.others else ""
+        state = "" if part.present else "MISSING · "
+        folders["/".join(above)].add(f"{name}  {state}{', '.join(part.sets)}{others}")
+    out_console.print(tree)
+    for name in sorted({name for part in parts for name in part.sets}):
+        absent = sum(name in part.sets and not part.present for part in parts)
+        out_console.print(f"{name:<20} {'complete' if not absent else f'{absent} parts missing'}")
 
 
 @data.command("check")

@@ -136,12 +136,25 @@ def open_data(name: str, root: Path, max_bad_fraction: float = MAX_BAD_FRACTION)
     return published.open(root, split or published.splits[0], max_bad_fraction)
 
 
-def missing(published: Published, root: Path) -> list[str]:
-    """Parts of a data set that are not below `root`, for all its splits."""
-    found = []
-    for part in published.parts:
-        for split in published.splits if "{split}" in part else published.splits[:1]:
-            choices = part.replace("{split}", split).split(" | ")
-            if not any((root / choice).exists() for choice in choices):
-                found.append(choices[0])
-    return found
+@dataclass(frozen=True)
+class Part:
+    """A file or folder of the layout: where it belongs below the root, where else it may lie, whose it is."""
+
+    path: str
+    others: tuple[str, ...]
+    sets: tuple[str, ...]
+    present: bool
+
+
+def layout(root: Path) -> list[Part]:
+    """Every file and folder that the published data sets need, for all their splits, in the order of their paths."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, published in PUBLISHED.items():
+        for part in published.parts:
+            for split in published.splits if "{split}" in part else published.splits[:1]:
+                found.setdefault(tuple(part.replace("{split}", split).split(" | ")), []).append(name)
+    parts = [
+        Part(choices[0], choices[1:], tuple(sets), any((root / choice).exists() for choice in choices))
+        for choices, sets in found.items()
+    ]
+    return sorted(parts, key=lambda part: part.path)

@@ -29,7 +29,7 @@ class Picture:
     file: Path
 
     def decode(self, height: int, width: int) -> np.ndarray:
-        pixels = np.asarray(load_image(self.file)).any(axis=2)
+        pixels = np.asarray(load_image(self.file)).max(axis=2) > 0
         if pixels.shape != (height, width):
             raise ValueError(f"expected a mask of {height}×{width} pixels, got {self.file} of {pixels.shape}.")
         return pixels

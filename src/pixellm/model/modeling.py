@@ -326,7 +326,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             count: masks that the losses are averaged over.
             ignored: of each image bool (M, H, W), pixels that add nothing to the losses.
         """
-        bce = dice = mask_logits[0].new_zeros((), dtype=torch.float32)
+        # Without a target, too, a part of the graph: processes that train together wait for each other's gradients.
+        bce = dice = 0 * torch.stack([logits.sum() for logits in mask_logits]).sum().float()
         for index, (logits, target) in enumerate(zip(mask_logits, target_masks, strict=True)):
             if len(logits) != len(target):
                 raise ValueError(

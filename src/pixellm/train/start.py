@@ -1,6 +1,7 @@
 """What training starts from: a whole model, none of whose modules is drawn anew, or a base language model and CLIP."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -27,7 +28,7 @@ def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration,
     if start.model:
         directory = hub.resolve(start.model)
         config = PixelLMConfig.from_pretrained(directory, **start.settings)
-        model = PixelLMForConditionalGeneration.from_pretrained(directory, config=config, dtype="auto")
+        model: Any = PixelLMForConditionalGeneration.from_pretrained(directory, config=config, dtype="auto")
         return model, PixelLMProcessor.from_pretrained(directory)
     config, processor = describe(start)
     torch.manual_seed(seed)

@@ -52,10 +52,11 @@ def presence_scores(
     model.eval()
     for photograph in photographs:
         inputs = processor.images([photograph.image])
-        scores = model.encode_images(inputs["pixel_values"], inputs["resized_hw"]).presence_logits[0]
+        scores = model.encode_images(inputs["pixel_values"], inputs["resized_hw"]).presence_logits
+        assert scores is not None
         found = category_masks(photograph.things).keys()
         for name in photograph.known & vocabulary.keys():
-            (present if name in found else absent).append(float(scores[vocabulary[name]]))
+            (present if name in found else absent).append(float(scores[0, vocabulary[name]]))
     model.train(training)
     if not present or not absent:
         raise ValueError("expected held-out photographs with names that are there and names that are not, got none.")
