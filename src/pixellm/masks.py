@@ -32,6 +32,8 @@ def decode(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     try:
         if isinstance(segmentation, dict):
             size = [int(v) for v in segmentation["size"]]
+            if size != [height, width]:  # before anything of that size is made
+                raise ValueError(f"expected a mask of {height}×{width} pixels, got {'×'.join(map(str, size))}")
             _check_runs(segmentation["counts"], size)
             counts = segmentation["counts"]
             rle = (

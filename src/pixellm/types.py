@@ -18,7 +18,7 @@ SEG_SLOT = "{seg}"  # stands for a mask in the text of an answer
 class Conversation:
     """One question and its answer; the answer holds one `{seg}` for each mask, in the same order.
 
-    `masks` is bool (M, H, W); `names` the index of each in a dense classifier's vocabulary, -100 where it has none;
+    `masks` is bool (M, H, W); `names` the index of each in a dense classifier's vocabulary, see `Batch.target_names`;
     `ignored` bool (H, W), pixels that count neither as target nor as background; `continues`: it goes on from the
     conversation before it and sees that.
     """
@@ -55,7 +55,8 @@ class Batch:
         target_masks: for each image bool (M, H, W), in the order of the codebook groups in its row.
         ignored: for each image bool, like its target masks: pixels of each that count as nothing; None: there are none.
         class_target, class_weight: (B, V, g, g) for a dense classifier.
-        target_names: (ΣM,) vocabulary index of each target, -100 where it has none.
+        target_names: (ΣM,) vocabulary index of each target, the vocabulary's size for another name, -100 where nothing
+            is to be learned of it; None: as the text says.
     """
 
     pixel_values: Tensor
@@ -77,7 +78,7 @@ class LossCounts:
     Args:
         tokens: labels of the text.
         masks: targets.
-        names: targets that have a name in the vocabulary.
+        names: targets whose name in the vocabulary is learned.
         images: rows.
     """
 

@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 import tiny
+import trees
 from pixellm import cli, masks
 from pixellm.examples import EXAMPLES
 
 PIXELLM = Path(sys.executable).with_name("pixellm")
 COMMANDS = ["", "ask", "examples", "convert", "train", "eval", "models", "models list", "models pull", "models where"]
+COMMANDS += ["data", "data layout", "data check"]
 
 
 @pytest.fixture
@@ -262,3 +264,72 @@ def test_surprises_point_to_the_traceback(monkeypatch, capsys):
     assert said.startswith("RuntimeError: out of luck\n")
     with pytest.raises(RuntimeError, match="out of luck"):
         called(monkeypatch, capsys, RuntimeError("out of luck"), PIXELLM_DEBUG="1")
+
+
+def write_jsonl(tmp_path, *rows: dict) -> Path:
+    path = tmp_path / "my.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+ROW = {"image": "1.png", "question": "What?", "answer": "The box {seg}.", "masks": [[[5, 5, 15, 5, 15, 15]]]}
+
+
+def test_data_layout(run, tmp_path):
+    (tmp_path / "data/ade20k/images/training").mkdir(parents=True)
+    printed = run("data", "layout", "--root", tmp_path / "data").stdout
+    assert re.search(r"refs\(umd\)\.p +MISSING · refcocog", printed)
+    assert re.search(r"ade20k +1 parts missing", printed)
+
+
+def test_data_check(run, tmp_path):
+    trees.photograph(tmp_path / "1.png")
+    result = run("data", "check", write_jsonl(tmp_path, ROW, ROW | {"answer": "Nothing.", "masks": []}))
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"questions +2\n.*0: 1 · 1: 1\n.*masks +1 .*\n.*bad records +0", result.stdout)
+    assert Image.open(tmp_path / "work/my-samples.jpg").width > 400
+
+
+def test_data_check_names_what_is_bad(run, tmp_path):
+    """Bad lines, images and masks, each with its place; the rest is counted, and the exit status tells."""
+    trees.photograph(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    outside = ROW | {"masks": [{"size": [5, 5], "counts": "0a0"}], "question": "Where?"}
+    path = write_jsonl(tmp_path, ROW, ROW | {"masks": []}, ROW | {"image": "2.png"}, outside)
+    result = run("data", "check", path, "--sheet", "out.png")
+    assert result.returncode == 1
+    assert "line 2: the answer has 1 {seg} but 0 masks" in result.stdout
+    assert "2.png: expected an image" in result.stdout
+    assert "1.png: question 'Where?': expected a mask of 30×40 pixels, got 5×5" in result.stdout
+    assert re.search(r"bad records +3", result.stdout)
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data", "check", "nonsense"], "expected a data set, got 'nonsense'"),
+        (["data", "check", "absent.jsonl"], "absent.jsonl, which can't be read"),
+        (["data", "check", "muse"], "pixellm data layout"),
+        (["data", "check", "my.jsonl", "--sheet", "x"], "expected a .jpg or .png"),
+        (["train"], "expected a recipe or --data"),
+        (["train", "--data", "absent.jsonl"], "absent.jsonl"),
+    ],
+)
+def test_mistakes_with_data(run, arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+
+
+def test_fine_tuning_in_one_line(run, parrot, tmp_path):
+    """What comes out answers from its directory, and a second run trains nothing."""
+    trees.photograph(tmp_path / "1.png")
+    arguments = ("train", "--data", write_jsonl(tmp_path, ROW), "--model", parrot, "--out", "tuned", "--steps", "2")
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"pixel_decoder +[\d,]+ +[\d,]+", result.stderr)
+    asked = run("ask", "example:cat", "What?", "--model", "tuned/model", "--max-new-tokens", "8")
+    assert asked.returncode == 0, asked.stderr
+    assert "not trained again" in run(*arguments).stderr

@@ -183,7 +183,7 @@ def test_what_is_frozen_in_the_first_stage_stays(recipe, tmp_path) -> None:
     ("change", "message"),
     [
         ({"sources": []}, "at least one source"),
-        ({"lora": {"rank": 2}}, "alpha"),
+        ({"lora": {"rank": "high"}}, "lora: rank: expected int, got 'high'"),
         ({"nonsense": 1}, "unknown fields nonsense. Known: answer_stage, "),
         ({"lora": {"rnak": 2, "alpha": 4}}, r"lora: unknown fields rnak \(did you mean rank\?\)"),
         ({"model": {"num_scale": 3}}, r"model: unknown fields num_scale \(did you mean num_scales\?\)"),
@@ -195,3 +195,35 @@ def test_bad_recipes_are_refused(recipe, tmp_path, change, message) -> None:
     recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | change))
     with pytest.raises(ValueError, match=message):
         training.run(recipe, tmp_path / "run")
+
+
+def test_a_further_round_starts_from_what_was_trained(recipe, photographs, tmp_path) -> None:
+    """With learning rates of 0 it ends where the round before did; only the presence biases are calibrated anew."""
+    before = trained_weights(recipe, tmp_path / "first")
+    fields = yaml.safe_load(recipe.read_text())
+    for stage in ("vision_stage", "answer_stage"):
+        fields[stage] |= {key: 0.0 for key in fields[stage] if key.endswith("learning_rate")}
+    held_out = [{"annotations": "instances.json", "images": "images"}]
+    recipe.write_text(yaml.safe_dump(fields | {"start": "first/trained", "held_out": held_out, "recall": 0.5}))
+    after = trained_weights(recipe, tmp_path / "second")
+    assert before.keys() == after.keys()
+    changed = {key for key, tensor in before.items() if not torch.equal(tensor, after[key])}
+    assert changed == {"word_mix.mention_bias", "word_mix.tag_bias"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda trained: (trained / "model.safetensors").unlink(), "expected what a training left in"),
+        (
+            lambda trained: save_file({"neck.0.weight": torch.zeros(1)}, trained / "model.safetensors"),
+            "others or missing",
+        ),
+    ],
+)
+def test_a_start_of_another_kind_is_refused(recipe, tmp_path, spoil, message) -> None:
+    training.run(recipe, tmp_path / "first")
+    spoil(tmp_path / "first/trained")
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"start": "first/trained"}))
+    with pytest.raises(ValueError, match=message):
+        training.run(recipe, tmp_path / "second")

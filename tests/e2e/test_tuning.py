@@ -48,7 +48,14 @@ def model(request, tmp_path) -> Path:
 
 def recipe(photographs: Path, start_from: ModelStart, **changes) -> Recipe:
     settings = {"steps": STEPS, "batch_size": 4, "device_batch_size": 2, "learning_rate": 1e-2, "warmup_steps": 1}
-    settings |= {"save_steps": SAVE, "workers": 0, "bf16": False, "rates": {"lora_": 0.1}, "average": 0.5}
+    settings |= {
+        "save_steps": SAVE,
+        "logging_steps": 1,
+        "workers": 0,
+        "bf16": False,
+        "rates": {"lora_": 0.1},
+        "average": 0.5,
+    }
     data = Data({str(photographs): 1.0}, photographs.parent)
     return Recipe("tiny", start_from, data, Stage(**{**settings, **changes}), Lora(rank=2, alpha=4, dropout=0.1))
 
@@ -152,9 +159,8 @@ def test_an_unfinished_checkpoint_is_passed_over(photographs, model, tmp_path, m
 
 
 @pytest.mark.parametrize("model", ["clip"], indirect=True)
-def test_how_a_step_is_split_does_not_matter(photographs, model, tmp_path, monkeypatch) -> None:
+def test_how_a_step_is_split_does_not_matter(photographs, model, tmp_path) -> None:
     """One batch of four is as good as two of two or four of one (fp32, without dropout)."""
-    monkeypatch.setattr(training, "LOGGING_STEPS", 1)
     logged = []
     for size in (4, 2, 1):
         described = recipe(photographs, ModelStart(str(model)), device_batch_size=size, rates={})
@@ -252,7 +258,7 @@ def test_recipes_describe_everything(tmp_path) -> None:
     path.write_text(
         "name: x\nstart: {model: pixellm-mini}\n"
         "data: {root: ../data, sets: {muse: 4, my.jsonl: 1}, chat: {questions: 2}}\n"
-        "stage: {steps: 5, batch_size: 4, learning_rate: 1.0e-4, rates: {lora_: 1.0e-3}, betas: [0.9, 0.99]}\n"
+        "stage: {steps: 5, batch_size: 4, learning_rate: 1e-4, rates: {lora_: 1e-3}, betas: [0.9, 0.99]}\n"
     )
     read = load_recipe(path)
     assert isinstance(read, Recipe)
@@ -260,6 +266,7 @@ def test_recipes_describe_everything(tmp_path) -> None:
     assert read.data.sets == {"muse": 4, str(tmp_path / "my.jsonl"): 1}
     assert read.data.chat.questions == 2
     assert read.stage.betas == (0.9, 0.99)
+    assert (read.stage.learning_rate, read.stage.rates) == (1e-4, {"lora_": 1e-3})  # for YAML, 1e-4 is a text
 
 
 @pytest.mark.parametrize(
@@ -269,6 +276,9 @@ def test_recipes_describe_everything(tmp_path) -> None:
         ("questions", "question", r"data: chat: unknown fields question \(did you mean questions\?\)"),
         ("{muse: 4}", "{}", "expected at least one data set"),
         ("steps: 5, ", "", "stage: .*steps"),
+        ("steps: 5", "steps: many", "stage: steps: expected int, got 'many'"),
+        ("1.0e-4", "fast", "learning_rate: expected float, got 'fast'"),
+        ("{muse: 4}", "[muse]", "data: sets: expected Mapping"),
         ("model: pixellm-mini", "model: x, settings: {ce_wieght: 2}", r"did you mean ce_weight\?"),
     ],
 )

@@ -83,7 +83,8 @@ def mentioned(model, images, ids):
             for form in forms:
                 if len(form) > longest and ids[max(0, end - len(form)) : end] == form:
                     longest = len(form)
-                    share = float(images.name_scores[0, name].div(6).clamp(-1, 1))
+                    score = images.name_scores[0, name] + model.word_mix.mention_bias
+                    share = float(score.div(6).clamp(-1, 1))
                     added[end - 1] = share * model.word_mix.tag_score.detach()
     return added
 

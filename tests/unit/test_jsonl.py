@@ -75,3 +75,29 @@ def test_a_mask_file_of_another_size_is_refused(tmp_path) -> None:
     data = open_data(write(tmp_path, ROW | {"masks": ["m.png"]}), tmp_path)
     with pytest.raises(ValueError, match="expected a mask of 30×40 pixels"):
         data[0].exchanges[0].regions[0].mask.decode(trees.HEIGHT, trees.WIDTH)
+
+
+def modes() -> dict[str, Image.Image]:
+    mask = Image.fromarray(trees.bar())
+    palette = Image.fromarray(trees.bar().astype(np.uint8), "P")
+    palette.putpalette([255, 255, 255, 0, 0, 0] + [0] * 762)  # 0 is white, and still no mask
+    alpha = Image.new("RGBA", mask.size, (0, 0, 0, 0))
+    alpha.paste((255, 255, 255, 255), mask=mask)
+    wide = Image.fromarray(np.where(trees.bar(), 300, 0).astype(np.uint16))
+    return {"1": mask, "L": mask.convert("L"), "RGB": mask.convert("RGB"), "P": palette, "RGBA": alpha, "I;16": wide}
+
+
+@pytest.mark.parametrize("mode", modes())
+def test_mask_pictures_of_every_mode(tmp_path, mode) -> None:
+    modes()[mode].save(tmp_path / "m.png")
+    (record,) = open_data(write(tmp_path, ROW | {"masks": ["m.png"]}), tmp_path)
+    assert np.array_equal(record.exchanges[0].regions[0].mask.decode(trees.HEIGHT, trees.WIDTH), trees.bar())
+
+
+def test_line_ends_and_marks_of_other_systems(tmp_path) -> None:
+    """A byte-order mark, CRLF, and separators that JSON allows inside a text."""
+    path = tmp_path / "my.jsonl"
+    row = json.dumps(ROW | {"question": "What\u2028is\u0085it?"}, ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + f"{row}\r\n{row}\r\n".encode())
+    (record,) = open_data(str(path), tmp_path)
+    assert [e.question for e in record.exchanges] == ["What\u2028is\u0085it?"] * 2

@@ -52,6 +52,14 @@ def test_muse_images(tmp_path, fields, place, images) -> None:
     assert open_data("muse", tmp_path)[0].image == path
 
 
+def test_each_year_has_its_own_folder(tmp_path) -> None:
+    """RefCOCO's photographs lie beside MUSE's, whose own are often those of COCO."""
+    (tmp_path / "refer_seg/images/mscoco/images/train2014").mkdir(parents=True)
+    path = trees.photograph(tmp_path / "coco/train2017/000000000007.jpg")
+    write_muse(tmp_path, trees.muse_entry(["What?"], [two_answers()]))
+    assert open_data("muse", tmp_path)[0].image == path
+
+
 def test_muse_splits(tmp_path) -> None:
     for split in ("train", "val", "test_less", "test_many"):
         write_muse(tmp_path, trees.muse_entry([split], [two_answers()]), name=f"muse/muse_{split}.json")
@@ -99,7 +107,7 @@ def shape(label: str, points) -> dict:
 def reasonseg(root, shapes, text=("what may one drink from?",), is_sentence=True, encoding="utf-8", split="train"):
     folder = root / "reason_seg/ReasonSeg"
     trees.photograph(folder / split / "1_a.jpg")
-    content = {"shapes": shapes, "text": list(text), "is_sentence": is_sentence}
+    content = {"shapes": shapes, "text": text if isinstance(text, str) else list(text), "is_sentence": is_sentence}
     (folder / split / "1_a.json").write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
     return folder
 
@@ -128,6 +136,12 @@ def test_reasonseg_phrases_and_explanations(tmp_path) -> None:
     assert record.exchanges[1].answer == "The cup, since it is hollow."
 
 
+def test_rectangles(tmp_path) -> None:
+    reasonseg(tmp_path, [shape("target", [5, 5, 14, 14]) | {"shape_type": "rectangle"}])
+    mask = open_data("reasonseg", tmp_path)[0].exchanges[0].regions[0].mask
+    assert np.array_equal(mask.decode(HEIGHT, WIDTH), trees.square())
+
+
 def test_reasonseg_written_on_windows(tmp_path) -> None:
     reasonseg(tmp_path, [shape("target", trees.SQUARE)], ["das Kästchen"], encoding="cp1252")
     assert open_data("reasonseg", tmp_path)[0].exchanges[0].question == "das Kästchen"
@@ -141,6 +155,9 @@ def test_reasonseg_written_on_windows(tmp_path) -> None:
         ([shape("target", [1, 2])], ["x"], "no polygon of a target"),
         ([shape("target", trees.SQUARE)], [], "no text"),
         ([{"label": "target"}], ["x"], "no field 'points'"),
+        ([shape("target", trees.SQUARE)], "one text", "expected a list of texts"),
+        ([shape("target", trees.SQUARE) | {"shape_type": "circle"}], ["x"], "type 'circle'"),
+        ([shape("target", [1, 1, 5, 1, float("inf"), 5])], ["x"], "without an end"),
     ],
 )
 def test_bad_reasonseg_records(tmp_path, shapes, text, reason) -> None:

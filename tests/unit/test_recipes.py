@@ -76,6 +76,10 @@ def test_a_base_has_to_be_another_recipe_beside_it(tmp_path) -> None:
         (tmp_path / "r.yaml").write_text(f"base: {base}\n")
         with pytest.raises(ValueError, match="expected another recipe in the same directory"):
             load_recipe(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text("base: s.yaml\n")
+    (tmp_path / "s.yaml").write_text("base: r.yaml\n")
+    with pytest.raises(ValueError, match="expected another recipe in the same directory"):
+        load_recipe(tmp_path / "r.yaml")
     (tmp_path / "r.yaml").write_text("base: absent.yaml\n")
     with pytest.raises(ValueError, match="expected a recipe at"):
         load_recipe(tmp_path / "r.yaml")

@@ -8,8 +8,7 @@ import pytest
 
 import trees
 from pixellm.data.catalogue import open_data
-from pixellm.data.records import Region, Segments
-from pixellm.data.refer import multi_referring, read_plain_pickle
+from pixellm.data.refer import read_plain_pickle
 
 HEIGHT, WIDTH = trees.HEIGHT, trees.WIDTH
 
@@ -128,9 +127,30 @@ def test_absent_files_and_splits(tmp_path) -> None:
         open_data("refcoco", tmp_path)
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(0, []), (4, [4]), (6, [6]), (13, [6, 5, 2]), (22, [6, 5, 4, 6, 1])])
-def test_multi_referring_groups(count, sizes) -> None:
-    regions = [Region((str(i),), Segments(())) for i in range(count)]
-    groups = multi_referring(regions)
-    assert [len(group) for group in groups] == sizes
-    assert [region for group in groups for region in group] == regions
+@pytest.mark.parametrize(("count", "sizes"), [(4, [4]), (6, [6]), (13, [6, 5, 2]), (22, [6, 5, 4, 6, 1])])
+def test_multi_referring_groups(tmp_path, count, sizes) -> None:
+    """Sentences in file order, 6, 5 and 4 in turn; one name may come twice, and what fits nothing does not count."""
+    references = [trees.reference(i, 11, f"thing {i}") for i in range(count)]
+    references.insert(2, trees.reference(99, [-1], "the unicorn"))
+    trees.refcoco(tmp_path, references, {11: [trees.SQUARE]}, "grefcoco")
+    (record,) = open_data("multigrefcoco", tmp_path)
+    assert [len(exchange.regions) for exchange in record.exchanges] == sizes
+    said = [region.names[0] for exchange in record.exchanges for region in exchange.regions]
+    assert said == [f"thing {i}" for i in range(count)]
+    assert record.exchanges[0].question.startswith("thing 0, thing 1")
+    with pytest.raises(ValueError, match="expected a data set, got 'multimuse'"):
+        open_data("multimuse", tmp_path)
+
+
+def test_a_bad_reference_leaves_no_empty_record(tmp_path) -> None:
+    references = [trees.reference(1, 11, "x"), trees.reference(2, 99, "y", image_id=2)]
+    trees.refcoco(tmp_path, references, {11: [trees.SQUARE]})
+    assert [record.record_id for record in open_data("refcoco", tmp_path, max_bad_fraction=1)] == ["1"]
+
+
+@pytest.mark.parametrize("content", [[], {"a": 1}, {"images": [{"id": 1}], "annotations": [{"id": 1}]}])
+def test_malformed_instances(tmp_path, content) -> None:
+    folder = trees.refcoco(tmp_path, [trees.reference(1, 11, "x")], {11: [trees.SQUARE]})
+    trees.write_json(folder / "instances.json", content)
+    with pytest.raises(ValueError, match=r"expected|can't be used"):
+        open_data("refcoco", tmp_path)

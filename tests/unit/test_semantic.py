@@ -42,7 +42,7 @@ def test_cocostuff(tmp_path) -> None:
     assert names_of(record) == {"person"}
     assert np.array_equal(mask_of(record, "person"), trees.square())
     assert "dog" in record.absent
-    assert not {"wall-other", "person"} & set(record.absent)
+    assert not {"wall-other", "person", "door", "hat"} & set(record.absent)  # "door" was never annotated
 
 
 def test_mapillary(tmp_path) -> None:
@@ -57,6 +57,7 @@ def test_mapillary(tmp_path) -> None:
     (record,) = open_data("mapillary", tmp_path)
     assert names_of(record) == {"bird", "curb"}
     assert np.array_equal(mask_of(record, "bird"), trees.square() | trees.bar())
+    assert record.absent == ()
     trees.write_json(root / "config_v2.0.json", {"labels": ["Bird"]})
     with pytest.raises(ValueError, match="readable"):
         open_data("mapillary", tmp_path)
@@ -112,6 +113,30 @@ def test_any_instances_file(tmp_path) -> None:
     assert np.array_equal(mask_of(record, "Schäferhund"), trees.square() | trees.bar())
     assert record.absent == ()
     assert read_instances(path, tmp_path, complete=True)[0].absent == ("cat",)
+
+
+def test_categories_that_are_called_alike_are_one(tmp_path) -> None:
+    """And what LVIS did not annotate exhaustively is neither asked for nor absent."""
+    categories = [{"id": 1, "name": "bow_(weapon)"}, {"id": 2, "name": "bow_(decorative_ribbons)"}]
+    categories += [{"id": 3, "name": "cup"}, {"id": 4, "name": "monitor_(computer_equipment) computer_monitor"}]
+    found = [{"category_id": i, "segmentation": [p]} for i, p in ((1, trees.SQUARE), (3, trees.BAR))]
+    more = {"neg_category_ids": [2, 4], "not_exhaustive_category_ids": [3]}
+    path = instances(tmp_path, found, categories, [trees.image_record(1, "1.jpg", **more)])
+    (record,) = read_instances(path, tmp_path)
+    assert names_of(record) == {"bow"}
+    assert record.absent == ("monitor",)
+
+
+@pytest.mark.parametrize(
+    ("file_name", "place"),
+    [(None, "train2017/1.jpg"), (None, "1.jpg"), ("COCO_val2014_1.jpg", "train2017/1.jpg"), ("a/b.jpg", "a/b.jpg")],
+)
+def test_where_lvis_images_may_lie(tmp_path, file_name, place) -> None:
+    image = {"id": 1, "coco_url": "http://x/train2017/1.jpg", "height": 30, "width": 40}
+    image |= {"file_name": file_name} if file_name else {}
+    path = instances(tmp_path, [{"category_id": 1, "segmentation": [trees.SQUARE]}], [{"id": 1, "name": "x"}], [image])
+    trees.photograph(tmp_path / "images" / place)
+    assert read_instances(path, tmp_path / "images")[0].image == tmp_path / "images" / place
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -274,10 +276,44 @@ def test_scores_are_noisy_in_training_alone():
     mix = WordMix(tiny.timm_config(score_noise=2.0))
     dense, presence = torch.randn(1, 5, 4, 4), torch.randn(1, 5)
     moved_dense, moved = mix.train().unsure(dense, presence)
-    assert not torch.equal(moved, presence)  # the bias is 0
+    assert not torch.equal(moved, presence)
     torch.testing.assert_close(moved_dense - dense, (moved - presence)[..., None, None].expand_as(dense))
-    nn.init.constant_(mix.tag_bias, 1.5)  # makes the model say more readily that something is there
-    assert all(map(torch.equal, mix.eval().unsure(dense, presence), (dense, presence + 1.5)))
+    assert all(map(torch.equal, mix.eval().unsure(dense, presence), (dense, presence)))
+
+
+@torch.no_grad()
+def test_tags_and_mentions_have_biases_of_their_own():
+    """The one moves what is listed, the other what is asked for; the order of tags stays."""
+    mix = WordMix(tiny.timm_config(vocabulary_ids=[[[1]], [[2]], [[3]], [[4]], [[5]]])).eval()
+    nn.init.normal_(mix.tag_score)
+    words, scores = torch.randn(5, 32), torch.tensor([[0.0, 3.0, -3.0, -9.0, -9.0]])
+    nn.init.constant_(mix.tag_bias, 1.5)
+    nn.init.constant_(mix.mention_bias, -3.0)
+    torch.testing.assert_close(
+        mix.tags(scores, words)[0],
+        torch.stack([words[1], words[0]]) + torch.stack([0.75 * mix.tag_score, 0.25 * mix.tag_score]),
+    )
+    added = mix.mentioned(torch.tensor([[1, 2, 3]]), scores)[0]
+    torch.testing.assert_close(added, torch.tensor([-0.5, 0.0, -1.0])[:, None] * mix.tag_score)
+
+
+@torch.no_grad()
+def test_what_has_another_name_shares_in_none():
+    """Scores of 0 for all five names against one of 6: nearly nothing is left for them."""
+    mix = WordMix(tiny.timm_config())
+    states, words = torch.randn(2, 32), torch.randn(5, 32)
+    assert mix.name_scores(states, words).shape == (2, 6)
+    none = math.exp(6) / (math.exp(6) + 5)
+    torch.testing.assert_close(mix.shares(states, words), torch.full((2, 5), (1 - none) / 5))
+
+
+def test_names_that_a_text_writes():
+    """The name right before each group, or none (5): a name further back does not count."""
+    forms = [[[1], [9]], [[2, 3]], [[4]], [[5]], [[6]]]
+    mix = WordMix(tiny.timm_config(vocabulary_ids=forms))
+    ids = torch.tensor([[7, 2, 3, 20, 21, 9, 20, 21], [1, 7, 20, 21, 20, 21, 7, 7]])
+    groups = torch.tensor([[0, 3], [0, 6], [1, 2], [1, 4]])
+    assert mix.written(ids, groups).tolist() == [1, 0, 5, 5]
 
 
 @torch.no_grad()

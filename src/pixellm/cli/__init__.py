@@ -260,7 +260,7 @@ def data_layout(
         others = f"; or {', '.join(part.others)}" if part.others else ""
         state = "" if part.present else "MISSING · "
         folders["/".join(above)].add(f"{name}  {state}{', '.join(part.sets)}{others}")
-    out_console.print(tree)
+    out_console.print(tree, width=None if out_console.is_terminal else 200)
     for name in sorted({name for part in parts for name in part.sets}):
         absent = sum(name in part.sets and not part.present for part in parts)
         out_console.print(f"{name:<20} {'complete' if not absent else f'{absent} parts missing'}")
@@ -280,15 +280,18 @@ def data_check(
     ] = None,
 ) -> None:
     """Read all of a data set: count it, report what is wrong, and draw some of its samples."""
+    from pixellm.data.catalogue import open_data
+
+    picture = sheet or Path(f"{Path(name).stem.replace(':', '-')}-samples.jpg")
+    if picture.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise ValueError(f"--sheet: expected a .jpg or .png, got {picture}.")
+    opened = open_data(name, root, max_bad_fraction=1.0)
     from rich.progress import track
 
-    from pixellm.data.catalogue import open_data
     from pixellm.eval.data_check import check, report_lines, sample_sheet
 
-    opened = open_data(name, root, max_bad_fraction=1.0)
     counts = check(opened, track(range(len(opened)), "reading", console=err_console, transient=True))
     _print_lines(*report_lines(counts))
-    picture = sheet or Path(f"{Path(name).stem.replace(':', '-')}-samples.jpg")
     if sample_sheet(opened, picture):
         out_console.print(f"samples: {picture}")
     raise typer.Exit(1 if counts.bad else 0)

@@ -10,7 +10,7 @@ from pixellm.data.dialogue import read_dialogues
 from pixellm.data.jsonl import read_jsonl
 from pixellm.data.reasoning import muse, read_reasonseg
 from pixellm.data.records import MAX_BAD_FRACTION, DataSet
-from pixellm.data.refer import read_references
+from pixellm.data.refer import multi_referring, read_references
 
 Kind = Literal["semantic", "refer", "vqa", "reasoning"]
 
@@ -65,7 +65,7 @@ PUBLISHED: dict[str, Published] = {
     "reasonseg": Published(
         "reasoning",
         ("train", "val", "test"),
-        ("reason_seg/ReasonSeg/{split}", "reason_seg/ReasonSeg/explanatory/train.json"),
+        ("reason_seg/ReasonSeg/{split}",),  # and, if there is one, explanatory/{split}.json beside it
         lambda root, split, bad: read_reasonseg(root / "reason_seg/ReasonSeg", split, bad),
     ),
     "ade20k": Published(
@@ -113,8 +113,8 @@ def open_data(name: str, root: Path, max_bad_fraction: float = MAX_BAD_FRACTION)
     """A data set by its name, `NAME` or `NAME:SPLIT`, or a file of one's own.
 
     Args:
-        name: a key of `PUBLISHED` (the first split, if none is given), a JSONL file (`jsonl.py`), or a COCO or LVIS
-            instances file *.json.
+        name: a key of `PUBLISHED` (the first split, if none is given), for referring data sets also with "multi" before
+            it (`multi_referring`); a JSONL file (`jsonl.py`); a COCO or LVIS instances file *.json.
         root: the data root; for an instances file, the folder of its images.
         max_bad_fraction: see `Faults`.
 
@@ -126,6 +126,9 @@ def open_data(name: str, root: Path, max_bad_fraction: float = MAX_BAD_FRACTION)
     if name.endswith(".json"):
         return semantic.read_instances(Path(name), root, max_bad_fraction=max_bad_fraction)
     key, _, split = name.partition(":")
+    single = key.removeprefix("multi")
+    if key != single and single in PUBLISHED and PUBLISHED[single].kind == "refer":
+        return multi_referring(open_data(name.removeprefix("multi"), root, max_bad_fraction))
     if key not in PUBLISHED:
         raise ValueError(
             f"expected a data set, got {name!r}. Known: {', '.join(PUBLISHED)}; or give a file *.jsonl or *.json."

@@ -71,7 +71,7 @@ class Chat:
         targets: regions that one of them asks for at most (the paper's recipe: 3).
         absent_rate: how often something absent is asked for where a record tells what is.
         max_masks: masks of one image at most, which bounds memory; of a record's own questions, as many as fit are
-            taken at random.
+            taken at random, but always one.
         first_name_rate: how often an answer uses a region's first name where it has several.
         mask_stride: every how many pixels masks are read; what the model gives is no finer than a quarter of its input.
     """
@@ -126,7 +126,10 @@ class Draft:
     def _conversation(self, number: int, image: Image.Image) -> Conversation:
         turn, stride = self.turns[number], self.chat.mask_stride
         sources = [region.mask for region in turn.regions if region.mask is not None]
-        masks = [source.decode(image.height, image.width)[::stride, ::stride] for source in sources]
+        try:
+            masks = [source.decode(image.height, image.width)[::stride, ::stride] for source in sources]
+        except ValueError as error:
+            raise ValueError(f"question {turn.question!r}: {error}") from error
         empty = np.zeros((0, len(range(0, image.height, stride)), len(range(0, image.width, stride))), dtype=bool)
         ignored = turn.ignored.decode(image.height, image.width)[::stride, ::stride] if turn.ignored else None
         return Conversation(
@@ -145,7 +148,7 @@ def draft(record: Record, rng: random.Random, chat: Chat) -> Draft:
     turns = _about_regions(record, rng, chat)
     budget = chat.max_masks - sum(len(turn.regions) for turn in turns)
     for exchange in rng.sample(record.exchanges, len(record.exchanges)):
-        if len(exchange.regions) <= budget:
+        if len(exchange.regions) <= budget or not turns:
             turns.append(_worded(exchange, rng, chat))
             budget -= len(exchange.regions)
     return Draft(record, tuple(turns), chat)

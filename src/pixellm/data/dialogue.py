@@ -5,7 +5,7 @@ Layout below the data root: `llava_dataset/llava_instruct_150k.json`, images in 
 
 from pathlib import Path
 
-from pixellm.data.records import MAX_BAD_FRACTION, Exchange, Faults, Record, RecordList, expect, read_json
+from pixellm.data.records import MAX_BAD_FRACTION, Exchange, Faults, Record, RecordList, expect, name_of, read_json
 
 IMAGE_MARK = "<image>"  # where LLaVA put the image; here it always comes first
 SPEAKERS = ("human", "gpt")
@@ -23,7 +23,7 @@ def read_dialogues(file: Path, images: Path, max_bad_fraction: float = MAX_BAD_F
     faults = Faults(file, max_bad_fraction)
     records = []
     for number, entry in enumerate(entries):
-        name = entry.get("id", number) if isinstance(entry, dict) else number
+        name = name_of(entry, number)
         with faults.guard(name):
             exchanges = tuple(_exchanges(entry["conversations"]))
             image = images / expect(entry["image"], str, "an image file")
@@ -35,4 +35,6 @@ def _exchanges(turns: list[dict[str, str]]) -> list[Exchange]:
     if not turns or len(turns) % 2 or any(t["from"] != SPEAKERS[i % 2] for i, t in enumerate(turns)):
         raise ValueError(f"expected turns of {' and '.join(SPEAKERS)} one after the other")
     texts = [expect(turn["value"], str, "a text").replace(IMAGE_MARK, "").strip() for turn in turns]
+    if not all(texts):
+        raise ValueError("a turn without a text")
     return [Exchange(question, answer, ()) for question, answer in zip(texts[::2], texts[1::2], strict=True)]

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pixellm.data.records import MAX_BAD_FRACTION, Exchange, Faults, Record, RecordList, Region, Segments, expect
-from pixellm.images import load_image
 from pixellm.types import SEG_SLOT
 
 FIELDS = {"image", "question", "answer", "masks", "id"}
@@ -24,15 +24,25 @@ FIELDS = {"image", "question", "answer", "masks", "id"}
 
 @dataclass(frozen=True)
 class Picture:
-    """The pixels of a grey or colour picture that are not black."""
+    """The pixels of a picture that are neither 0 nor transparent; of a palette, those whose number is not 0."""
 
     file: Path
 
     def decode(self, height: int, width: int) -> np.ndarray:
-        pixels = np.asarray(load_image(self.file)).max(axis=2) > 0
+        pixels = self._read() != 0
+        if pixels.ndim == 3:
+            colours, alpha = (pixels[..., :-1], pixels[..., -1]) if pixels.shape[2] in (2, 4) else (pixels, True)
+            pixels = colours.any(axis=2) & alpha
         if pixels.shape != (height, width):
             raise ValueError(f"expected a mask of {height}×{width} pixels, got {self.file} of {pixels.shape}.")
         return pixels
+
+    def _read(self) -> np.ndarray:
+        try:
+            with Image.open(self.file) as image:
+                return np.asarray(image)
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"expected a mask at {self.file}, which can't be read ({error}).") from None
 
 
 def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
@@ -42,7 +52,7 @@ def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> Record
         ValueError: no such file, or too many lines that can't be used; each is named with its number.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"expected a JSON-lines file at {file}, which can't be read ({error}).") from None
     faults = Faults(file, max_bad_fraction)

@@ -26,6 +26,7 @@ from pixellm.data.records import (
     Region,
     Segments,
     expect,
+    name_of,
     read_json,
     size_of,
 )
@@ -34,7 +35,7 @@ from pixellm.types import SEG_SLOT
 PAINTED, IGNORED = 1, 255  # ReasonSeg's label values
 
 
-def read_muse(file: Path, images: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
+def read_muse(file: Path, folders: Sequence[Path], max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
     """MUSE: one record for each image, with all its questions.
 
     A question is bad where its answer's text has more or fewer `{seg}` than it has targets, or a target no mask; the
@@ -42,16 +43,19 @@ def read_muse(file: Path, images: Path, max_bad_fraction: float = MAX_BAD_FRACTI
 
     Args:
         file: a JSON list of image entries.
-        images: folder with `train2017`, `val2017`, `train2014`; each image is looked for in the one it was named for.
+        folders: any with `train2017`, `val2017`, `train2014`; an image is looked for in the one it was named for.
         max_bad_fraction: see `Faults`.
     """
     entries = expect(read_json(file), list, f"a list of images in {file}")
+    years = ("train2017", "val2017", "train2014")
+    places = {year: next((f for f in folders if (f / year).is_dir()), folders[0]) / year for year in years}
     faults = Faults(file, max_bad_fraction)
     records, questions = [], 0
     for number, entry in enumerate(entries):
-        name = entry.get("id", number) if isinstance(entry, dict) else number
+        name = name_of(entry, number)
         with faults.guard(name):
-            image = images / _muse_image(entry)
+            year, image_name = _muse_image(entry)
+            image = places[year] / image_name
             if entry.get("ann_list") == []:
                 raise ValueError("no annotated instance")
             exchanges = []
@@ -69,23 +73,22 @@ def muse(root: Path, split: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> 
     """A split of MUSE: train, val, test_less or test_many."""
     names = [f"{folder}{start}_{split}.json" for folder in ("muse/", "") for start in ("muse", "MUSE")]
     file = next((root / name for name in names if (root / name).is_file()), root / names[0])
-    images = root / "refer_seg/images/mscoco/images"
-    if not any((images / year).is_dir() for year in ("train2017", "val2017", "train2014")):
-        images = root / "coco"
-    return read_muse(file, images, max_bad_fraction)
+    folders = [root / "refer_seg/images/mscoco/images", root / "coco"]
+    return read_muse(file, folders, max_bad_fraction)
 
 
-def _muse_image(entry: dict[str, Any]) -> PurePosixPath:
+def _muse_image(entry: dict[str, Any]) -> tuple[str, str]:
+    """In which year's folder an image is, and its file's name."""
     if "coco_url" in entry:
         url = PurePosixPath(expect(entry["coco_url"], str, "a URL"))
-        return PurePosixPath("train2017" if "train2017" in str(url) else "val2017", url.name)
-    return PurePosixPath("train2014", expect(entry["file_name"], str, "a file name"))
+        return "train2017" if "train2017" in str(url) else "val2017", url.name
+    return "train2014", expect(entry["file_name"], str, "a file name")
 
 
 def _muse_exchange(question: str, answers: list[dict[str, Any]], text: str | None) -> Exchange:
     regions = tuple(
         Region(
-            tuple(answer[key] for key in ("rephrased_name", "category_name") if answer.get(key)),
+            tuple(expect(answer[k], str, "a name") for k in ("rephrased_name", "category_name") if answer.get(k)),
             Segments((answer["segmentation"],)).checked(),
         )
         for answer in expect(answers, list, "a list of targets")
@@ -97,7 +100,9 @@ def _muse_exchange(question: str, answers: list[dict[str, Any]], text: str | Non
     slots = len(regions) if text is None else expect(text, str, "the answer's text").count(SEG_SLOT)
     if slots != len(regions):
         raise ValueError(f"its text has {slots} {SEG_SLOT} but {len(regions)} targets")
-    return Exchange(expect(question, str, "a question").strip(), text, regions, "sentence")
+    if not expect(question, str, "a question").strip():
+        raise ValueError("an empty question")
+    return Exchange(question.strip(), text, regions, "sentence")
 
 
 @dataclass(frozen=True)
@@ -133,8 +138,11 @@ def read_reasonseg(directory: Path, split: str, max_bad_fraction: float = MAX_BA
     if not images:
         raise ValueError(f"expected images *.jpg in {directory / split}, found none. See `pixellm data layout`.")
     explained = directory / "explanatory" / f"{split}.json"
-    explanations = {entry["image"]: entry for entry in read_json(explained)} if explained.is_file() else {}
     faults = Faults(directory / split, max_bad_fraction)
+    explanations: dict[str, dict[str, str]] = {}
+    for number, entry in enumerate(read_json(explained) if explained.is_file() else ()):
+        with faults.guard(f"explanation {number}"):
+            explanations[entry["image"]] = entry
     records = []
     for image in images:
         with faults.guard(image.stem):
@@ -147,12 +155,12 @@ def _reasonseg_exchanges(data: dict[str, Any], explanation: dict[str, str] | Non
     polygons = []
     for shape in data["shapes"]:
         label = expect(shape["label"], str, "a label").lower()
-        points = tuple((float(x), float(y)) for x, y in shape["points"])
+        points = _outline(shape)
         if label != "flag" and len(points) > 1:  # flags mean nothing any more; a point has no area
             polygons.append((IGNORED if "ignore" in label else PAINTED, points))
     if not any(value == PAINTED for value, _ in polygons):
         raise ValueError("no polygon of a target")
-    texts = [expect(text, str, "a text").strip() for text in data["text"]]
+    texts = [expect(text, str, "a text").strip() for text in expect(data["text"], list, "a list of texts")]
     if not any(texts):
         raise ValueError("no text")
     mask, ignored = Shapes(tuple(polygons), PAINTED), Shapes(tuple(polygons), IGNORED)
@@ -163,6 +171,20 @@ def _reasonseg_exchanges(data: dict[str, Any], explanation: dict[str, str] | Non
         exchanges.append(Exchange(query, outputs, (Region((query,), mask),), "explain", ignored))
         exchanges.append(Exchange(query, outputs, ()))
     return exchanges
+
+
+def _outline(shape: dict[str, Any]) -> tuple[tuple[float, float], ...]:
+    """The corners of a labelme shape."""
+    points = tuple((float(x), float(y)) for x, y in shape["points"])
+    kind = shape.get("shape_type", "polygon")
+    if kind == "rectangle" and len(points) == 2:
+        (left, top), (right, bottom) = points
+        return (left, top), (right, top), (right, bottom), (left, bottom)
+    if kind not in ("polygon", "rectangle"):
+        raise ValueError(f"expected a polygon, got a shape of the type {kind!r}")
+    if not np.isfinite(points).all():
+        raise ValueError("expected points in the image, got one without an end")
+    return points
 
 
 def _read_labelme(path: Path) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class Faults:
         """Whatever is missing or malformed inside makes `record_id` a bad record."""
         try:
             yield
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             self.add(record_id, f"no field {error}" if isinstance(error, KeyError) else str(error))
 
     def add(self, record_id: object, reason: str) -> None:
@@ -225,14 +225,19 @@ class Faults:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; a ValueError if it is missing or malformed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(
             f"expected a JSON file at {path} ({error.strerror}). Check the path; `pixellm data layout` shows what is "
             "expected where."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Fetch it again.") from None
+
+
+def name_of(row: Any, default: object = "?") -> object:
+    """The id of a row of an annotation file, for messages."""
+    return row.get("id", default) if isinstance(row, dict) else default
 
 
 def size_of(image: dict[str, Any]) -> tuple[int, int] | None:

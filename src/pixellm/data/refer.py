@@ -10,21 +10,26 @@ Layout below the data root (`refs(SPLIT_BY).p` is a pickle of plain lists and di
 
 import pickle
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from pixellm.data.records import (
     MAX_BAD_FRACTION,
+    Exchange,
     Faults,
     Record,
     RecordList,
     Region,
     Segments,
     expect,
+    name_of,
     read_json,
     size_of,
 )
+from pixellm.data.wording import join
 
 NO_TARGET = -1  # gRefCOCO's annotation id where nothing fits
 MULTI_SIZES = (6, 5, 4)  # targets of a multi-referring question, in turn, as the released code groups them
@@ -45,21 +50,29 @@ def read_references(
     Raises:
         ValueError: a missing or malformed file, code in a pickle, no references of that split.
     """
-    instances = read_json(directory / "instances.json")
-    files = {image["id"]: image for image in instances["images"]}
-    segmentations = {a["id"]: a["segmentation"] for a in instances["annotations"]}
+    faults = Faults(directory, max_bad_fraction)
+    instances = expect(read_json(directory / "instances.json"), dict, f"COCO's lists in {directory / 'instances.json'}")
+    files: dict[int, dict[str, Any]] = {}
+    for image in expect(instances.get("images"), list, "a list `images` in instances.json"):
+        with faults.guard(f"image {name_of(image)}"):
+            expect(image["file_name"], str, "a file name")
+            files[image["id"]] = image
+    segmentations: dict[int, Any] = {}
+    for annotation in expect(instances.get("annotations"), list, "a list `annotations` in instances.json"):
+        with faults.guard(f"annotation {name_of(annotation)}"):
+            segmentations[annotation["id"]] = annotation["segmentation"]
     references = _references(directory, split_by)
     chosen = [reference for reference in references if reference.get("split") == split]
     if not chosen:
         found = sorted({str(reference.get("split")) for reference in references})
         raise ValueError(f"{directory}: expected references of the split {split!r}, found {', '.join(found)}.")
-    faults = Faults(directory, max_bad_fraction)
     regions: dict[int, list[Region]] = defaultdict(list)
     for reference in chosen:
         with faults.guard(reference.get("ref_id", "?")):
             if reference["image_id"] not in files:
                 raise ValueError(f"no image {reference['image_id']} in instances.json")
-            regions[reference["image_id"]] += _regions(reference, segmentations)
+            found = _regions(reference, segmentations)
+            regions[reference["image_id"]] += found
     records = (
         Record(str(image_id), images / files[image_id]["file_name"], size_of(files[image_id]), tuple(found))
         for image_id, found in regions.items()
@@ -79,14 +92,25 @@ def _regions(reference: dict[str, Any], segmentations: dict[int, Any]) -> list[R
     return [Region((sentence,), mask) for sentence in sentences if sentence]
 
 
-def multi_referring(regions: Sequence[Region], sizes: Sequence[int] = MULTI_SIZES) -> list[tuple[Region, ...]]:
-    """Regions of an image in file order, cut into questions of `sizes` targets in turn; the last may be smaller."""
-    groups, start = [], 0
-    while start < len(regions):
-        size = sizes[len(groups) % len(sizes)]
-        groups.append(tuple(regions[start : start + size]))
-        start += size
-    return groups
+def multi_referring(records: Sequence[Record]) -> RecordList:
+    """Questions for several targets each: sentences in file order, `MULTI_SIZES` in turn, the rest in the last one.
+
+    Sentences that nothing fits are left out.
+    """
+    return RecordList(
+        replace(record, regions=(), exchanges=tuple(_several(group) for group in _groups(record.regions)))
+        for record in records
+    )
+
+
+def _groups(regions: Sequence[Region]) -> Iterator[tuple[Region, ...]]:
+    fitting, sizes = iter([region for region in regions if region.mask is not None]), cycle(MULTI_SIZES)
+    while group := tuple(islice(fitting, next(sizes))):
+        yield group
+
+
+def _several(regions: tuple[Region, ...]) -> Exchange:
+    return Exchange(join([region.names[0] for region in regions]), None, regions, "phrase")
 
 
 def _references(directory: Path, split_by: str) -> list[dict[str, Any]]:
@@ -112,7 +136,7 @@ def read_plain_pickle(path: Path) -> Any:
     """A pickle of plain containers, numbers and texts; a ValueError for anything else, whose code is not run."""
     try:
         with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="utf-8").load()
+            return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
     except OSError as error:
         raise ValueError(f"expected a file at {path} ({error.strerror}).") from None
     # A damaged pickle makes the unpickler fail in any way.

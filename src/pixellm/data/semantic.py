@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +28,20 @@ from pixellm.data.records import (
     Region,
     Segments,
     expect,
+    name_of,
     read_json,
     read_labels,
     size_of,
 )
 
 CLASSES_FILE = Path(__file__).with_name("classes.yaml")
+# Of COCO's first list of things these were never annotated: their labels do not occur, and tell nothing.
+UNUSED_IN_COCO = frozenset(
+    (
+        *("street sign", "hat", "shoe", "eye glasses", "plate", "mirror", "window", "desk", "door", "blender"),
+        "hair brush",
+    )
+)
 
 
 class LabelMaps(Sequence[Record]):
@@ -98,40 +107,71 @@ def read_instances(
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise ValueError(f"{annotations}: expected a COCO file with lists images, annotations and categories.")
-    names = {category["id"]: said(category["name"]) for category in data["categories"]}
     faults = Faults(annotations, max_bad_fraction)
-    known = {image["id"] for image in data["images"]}
-    found: dict[int, dict[int, list]] = defaultdict(lambda: defaultdict(list))
+    names: dict[int, tuple[str, ...]] = {}
+    for category in data["categories"]:
+        with faults.guard(f"category {name_of(category)}"):
+            names[category["id"]] = said(expect(category["name"], str, "a category's name"))
+    known: dict[int, dict[str, Any]] = {}
+    for image in data["images"]:
+        with faults.guard(f"image {name_of(image)}"):
+            known[image["id"]] = image
+    found: dict[int, dict[int, list]] = defaultdict(dict)
     for annotation in data["annotations"]:
-        with faults.guard(f"annotation {annotation.get('id', '?')}"):
+        with faults.guard(f"annotation {name_of(annotation)}"):
             if annotation["image_id"] not in known:
                 raise ValueError(f"no image {annotation['image_id']}")
             if annotation["category_id"] not in names:
                 raise ValueError(f"no category {annotation['category_id']}")
             Segments((annotation["segmentation"],)).checked()
-            found[annotation["image_id"]][annotation["category_id"]].append(annotation["segmentation"])
+            parts = found[annotation["image_id"]].setdefault(annotation["category_id"], [])
+            parts.append(annotation["segmentation"])
     records = []
-    for image in data["images"]:
+    for image in known.values():
         if parts := found.get(image["id"]):
             with faults.guard(image["id"]):
-                absent = names.keys() - parts.keys() if complete else set(image.get("neg_category_ids", ()))
-                regions = tuple(Region(names[category], Segments(tuple(part))) for category, part in parts.items())
-                unseen = tuple(sorted(names[category][0] for category in absent if category in names))
-                records.append(Record(str(image["id"]), images / file_of(image), size_of(image), regions, unseen))
+                file = file_of(image, images)
+                regions, absent = _regions(image, parts, names, complete)
+                records.append(Record(str(image["id"]), file, size_of(image), regions, absent))
     return RecordList(records, faults.check(len(data["annotations"])))
+
+
+def _regions(
+    image: dict[str, Any], parts: dict[int, list], names: dict[int, tuple[str, ...]], complete: bool
+) -> tuple[tuple[Region, ...], tuple[str, ...]]:
+    """Regions and absent names of an image; categories that are called alike are one."""
+    united: dict[tuple[str, ...], list] = defaultdict(list)
+    for category, segmentations in parts.items():
+        united[names[category]] += segmentations
+    # Of these, not every instance is annotated (LVIS): neither are their masks all there is, nor are they absent.
+    partly = {names[category] for category in image.get("not_exhaustive_category_ids", ()) if category in names}
+    negative = names if complete else image.get("neg_category_ids", ())
+    absent = (
+        {names[category][0] for category in negative if category in names}
+        - {name[0] for name in united}
+        - {name[0] for name in partly}
+    )
+    regions = [Region(name, Segments(tuple(found))) for name, found in united.items() if name not in partly]
+    return tuple(regions), tuple(sorted(absent))
 
 
 def said(category: str) -> tuple[str, ...]:
     """How a category is spoken of: without what only tells senses apart, parts with what they belong to."""
-    thing, _, part = (re.sub(r"[ _]\(.*?\)", "", word).replace("_", " ").strip() for word in category.partition(":"))
+    thing, _, part = (re.sub(r"[ _]\(.*", "", word).replace("_", " ").strip() for word in category.partition(":"))
     return (f"{thing} {part}", f"{part} of the {thing}") if part else (thing,)
 
 
-def file_of(image: dict) -> str:
-    """Where a COCO or LVIS image lies below the folder of images: LVIS v1 gives only the URL it came from."""
-    if "file_name" in image:
-        return expect(image["file_name"], str, "a file name")
-    return str(PurePosixPath(*PurePosixPath(expect(image["coco_url"], str, "a URL")).parts[-2:]))
+def file_of(image: dict[str, Any], folder: Path) -> Path:
+    """Where a COCO or LVIS image lies.
+
+    LVIS v1 gives only the URL it came from, v0.5 a file name of another year, too: of all that they may mean, the first
+    that is there, or the first of all.
+    """
+    url = PurePosixPath(expect(image.get("coco_url", ""), str, "a URL"))
+    named = [image["file_name"]] if "file_name" in image or not url.name else []
+    choices = [expect(name, str, "a file name") for name in named]
+    choices += ["/".join(url.parts[-2:]), url.name] if url.name else []
+    return next((folder / choice for choice in choices if (folder / choice).is_file()), folder / choices[0])
 
 
 @cache
@@ -151,7 +191,11 @@ def ade20k(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMaps:
 
 def cocostuff(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMaps:
     """Things and stuff of COCO, without the 28 classes with "-" in their names: leftovers, or finer than one says."""
-    names = {label: name for label, name in enumerate(class_names("cocostuff")) if "-" not in name}
+    names = {
+        label: name
+        for label, name in enumerate(class_names("cocostuff"))
+        if "-" not in name and name not in UNUSED_IN_COCO
+    }
     return LabelMaps(root / "coco/train2017", root / "cocostuff/train2017", names, max_bad_fraction)
 
 
@@ -160,7 +204,9 @@ def mapillary(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMa
     folder = root / "mapillary"
     config = folder / "config_v2.0.json"
     try:
-        names = {value: label["readable"].lower() for value, label in enumerate(read_json(config)["labels"])}
+        labels = enumerate(read_json(config)["labels"])
+        # "void" is what belongs to no class, and the car that the camera was on.
+        names = {v: label["readable"].lower() for v, label in labels if not label.get("name", "").startswith("void")}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config}: expected `labels` with a `readable` name each ({error!r}).") from None
     return LabelMaps(folder / "training/images", folder / "training/v2.0/labels", names, max_bad_fraction)

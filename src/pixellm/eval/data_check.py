@@ -44,22 +44,34 @@ def check(data: DataSet, progress: Iterable[int] | None = None) -> Counts:
     """
     counts = Counts(bad=list(data.bad))
     for index in range(len(data)) if progress is None else progress:
-        record = None
         try:
             record = data[index]
-            _count(record, counts)
         except ValueError as error:
-            counts.bad.append(BadRecord(record.record_id if record else f"number {index}", str(error)))
+            counts.bad.append(BadRecord(f"number {index}", str(error)))
+            continue
+        counts.bad += [BadRecord(record.record_id, fault) for fault in _count(record, counts)]
     return counts
 
 
-def _count(record: Record, counts: Counts) -> None:
-    image = load_image(record.image)
-    if record.original_hw not in (None, (image.height, image.width)):
-        raise ValueError(f"annotated for {record.original_hw} pixels (height, width), got {image.height, image.width}")
-    regions = [*record.regions, *(region for exchange in record.exchanges for region in exchange.regions)]
-    sources = [region.mask for region in regions if region.mask is not None]
-    filled = [bool(source.decode(image.height, image.width).any()) for source in sources]
+def _count(record: Record, counts: Counts) -> Iterator[str]:
+    """Add one record to the counts; gives what is wrong with it."""
+    try:
+        image = load_image(record.image)
+    except ValueError as error:
+        yield str(error)
+        return
+    height, width = image.height, image.width
+    if record.original_hw not in (None, (height, width)):
+        yield f"annotated for {record.original_hw} pixels (height, width), got {(height, width)}"
+        return
+    asked = [(f"name {region.names[0]!r}", region) for region in record.regions]
+    asked += [(f"question {e.question!r}", region) for e in record.exchanges for region in e.regions]
+    filled = []
+    for where, region in asked:
+        try:
+            filled += [bool(region.mask.decode(height, width).any())] if region.mask is not None else []
+        except ValueError as error:
+            yield f"{where}: {error}"
     counts.images += 1
     counts.regions += len(record.regions)
     counts.without_target += sum(region.mask is None for region in record.regions)

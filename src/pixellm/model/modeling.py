@@ -231,7 +231,9 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             answers = segment_ids[groups[:, 0], groups[:, 1]].split(per_image)
             found = self.mask_losses(output.mask_logits, target_masks, resized_hw, answers, counts.masks, ignored)
             output.losses |= found
-        if target_names is not None and self.word_mix is not None and images.words is not None:
+        if target_masks is not None and self.word_mix is not None and images.words is not None:
+            if target_names is None:
+                target_names = self.word_mix.written(input_ids, groups)
             scores = self.word_mix.name_scores(self._first_states(group_states), images.words).float()
             known = target_names != IGNORE_INDEX
             loss = F.cross_entropy(scores[known], target_names[known], reduction="sum")
@@ -255,7 +257,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         prompts = self.codebook.fuse(states)
         if self.word_mix is None or images.words is None:
             return self.pixel_decoder(images.maps, prompts, image_index)
-        shares = self.word_mix.name_scores(self._first_states(states), images.words).softmax(dim=-1)
+        shares = self.word_mix.shares(self._first_states(states), images.words)
         return self._decode_named(images, shares, prompts, image_index)
 
     def decode_names(self, images: EncodedImages, names: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -351,8 +353,9 @@ def loss_counts(
 ) -> LossCounts:
     """What the losses of a batch alone are averaged over."""
     tokens = 0 if labels is None else int((labels[:, 1:] != IGNORE_INDEX).sum())
-    names = 0 if target_names is None else int((target_names != IGNORE_INDEX).sum())
-    return LossCounts(tokens, sum(len(masks) for masks in target_masks or ()), names, images)
+    masks = sum(len(stack) for stack in target_masks or ())
+    names = masks if target_names is None else int((target_names != IGNORE_INDEX).sum())
+    return LossCounts(tokens, masks, names, images)
 
 
 def packed_positions(segment_ids: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pixellm.model.configuration import PixelLMConfig
 
 TAG_SCALE = 6.0  # logits beyond it say no more
+NONE_SCORE = 6.0  # what a name's score has to be above to be the one meant rather than none; halfway to a sure one
 
 
 class WordMix(nn.Module):
@@ -46,12 +47,15 @@ class WordMix(nn.Module):
         self.to_names = nn.Linear(config.text_config.hidden_size, config.text_config.hidden_size)
         nn.init.zeros_(self.to_names.weight)  # at the start every name fits as well as any other
         nn.init.zeros_(self.to_names.bias)
+        self.none_score = nn.Parameter(torch.tensor(NONE_SCORE))
         self.prior_weight = nn.Parameter(torch.ones(()))
         self.to_pixels = nn.Linear(config.text_config.hidden_size, config.decoder_dim, bias=False)
         self.num_scales, self.num_tags, self.score_noise = config.num_scales, config.num_tags, config.score_noise
         self.to_prompts = nn.Linear(config.text_config.hidden_size, config.num_scales * config.decoder_dim, bias=False)
         self.tag_score = nn.Parameter(torch.zeros(config.text_config.hidden_size))
+        # When a name counts as present: what is listed should be there, and what is asked for should not be missed.
         self.tag_bias = nn.Parameter(torch.zeros(()))
+        self.mention_bias = nn.Parameter(torch.zeros(()))
 
     def words(self, embedding: nn.Module) -> Tensor:
         """Mean embedding (V, D) of each name's tokens."""
@@ -60,22 +64,21 @@ class WordMix(nn.Module):
 
     def unsure(self, class_logits: Tensor, presence_logits: Tensor) -> tuple[Tensor, Tensor]:
         """What the language model is told of each name, its scores (B, V, h, w) and (B, V): in training, both noisy."""
-        scores = presence_logits + self.tag_bias
         if not (self.training and self.score_noise):
-            return class_logits, scores
-        noise = self.score_noise * torch.randn_like(scores)
-        return class_logits + noise[..., None, None], scores + noise
+            return class_logits, presence_logits
+        noise = self.score_noise * torch.randn_like(presence_logits)
+        return class_logits + noise[..., None, None], presence_logits + noise
 
     def tags(self, name_scores: Tensor, words: Tensor) -> Tensor:
         """Tokens (B, K, D) of the likeliest names, the likeliest first: the word, and along one direction its score."""
         scores, names = name_scores.topk(self.num_tags, dim=1)
-        return words[names] + self._said(scores)
+        return words[names] + self._said(scores + self.tag_bias)
 
     def mentioned(self, input_ids: Tensor, name_scores: Tensor) -> Tensor:
         """What the scores (B, V) of the names that a text (B, T) mentions add to its embeddings: (B, T, D)."""
         names = self.mentions(input_ids)
         scores = name_scores.gather(1, names.clamp(min=0))
-        return self._said(scores) * (names >= 0)[..., None]
+        return self._said(scores + self.mention_bias) * (names >= 0)[..., None]
 
     def mentions(self, input_ids: Tensor) -> Tensor:
         """The name (B, T) that each token ends, -1 for none; of "dog" and "hot dog" it is the longer."""
@@ -98,8 +101,18 @@ class WordMix(nn.Module):
         return torch.einsum("bvxy,vc->bcxy", presence, self.to_pixels(centred(words)))
 
     def name_scores(self, states: Tensor, words: Tensor) -> Tensor:
-        """How well each name (V) fits each target, by the first state of its group: (T, D) → (T, V)."""
-        return self.to_names(states) @ word_directions(words.to(states.dtype)).T
+        """How well each name fits each target, by the first state of its group, and last, none: (T, D) → (T, V + 1)."""
+        scores = self.to_names(states) @ word_directions(words.to(states.dtype)).T
+        return torch.cat([scores, self.none_score.to(scores.dtype).expand(len(scores), 1)], dim=1)
+
+    def shares(self, states: Tensor, words: Tensor) -> Tensor:
+        """What each target is called, as shares of the names: (T, D) → (T, V), nearly 0 for what has another name."""
+        return self.name_scores(states, words).softmax(dim=-1)[:, :-1]
+
+    def written(self, input_ids: Tensor, groups: Tensor) -> Tensor:
+        """The name that the text (B, T) ends with before each group (row, position): (G,), V where it is none."""
+        names = self.mentions(input_ids)[groups[:, 0], groups[:, 1] - 1]
+        return torch.where(names >= 0, names, len(self.name_ids))
 
     def prompts(self, shares: Tensor, words: Tensor) -> Tensor:
         """The decoder's prompts for mixtures of names: shares (T, V) → (T, S, C)."""

@@ -52,5 +52,5 @@ class WeightAverage(TrainerCallback):
     def load(self, checkpoint: Path) -> None:
         """Go on from a checkpoint's mean."""
         if self.mean:
-            saved = load_file(checkpoint / AVERAGE)
-            self.mean = {name: saved[name] for name in self.parameters}  # in the parameters' order
+            for name, tensor in load_file(checkpoint / AVERAGE).items():
+                self.mean[name].copy_(tensor)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pixellm.data.augment import Augmentation
 from pixellm.data.chat import Chat
@@ -87,7 +87,7 @@ class Stage:
         bf16: compute in bfloat16; what trains is kept in float32.
         gradient_checkpointing: compute activations of the language model again rather than keep them.
         compile: compile the model with torch.compile.
-        save_steps: steps between checkpoints.
+        save_steps, logging_steps: steps between checkpoints, and between logs of the losses.
         workers: processes that read data.
         average: decay of a running mean of the weights, which is what the training gives (0: the last weights).
     """
@@ -106,6 +106,7 @@ class Stage:
     gradient_checkpointing: bool = False
     compile: bool = False
     save_steps: int = 500
+    logging_steps: int = 10
     workers: int = 2
     average: float = 0.0
 
@@ -228,12 +229,16 @@ def load_recipe(path: Path) -> Recipe | MiniRecipe:
     _check_names(recipe.start.settings, _fields(PixelLMConfig), f"{path}: start: settings")
     if not recipe.data.sets:
         raise ValueError(f"{path}: data: expected at least one data set, got none.")
+    parts = {
+        key: _beside(getattr(recipe.start, key), path.parent) for key in ("model", "language_model", "vision_model")
+    }
+    recipe = replace(recipe, start=replace(recipe.start, **parts))
     root = (path.parent / recipe.data.root).resolve()
     sets = {_located(name, path.parent): weight for name, weight in recipe.data.sets.items()}
     return replace(recipe, data=replace(recipe.data, root=root, sets=sets))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """The mapping in a YAML file, put over that of its `base`."""
     import yaml
 
@@ -248,9 +253,9 @@ def _read(path: Path) -> dict[str, Any]:
     base = data.pop("base", None)
     if base is None:
         return data
-    if Path(base).name != base or base == path.name:
+    if Path(base).name != base or base in (path.name, *above):
         raise ValueError(f"{path}: base: expected another recipe in the same directory, got {base!r}.")
-    return _over(_read(path.with_name(base)), data)
+    return _over(_read(path.with_name(base), (path.name, *above)), data)
 
 
 def _over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -281,6 +286,11 @@ def _located(name: str, directory: Path) -> str:
     return str((directory / name).resolve()) if name.endswith((".json", ".jsonl")) else name
 
 
+def _beside(name: str | None, directory: Path) -> str | None:
+    """A path from the recipe's directory if that leads somewhere, else the name as it is."""
+    return str((directory / name).resolve()) if name and (directory / name).exists() else name
+
+
 def _fields(config: type) -> set[str]:
     return set(signature(config).parameters) - {"kwargs"}
 
@@ -294,13 +304,38 @@ def _build(kind: type, values: Any, where: str) -> Any:
     for name, nested in _NESTED.get(kind, {}).items():
         if name in values:
             values[name] = _build(nested, values[name], f"{where}: {name}")
-    for f in fields(kind):  # YAML has no tuples
-        if isinstance(values.get(f.name), list):
-            values[f.name] = tuple(values[f.name])
+    for name, hint in get_type_hints(kind).items():
+        if name in values:
+            values[name] = _typed(values[name], hint, f"{where}: {name}")
     try:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """A value of YAML as the field wants it: YAML has no tuples, and takes 3e-4 for a text.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    inner, kind = get_args(hint), get_origin(hint) or hint
+    try:
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if kind is int and not isinstance(value, bool) and int(value) == float(value):
+            return int(value)
+        if kind is tuple and isinstance(value, list):
+            return tuple(value)
+        if kind is Mapping and isinstance(value, dict):
+            return {key: _typed(one, inner[1], f"{where}: {key}") for key, one in value.items()}
+        if kind is Path:
+            return Path(value)
+    except (TypeError, ValueError):
+        pass
+    if kind in (float, int, Mapping) or (kind in (str, bool) and not isinstance(value, kind)):
+        raise ValueError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}.")
+    return value
 
 
 def _check_names(values: Mapping, known: set[str], where: str) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, CLIPVisionConfig
+from transformers import (
+    AddedToken,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+)
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from pixellm import hub
@@ -63,7 +72,7 @@ def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
     if template is VICUNA:
         absent = [token for token in IMAGE_MARKERS if token not in tokenizer.get_vocab()]
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in absent])
-    text = AutoConfig.from_pretrained(start.language_model)
+    text = _language_config(start.language_model)
     text.vocab_size = max(text.vocab_size, len(tokenizer))
     clip = CLIPVisionConfig.from_pretrained(start.vision_model).to_diff_dict()
     vision = preset.vision_config.to_dict() | dict(settings["vision_config"])
@@ -79,9 +88,19 @@ def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
     return config, processor
 
 
+def _language_config(name: str) -> PreTrainedConfig:
+    """A causal LM's configuration; LLaVA's first models are LLaMAs under another name, with a projector beside them."""
+    settings, _ = PreTrainedConfig.get_config_dict(name)
+    if settings.get("model_type") == "llava" and "hidden_size" in settings:
+        return LlamaConfig.from_dict(settings | {"model_type": "llama"})
+    return AutoConfig.from_pretrained(name)
+
+
 def _load_language_model(model: PixelLMForConditionalGeneration, name: str) -> None:
     """Weights of a causal LM; rows for new tokens start near the mean of the others."""
-    base = AutoModelForCausalLM.from_pretrained(name, dtype="auto").state_dict()
+    config = _language_config(name)
+    kind = LlamaForCausalLM if isinstance(config, LlamaConfig) else AutoModelForCausalLM
+    base = kind.from_pretrained(name, config=config, dtype="auto").state_dict()
     own = model.language_model.state_dict()
     for key, tensor in base.items():
         if own[key].shape != tensor.shape:

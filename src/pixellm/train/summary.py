@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from pixellm.data.plan import Plan
-from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.train.recipe import Stage
 
 ADAM_BYTES = 12  # of a trained parameter: gradient and two moments, all float32
@@ -18,7 +18,7 @@ def summary(
     sizes: Mapping[str, int],
     plan: Plan,
     stage: Stage,
-    processor: PixelLMProcessor,
+    length: int,
 ) -> Iterator[str]:
     """Lines to show before training starts.
 
@@ -27,12 +27,11 @@ def summary(
         sizes: records of each data set.
         plan: over the data sets, in the same order.
         stage: see `Stage`.
-        processor: the model's.
+        length: tokens of a long row.
     """
     yield "part                 parameters      trained"
     for name, (total, trained) in parameters(model).items():
         yield f"{name:<18} {total:>12,} {trained:>12,}"
-    length = stage.max_length or processor.num_image_tokens * 2
     fixed, activations = memory(model, stage, length)
     yield (
         f"memory on each device, about: {fixed / GIGABYTE:.1f} GB for weights, gradients and optimizer, "

@@ -41,6 +41,7 @@ def build_processor(recipe: MiniRecipe) -> PixelLMProcessor:
 def build_config(recipe: MiniRecipe, processor: PixelLMProcessor, vocabulary: list[str]) -> PixelLMConfig:
     text = AutoConfig.from_pretrained(fetch_language_model())
     text.vocab_size = max(text.vocab_size, max(processor.codebook_ids) + 1)
+    text.name_or_path = ""  # a place on this machine
     settings = {key: value for key, value in recipe.model.items() if key != "vision"}
     return PixelLMConfig(
         vision_config={"kind": "timm", "vocabulary": vocabulary, **recipe.model["vision"]},
@@ -138,7 +139,8 @@ def fit_names(model: PixelLMForConditionalGeneration, batches: Iterable[dict]) -
             names.append(batch["target_names"])
     hook.remove()
     x, target = torch.cat(states), torch.cat(names)
-    x, target = x[target >= 0], target[target >= 0]
+    known = (target >= 0) & (target < len(model.word_mix.name_ids))
+    x, target = x[known], target[known]
     directions = word_directions(model.word_mix.words(model.get_input_embeddings()).float())
     mean = x.mean(dim=0)
     centred = x - mean

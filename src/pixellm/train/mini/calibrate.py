@@ -52,7 +52,7 @@ def presence_scores(
     model.eval()
     for photograph in photographs:
         inputs = processor.images([photograph.image])
-        scores = model.encode_images(inputs["pixel_values"], inputs["resized_hw"]).presence_logits
+        scores = model.vision_encoder(inputs["pixel_values"], inputs["resized_hw"]).presence_logits
         assert scores is not None
         found = category_masks(photograph.things).keys()
         for name in photograph.known & vocabulary.keys():

@@ -57,7 +57,8 @@ class ConversationSamples(Dataset):
         masks = [np.any([photograph.things[i].mask for i in slot], axis=0) for slot in turn.targets]
         empty = np.zeros((0, photograph.image.height, photograph.image.width), dtype=bool)
         categories = [photograph.things[slot[0]].category for slot in turn.targets]
-        names = tuple(self.vocabulary.index(c) if c in self.vocabulary else IGNORE_INDEX for c in categories)
+        other = len(self.vocabulary)
+        names = tuple(self.vocabulary.index(c) if c in self.vocabulary else other for c in categories)
         # Half the resolution tells the losses all that masks of a quarter of it can show.
         return Conversation(turn.question, turn.answer, (np.stack(masks) if masks else empty)[:, ::2, ::2], names)
 
