@@ -188,7 +188,10 @@ def test_what_is_frozen_in_the_first_stage_stays(recipe, tmp_path) -> None:
         ({"lora": {"rnak": 2, "alpha": 4}}, r"lora: unknown fields rnak \(did you mean rank\?\)"),
         ({"model": {"num_scale": 3}}, r"model: unknown fields num_scale \(did you mean num_scales\?\)"),
         ({"model": {"vision": {"image_sise": 64}}}, r"vision: unknown fields image_sise \(did you mean image_size\?\)"),
-        ({"sources": [{"annotations": "absent.json", "images": "images", "weight": 1}]}, "found nothing"),
+        (
+            {"sources": [{"annotations": "absent.json", "images": "images", "weight": 1}]},
+            "expected a JSON file at .*absent",
+        ),
     ],
 )
 def test_bad_recipes_are_refused(recipe, tmp_path, change, message) -> None:

@@ -4,7 +4,6 @@ A source says what it annotates (`known`), and whether it does so everywhere (`c
 is not annotated known to be absent.
 """
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 
 from pixellm import masks
 from pixellm.data.phrasing import Thing
+from pixellm.data.records import read_json
 from pixellm.images import load_image
 
 logger = logging.getLogger(__name__)
@@ -59,14 +59,14 @@ class CocoSource(Sequence[Photograph]):
     known: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        data = _read(self.annotations)
+        data = read_json(self.annotations)
         self._names = {c["id"]: c["name"] for c in data["categories"]}
         self._objects: dict[int, list[dict]] = defaultdict(list)
         for annotation in data["annotations"]:
             self._objects[annotation["image_id"]].append(annotation)
         self._captions: dict[int, list[str]] = defaultdict(list)
         if self.captions:
-            for caption in _read(self.captions)["annotations"]:
+            for caption in read_json(self.captions)["annotations"]:
                 self._captions[caption["image_id"]].append(caption["caption"])
         self.records = [r for r in data["images"] if self._objects[r["id"]]]
         self.known = frozenset(self._names.values())
@@ -113,14 +113,3 @@ def category_masks(things: Sequence[Thing]) -> dict[str, np.ndarray]:
     for thing in things:
         found[thing.category] = found[thing.category] | thing.mask if thing.category in found else thing.mask
     return found
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"expected a COCO annotation file at {path}, found nothing. Check the recipe's paths."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Fetch it again.") from error
