@@ -291,3 +291,21 @@ def test_bad_recipes(tmp_path, old, new, message) -> None:
     path.write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=message):
         load_recipe(path)
+
+
+def test_restart_empties_the_run_but_not_under_several_processes(photographs, tmp_path, monkeypatch) -> None:
+    old = tmp_path / "run/old"
+    old.mkdir(parents=True)
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: x\nstart: {model: absent/}\ndata: {sets: {data/my.jsonl: 1}}\n"
+        "stage: {steps: 1, batch_size: 2, learning_rate: 1e-4}\n"
+    )
+    with monkeypatch.context() as several:
+        several.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ValueError, match="--restart: expected one process"):
+            training.run(path, tmp_path / "run", restart=True)
+    assert old.is_dir()
+    with pytest.raises(ValueError, match="absent"):  # only now is the model looked for
+        training.run(path, tmp_path / "run", restart=True)
+    assert not old.exists()

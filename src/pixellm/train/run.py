@@ -4,6 +4,7 @@ recipe → data sets, model → adapters → PixelLMTrainer → a model director
 """
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -42,9 +43,7 @@ def run(recipe_file: Path, output: Path | None = None, restart: bool = False) ->
     """
     recipe = load_recipe(recipe_file)
     output = output or Path("runs") / recipe.name
-    if restart and output.exists():
-        shutil.rmtree(output)
-    output.mkdir(parents=True, exist_ok=True)
+    _make_room(output, restart)
     return train_mini(recipe, output) if isinstance(recipe, MiniRecipe) else train(recipe, output)
 
 
@@ -61,9 +60,7 @@ def fine_tune(data: Path, model: str, output: Path, steps: int | None = None, re
     Returns:
         The directory of the model.
     """
-    if restart and output.exists():
-        shutil.rmtree(output)
-    output.mkdir(parents=True, exist_ok=True)
+    _make_room(output, restart)
     count = len(open_data(str(data), data.parent))
     stage = Stage(
         steps=steps or max(MIN_STEPS, PASSES * count // TUNING_BATCH),
@@ -131,6 +128,15 @@ def train(recipe: Recipe, output: Path) -> Path:
         _save(recipe, trained, result)
     logger.info("the model is in %s", result)
     return result
+
+
+def _make_room(output: Path, restart: bool) -> None:
+    """The run's directory, emptied for a restart; a ValueError on several processes, which would empty each other's."""
+    if restart and output.exists():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(f"--restart: expected one process, got several. Delete {output} and start without it.")
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
 
 
 def _save(recipe: Recipe, trained: dict[str, torch.Tensor], result: Path) -> None:
