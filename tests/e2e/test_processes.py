@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 import trees
 
+CONFIGS = Path(__file__).parents[2] / "recipes/accelerate"
 STEPS = 6
 
 
@@ -37,11 +39,15 @@ def recipe(tmp_path, clip_model, clip_processor) -> Path:
         "learning_rate": 0.001,
         "save_steps": 2,
         "logging_steps": 1,
+        "eval_steps": 3,
+        "average": 0.5,
     }
     fields = {
         "name": "tiny",
-        "start": {"model": str(tmp_path / "start")},
+        # Without refinement: a pixel's weight would jump where rounding moves a logit over 0.
+        "start": {"model": str(tmp_path / "start"), "settings": {"overlap_weight": 1.0}},
         "data": {"sets": {"my.jsonl": 1}},
+        "validation": {"sets": {"my.jsonl": 1}},
         "lora": {"rank": 2, "alpha": 4},
         "stage": {**settings, "bf16": False, "workers": 1, "warmup_steps": 1},
     }
@@ -50,20 +56,29 @@ def recipe(tmp_path, clip_model, clip_processor) -> Path:
     return path
 
 
-def command(processes: int, recipe: Path, out: Path) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    return [sys.executable, *launcher, "-m", "pixellm", "train", str(recipe), "--out", str(out)]
+def command(processes: int, recipe: Path, out: Path, sharded: bool = False) -> list[str]:
+    launcher = ["-m", "pixellm"]
+    if sharded:
+        config = ("--config_file", str(CONFIGS / "fsdp2.yaml"), "--num_processes", str(processes))
+        launcher = ["-m", "accelerate.commands.launch", *config, str(Path(__file__).with_name("sharded_on_cpu.py"))]
+    elif processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *launcher]
+    return [sys.executable, *launcher, "train", str(recipe), "--out", str(out)]
 
 
-def start(processes: int, recipe: Path, out: Path) -> subprocess.Popen:
+def start(*of: Any, **settings: bool) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        command(processes, recipe, out), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(*of, **settings),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
-def train(processes: int, recipe: Path, out: Path) -> dict[str, torch.Tensor]:
-    process = start(processes, recipe, out)
+def train(processes: int, recipe: Path, out: Path, sharded: bool = False) -> dict[str, torch.Tensor]:
+    process = start(processes, recipe, out, sharded=sharded)
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
     return load_file(out / "model/model.safetensors")
@@ -85,9 +100,9 @@ def assert_same(found: list[dict[str, float]], expected: list[dict[str, float]])
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
 
 
-def kill_after_checkpoint(processes: int, recipe: Path, out: Path) -> None:
+def kill_after_checkpoint(processes: int, recipe: Path, out: Path, sharded: bool = False) -> None:
     """`kill -9` all processes as soon as there is a whole checkpoint."""
-    process = start(processes, recipe, out)
+    process = start(processes, recipe, out, sharded=sharded)
     deadline = time.monotonic() + 200
     while not list(out.glob("checkpoints/checkpoint-*/complete")):
         assert process.poll() is None, process.stdout.read()
@@ -115,3 +130,18 @@ def test_processes_kills_and_resuming_change_nothing(recipe, tmp_path) -> None:
         assert_same(logs(out), expected)
         if processes == 1:
             assert all(torch.equal(tensor, resumed[key]) for key, tensor in alone.items())
+
+
+def test_sharding_changes_nothing(recipe, tmp_path) -> None:
+    """FSDP2 = one process, step by step; the model is whole; killed while sharded and resumed on one, and back."""
+    alone = train(1, recipe, tmp_path / "alone")
+    expected = logs(tmp_path / "alone")
+    sharded = train(2, recipe, tmp_path / "sharded", sharded=True)
+    assert_same(logs(tmp_path / "sharded"), expected)
+    assert alone.keys() == sharded.keys()
+    assert all(torch.allclose(tensor, sharded[key], atol=1e-3) for key, tensor in alone.items())
+    for before, after in ((True, False), (False, True)):
+        out = tmp_path / f"sharded {before}, then {after}"
+        kill_after_checkpoint(2, recipe, out, sharded=before)
+        train(2 if after else 1, recipe, out, sharded=after)
+        assert_same(logs(out), expected)

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import CommitInfo, HfApi, ModelCard, RepoUrl
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
 import tiny
 import trees
-from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model.presets import PRESETS
 from pixellm.predictor import Predictor
 from pixellm.train import run as training
 from pixellm.train import start
@@ -216,6 +219,81 @@ def test_from_a_language_model_and_a_clip(photographs, parts, tmp_path) -> None:
     clip = CLIPVisionModel.from_pretrained(parts.vision_model).state_dict()
     key = next(key for key in clip if "fc1.weight" in key)
     assert torch.equal(predictor.model.vision_encoder.clip.state_dict()[key], clip[key])
+
+
+def test_from_some_layers_and_another_models_encoder(parts, timm_model, timm_processor, tmp_path, monkeypatch) -> None:
+    """The encoder comes with what reads it; codebook and pixel decoder are new."""
+    for part in (timm_model, timm_processor):
+        part.save_pretrained(tmp_path / "seeing")
+    monkeypatch.setitem(PRESETS, "tiny", tiny.timm_config)
+    settings = {"text_config": {"num_hidden_layers": 1}, "num_scales": 2, "tokens_per_scale": 1, "num_tags": 0}
+    described = ModelStart(None, "tiny", parts.language_model, str(tmp_path / "seeing"), settings)
+    model, processor = start.load(described, 0)
+    assert processor.image_processor.image_mean == timm_processor.image_processor.image_mean
+    assert len(model.config.codebook_ids) == len(processor.codebook_ids) == 2
+    assert model.config.decoder_grids == [4, 8]
+    theirs, ours = timm_model.state_dict(), model.state_dict()
+    same = {key for key in ours if key in theirs and torch.equal(ours[key], theirs[key])}
+    kept = {"vision_encoder", "llm_projector", "pixel_projector", "neck"}
+    assert {key for key in ours if key.split(".")[0] in kept} <= same
+    assert "word_mix.to_pixels.weight" in same
+    assert not any("transformers" in key and key.endswith("q_proj.weight") for key in same)
+    base = LlamaForCausalLM.from_pretrained(parts.language_model).state_dict()
+    key = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(ours[f"language_model.{key}"], base[key])
+    assert not any(".layers.1." in key for key in ours if key.startswith("language_model."))
+
+
+@pytest.mark.parametrize("model", ["timm"], indirect=True)
+def test_held_out_questions_while_it_trains(photographs, model, tmp_path, capsys) -> None:
+    """Answers every few steps and at the end: figures, pictures, TensorBoard; training goes on as if unasked."""
+    described = recipe(photographs, ModelStart(str(model)))
+    training.train(described, tmp_path / "unasked")
+    validation = Data({str(photographs): 1.0}, photographs.parent, epoch_length=3)
+    asked = replace(described, validation=validation, stage=replace(described.stage, eval_steps=4))
+    training.train(asked, tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(tmp_path / "unasked")
+    history = json.loads((tmp_path / "run/checkpoints/trainer_state.json").read_text())["log_history"]
+    answered = [row for row in history if "eval_giou" in row]
+    assert [row["step"] for row in answered] == [4, STEPS]
+    told = json.loads((tmp_path / "run/run.json").read_text())
+    assert (told["name"], told["seed"]) == ("tiny", 0)
+    assert told["figures"] == {k[5:]: v for k, v in answered[-1].items() if k.startswith("eval_")}
+    sheets = sorted(path.name for path in (tmp_path / "run/validation").iterdir())
+    assert sheets == ["step-000004.jpg", "step-000006.jpg"]
+    (events,) = (tmp_path / "run/checkpoints/runs").rglob("events*")
+    board = EventAccumulator(str(events.parent)).Reload()
+    assert [image.step for image in board.Images("answers")] == [4, 6]
+    assert {"train/loss", "train/loss_dice", "eval/giou"} <= set(board.Tags()["scalars"])
+    assert "s a step, about" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["clip"], indirect=True)
+def test_a_trained_model_can_be_pushed(model, tmp_path, monkeypatch) -> None:
+    """As everywhere in transformers: its files and its processor's go to the Hub in commits."""
+    sent: dict[str, bytes] = {}
+
+    def commit(_: HfApi, repo_id: str, operations: list, **__: object) -> CommitInfo:
+        for operation in operations:
+            with operation.as_file() as stream:
+                sent[operation.path_in_repo] = stream.read()
+        url = f"https://huggingface.co/{repo_id}/commit/0"
+        return CommitInfo(commit_url=url, commit_message="", commit_description="", oid="0")
+
+    monkeypatch.setattr(HfApi, "create_commit", commit)
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, repo_id, **__: RepoUrl(f"https://huggingface.co/{repo_id}"))
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: ModelCard("# Mine"))
+    PixelLMForConditionalGeneration.from_pretrained(model).push_to_hub("someone/mine")
+    PixelLMProcessor.from_pretrained(model).push_to_hub("someone/mine")
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    for name, content in sent.items():
+        (fetched / name).write_bytes(content)
+    predictor = Predictor.load(fetched)
+    before = load_file(model / "model.safetensors")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in load_file(fetched / "model.safetensors").items())
+    predictor.set_image(tiny.picture(40, 30))
+    assert predictor.ask("Where is the dog?", max_new_tokens=3).question
 
 
 @pytest.mark.parametrize(

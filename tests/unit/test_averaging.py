@@ -1,5 +1,6 @@
 """The running mean of weights."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,18 +10,25 @@ from torch import nn
 from pixellm.train.averaging import WeightAverage
 
 
+def started(model: nn.Module, decay: float, checkpoint: Path | None = None) -> WeightAverage:
+    average = WeightAverage(decay)
+    average.start = checkpoint
+    average.on_train_begin(None, None, None, model=model)
+    return average
+
+
 def run(decay: float, values: list[float], split: int | None = None, directory=None) -> float:
     """The weight that training ends with when it takes these values, saved and loaded in between if `split`."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.0)
-    average = WeightAverage(model, decay)
+    average = started(model, decay)
     for step, value in enumerate(values, start=1):
         nn.init.constant_(model.weight, value)
         average.on_step_end(None, SimpleNamespace(global_step=step), None)
         if step == split:
-            average.save(directory)
-            average = WeightAverage(model, decay)
-            average.load(directory)
+            average.save(directory, write=True)
+            average = started(model, decay, directory)
+            assert float(model.weight) == value
     average.on_train_end(None, None, None)
     return float(model.weight)
 
@@ -48,18 +56,29 @@ def test_it_goes_on_from_a_checkpoint(tmp_path) -> None:
 def test_frozen_weights_are_left_alone() -> None:
     model = nn.Linear(2, 1)
     model.bias.requires_grad_(False)
-    assert WeightAverage(model, 0.5).mean.keys() == {"weight"}
+    assert started(model, 0.5).mean.keys() == {"weight"}
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_impossible_decays(decay) -> None:
     with pytest.raises(ValueError, match="average: expected a decay"):
-        WeightAverage(nn.Linear(1, 1), decay)
+        WeightAverage(decay)
 
 
 def test_the_mean_is_not_the_weight_itself() -> None:
     model = nn.Linear(1, 1)
-    average = WeightAverage(model, 0.5)
+    average = started(model, 0.5)
     with torch.no_grad():
         model.weight.add_(1.0)
     assert not torch.equal(average.mean["weight"], model.weight)
+
+
+def test_the_model_holds_the_mean_for_a_while() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    average = started(model, 0.5)
+    nn.init.constant_(model.weight, 1.0)
+    average.on_step_end(None, SimpleNamespace(global_step=1), None)
+    with average.applied():
+        assert float(model.weight) == pytest.approx(0.9)
+    assert float(model.weight) == 1.0

@@ -114,6 +114,19 @@ def test_how_a_records_own_questions_are_put() -> None:
     assert explained.answer.endswith("For {tea}.")
 
 
+def test_named_answers_name_each_region_before_its_mask() -> None:
+    source = record(regions=tuple(region(i) for i in range(9)))
+    for seed in range(20):
+        for turn in turns(source, seed, named=True):
+            before = turn.answer.lower().split(f" {SEG_SLOT}")[:-1]
+            assert len(before) == len(turn.regions)
+            assert all(text.endswith(r.names[0]) for text, r in zip(before, turn.regions, strict=True))
+    phrase = Exchange("The Cup", None, (region(1, "The Cup"),), "phrase")
+    assert turns(record(exchanges=(phrase,)), 0, named=True)[0].answer == f"The Cup {SEG_SLOT}."
+    unnamed = record(exchanges=(Exchange("What?", None, (Region((), Filled(1)),), "sentence"),))
+    assert turns(unnamed, 0, named=True)[0].answer.count(SEG_SLOT) == 1
+
+
 def test_an_answer_does_not_repeat_the_question() -> None:
     source = record(exchanges=(Exchange("What holds tea?", None, (region(1, "What holds tea?"),), "sentence"),))
     for seed in range(30):

@@ -60,7 +60,7 @@ def test_fuse_brute_force(config):
     scales, tokens, targets = config.num_scales, config.tokens_per_scale, 3
     states = torch.randn(targets * scales * tokens, 32)
     with torch.no_grad():
-        fused = codebook.fuse(states).numpy()
+        fused = codebook(states).numpy()
     first, last = codebook.project[0], codebook.project[2]
     w1, b1, w2, b2, mix = (
         x.detach().numpy() for x in (first.weight, first.bias, last.weight, last.bias, codebook.token_weights)
@@ -85,4 +85,4 @@ def test_weights_start_as_a_mean_or_as_released():
 
 
 def test_no_targets():
-    assert Codebook(tiny.clip_config()).fuse(torch.zeros(0, 32)).shape == (0, 2, 32)
+    assert Codebook(tiny.clip_config())(torch.zeros(0, 32)).shape == (0, 2, 32)

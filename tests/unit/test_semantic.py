@@ -111,6 +111,7 @@ def test_any_instances_file(tmp_path) -> None:
     (record,) = open_data(str(path), tmp_path)
     assert record.image == tmp_path / "train2017/1.jpg"
     assert np.array_equal(mask_of(record, "Schäferhund"), trees.square() | trees.bar())
+    assert open_data(f"{path}:{tmp_path.name}", tmp_path.parent)[0].image == record.image
     assert record.absent == ()
     assert read_instances(path, tmp_path, complete=True)[0].absent == ("cat",)
 

@@ -222,6 +222,7 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="With --data: how many; by default as many as fit it.")
     ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="With a recipe: in place of its own.")] = None,
     restart: Annotated[
         bool, typer.Option("--restart/--resume", help="Begin anew, or go on from the last checkpoint.")
     ] = False,
@@ -230,13 +231,15 @@ def train(
     if (recipe is None) == (data is None):
         raise ValueError("expected a recipe or --data, one of them. See `pixellm train --help`.")
     _log_progress()
+    _quieten_transformers()
     from pixellm.train.run import fine_tune, run
 
     if data is not None:
         result = fine_tune(data, model, out or Path("runs") / data.stem, steps, restart)
     else:
-        result = run(recipe, out, restart)
-    out_console.print(f"trained: {result}")
+        result = run(recipe, out, restart, seed)
+    if _is_first_process():
+        out_console.print(f"trained: {result}")
 
 
 @data.command("layout")
@@ -297,6 +300,52 @@ def data_check(
     raise typer.Exit(1 if counts.bad else 0)
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(exists=True, file_okay=False, help="Directories of runs, or above them.")
+    ],
+    base: Annotated[str | None, typer.Option(help="The experiment that the others are compared with.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="A Markdown file to put the table in; the plot goes beside it, as PNG."),
+    ] = None,
+) -> None:
+    """Compare trainings: mean and spread of their figures over the runs of each recipe."""
+    from pixellm.eval import comparison
+
+    experiments = comparison.with_base(comparison.read_runs(runs), base)
+    table = comparison.markdown(experiments)
+    _print_lines(table)
+    if out is not None:
+        comparison.write_into(out, table)
+        comparison.plot(experiments, out.with_suffix(".png"))
+        _print_lines(f"table: {out}", f"plot: {out.with_suffix('.png')}")
+
+
+@app.command()
+def attention(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A photograph: its path, or example:NAME.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Picture to write, .png or .pdf.")],
+    model: Model = MINI,
+) -> None:
+    """Draw where each codebook token of each target looks."""
+    if out.suffix.lower() not in (".png", ".pdf"):
+        raise ValueError(f"--out: expected a .png or .pdf, got {out}.")
+    _quieten_transformers()
+    from pixellm.images import load_image
+
+    photograph = load_image(image)
+    from pixellm.eval.attention import attention_sheet, codebook_attention
+    from pixellm.predictor import Predictor
+
+    _hide_loading_bars()
+    answer, targets = codebook_attention(Predictor.load(model), photograph, question)
+    attention_sheet(answer, targets, out)
+    _print_lines(answer.text, f"picture: {out}")
+
+
 @app.command("eval")
 def evaluate(
     annotations: Annotated[Path, File],
@@ -343,7 +392,12 @@ def _hide_loading_bars() -> None:
 
 def _log_progress() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("pixellm").setLevel(logging.INFO)
+    logging.getLogger("pixellm").setLevel(logging.INFO if _is_first_process() else logging.WARNING)
+
+
+def _is_first_process() -> bool:
+    """Of several that train together, one talks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _megabytes(size: int) -> str:

@@ -1,16 +1,15 @@
 """What `pixellm ask` writes: pictures and JSON, checked before the model is loaded, each complete or not at all."""
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from pixellm.files import replacing, write_text
 from pixellm.images import EXAMPLE
 
 if TYPE_CHECKING:  # it would import torch
@@ -80,24 +79,11 @@ def save(answers: Sequence["Answer"], outputs: Outputs, console: Console) -> Non
     for answer, path in zip(answers, outputs.pictures, strict=True):
         if not answer.targets and not outputs.always:
             continue
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             answer.overlay().save(temporary, PICTURE_FORMATS[path.suffix.lower()])
         console.print(f"picture: {path}")
     if outputs.json is not None:
         found = [answer.to_json() for answer in answers]
         text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False, indent=2)
-        with _replacing(outputs.json) as temporary:
-            temporary.write_text(f"{text}\n", encoding="utf-8")
+        write_text(outputs.json, f"{text}\n")
         console.print(f"answers: {outputs.json}")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place when all went well and is gone otherwise."""
-    path = path.resolve()  # a link stays a link
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -114,8 +114,9 @@ def open_data(name: str, root: Path, max_bad_fraction: float = MAX_BAD_FRACTION)
 
     Args:
         name: a key of `PUBLISHED` (the first split, if none is given), for referring data sets also with "multi" before
-            it (`multi_referring`); a JSONL file (`jsonl.py`); a COCO or LVIS instances file *.json.
-        root: the data root; for an instances file, the folder of its images.
+            it (`multi_referring`); a JSONL file (`jsonl.py`); a COCO or LVIS instances file *.json, whose images lie in
+            `root`, or `FILE.json:FOLDER`.
+        root: the data root.
         max_bad_fraction: see `Faults`.
 
     Raises:
@@ -123,8 +124,10 @@ def open_data(name: str, root: Path, max_bad_fraction: float = MAX_BAD_FRACTION)
     """
     if name.endswith(".jsonl"):
         return read_jsonl(Path(name), max_bad_fraction)
-    if name.endswith(".json"):
-        return semantic.read_instances(Path(name), root, max_bad_fraction=max_bad_fraction)
+    file, instances, folder = name.partition(".json")
+    if instances and (not folder or folder.startswith(":")):
+        images = root / folder[1:] if folder else root
+        return semantic.read_instances(Path(file + instances), images, max_bad_fraction=max_bad_fraction)
     key, _, split = name.partition(":")
     single = key.removeprefix("multi")
     if key != single and single in PUBLISHED and PUBLISHED[single].kind == "refer":

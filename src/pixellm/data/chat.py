@@ -72,6 +72,7 @@ class Chat:
         absent_rate: how often something absent is asked for where a record tells what is.
         max_masks: masks of one image at most, which bounds memory; of a record's own questions, as many as fit are
             taken at random, but always one.
+        named: answers name each region right before its mask; otherwise many say no more than "Here it is".
         first_name_rate: how often an answer uses a region's first name where it has several.
         mask_stride: every how many pixels masks are read; what the model gives is no finer than a quarter of its input.
     """
@@ -80,6 +81,7 @@ class Chat:
     targets: int = 3
     absent_rate: float = 0.1
     max_masks: int = 64
+    named: bool = False
     first_name_rate: float = 0.9
     mask_stride: int = 1
 
@@ -177,7 +179,7 @@ def _about_regions(record: Record, rng: random.Random, chat: Chat) -> list[Excha
 def _ask_for(regions: Sequence[Region], rng: random.Random, chat: Chat) -> Exchange:
     names = [_name(region, rng, chat) for region in regions]
     question = _fill(rng.choice(SHORT_QUESTIONS), join(names).lower())
-    return Exchange(question, _compose([name.lower() for name in names], rng), tuple(regions))
+    return Exchange(question, _compose([name.lower() for name in names], rng, chat.named), tuple(regions))
 
 
 def _without_target(name: str, answers: Sequence[str], rng: random.Random) -> Exchange:
@@ -197,7 +199,7 @@ def _worded(exchange: Exchange, rng: random.Random, chat: Chat) -> Exchange:
         answer = f"{rng.choice(ONE_ANSWERS[:3])} {escape(answer or '')}"
     elif answer is None:
         # The name of a single target often is the question itself: then it says nothing to repeat it.
-        answer = _compose(names if names != [exchange.question] else [""], rng)
+        answer = _compose(names if chat.named or names != [exchange.question] else [""], rng, chat.named)
     return _plain(Exchange(question, answer, exchange.regions, ignored=exchange.ignored))
 
 
@@ -208,14 +210,20 @@ def _plain(exchange: Exchange) -> Exchange:
     return Exchange(exchange.question, escape(exchange.answer), ())
 
 
-def _compose(names: Sequence[str], rng: random.Random) -> str:
-    """An answer that shows targets called `names`, in this order; "" stands for one without a name of its own."""
+def _compose(names: Sequence[str], rng: random.Random, naming: bool) -> str:
+    """An answer that shows targets called `names`, in this order; "" stands for one without a name of its own.
+
+    With `naming`, names come right before their masks where there are any.
+    """
     named = all(names)
     names = [escape(name) for name in names]
+    naming = naming and named
     if len(names) == 1:
-        return _fill(rng.choice([t for t in ONE_ANSWERS if named or "{What}" not in t]), names[0])
-    if not named or rng.random() < 0.5:
-        template = rng.choice([t for t in SEPARATE_ANSWERS if named or "{what}" not in t])
+        choices = [t for t in ONE_ANSWERS if ("{What}" in t if naming else named or "{What}" not in t)]
+        return _fill(rng.choice(choices), names[0])
+    if naming or not named or rng.random() < 0.5:
+        templates = SEPARATE_ANSWERS[:1] if naming else SEPARATE_ANSWERS
+        template = rng.choice([t for t in templates if named or "{what}" not in t])
         text = join([_fill(template, name) for name in names])
         return f"{text if text.startswith(SEG_SLOT) else text[0].upper() + text[1:]}."
     return _fill(rng.choice(JOINT_ANSWERS), join(names), join([SEG_SLOT] * len(names)))

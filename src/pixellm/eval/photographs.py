@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import random
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -24,6 +23,7 @@ from pixellm.data.phrasing import MAX_SLOTS, askable_attributes, knowledge_turn
 from pixellm.data.wording import all_question, category_question, several_question
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
+from pixellm.files import write_text
 from pixellm.types import Answer, Segmenter
 
 logger = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ def evaluate(
             bar.advance(task, len(asked))
     report = Report(tuple(done[question.key] for question in questions), fingerprint)
     if path:
-        _write(path, _lines(fingerprint, report.results))
+        write_text(path, _lines(fingerprint, report.results))
     return report
 
 
@@ -310,7 +310,7 @@ def _fingerprint(source: CocoSource, questions: Sequence[Question], model: str) 
 def _resume(path: Path, fingerprint: dict[str, Any]) -> dict[str, Result]:
     """Results that are in the file already; it is made ready to be appended to."""
     if not path.is_file():
-        _write(path, _lines(fingerprint, ()))
+        write_text(path, _lines(fingerprint, ()))
         return {}
     complete, _newline, _cut = path.read_text(encoding="utf-8").rpartition("\n")
     try:
@@ -331,20 +331,12 @@ def _resume(path: Path, fingerprint: dict[str, Any]) -> dict[str, Result]:
         )
     if results:
         logger.info("%s: %d answers are there already", path, len(results))
-    _write(path, _lines(fingerprint, results))  # without a line that an interruption cut off
+    write_text(path, _lines(fingerprint, results))  # without a line that an interruption cut off
     return {result.key: result for result in results}
 
 
 def _lines(fingerprint: dict[str, Any], results: Sequence[Result]) -> str:
     return "".join(json.dumps(row) + "\n" for row in ({"fingerprint": fingerprint}, *map(asdict, results)))
-
-
-def _write(path: Path, text: str) -> None:
-    """Atomically: the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(path)
 
 
 def run(
@@ -379,10 +371,10 @@ def run(
     directory = hub.resolve(model)
     path = Path(out) / "results.jsonl"
     report = evaluate(Predictor.load(directory), source, questions, True, path, _identify(directory))
-    _write(
+    write_text(
         Path(out) / "summary.json", json.dumps({**report.summary, "fingerprint": report.fingerprint}, indent=2) + "\n"
     )
-    _write(Path(out) / "summary.md", report.markdown())
+    write_text(Path(out) / "summary.md", report.markdown())
     result_sheet(report.results, source, Path(out) / "sheet.jpg", licences=licences)
     return report
 

@@ -23,7 +23,7 @@ class Codebook(nn.Module):
             requires_grad=config.learned_fusion,
         )
 
-    def fuse(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """Project the states of complete codebook groups and fuse the K tokens of each scale.
 
         Args:

@@ -94,7 +94,8 @@ class PixelLMConfig(PreTrainedConfig):
         vision_config: see `PixelLMVisionConfig`.
         text_config: any causal LM configuration of transformers (a dict needs `model_type`) whose base model takes
             position ids and a 4-D attention mask, and whose logits are its output embeddings' (no soft cap, no scale).
-        num_scales: L, scales of image features = parts of the codebook.
+        num_scales: L, scales of image features = parts of the codebook; the finest ones of the vision encoder's, where
+            it gives more (the language model reads the coarsest).
         tokens_per_scale: N, codebook tokens for each scale.
         codebook_ids: the L·N vocabulary ids, scale-major.
         vocabulary_ids: of each name of vision_config.vocabulary, the token ids of every form in which texts mention it
@@ -113,6 +114,8 @@ class PixelLMConfig(PreTrainedConfig):
             (1 switches it off).
         semantics_weight: weight of the dense classifier's loss where a sample carries class targets.
         name_weight: weight of the loss that asks each target's first codebook state for its name in the vocabulary.
+        name_prior: with a vocabulary: the names that a target's first codebook state resembles add their prompts and
+            the dense classifier's map of them to its mask.
         peak_share: a pixel is in a mask where its probability is > 0.5, or, if this is given, > this share (0..1) of
             the mask's highest.
         repeat_guard: `Sampling.no_repeat_ngram_size` where who asks does not say; lists of a small language model may
@@ -153,6 +156,7 @@ class PixelLMConfig(PreTrainedConfig):
         overlap_weight: float = 2.0,
         semantics_weight: float = 0.0,
         name_weight: float = 0.0,
+        name_prior: bool = True,
         peak_share: float | None = None,
         repeat_guard: int = 0,
         compat: Compat = "paper",
@@ -186,6 +190,7 @@ class PixelLMConfig(PreTrainedConfig):
         self.overlap_weight = overlap_weight
         self.semantics_weight = semantics_weight
         self.name_weight = name_weight
+        self.name_prior = name_prior
         self.peak_share = peak_share
         self.repeat_guard = repeat_guard
         self.compat = compat
@@ -214,10 +219,11 @@ class PixelLMConfig(PreTrainedConfig):
                 f"num_tags: expected at most the {len(self.vision_config.vocabulary)} names of the vocabulary, "
                 f"got {self.num_tags}."
             )
-        if len(self.vision_config.grid_sizes) != self.num_scales:
+        if len(self.vision_config.grid_sizes) < self.num_scales:
             raise ValueError(
-                f"expected one vision feature per scale ({self.num_scales}), got {len(self.vision_config.grid_sizes)}. "
-                "Set vision_config.hidden_layers (clip) or reductions (timm) to match num_scales."
+                f"expected a vision feature for each of {self.num_scales} scales, got "
+                f"{len(self.vision_config.grid_sizes)}. Name as many in vision_config.hidden_layers (clip) or "
+                "reductions (timm)."
             )
 
     @property
@@ -231,7 +237,7 @@ class PixelLMConfig(PreTrainedConfig):
 
         A pyramid is used as it is; features of one size (a ViT) are upsampled twofold for every scale but the first.
         """
-        grids = self.vision_config.grid_sizes
+        grids = self.vision_config.grid_sizes[-self.num_scales :]
         if len(set(grids)) > 1:
             return grids
         return [grid if scale == 0 else 2 * grid for scale, grid in enumerate(grids)]

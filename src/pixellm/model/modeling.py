@@ -144,7 +144,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         deepest = features.scales[0]
         pooled = F.interpolate(deepest.float(), (grid, grid), mode="bilinear", align_corners=False).to(deepest.dtype)
         tokens = self.llm_projector(pooled.flatten(2).transpose(1, 2))
-        neck = [self.neck(self._project_pixels(feature)) for feature in features.scales]
+        neck = [self.neck(self._project_pixels(feature)) for feature in features.scales[-config.num_scales :]]
         words = name_scores = None
         if self.word_mix is not None:
             words = self.word_mix.words(self.get_input_embeddings())
@@ -231,7 +231,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             answers = segment_ids[groups[:, 0], groups[:, 1]].split(per_image)
             found = self.mask_losses(output.mask_logits, target_masks, resized_hw, answers, counts.masks, ignored)
             output.losses |= found
-        if target_masks is not None and self.word_mix is not None and images.words is not None:
+        named = self.word_mix is not None and self.config.name_prior
+        if named and target_masks is not None and images.words is not None:
             if target_names is None:
                 target_names = self.word_mix.written(input_ids, groups)
             scores = self.word_mix.name_scores(self._first_states(group_states), images.words).float()
@@ -254,8 +255,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
     def decode_masks(self, images: EncodedImages, states: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
         """States (G·S·K, D) of complete groups → low-resolution logits (G, 2g, 2g), and those of each scale."""
         states = states.to(images.maps[0].dtype)
-        prompts = self.codebook.fuse(states)
-        if self.word_mix is None or images.words is None:
+        prompts = self.codebook(states)
+        if self.word_mix is None or images.words is None or not self.config.name_prior:
             return self.pixel_decoder(images.maps, prompts, image_index)
         shares = self.word_mix.shares(self._first_states(states), images.words)
         return self._decode_named(images, shares, prompts, image_index)

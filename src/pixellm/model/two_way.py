@@ -20,13 +20,17 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner_dim, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
-        )
         # One side always has but a few tokens: written out, this takes half the time of the fused kernel.
-        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
-        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        attended = self.weights(query, key) @ self._heads(self.v_proj(value))
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """How much each of (T, Q, C) attends to each of (T, P, C), in each head: (T, heads, Q, P), sums to 1 over P."""
+        q, k = self._heads(self.q_proj(query)), self._heads(self.k_proj(key))
+        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class TwoWayBlock(nn.Module):

@@ -1,11 +1,16 @@
 """A running mean of the weights that train: on few photographs it generalises better than the last weights do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pixellm.train.state import put, trained_parameters, whole
 
 AVERAGE = "average.safetensors"
 
@@ -14,43 +19,76 @@ class WeightAverage(TrainerCallback):
     """Keeps an exponential mean of a model's trainable parameters, which hold it once training has ended.
 
     Args:
-        model: the model.
         decay: 0 ≤ decay < 1; a step's weights fade by this factor with each further step. The first steps count for
             more: the mean of a short run would otherwise be mostly its start. 0 keeps no mean.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"average: expected a decay of at least 0 and below 1, got {decay}.")
         self.decay = decay
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.parameters = trained if decay else {}
-        self.mean = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.mean: dict[str, Tensor] = {}  # of sharded parameters, the parts of this process
+        self.start: Path | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: object
+    ) -> TrainerControl:
+        """Begin with the weights as they are, or as the checkpoint `start` has them."""
+        if not self.decay:
+            return control
+        self.parameters = trained_parameters(model)
+        self.mean = self._current()
+        if self.start:
+            stored = load_file(self.start / AVERAGE)
+            with self.applied():
+                for name, parameter in self.parameters.items():
+                    put(parameter.data, stored[name])
+                self.mean = self._current()
+        return control
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
         if self.mean:
             decay = min(self.decay, state.global_step / (state.global_step + 9))
-            current = [parameter.detach() for parameter in self.parameters.values()]
+            current = [local(parameter) for parameter in self.parameters.values()]
             torch._foreach_lerp_(list(self.mean.values()), current, 1 - decay)
         return control
 
-    @torch.no_grad()
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(self.mean[name])
+        self._set(self.mean)
         return control
 
-    def save(self, checkpoint: Path) -> None:
-        """Write the mean into a checkpoint's directory."""
-        if self.mean:
-            save_file({name: tensor.contiguous() for name, tensor in self.mean.items()}, checkpoint / AVERAGE)
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model holds the mean meanwhile."""
+        current = self._current()
+        self._set(self.mean)
+        try:
+            yield
+        finally:
+            self._set(current)
 
-    def load(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint's mean."""
+    def _current(self) -> dict[str, Tensor]:
+        return {name: local(parameter).clone() for name, parameter in self.parameters.items()}
+
+    def _set(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            local(parameter).copy_(weights[name])
+
+    def save(self, checkpoint: Path, write: bool) -> None:
+        """Write the mean into a checkpoint's directory; all processes take part, one writes."""
         if self.mean:
-            for name, tensor in load_file(checkpoint / AVERAGE).items():
-                self.mean[name].copy_(tensor)
+            with self.applied():
+                state = {name: whole(parameter) for name, parameter in self.parameters.items()}
+            if write:
+                save_file(state, checkpoint / AVERAGE)
+
+
+def local(parameter: Tensor) -> Tensor:
+    """The part of a parameter that is on this process."""
+    tensor = parameter.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

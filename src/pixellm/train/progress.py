@@ -1,8 +1,13 @@
 """Progress of a training on the terminal: steps, time left, losses, images and tokens a second."""
 
+import time
+from datetime import timedelta
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+PACE_STEPS = 5  # after the first, whose mean is told
 
 
 class RichProgress(TrainerCallback):
@@ -10,6 +15,7 @@ class RichProgress(TrainerCallback):
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
+        self.ends: list[float] = []  # of the steps of this run
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -35,7 +41,18 @@ class RichProgress(TrainerCallback):
     ) -> TrainerControl:
         if state.is_world_process_zero:
             self.bar.update(self.task, completed=state.global_step)
+            self._tell_pace(state)
         return control
+
+    def _tell_pace(self, state: TrainerState) -> None:
+        """Once, after the first steps: the very first one prepares much that later ones find ready."""
+        if len(self.ends) > PACE_STEPS:
+            return
+        self.ends.append(time.monotonic())
+        if len(self.ends) > PACE_STEPS:
+            seconds = (self.ends[-1] - self.ends[0]) / PACE_STEPS
+            left = timedelta(seconds=round(seconds * (state.max_steps - state.global_step)))
+            self._print(state, f"{seconds:.3g} s a step, about {left} to go")
 
     def on_log(
         self,
@@ -45,14 +62,20 @@ class RichProgress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: object,
     ) -> TrainerControl:
-        if state.is_world_process_zero and logs and "loss" in logs:
+        if not state.is_world_process_zero or not logs:
+            return control
+        answered = {key.removeprefix("eval_"): value for key, value in logs.items() if key.startswith("eval_")}
+        if answered:
+            self._print(state, "held out: " + ", ".join(f"{name} {value:.3f}" for name, value in answered.items()))
+        elif "loss" in logs:
             told = describe(logs)
             self.bar.update(self.task, description=told)
             if not self.console.is_terminal:
-                self.console.print(
-                    f"step {state.global_step}/{state.max_steps}  {told}", highlight=False, soft_wrap=True
-                )
+                self._print(state, told)
         return control
+
+    def _print(self, state: TrainerState, told: str) -> None:
+        self.console.print(f"step {state.global_step}/{state.max_steps}  {told}", highlight=False, soft_wrap=True)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object

@@ -41,7 +41,10 @@ class ModelStart:
     Args:
         model: a name of `pixellm models list`, a Hugging Face Hub id, or a directory; all its modules are kept.
         preset: of `pixellm.model.presets`, for parts: the sizes of everything that is not theirs.
-        language_model, vision_model: Hub ids or directories of a causal LM with its tokenizer, and of a CLIP-ViT.
+        language_model: Hub id or directory of a causal LM with its tokenizer, or the embedded smollm2-135m-instruct;
+            `settings: {text_config: {num_hidden_layers: n}}` takes its first n layers.
+        vision_model: Hub id or directory of a CLIP-ViT; or pixellm-mini or a directory of a PixelLM model, whose vision
+            encoder is taken, and of the same size projectors, neck, and features of names.
         settings: fields of `PixelLMConfig` that differ from the model's or the preset's.
     """
 
@@ -57,7 +60,8 @@ class Data:
     """Which data sets are mixed.
 
     Args:
-        sets: weight of each data set; a name of `pixellm data layout`, or a file of one's own (`*.jsonl`, `*.json`).
+        sets: weight of each data set; a name of `pixellm data layout`, or a file of one's own (`*.jsonl`, `*.json`; see
+            `open_data`).
         root: the data root.
         epoch_length: samples of an epoch; 0: as many as there are records.
         chat: how they are asked about.
@@ -87,7 +91,8 @@ class Stage:
         bf16: compute in bfloat16; what trains is kept in float32.
         gradient_checkpointing: compute activations of the language model again rather than keep them.
         compile: compile the model with torch.compile.
-        save_steps, logging_steps: steps between checkpoints, and between logs of the losses.
+        save_steps, logging_steps, eval_steps: steps between checkpoints, between logs of the losses, and between
+            evaluations (0: only at the end).
         workers: processes that read data.
         average: decay of a running mean of the weights, which is what the training gives (0: the last weights).
     """
@@ -107,19 +112,28 @@ class Stage:
     compile: bool = False
     save_steps: int = 500
     logging_steps: int = 10
+    eval_steps: int = 0
     workers: int = 2
     average: float = 0.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment on data sets of records."""
+    """An experiment on data sets of records.
+
+    Args:
+        start, data, stage, lora: see there.
+        validation: held-out images with fixed questions, answered by generating while the model trains and at the end;
+            its epoch_length says how many images.
+        seed: of everything random.
+    """
 
     name: str
     start: ModelStart
     data: Data
     stage: Stage
     lora: Lora = field(default_factory=Lora)
+    validation: Data | None = None
     seed: int = 0
 
 
@@ -203,7 +217,7 @@ class MiniRecipe:
 
 
 _NESTED: dict[type, dict[str, type]] = {
-    Recipe: {"start": ModelStart, "data": Data, "stage": Stage, "lora": Lora},
+    Recipe: {"start": ModelStart, "data": Data, "validation": Data, "stage": Stage, "lora": Lora},
     Data: {"chat": Chat},
     MiniRecipe: {
         "vision_stage": VisionStage,
@@ -227,15 +241,12 @@ def load_recipe(path: Path) -> Recipe | MiniRecipe:
         return _mini_recipe(data, path)
     recipe: Recipe = _build(Recipe, data, str(path))
     _check_names(recipe.start.settings, _fields(PixelLMConfig), f"{path}: start: settings")
-    if not recipe.data.sets:
-        raise ValueError(f"{path}: data: expected at least one data set, got none.")
     parts = {
         key: _beside(getattr(recipe.start, key), path.parent) for key in ("model", "language_model", "vision_model")
     }
     recipe = replace(recipe, start=replace(recipe.start, **parts))
-    root = (path.parent / recipe.data.root).resolve()
-    sets = {_located(name, path.parent): weight for name, weight in recipe.data.sets.items()}
-    return replace(recipe, data=replace(recipe.data, root=root, sets=sets))
+    validation = recipe.validation and _located(recipe.validation, path, "validation")
+    return replace(recipe, data=_located(recipe.data, path, "data"), validation=validation)
 
 
 def _read(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -281,9 +292,13 @@ def _mini_recipe(data: dict[str, Any], path: Path) -> MiniRecipe:
     return replace(recipe, **places)
 
 
-def _located(name: str, directory: Path) -> str:
-    """A data set's name as it is, a file's path from the recipe's directory."""
-    return str((directory / name).resolve()) if name.endswith((".json", ".jsonl")) else name
+def _located(data: Data, recipe: Path, where: str) -> Data:
+    """With paths from the recipe's directory made absolute; the names of data sets stay as they are."""
+    if not data.sets:
+        raise ValueError(f"{recipe}: {where}: expected at least one data set, got none.")
+    above = recipe.parent
+    sets = {str((above / name).resolve()) if ".json" in name else name: w for name, w in data.sets.items()}
+    return replace(data, root=(above / data.root).resolve(), sets=sets)
 
 
 def _beside(name: str | None, directory: Path) -> str | None:

@@ -3,17 +3,23 @@
 recipe → data sets, model → adapters → PixelLMTrainer → a model directory, adapters merged
 """
 
+import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from pixellm.data.catalogue import open_data
 from pixellm.data.plan import LengthBatches, Plan
+from pixellm.data.records import DataSet
 from pixellm.embedded import make_readable
+from pixellm.eval.comparison import RUN
+from pixellm.files import write_text
 from pixellm.model.lora import merge_trained
 from pixellm.train import start
 from pixellm.train.adapt import adapt
@@ -22,8 +28,9 @@ from pixellm.train.mini.run import train_mini
 from pixellm.train.progress import RichProgress
 from pixellm.train.recipe import Data, MiniRecipe, ModelStart, Recipe, Stage, load_recipe
 from pixellm.train.samples import ChatSamples
+from pixellm.train.state import trained_state
 from pixellm.train.summary import summary
-from pixellm.train.trainer import PixelLMTrainer, trainable_state
+from pixellm.train.trainer import PixelLMTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +40,18 @@ LOOKED_AT = 32  # samples whose longest row stands for a long one, to estimate m
 PASSES, MIN_STEPS, TUNING_BATCH = 6, 60, 8
 
 
-def run(recipe_file: Path, output: Path | None = None, restart: bool = False) -> Path:
+def run(recipe_file: Path, output: Path | None = None, restart: bool = False, seed: int | None = None) -> Path:
     """Train a recipe to the end and return the directory of the model, ready for `Predictor.load`.
 
     Args:
         recipe_file: see `recipe.py`.
         output: where checkpoints and results go; by default `runs/NAME`.
         restart: begin anew instead of resuming.
+        seed: in place of the recipe's.
     """
     recipe = load_recipe(recipe_file)
+    if seed is not None:
+        recipe = replace(recipe, seed=seed)
     output = output or Path("runs") / recipe.name
     _make_room(output, restart)
     return train_mini(recipe, output) if isinstance(recipe, MiniRecipe) else train(recipe, output)
@@ -86,12 +96,12 @@ def train(recipe: Recipe, output: Path) -> Path:
         logger.info("%s is there already and was not trained again; --restart begins anew", result)
         return result
     data, stage = recipe.data, recipe.stage
-    arguments = _arguments(recipe, output / "checkpoints")
-    per_step = _batches_per_step(stage, arguments.world_size)
-    arguments.gradient_accumulation_steps = per_step // arguments.world_size
-    sets = {name: open_data(name, data.root, data.max_bad_fraction) for name in data.sets}
-    sizes = tuple(len(one) for one in sets.values())
-    plan = Plan(sizes, tuple(data.sets.values()), data.epoch_length or sum(sizes), recipe.seed)
+    per_step = _batches_per_step(stage)
+    sets, plan = _open(data, recipe.seed)
+    held_out = None
+    if recipe.validation:  # the same questions for every seed
+        whole = replace(recipe.validation.chat, mask_stride=1)
+        held_out = ChatSamples(*_open(recipe.validation, seed=0), whole)
     model, processor = start.load(recipe.start, recipe.seed)
     torch.manual_seed(recipe.seed)  # adapters are drawn the same whatever ran in this process before
     model.float()
@@ -102,20 +112,22 @@ def train(recipe: Recipe, output: Path) -> Path:
         model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     if stage.compile:
         model.language_model.base_model.compile(dynamic=True)
-    samples = ChatSamples(list(sets.values()), plan, data.chat, len(model.config.codebook_ids))
+    samples = ChatSamples(sets, plan, data.chat, len(model.config.codebook_ids))
     longest = len(processor.prefix_ids) + round(max(samples.length(i) for i in range(LOOKED_AT)))
     length = min(longest, stage.max_length or longest)
-    for line in summary(model, dict(zip(sets, sizes, strict=True)), plan, stage, length):
+    for line in summary(model, list(data.sets), plan, stage, length):
         logger.info(line)
     progress = RichProgress()
     trainer = PixelLMTrainer(
         model,
-        arguments,
+        _arguments(recipe, output / "checkpoints"),
         train_dataset=samples,
+        eval_dataset=held_out,
         data_collator=Collator(processor, stage.max_length),
         batches=LengthBatches(samples.length, stage.steps, stage.device_batch_size, per_step),
         learning_rates=dict(stage.rates),
         average=stage.average,
+        processor=processor,
         callbacks=[progress],
     )
     trainer.remove_callback(PrinterCallback)
@@ -123,17 +135,28 @@ def train(recipe: Recipe, output: Path) -> Path:
         trainer.fit()
     finally:
         progress.bar.stop()  # it hides the cursor
-    trained = {key: tensor.cpu() for key, tensor in trainable_state(model).items()}
-    if arguments.should_save:
+    trained = trained_state(trainer.model)
+    if trainer.args.should_save:
+        if trainer.figures:
+            told = {"name": recipe.name, "seed": recipe.seed, "figures": trainer.figures}
+            write_text(output / RUN, json.dumps(told, indent=2) + "\n")
+        unset_hf_deepspeed_config()  # or this process would wait for the others to share the model with
         _save(recipe, trained, result)
     logger.info("the model is in %s", result)
     return result
 
 
+def _open(data: Data, seed: int) -> tuple[list[DataSet], Plan]:
+    """The data sets, and the plan that draws from them."""
+    sets = [open_data(name, data.root, data.max_bad_fraction) for name in data.sets]
+    sizes = tuple(map(len, sets))
+    return sets, Plan(sizes, tuple(data.sets.values()), data.epoch_length or sum(sizes), seed)
+
+
 def _make_room(output: Path, restart: bool) -> None:
     """The run's directory, emptied for a restart; a ValueError on several processes, which would empty each other's."""
     if restart and output.exists():
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if _processes() > 1:
             raise ValueError(f"--restart: expected one process, got several. Delete {output} and start without it.")
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -153,12 +176,17 @@ def _save(recipe: Recipe, trained: dict[str, torch.Tensor], result: Path) -> Non
     partial.rename(result)
 
 
-def _batches_per_step(stage: Stage, processes: int) -> int:
+def _processes() -> int:
+    """How many train together, as torchrun and accelerate say."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _batches_per_step(stage: Stage) -> int:
     """Batches of a step on all processes; a ValueError if they can't share it evenly."""
-    if stage.batch_size % (stage.device_batch_size * processes):
+    if stage.batch_size % (stage.device_batch_size * _processes()):
         raise ValueError(
             f"batch_size: expected a multiple of device_batch_size × processes = {stage.device_batch_size} × "
-            f"{processes}, got {stage.batch_size}. Change one of them."
+            f"{_processes()}, got {stage.batch_size}. Change one of them."
         )
     return stage.batch_size // stage.device_batch_size
 
@@ -169,6 +197,7 @@ def _arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         output_dir=str(output),
         max_steps=stage.steps,
         per_device_train_batch_size=stage.device_batch_size,
+        gradient_accumulation_steps=_batches_per_step(stage) // _processes(),
         learning_rate=stage.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=stage.warmup_steps,
@@ -180,6 +209,8 @@ def _arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         seed=recipe.seed,
         logging_steps=min(stage.logging_steps, stage.steps),
         save_steps=stage.save_steps,
+        eval_strategy="steps" if recipe.validation and stage.eval_steps else "no",
+        eval_steps=stage.eval_steps or None,
         save_total_limit=KEPT_CHECKPOINTS,
         ignore_data_skip=True,  # the batches start where they have to
         ddp_find_unused_parameters=True,  # without a target the pixel decoder does nothing

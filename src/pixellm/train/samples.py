@@ -31,6 +31,10 @@ class ChatSamples(Dataset):
     chat: Chat = field(default_factory=Chat)
     group_size: int = 6
 
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return self.plan.epoch_length
+
     def draft(self, index: int) -> Draft:
         """Sample number `index` before its image is read."""
         draw = self.plan[index]

@@ -1,5 +1,6 @@
-"""What training starts from: a whole model, none of whose modules is drawn anew, or a base language model and CLIP."""
+"""What training starts from: a whole model, none of whose modules is drawn anew, or a language model and an encoder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,22 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from pixellm import hub
-from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
+from pixellm.embedded import LANGUAGE_MODEL, fetch_language_model
+from pixellm.model import (
+    PixelLMConfig,
+    PixelLMForConditionalGeneration,
+    PixelLMImageProcessor,
+    PixelLMProcessor,
+    PixelLMVisionConfig,
+)
 from pixellm.model.convert import Report, clip_weights
 from pixellm.model.presets import PRESETS
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML, IMAGE_MARKERS, VICUNA
-from pixellm.model.weights import read_weights
+from pixellm.model.weights import read_json, read_weights
 from pixellm.train.recipe import ModelStart
+
+ANSWERING = ("language_model.", "codebook.", "pixel_decoder.")  # not taken over with another model's vision encoder
 
 
 def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
@@ -42,12 +52,12 @@ def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration,
     config, processor = describe(start)
     torch.manual_seed(seed)
     model = PixelLMForConditionalGeneration(config)
-    _load_language_model(model, start.language_model or "")
-    state = clip_weights(read_weights(_directory(start.vision_model or "")), config, Report())
-    encoder = {key: tensor for key, tensor in model.state_dict().items() if key.startswith("vision_encoder.")}
-    if absent := encoder.keys() - state.keys():
-        raise ValueError(f"{start.vision_model}: expected a CLIP vision encoder, got one without {min(absent)}.")
-    model.load_state_dict(state, strict=False)
+    _load_language_model(model, _language_model(start.language_model or ""))
+    state = _encoder_weights(start.vision_model or "", config)
+    own = model.state_dict()
+    if absent := {key for key in own if key.startswith("vision_encoder.")} - state.keys():
+        raise ValueError(f"{start.vision_model}: expected a vision encoder, got one without {min(absent)}.")
+    model.load_state_dict({k: t for k, t in state.items() if k in own and own[k].shape == t.shape}, strict=False)
     return model, processor
 
 
@@ -66,26 +76,55 @@ def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
         raise ValueError(f"start: expected a preset, got {start.preset!r}. Known: {', '.join(PRESETS)}.")
     preset = PRESETS[start.preset]()
     settings = preset.to_dict() | dict(start.settings)
-    tokenizer = AutoTokenizer.from_pretrained(start.language_model)
+    language_model = _language_model(start.language_model)
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
     tokens = add_codebook_tokens(tokenizer, settings["num_scales"] * settings["tokens_per_scale"])
     template = CHATML if "<|im_start|>" in tokenizer.get_vocab() else VICUNA
     if template is VICUNA:
         absent = [token for token in IMAGE_MARKERS if token not in tokenizer.get_vocab()]
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in absent])
-    text = _language_config(start.language_model)
+    text = _language_config(language_model)
     text.vocab_size = max(text.vocab_size, len(tokenizer))
-    clip = CLIPVisionConfig.from_pretrained(start.vision_model).to_diff_dict()
-    vision = preset.vision_config.to_dict() | dict(settings["vision_config"])
-    vision["clip"] = {key: value for key, value in clip.items() if key != "image_size"}
+    vision, mean, std = _vision(start.vision_model, preset.vision_config)
     settings |= {
-        "text_config": text.to_dict(),
-        "vision_config": vision,
+        "text_config": text.to_dict() | dict(start.settings.get("text_config", {})),
+        "vision_config": vision | dict(start.settings.get("vision_config", {})),
         "codebook_ids": tokenizer.convert_tokens_to_ids(tokens),
     }
     config = PixelLMConfig.from_dict(settings)
-    image_processor = PixelLMImageProcessor(config.vision_config.image_size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    image_processor = PixelLMImageProcessor(config.vision_config.image_size, mean, std)
     processor = PixelLMProcessor(image_processor, tokenizer, tokens, config.num_image_tokens, **template)
     return config, processor
+
+
+def _vision(name: str, preset: PixelLMVisionConfig) -> tuple[dict[str, Any], Sequence[float], Sequence[float]]:
+    """Settings of a vision encoder, and the mean and spread of the pixels that it was trained with."""
+    if _is_pixellm(name):
+        directory = hub.resolve(name)
+        pixels = PixelLMProcessor.from_pretrained(directory).image_processor
+        return PixelLMConfig.from_pretrained(directory).vision_config.to_dict(), pixels.image_mean, pixels.image_std
+    clip = CLIPVisionConfig.from_pretrained(name).to_diff_dict()
+    sizes = {"clip": {key: value for key, value in clip.items() if key != "image_size"}}
+    return preset.to_dict() | sizes, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+
+def _encoder_weights(name: str, config: PixelLMConfig) -> dict[str, Tensor]:
+    """Weights of a vision encoder under our names; of a PixelLM model, also of what reads it."""
+    if _is_pixellm(name):
+        state = read_weights(hub.resolve(name))
+        return {key: tensor for key, tensor in state.items() if not key.startswith(ANSWERING)}
+    return clip_weights(read_weights(_directory(name)), config, Report())
+
+
+def _is_pixellm(name: str) -> bool:
+    """Whether a name is that of a whole PixelLM model, whose encoder is meant, and not of a CLIP."""
+    file = Path(name) / "config.json"
+    return name == hub.MINI or (file.is_file() and read_json(file).get("model_type") == PixelLMConfig.model_type)
+
+
+def _language_model(name: str) -> str:
+    """Where a language model is: a Hub id, a directory, or the embedded one."""
+    return str(fetch_language_model()) if name == LANGUAGE_MODEL.name else name
 
 
 def _language_config(name: str) -> PreTrainedConfig:
@@ -98,7 +137,8 @@ def _language_config(name: str) -> PreTrainedConfig:
 
 def _load_language_model(model: PixelLMForConditionalGeneration, name: str) -> None:
     """Weights of a causal LM; rows for new tokens start near the mean of the others."""
-    config = _language_config(name)
+    config: Any = _language_config(name)
+    config.num_hidden_layers = model.config.text_config.num_hidden_layers  # perhaps only its first ones
     kind = LlamaForCausalLM if isinstance(config, LlamaConfig) else AutoModelForCausalLM
     base = kind.from_pretrained(name, config=config, dtype="auto").state_dict()
     own = model.language_model.state_dict()

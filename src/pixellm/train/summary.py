@@ -1,7 +1,7 @@
 """What a training is about to do: what trains, what it takes, what it learns from."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -15,7 +15,7 @@ GIGABYTE = 1e9
 
 def summary(
     model: PixelLMForConditionalGeneration,
-    sizes: Mapping[str, int],
+    names: Sequence[str],
     plan: Plan,
     stage: Stage,
     length: int,
@@ -24,8 +24,8 @@ def summary(
 
     Args:
         model: with all that trains unfrozen.
-        sizes: records of each data set.
-        plan: over the data sets, in the same order.
+        names: of the data sets.
+        plan: over them, in the same order.
         stage: see `Stage`.
         length: tokens of a long row.
     """
@@ -37,7 +37,7 @@ def summary(
         f"memory on each device, about: {fixed / GIGABYTE:.1f} GB for weights, gradients and optimizer, "
         f"{activations / GIGABYTE:.1f} GB for activations of the language model ({length} tokens a row)"
     )
-    for (name, size), quota in zip(sizes.items(), plan.quotas, strict=True):
+    for name, size, quota in zip(names, plan.sizes, plan.quotas, strict=True):
         yield f"{name}: {size:,} records, {quota:,} of the {plan.epoch_length:,} samples of an epoch"
     epochs = stage.steps * stage.batch_size / plan.epoch_length
     yield f"{stage.steps:,} steps of {stage.batch_size} images = {epochs:.1f} epochs"

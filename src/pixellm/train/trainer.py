@@ -10,21 +10,31 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.data.plan import LengthBatches
+from pixellm.eval.validation import Validated, validate
+from pixellm.model import PixelLMProcessor
 from pixellm.model.modeling import loss_counts
+from pixellm.predictor import Predictor
 from pixellm.train.averaging import WeightAverage
+from pixellm.train.state import answering, load_optimizer_state, load_trained_state, optimizer_state, trained_state
 from pixellm.types import LossCounts, Output
 
 logger = logging.getLogger(__name__)
 
 TRAINED = "trained.safetensors"
+SHOWN = 4  # images whose answers are drawn at each evaluation
 COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
 
 
@@ -35,22 +45,35 @@ class PixelLMTrainer(Trainer):
         batches: of the whole training; of each step, processes take every n-th one.
         learning_rates: maps a part of a parameter's name to its rate; the longest match wins.
         average: decay of the running mean of the weights that training ends with (0: the last weights).
+        processor: of the model, to ask it questions.
+
+    `eval_dataset`, if given, holds samples whose questions are asked at each evaluation (`pixellm.eval.validation`);
+    the answers on the first ones are drawn to `validation/step-N.jpg` beside the output directory, and to TensorBoard.
     """
 
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, *args, batches: LengthBatches, learning_rates: dict[str, float], average: float = 0.0, **kwargs
+        self,
+        *args,
+        batches: LengthBatches,
+        learning_rates: dict[str, float],
+        average: float = 0.0,
+        processor: PixelLMProcessor | None = None,
+        **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.processor = processor
         self.batches = batches
         self.learning_rates = learning_rates
-        self.average = WeightAverage(self.model, average)
+        self.average = WeightAverage(average)
         self.add_callback(self.average)
         self._parts: dict[str, list[float]] = defaultdict(list)  # of each batch since the last log
         self._steps = self._images = self._tokens = 0  # since then
         self._since = time.monotonic()
         self._resumed_from: Path | None = None
+        self.figures: dict[str, float] = {}  # of the last evaluation
+        self._evaluated_at = -1  # step
 
     def fit(self) -> None:
         """Train to the end, from the last whole checkpoint in the output directory if there is one."""
@@ -59,8 +82,10 @@ class PixelLMTrainer(Trainer):
             logger.info("resuming from %s", last)
             self._resumed_from = last
             self.batches.start = step_of(last)
-            self.average.load(last)
+            self.average.start = last
         self.train(resume_from_checkpoint=str(last) if last else None)
+        if self.eval_dataset is not None:
+            self.evaluate()
         self.save_state()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -153,36 +178,85 @@ class PixelLMTrainer(Trainer):
             self._since = time.monotonic()
         super().log(logs, *args, **kwargs)
 
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Ask the questions of `eval_dataset`, each process those of its share, and log the figures."""
+        if self._evaluated_at == self.state.global_step:
+            return {f"eval_{name}": value for name, value in self.figures.items()}
+        started = time.monotonic()
+        result, items = self._answers()
+        sums = torch.tensor(result.sums, dtype=torch.float64, device=self.args.device)
+        if not self._sharded:
+            sums = self.accelerator.reduce(sums, "sum")
+        self.figures = Validated.of(sums.tolist()).figures
+        self._evaluated_at = self.state.global_step
+        logs = {f"eval_{name}": value for name, value in self.figures.items()}
+        self.log(dict(logs))
+        if items and self.args.should_save:
+            sheet = Path(self.args.output_dir).with_name("validation") / f"step-{self.state.global_step:06}.jpg"
+            contact_sheet(items, sheet)
+            self._show(sheet)
+        self._since += time.monotonic() - started  # the speed that is logged is that of training
+        return logs
+
+    def _answers(self) -> tuple[Validated, list[Item]]:
+        """Of this process's share of the images: of all, where the model is sharded and all have to do the same."""
+        share = slice(None) if self._sharded else slice(self.args.process_index, None, self.args.world_size)
+        mine = range(len(self.eval_dataset))[share]
+        training = self.model.training
+        with self.average.applied(), answering(self.model), self.accelerator.autocast():
+            found = validate(Predictor(self.model, self.processor), map(self.eval_dataset.__getitem__, mine), SHOWN)
+        self.model.train(training)
+        return found
+
+    @property
+    def _sharded(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def _show(self, sheet: Path) -> None:
+        """Put a picture beside the curves in TensorBoard."""
+        with Image.open(sheet) as picture:
+            pixels = np.asarray(picture)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                callback.tb_writer.add_image("answers", pixels, self.state.global_step, dataformats="HWC")
+
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         super()._save_checkpoint(model, trial)
         directory = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self.average.save(directory, self.args.should_save)
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self.average.save(directory)
             (directory / COMPLETE).touch()
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Checkpoints hold what trains and buffers; frozen pretrained weights are where they came from."""
-        directory = Path(output_dir or self.args.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / COMPLETE).unlink(missing_ok=True)
-        save_file(trainable_state(self.model), directory / TRAINED)
+        state = trained_state(self.model)
+        if self.args.should_save:
+            directory = Path(output_dir or self.args.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / COMPLETE).unlink(missing_ok=True)
+            save_file(state, directory / TRAINED)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_deepspeed_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        state = optimizer_state(self.model, self.optimizer.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / TRAINED)
-        expected = trainable_state(self.model)
-        if state.keys() != expected.keys():
-            raise ValueError(
-                f"{resume_from_checkpoint}: expected a checkpoint of this recipe, got one with other parameters. "
-                "Restart with --restart or choose another output directory."
-            )
-        self.model.load_state_dict(state, strict=False)
+        try:
+            load_trained_state(self.model, load_file(Path(resume_from_checkpoint) / TRAINED))
+        except ValueError as error:
+            raise ValueError(f"{resume_from_checkpoint}: {error}") from None
 
-
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint has to hold: parameters that train, and buffers."""
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    buffers = {name for name, _ in model.named_buffers()}
-    return {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name in trained | buffers}
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.is_deepspeed_enabled or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        load_optimizer_state(self.model, self.optimizer.optimizer, state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
 
 def last_checkpoint(output: Path) -> Path | None:

@@ -1,0 +1,137 @@
+"""Experiments side by side: the figures of several runs of each, from what their trainings wrote."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from pixellm.files import replacing, write_text
+
+RUN = "run.json"  # in a run's directory: name, seed and figures
+TABLE = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
+BAR, BASE_COLOUR, COLOUR = 0.55, "#0072B2", "#56B4E9"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that differ in their seeds alone."""
+
+    name: str
+    runs: tuple[Mapping[str, float], ...]
+
+    def of(self, figure: str) -> list[float]:
+        """A figure of each run."""
+        return [run[figure] for run in self.runs if figure in run]
+
+    def told(self, figure: str) -> str:
+        """Mean ± standard deviation over the runs, in percent."""
+        values = [100 * value for value in self.of(figure)]
+        if not values:
+            return ""
+        return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def read_runs(folders: Sequence[Path]) -> list[Experiment]:
+    """All runs below some folders, by the names of their recipes.
+
+    Raises:
+        ValueError: there is none, or a file that no training wrote.
+    """
+    found: dict[str, dict[int, Mapping[str, float]]] = {}
+    for file in sorted(file for folder in folders for file in folder.rglob(RUN)):
+        try:
+            run = json.loads(file.read_text(encoding="utf-8"))
+            name, seed, figures = str(run["name"]), int(run["seed"]), dict(run["figures"])
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: expected what a training wrote, got something else ({error!r}).") from None
+        if seed in found.setdefault(name, {}):
+            raise ValueError(f"{file}: expected one run of {name} with the seed {seed}, got another one.")
+        found[name][seed] = figures
+    if not found:
+        raise ValueError(
+            f"expected finished runs in {', '.join(map(str, folders))}, found no {RUN}. A training writes it at its "
+            "end, if its recipe has a validation."
+        )
+    return [Experiment(name, tuple(runs[seed] for seed in sorted(runs))) for name, runs in found.items()]
+
+
+def with_base(experiments: Sequence[Experiment], base: str | None) -> list[Experiment]:
+    """The experiment `base` first, which the others are compared with; by default the one of the shortest name."""
+    names = [experiment.name for experiment in experiments]
+    base = base or min(names, key=len)
+    if base not in names:
+        raise ValueError(f"--base: expected one of {', '.join(names)}, got {base!r}.")
+    return sorted(experiments, key=lambda experiment: experiment.name != base)
+
+
+def difference(experiment: Experiment, base: Experiment, figure: str) -> tuple[float, float, float] | None:
+    """Mean difference from the base, and its 95 % interval (Welch's); None with fewer than two runs of either."""
+    from scipy.stats import ttest_ind
+
+    ours, theirs = experiment.of(figure), base.of(figure)
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    low, high = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    return mean(ours) - mean(theirs), float(low), float(high)
+
+
+def markdown(experiments: Sequence[Experiment]) -> str:
+    """A table: the base, then the others, each figure with its spread, the first one also as a difference."""
+    base = experiments[0]
+    figures = list(dict.fromkeys(name for one in experiments for run in one.runs for name in run))
+    lines = [f"| experiment | runs | {' | '.join(figures)} | {figures[0]}, less that of {base.name} (95 %) | |"]
+    lines.append("|---|---:|" + "---:|" * (len(figures) + 1) + "---|")
+    for one in experiments:
+        found = difference(one, base, figures[0]) if one is not base else None
+        cells = [one.name, str(len(one.runs)), *(one.told(figure) for figure in figures)]
+        if found:
+            change, low, high = (100 * value for value in found)
+            cells += [f"{change:+.1f} ({low:+.1f} to {high:+.1f})", verdict(low, high)]
+        else:
+            cells += ["", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def verdict(low: float, high: float) -> str:
+    """What the confidence interval of a difference says."""
+    if low <= 0 <= high:
+        return "no effect seen"
+    return "better" if low > 0 else "worse"
+
+
+def write_into(document: Path, table: str) -> None:
+    """Put a table between the marks `<!-- figures -->` of a document, or make the document of it."""
+    marked = f"<!-- figures -->\n{table}<!-- /figures -->"
+    text = document.read_text(encoding="utf-8") if document.is_file() else marked + "\n"
+    if not TABLE.search(text):
+        raise ValueError(f"{document}: expected the marks <!-- figures --> and <!-- /figures -->, found none.")
+    write_text(document, TABLE.sub(lambda _: marked, text))
+
+
+def plot(experiments: Sequence[Experiment], path: Path) -> None:
+    """A panel for each figure: every run a dot, the mean a bar."""
+    from matplotlib.figure import Figure
+
+    figures = [f for f in dict.fromkeys(name for one in experiments for run in one.runs for name in run)]
+    picture = Figure(figsize=(2.4 + 2.8 * len(figures), 0.9 + 0.36 * len(experiments)), layout="constrained")
+    panels = picture.subplots(1, len(figures), sharey=True, squeeze=False)[0]
+    places = range(len(experiments))
+    for panel, figure in zip(panels, figures, strict=True):
+        for place, one in zip(places, experiments, strict=True):
+            values = [100 * value for value in one.of(figure)]
+            if values:
+                panel.barh(place, mean(values), BAR, color=COLOUR if place else BASE_COLOUR, alpha=0.75)
+                panel.plot(values, [place] * len(values), "o", color="#1A1A1A", markersize=4)
+        base = experiments[0].of(figure)
+        if base:
+            panel.axvline(100 * mean(base), color=BASE_COLOUR, linewidth=1, linestyle="--")
+        panel.set_title(f"{figure}, percent", fontsize=10)
+        panel.tick_params(labelsize=9)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(list(places), [one.name for one in experiments])
+    panels[0].invert_yaxis()
+    with replacing(path) as temporary:
+        picture.savefig(temporary, dpi=120)

@@ -1,0 +1,88 @@
+"""Fixed questions on held-out images, answered by generating: how a training does, and what its answers look like.
+
+Every answer's masks are matched with the masks that were wanted (`matching.match`); a question whose answer should have
+no mask counts by whether it has one.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field
+
+import numpy as np
+
+from pixellm.contact_sheet import Item
+from pixellm.eval.matching import match
+from pixellm.eval.metrics import IouSum
+from pixellm.predictor import Predictor
+from pixellm.types import Answer, Sample
+
+ANSWER_BUDGET = 128  # tokens: early in a training answers may not end
+
+
+@dataclass
+class Validated:
+    """Sums over the questions answered so far.
+
+    Args:
+        single, several: over the targets of questions for one and for more; a missing mask and one too many count 0.
+        unfitting, silent: questions that nothing fits, and of them those rightly answered without a mask.
+    """
+
+    single: IouSum = field(default_factory=IouSum)
+    several: IouSum = field(default_factory=IouSum)
+    unfitting: int = 0
+    silent: int = 0
+
+    def count(self, answer: Answer, wanted: np.ndarray) -> float:
+        """Add one answer to a question with targets bool (M, H, W); returns its mean IoU, or whether it is silent."""
+        if not len(wanted):
+            self.unfitting += 1
+            self.silent += not answer.targets
+            return float(not answer.targets)
+        pairs = match([target.mask for target in answer.targets], list(wanted))
+        for pair in pairs:
+            (self.single if len(wanted) == 1 else self.several).add(pair.counts, pair.iou)
+        return sum(pair.iou for pair in pairs) / len(pairs)
+
+    @property
+    def sums(self) -> list[float]:
+        """All that it holds, to be added up over processes and given to `of`."""
+        return [*astuple(self.single), *astuple(self.several), self.unfitting, self.silent]
+
+    @classmethod
+    def of(cls, sums: Sequence[float]) -> "Validated":
+        return cls(IouSum(*sums[:4]), IouSum(*sums[4:8]), *map(int, sums[8:]))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """`giou` and `ciou` over targets, `single_giou` and `several_giou` by how many a question asked for, and
+        `silence` over questions that nothing fits: 0..1, each where there are any.
+        """
+        both = IouSum(*(one + other for one, other in zip(astuple(self.single), astuple(self.several), strict=True)))
+        figures = {"giou": both.giou, "ciou": both.ciou}
+        figures |= {"single_giou": self.single.giou, "several_giou": self.several.giou}
+        figures["silence"] = self.silent / self.unfitting if self.unfitting else math.nan
+        return {name: round(value, 5) for name, value in figures.items() if not math.isnan(value)}
+
+
+def validate(predictor: Predictor, samples: Iterable[Sample], shown: int = 0) -> tuple[Validated, list[Item]]:
+    """Ask all questions of samples with masks at their images' size.
+
+    Args:
+        predictor: the model.
+        samples: the images with their conversations; those that go on from another one are left out.
+        shown: of how many images the answers are kept, to be drawn.
+
+    Returns:
+        The sums, and a card for each answer of the first `shown` samples.
+    """
+    result, items = Validated(), []
+    for number, sample in enumerate(samples):
+        asked = [conversation for conversation in sample.conversations if not conversation.continues]
+        predictor.set_image(sample.image)
+        answers = predictor.ask_many([one.question for one in asked], max_new_tokens=ANSWER_BUDGET)
+        for conversation, answer in zip(asked, answers, strict=True):
+            iou = result.count(answer, conversation.masks)
+            if number < shown:
+                items.append(Item(answer, f"IoU {iou:.2f}"))
+    return result, items
