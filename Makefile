@@ -1,10 +1,10 @@
-# setup: .venv with everything · demo: a first answer · test · check: what CI runs · bench · clean
+# setup: .venv with everything · demo: a first answer · test · check: what CI runs · bench · ablations · clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench ablations clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,16 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/loading.py
+
+# 24 runs of some 5 minutes each on two cores; those that are finished are not run again.
+SEEDS := 0 1 2
+ablations: setup
+	for seed in $(SEEDS); do for recipe in recipes/nano*.yaml; do \
+		$(BIN)/pixellm train $$recipe --seed $$seed --out runs/ablations/$$(basename $$recipe .yaml)-$$seed || exit 1; \
+	done; done
+	$(BIN)/pixellm compare runs/ablations --base nano --out docs/ablations.md
 
 # Everything made here but the environment; `rm -r .venv` removes that.
 clean:

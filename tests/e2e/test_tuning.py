@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from pixellm.predictor import Predictor
 from pixellm.train import run as training
 from pixellm.train import start
 from pixellm.train.recipe import Data, Lora, ModelStart, Recipe, Stage, load_recipe
+from pixellm.train.samples import ChatSamples
 from pixellm.train.trainer import PixelLMTrainer, last_checkpoint
+from pixellm.types import Sample
 
 STEPS, SAVE = 6, 2
 
@@ -187,6 +191,27 @@ def test_an_unreadable_image_stops_the_training_with_its_name(photographs, model
     (photographs.parent / "3.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"record 3\.png: expected an image"):
         training.train(recipe(photographs, ModelStart(str(model))), tmp_path / "run")
+
+
+@pytest.mark.parametrize("model", ["clip"], indirect=True)
+def test_a_worker_that_dies_stops_the_training_which_goes_on_later(photographs, model, tmp_path, monkeypatch) -> None:
+    """As when the system kills it for its memory."""
+    described = recipe(photographs, ModelStart(str(model)), workers=1)
+    read = ChatSamples.__getitem__
+
+    def dying(self: ChatSamples, index: int) -> Sample:
+        if index == 4 * 4:  # of the fifth step
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ChatSamples, "__getitem__", dying)
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            training.train(described, tmp_path / "run")
+    assert last_checkpoint(tmp_path / "run/checkpoints") is not None
+    training.train(described, tmp_path / "run")
+    training.train(described, tmp_path / "unbroken")
+    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
 
 
 @pytest.fixture

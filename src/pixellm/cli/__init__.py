@@ -327,12 +327,12 @@ def compare(
 def attention(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A photograph: its path, or example:NAME.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],
-    out: Annotated[Path, typer.Option(dir_okay=False, help="Picture to write, .png or .pdf.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Picture to write, .png, .jpg or .pdf.")],
     model: Model = MINI,
 ) -> None:
     """Draw where each codebook token of each target looks."""
-    if out.suffix.lower() not in (".png", ".pdf"):
-        raise ValueError(f"--out: expected a .png or .pdf, got {out}.")
+    if out.suffix.lower() not in (".png", ".jpg", ".pdf"):
+        raise ValueError(f"--out: expected a .png, .jpg or .pdf, got {out}.")
     _quieten_transformers()
     from pixellm.images import load_image
 

@@ -90,7 +90,8 @@ def attention_sheet(answer: Answer, targets: Sequence[TargetMaps], path: Path) -
         )
     rows = [(t, s) for t, target in enumerate(targets) for s in range(len(target.scales))]
     columns = len(targets[0].scales[0]) + 1
-    figure = Figure(figsize=(CELL * columns, CELL * len(rows) * answer.image.height / answer.image.width + 0.6))
+    height = CELL * answer.image.height / answer.image.width + 0.1
+    figure = Figure(figsize=(CELL * columns, height * len(rows) + 0.7), layout="constrained")
     panels = figure.subplots(len(rows), columns, squeeze=False)
     grey = np.asarray(answer.image.convert("L"))
     for row, (t, s) in zip(panels, rows, strict=True):
@@ -100,12 +101,11 @@ def attention_sheet(answer: Answer, targets: Sequence[TargetMaps], path: Path) -
         for k, (panel, map_) in enumerate(zip(row[1:], targets[t].scales[s], strict=True)):
             panel.imshow(grey, cmap="gray")
             panel.imshow(map_, cmap="inferno", alpha=0.65, interpolation="bilinear")
-            if row is panels[0]:
+            if (t, s) == rows[0]:
                 panel.set_title("fused" if k == columns - 2 else f"token {k + 1}", fontsize=10)
     for panel in panels.ravel():
         panel.set_xticks([])
         panel.set_yticks([])
     figure.suptitle(answer.question, fontsize=11)
-    figure.tight_layout()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)

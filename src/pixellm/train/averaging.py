@@ -38,6 +38,11 @@ class WeightAverage(TrainerCallback):
         if not self.decay:
             return control
         self.parameters = trained_parameters(model)
+        if any(hasattr(parameter, "ds_id") for parameter in self.parameters.values()):
+            raise ValueError(
+                "average: expected parameters that stay on their device, got those of ZeRO-3, which come and go. "
+                "Shard with FSDP2 or ZeRO-2, or set average to 0."
+            )
         self.mean = self._current()
         if self.start:
             stored = load_file(self.start / AVERAGE)

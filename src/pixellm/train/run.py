@@ -104,9 +104,8 @@ def train(recipe: Recipe, output: Path) -> Path:
         held_out = ChatSamples(*_open(recipe.validation, seed=0), whole)
     model, processor = start.load(recipe.start, recipe.seed)
     torch.manual_seed(recipe.seed)  # adapters are drawn the same whatever ran in this process before
-    model.float()
-    if stage.bf16:
-        model.language_model.to(torch.bfloat16)
+    for name, part in model.named_children():
+        part.to(torch.bfloat16 if stage.bf16 and name == "language_model" else torch.float32)
     adapt(model, recipe.lora, stage.trained)
     if stage.gradient_checkpointing:
         model.language_model.gradient_checkpointing_enable({"use_reentrant": False})

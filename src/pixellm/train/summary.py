@@ -34,7 +34,7 @@ def summary(
         yield f"{name:<18} {total:>12,} {trained:>12,}"
     fixed, activations = memory(model, stage, length)
     yield (
-        f"memory on each device, about: {fixed / GIGABYTE:.1f} GB for weights, gradients and optimizer, "
+        f"memory of a device, about: {fixed / GIGABYTE:.1f} GB for weights, gradients and optimizer (less if sharded), "
         f"{activations / GIGABYTE:.1f} GB for activations of the language model ({length} tokens a row)"
     )
     for name, size, quota in zip(names, plan.sizes, plan.quotas, strict=True):

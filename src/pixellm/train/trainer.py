@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -64,6 +65,11 @@ class PixelLMTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.processor = processor
+        if self._sharded and getattr(self.model, "word_mix", None) is not None:
+            raise ValueError(
+                "expected a model without a dense classifier to shard, got one whose word embeddings are read where no "
+                "layer runs. Start it with torchrun: it is small enough for one device."
+            )
         self.batches = batches
         self.learning_rates = learning_rates
         self.average = WeightAverage(average)
@@ -210,7 +216,8 @@ class PixelLMTrainer(Trainer):
 
     @property
     def _sharded(self) -> bool:
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+        """Whether a process alone can't run the model."""
+        return self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
 
     def _show(self, sheet: Path) -> None:
         """Put a picture beside the curves in TensorBoard."""
