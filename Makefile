@@ -33,7 +33,7 @@ bench: setup
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/loading.py
 
-# 24 runs of some 5 minutes each on two cores; those that are finished are not run again.
+# 24 runs of some minutes each on two cores; those that are finished are not run again.
 SEEDS := 0 1 2
 ablations: setup
 	for seed in $(SEEDS); do for recipe in recipes/nano*.yaml; do \

@@ -28,11 +28,12 @@ from pixellm.train.collate import Collator
 from pixellm.train.samples import ChatSamples
 
 RESULTS = Path(__file__).parent / "results" / "loading.json"
-PHOTOGRAPHS, WIDTH, HEIGHT, CORNERS, SIZE, BATCH = 96, 640, 480, 40, 448, 8
+PHOTOGRAPHS, NAMES, WIDTH, HEIGHT, CORNERS, SIZE, BATCH = 96, 20_000, 640, 480, 40, 448, 8
+CHECKS = 20  # how often memory is looked at
 
 
 def write_data(folder: Path) -> Path:
-    """Crops of the example photographs, each asked three questions."""
+    """Crops of the example photographs, under many names: as many records as a real data set has, each of its own."""
     draw = random.Random(0)
     sources = [load_image(f"example:{name}") for name in EXAMPLES]
     rows = []
@@ -43,6 +44,9 @@ def write_data(folder: Path) -> Path:
         left, top = draw.randint(0, source.width - width), draw.randint(0, source.height - height)
         crop = source.crop((left, top, left + width, top + height)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
         crop.save(folder / f"{number}.jpg", quality=90)
+    for number in range(NAMES):
+        if number >= PHOTOGRAPHS:
+            os.link(folder / f"{number % PHOTOGRAPHS}.jpg", folder / f"{number}.jpg")
         for question in range(3):
             count = draw.randint(1, 2)
             names = " and ".join(f"thing {i} {{seg}}" for i in range(count))
@@ -64,10 +68,10 @@ def polygon(draw: random.Random) -> list[float]:
     return [round(value, 1) for value in points]
 
 
-def memory(loader_children: list[int]) -> int:
+def memory(workers: list[int]) -> int:
     """Bytes of this process and its workers, what they share counted once (PSS)."""
     total = 0
-    for pid in [os.getpid(), *loader_children]:
+    for pid in [os.getpid(), *workers]:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total += int(line.split()[1]) * 1024
@@ -83,6 +87,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
+    if arguments.samples < BATCH * CHECKS:
+        parser.error(f"--samples: expected at least {BATCH * CHECKS}, got {arguments.samples}")
     processor = PixelLMProcessor.from_pretrained(hub.resolve(hub.MINI))
     processor.image_processor = PixelLMImageProcessor(SIZE)
     with tempfile.TemporaryDirectory() as folder:
@@ -96,14 +102,13 @@ def main() -> None:
             num_workers=arguments.workers,
             prefetch_factor=2,
         )
-        seen, sizes = 0, []
-        warm = 0.0
-        for number, batch in enumerate(loader):
+        seen, warm_seen, warm, sizes = 0, 0, 0.0, []
+        for number, batch in enumerate(loader, start=1):
             seen += len(batch["pixel_values"])
-            if number == len(batches) // 20:
-                warm, warm_seen = time.perf_counter(), seen
-            if number and number % max(1, len(batches) // 20) == 0:
+            if number % (len(batches) // CHECKS) == 0:
                 sizes.append(memory(children()))
+            if len(sizes) == 1 and not warm:
+                warm, warm_seen = time.perf_counter(), seen
         rate = (seen - warm_seen) / (time.perf_counter() - warm)
     result = {
         "samples": seen,

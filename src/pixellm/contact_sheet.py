@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pixellm import overlay
+from pixellm.files import replacing
 from pixellm.types import Answer, Target
 
 CARD, PICTURE, GAP, PADDING = (
@@ -78,8 +79,8 @@ def contact_sheet(items: Sequence[Item], path: Path, columns: int = 4) -> None:
                 frame.paste(card)
                 sheet.paste(frame, (GAP + column * (CARD + GAP), y))
             y += _row_height(row) + GAP
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, quality=90, optimize=True)
+    with replacing(Path(path)) as temporary:
+        sheet.save(temporary, quality=90, optimize=True)
 
 
 def _row_height(row: Sequence[Image.Image]) -> int:

@@ -19,7 +19,7 @@ from pixellm.examples import EXAMPLES
 
 PIXELLM = Path(sys.executable).with_name("pixellm")
 COMMANDS = ["", "ask", "examples", "convert", "train", "eval", "models", "models list", "models pull", "models where"]
-COMMANDS += ["data", "data layout", "data check"]
+COMMANDS += ["data", "data layout", "data check", "compare", "attention"]
 
 
 @pytest.fixture
@@ -313,6 +313,7 @@ def test_data_check_names_what_is_bad(run, tmp_path):
         (["data", "check", "muse"], "pixellm data layout"),
         (["data", "check", "my.jsonl", "--sheet", "x"], "expected a .jpg or .png"),
         (["train"], "expected a recipe or --data"),
+        (["train", "--data", "my.jsonl", "--seed", "1"], "--seed: expected a recipe with it"),
         (["train", "--data", "absent.jsonl"], "absent.jsonl"),
     ],
 )
@@ -333,3 +334,29 @@ def test_fine_tuning_in_one_line(run, parrot, tmp_path):
     asked = run("ask", "example:cat", "What?", "--model", "tuned/model", "--max-new-tokens", "8")
     assert asked.returncode == 0, asked.stderr
     assert "not trained again" in run(*arguments).stderr
+
+
+def test_attention_draws_a_picture(run, parrot, tmp_path):
+    done = run("attention", "example:cat", "Where is the dog?", "--model", parrot, "--out", tmp_path / "maps.png")
+    assert done.returncode == 0, done.stderr
+    assert "dog" in done.stdout
+    with Image.open(tmp_path / "maps.png") as picture:
+        assert picture.width > 500
+    assert refused(run("attention", "example:cat", "?", "--out", "maps.txt"), "--out: expected a .png, .jpg or .pdf")
+
+
+def test_compare_runs(run, tmp_path):
+    for seed, giou in enumerate((0.2, 0.3)):
+        folder = tmp_path / f"runs/{seed}"
+        folder.mkdir(parents=True)
+        told = {"recipe": {"name": "mine", "seed": seed, "validation": {}}, "figures": {"giou": giou}}
+        (folder / "run.json").write_text(json.dumps(told))
+    done = run("compare", tmp_path / "runs", "--out", tmp_path / "table.md")
+    assert done.returncode == 0, done.stderr
+    assert "| mine | 2 | 25.0 ± 7.1 |" in done.stdout
+    assert "25.0 ± 7.1" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "table.png").is_file()
+    (tmp_path / "empty").mkdir()
+    assert refused(run("compare", tmp_path / "empty"), "expected finished runs")
+    assert run("compare", tmp_path / "nowhere").returncode == 2
+    assert refused(run("compare", tmp_path / "runs", "--out", "table.png"), "--out: expected a .md, got table.png")

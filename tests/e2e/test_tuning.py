@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -282,7 +283,9 @@ def test_held_out_questions_while_it_trains(photographs, model, tmp_path, capsys
     answered = [row for row in history if "eval_giou" in row]
     assert [row["step"] for row in answered] == [4, STEPS]
     told = json.loads((tmp_path / "run/run.json").read_text())
-    assert (told["name"], told["seed"]) == ("tiny", 0)
+    assert (told["recipe"]["name"], told["recipe"]["seed"]) == ("tiny", 0)
+    with pytest.raises(ValueError, match="expected a run of tiny with the seed 1, got one of tiny with the seed 0"):
+        training.train(replace(asked, seed=1), tmp_path / "run")
     assert told["figures"] == {k[5:]: v for k, v in answered[-1].items() if k.startswith("eval_")}
     sheets = sorted(path.name for path in (tmp_path / "run/validation").iterdir())
     assert sheets == ["step-000004.jpg", "step-000006.jpg"]
@@ -291,6 +294,18 @@ def test_held_out_questions_while_it_trains(photographs, model, tmp_path, capsys
     assert [image.step for image in board.Images("answers")] == [4, 6]
     assert {"train/loss", "train/loss_dice", "eval/giou"} <= set(board.Tags()["scalars"])
     assert "s a step, about" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["clip"], indirect=True)
+def test_what_a_checkpoint_lacks_is_said(photographs, model, tmp_path) -> None:
+    described = recipe(photographs, ModelStart(str(model)), average=0.0)
+    result = training.train(described, tmp_path / "run")
+    shutil.rmtree(result)
+    with pytest.raises(ValueError, match="average: expected a mean of the weights in"):
+        training.train(replace(described, stage=replace(described.stage, average=0.5)), tmp_path / "run")
+    (tmp_path / f"run/checkpoints/checkpoint-{STEPS}/optimizer.pt").unlink()
+    with pytest.raises(ValueError, match="expected to go on with DeepSpeed, as"):
+        training.train(described, tmp_path / "run")
 
 
 @pytest.mark.parametrize("model", ["clip"], indirect=True)
@@ -326,6 +341,8 @@ def test_a_trained_model_can_be_pushed(model, tmp_path, monkeypatch) -> None:
     [
         ({"preset": None}, "expected a model, or a preset with"),
         ({"preset": "pixellm-9b"}, "expected a preset, got 'pixellm-9b'"),
+        ({"settings": {"text_config": {"num_hidden_layers": 9}}}, "at most the 2 layers of the language model, got 9"),
+        ({"settings": {"text_config": {"num_hiden_layers": 1}}}, "did you mean num_hidden_layers"),
     ],
 )
 def test_bad_starts(parts, change, message) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 
 import tiny
 from pixellm.eval.attention import attention_sheet, codebook_attention
+from pixellm.geometry import restore
 from pixellm.model.two_way import Attention
 from pixellm.predictor import Predictor
 
@@ -29,6 +30,19 @@ def test_a_map_for_each_token_and_the_fused_prompt(tiny_pair, tmp_path, monkeypa
     write = tiny.Write(processor, plan)
     monkeypatch.setattr("pixellm.model.generation.Sampling.build_processors", lambda _: write)
     answer, targets = codebook_attention(Predictor(*tiny_pair), tiny.picture(40, 30), "Where is the dog?")
+    predictor = Predictor(*tiny_pair)
+    looked: list[torch.Tensor] = []
+    finest = model.pixel_decoder.transformers[-1].final_attn_token_to_image
+    hook = finest.register_forward_pre_hook(lambda layer, inputs: looked.append(layer.weights(*inputs[:2])))
+    predictor.set_image(tiny.picture(40, 30))
+    predictor.ask("Where is the dog?")
+    hook.remove()
+    for target, weights in zip(targets, looked, strict=True):  # the last column is how the masks were made
+        grid = model.pixel_decoder.grids[-1]
+        seen = weights.mean(dim=1)[0, -1].reshape(1, grid, grid)
+        height, width = processor.images([tiny.picture(40, 30)])["resized_hw"][0].tolist()
+        map_ = restore(seen, (height, width), (30, 40))[0]
+        assert np.allclose(target.scales[-1][-1], map_ / map_.sum(), atol=1e-6)
     assert [target.phrase for target in targets] == [target.phrase for target in answer.targets]
     assert len(targets) == 2
     for target in targets:

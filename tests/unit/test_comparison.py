@@ -12,7 +12,8 @@ from pixellm.eval.comparison import RUN, difference, markdown, plot, read_runs, 
 def write(root: Path, name: str, seed: int, giou: float) -> None:
     folder = root / f"{name}-{seed}"
     folder.mkdir(parents=True)
-    (folder / RUN).write_text(json.dumps({"name": name, "seed": seed, "figures": {"giou": giou, "ciou": 0.5}}))
+    recipe = {"name": name, "seed": seed, "stage": {"steps": 2}, "validation": {"sets": {"a": 1}}}
+    (folder / RUN).write_text(json.dumps({"recipe": recipe, "figures": {"giou": giou, "ciou": 0.5}}))
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_the_interval_is_welchs(runs) -> None:
     change, low, high = difference(other, base, "giou")
     assert change == pytest.approx(-0.11)
     error = (0.02**2 / 3 + 0.01**2 / 3) ** 0.5
-    assert high - low == pytest.approx(2 * 3.2199 * error, rel=1e-3)
+    assert (low, high) == pytest.approx((-0.11 - 3.2199 * error, -0.11 + 3.2199 * error), rel=1e-3)
     assert (verdict(0.1, 0.2), verdict(-0.2, -0.1), verdict(-0.1, 0.1)) == ("better", "worse", "no effect seen")
 
 
@@ -75,6 +76,18 @@ def test_mistakes(runs, tmp_path) -> None:
     write(tmp_path / "again", "nano", 0, 0.1)
     with pytest.raises(ValueError, match="expected one run of nano with the seed 0"):
         read_runs([runs, tmp_path / "again"])
-    (runs / "nano-0" / RUN).write_text("{")
+    assert len(read_runs([runs, runs / "nano-0"])) == 3  # a run that is named twice counts once
+    file = runs / "nano-0" / RUN
+    told = json.loads(file.read_text())
+    for change, message in (
+        ({"recipe": told["recipe"] | {"stage": {"steps": 3}}}, "expected the same recipe in all runs of nano"),
+        ({"recipe": told["recipe"] | {"name": "d", "validation": None}}, "runs that were asked the same questions"),
+    ):
+        file.write_text(json.dumps(told | change))
+        with pytest.raises(ValueError, match=message):
+            read_runs([runs])
+    file.write_text(json.dumps(told | {"figures": {}}))  # not finished
+    assert [len(one.runs) for one in read_runs([runs])] == [2, 3, 2]
+    file.write_text("{")
     with pytest.raises(ValueError, match="expected what a training wrote"):
         read_runs([runs])

@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig
 
 import tiny
-from pixellm.data.catalogue import PUBLISHED
+from pixellm.data.catalogue import INSTANCES, PUBLISHED
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.model.presets import CLIP_LARGE, PRESETS
 from pixellm.train import start
@@ -24,7 +24,7 @@ def test_every_recipe_can_be_read(path) -> None:
     assert isinstance(recipe, Recipe | MiniRecipe)
     assert len({load_recipe(other).name for other in RECIPES}) == len(RECIPES)
     if isinstance(recipe, Recipe):
-        assert recipe.data.sets.keys() <= PUBLISHED.keys()
+        assert all(name in PUBLISHED or INSTANCES.fullmatch(name) for name in recipe.data.sets)
         assert recipe.start.preset in PRESETS
 
 
@@ -46,7 +46,10 @@ def test_its_model_can_be_built(path, tmp_path) -> None:
     LlamaConfig(**text).save_pretrained(tmp_path / "llm")
     tiny.tiny_tokenizer(codebook=False).save_pretrained(tmp_path / "llm")
     CLIPVisionConfig(**CLIP_LARGE, image_size=336).save_pretrained(tmp_path / "clip")
-    parts = {"language_model": str(tmp_path / "llm"), "vision_model": str(tmp_path / "clip")}
+    PRESETS["pixellm-mini"]().save_pretrained(tmp_path / "mini")
+    tiny.tiny_processor(image_size=512, num_image_tokens=84).save_pretrained(tmp_path / "mini")
+    seeing = tmp_path / ("mini" if recipe.start.vision_model == "pixellm-mini" else "clip")
+    parts = {"language_model": str(tmp_path / "llm"), "vision_model": str(seeing)}
     config, processor = start.describe(type(recipe.start)(**{**vars(recipe.start), **parts}))
     assert config.codebook_ids == processor.codebook_ids
     assert len(config.codebook_ids) == config.num_scales * config.tokens_per_scale
@@ -57,18 +60,23 @@ def test_its_model_can_be_built(path, tmp_path) -> None:
     assert {"language_model", "codebook", "pixel_decoder", "llm_projector"} <= trained
     assert "vision_encoder" not in trained
     adapters = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_A." in name]
-    assert len(adapters) == 2 * config.text_config.num_hidden_layers
+    assert len(adapters) == len(recipe.lora.targets) * config.text_config.num_hidden_layers
 
 
-def test_ablations_change_one_thing() -> None:
-    base = load_recipe(RECIPES[0].with_name("7b.yaml"))
-    changed = {
-        path.stem: [key for key in vars(base) if vars(base)[key] != vars(load_recipe(path))[key] and key != "name"]
-        for path in WHOLE
-        if path.stem.startswith("7b_")
-    }
-    assert len(changed) >= 5
-    assert all(keys in (["start"], ["data"]) for keys in changed.values()), changed
+@pytest.mark.parametrize("base", ["7b", "nano"])
+def test_ablations_change_one_thing(base) -> None:
+    """A setting with its value's parts, or one of how the data are asked about, and nothing else."""
+    whole = load_recipe(RECIPES[0].with_name(f"{base}.yaml"))
+    ablations = [load_recipe(path) for path in WHOLE if path.stem.startswith(f"{base}_")]
+    assert len(ablations) >= 5
+    for recipe in ablations:
+        changed = {key for key in vars(whole) if vars(whole)[key] != vars(recipe)[key]} - {"name"}
+        assert changed in ({"start"}, {"data"}), recipe.name
+        assert vars(recipe.start) | {"settings": 0} == vars(whole.start) | {"settings": 0}
+        assert vars(recipe.data) | {"sets": 0, "chat": 0} == vars(whole.data) | {"sets": 0, "chat": 0}
+        settings, others = recipe.start.settings, whole.start.settings
+        different = {key for key in settings.keys() | others.keys() if settings.get(key) != others.get(key)}
+        assert different - {"vision_config"} <= {next(iter(different - {"vision_config"}), "")}, recipe.name
 
 
 def test_a_base_has_to_be_another_recipe_beside_it(tmp_path) -> None:

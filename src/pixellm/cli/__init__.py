@@ -230,6 +230,8 @@ def train(
     """Train a model as a recipe says, or fine-tune one on your own data."""
     if (recipe is None) == (data is None):
         raise ValueError("expected a recipe or --data, one of them. See `pixellm train --help`.")
+    if data is not None and seed is not None:
+        raise ValueError("--seed: expected a recipe with it, got --data. Write a recipe, see docs/training.md.")
     _log_progress()
     _quieten_transformers()
     from pixellm.train.run import fine_tune, run
@@ -312,6 +314,8 @@ def compare(
     ] = None,
 ) -> None:
     """Compare trainings: mean and spread of their figures over the runs of each recipe."""
+    if out is not None and out.suffix != ".md":
+        raise ValueError(f"--out: expected a .md, got {out}.")
     from pixellm.eval import comparison
 
     experiments = comparison.with_base(comparison.read_runs(runs), base)

@@ -1,5 +1,6 @@
 """The published data sets by name: where they lie below a data root, and what reads them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from pixellm.data.records import MAX_BAD_FRACTION, DataSet
 from pixellm.data.refer import multi_referring, read_references
 
 Kind = Literal["semantic", "refer", "vqa", "reasoning"]
+
+
+INSTANCES = re.compile(r"(?P<file>.+\.json)(?::(?P<folder>.*))?")  # a COCO or LVIS file, and the folder of its images
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,9 @@ def open_data(name: str, root: Path, max_bad_fraction: float = MAX_BAD_FRACTION)
     """
     if name.endswith(".jsonl"):
         return read_jsonl(Path(name), max_bad_fraction)
-    file, instances, folder = name.partition(".json")
-    if instances and (not folder or folder.startswith(":")):
-        images = root / folder[1:] if folder else root
-        return semantic.read_instances(Path(file + instances), images, max_bad_fraction=max_bad_fraction)
+    if instances := INSTANCES.fullmatch(name):
+        images = root / (instances["folder"] or "")
+        return semantic.read_instances(Path(instances["file"]), images, max_bad_fraction=max_bad_fraction)
     key, _, split = name.partition(":")
     single = key.removeprefix("multi")
     if key != single and single in PUBLISHED and PUBLISHED[single].kind == "refer":

@@ -72,7 +72,8 @@ class Chat:
         absent_rate: how often something absent is asked for where a record tells what is.
         max_masks: masks of one image at most, which bounds memory; of a record's own questions, as many as fit are
             taken at random, but always one.
-        named: answers name each region right before its mask; otherwise many say no more than "Here it is".
+        named: answers that are composed here name each region right before its mask; otherwise many say no more than
+            "Here it is".
         first_name_rate: how often an answer uses a region's first name where it has several.
         mask_stride: every how many pixels masks are read; what the model gives is no finer than a quarter of its input.
     """

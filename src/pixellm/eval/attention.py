@@ -1,7 +1,8 @@
 """Where each codebook token looks: attention of the pixel decoder, as in the paper's figure of its codebook.
 
 A target's tokens are fused into one prompt for each scale. Here the decoder gets each token alone instead, and the
-attention of its prompt to the image in the last layer is drawn; the last column is that of the fused prompt.
+attention of its prompt to the image in the last layer is drawn; the last column is that of the fused prompt, with which
+the model makes the mask (a model with a dense classifier adds what it knows of the names there).
 
 Shapes:  S scales · K tokens per scale · g side of a scale's grid
 """
@@ -40,7 +41,7 @@ def codebook_attention(predictor: Predictor, image: Image.Image, question: str) 
     model, processor = predictor.model, predictor.processor
     predictor.set_image(image)
     answer = predictor.ask(question)
-    inputs = processor.images([image])
+    inputs = processor.images([image]).to(model.device)
     prefix = encode_prefix(model, inputs["pixel_values"].to(model.dtype), inputs["resized_hw"], processor.prefix_ids)
     sampling = Sampling(no_repeat_ngram_size=model.config.repeat_guard)
     steps = generate(model, prefix, [0], [processor.prompt_ids(question)], processor.eos_ids, sampling)
@@ -55,25 +56,29 @@ def codebook_attention(predictor: Predictor, image: Image.Image, question: str) 
 def _attention(model: PixelLMForConditionalGeneration, images: EncodedImages, states: Tensor) -> list[Tensor]:
     """States of one group → for each scale (K + 1, g, g)."""
     codebook, decoder = model.codebook, model.pixel_decoder
-    states = states.to(images.maps[0].dtype)
-    tokens = codebook.project(states).unflatten(0, (codebook.num_scales, codebook.tokens_per_scale))
-    prompts = torch.cat([tokens.transpose(0, 1), codebook(states)])
+    tokens = codebook.project(states.to(images.maps[0].dtype))
+    tokens = tokens.unflatten(0, (codebook.num_scales, codebook.tokens_per_scale)).transpose(0, 1)
     found: list[Tensor] = []
 
     def look(attention: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         found.append(attention.weights(*inputs[:2]).mean(dim=1)[:, -1])  # the prompt is the last of the tokens
 
     hooks = [t.final_attn_token_to_image.register_forward_pre_hook(look) for t in decoder.transformers]
-    decoder(images.maps, prompts, torch.zeros(len(prompts), dtype=torch.long))
-    for hook in hooks:
-        hook.remove()
-    return [maps.unflatten(1, (grid, grid)) for maps, grid in zip(found, decoder.grids, strict=True)]
+    try:
+        decoder(images.maps, tokens, torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
+        model.decode_masks(images, states, torch.zeros(1, dtype=torch.long, device=tokens.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    scales = len(decoder.grids)
+    together = [torch.cat(pair) for pair in zip(found[:scales], found[scales:], strict=True)]
+    return [maps.unflatten(1, (grid, grid)) for maps, grid in zip(together, decoder.grids, strict=True)]
 
 
 def _at_size(maps: Tensor, images: EncodedImages, size: tuple[int, int]) -> np.ndarray:
     height, width = images.resized_hw[0].tolist()
     restored = restore(maps, (height, width), size)
-    return (restored / restored.sum(dim=(1, 2), keepdim=True)).numpy()
+    return (restored / restored.sum(dim=(1, 2), keepdim=True)).cpu().numpy()
 
 
 def attention_sheet(answer: Answer, targets: Sequence[TargetMaps], path: Path) -> None:

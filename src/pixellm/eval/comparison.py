@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 from pixellm.files import replacing, write_text
 
-RUN = "run.json"  # in a run's directory: name, seed and figures
+RUN = "run.json"  # in a run's directory: its recipe, and at the end its figures
 TABLE = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
 BAR, BASE_COLOUR, COLOUR = 0.55, "#0072B2", "#56B4E9"
 
@@ -34,26 +34,39 @@ class Experiment:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Experiment]:
-    """All runs below some folders, by the names of their recipes.
+    """All finished runs below some folders, by the names of their recipes.
 
     Raises:
-        ValueError: there is none, or a file that no training wrote.
+        ValueError: there is none; two of a name are of different recipes or of one seed; they were not asked the same
+            questions; or no training wrote a file.
     """
     found: dict[str, dict[int, Mapping[str, float]]] = {}
-    for file in sorted(file for folder in folders for file in folder.rglob(RUN)):
+    seen: dict[str, tuple[Path, dict]] = {}  # of each name the first run's file, and its recipe
+    files = sorted({file.resolve() for folder in folders for file in folder.rglob(RUN)})
+    for file in files:
         try:
             run = json.loads(file.read_text(encoding="utf-8"))
-            name, seed, figures = str(run["name"]), int(run["seed"]), dict(run["figures"])
+            recipe, figures = dict(run["recipe"]), dict(run["figures"])
+            name, seed = str(recipe["name"]), int(recipe.pop("seed"))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: expected what a training wrote, got something else ({error!r}).") from None
+        if not figures:
+            continue
+        first, described = seen.setdefault(name, (file, recipe))
+        if described != recipe:
+            raise ValueError(f"expected the same recipe in all runs of {name}, got others in {first} and {file}.")
         if seed in found.setdefault(name, {}):
-            raise ValueError(f"{file}: expected one run of {name} with the seed {seed}, got another one.")
+            raise ValueError(f"expected one run of {name} with the seed {seed}, got {file} and another one.")
         found[name][seed] = figures
     if not found:
         raise ValueError(
-            f"expected finished runs in {', '.join(map(str, folders))}, found no {RUN}. A training writes it at its "
-            "end, if its recipe has a validation."
+            f"expected finished runs in {', '.join(map(str, folders))}, found none. A training writes its figures to "
+            f"{RUN} at its end, if its recipe has a validation."
         )
+    (one, recipe), *others = seen.values()
+    for file, other in others:
+        if other["validation"] != recipe["validation"]:
+            raise ValueError(f"expected runs that were asked the same questions, got {one} and {file}.")
     return [Experiment(name, tuple(runs[seed] for seed in sorted(runs))) for name, runs in found.items()]
 
 
@@ -80,7 +93,7 @@ def difference(experiment: Experiment, base: Experiment, figure: str) -> tuple[f
 def markdown(experiments: Sequence[Experiment]) -> str:
     """A table: the base, then the others, each figure with its spread, the first one also as a difference."""
     base = experiments[0]
-    figures = list(dict.fromkeys(name for one in experiments for run in one.runs for name in run))
+    figures = _figures(experiments)
     lines = [f"| experiment | runs | {' | '.join(figures)} | {figures[0]}, less that of {base.name} (95 %) | |"]
     lines.append("|---|---:|" + "---:|" * (len(figures) + 1) + "---|")
     for one in experiments:
@@ -93,6 +106,11 @@ def markdown(experiments: Sequence[Experiment]) -> str:
             cells += ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _figures(experiments: Sequence[Experiment]) -> list[str]:
+    """Names of all figures that any run has."""
+    return list(dict.fromkeys(name for one in experiments for run in one.runs for name in run))
 
 
 def verdict(low: float, high: float) -> str:
@@ -115,7 +133,7 @@ def plot(experiments: Sequence[Experiment], path: Path) -> None:
     """A panel for each figure: every run a dot, the mean a bar."""
     from matplotlib.figure import Figure
 
-    figures = [f for f in dict.fromkeys(name for one in experiments for run in one.runs for name in run)]
+    figures = _figures(experiments)
     picture = Figure(figsize=(2.4 + 2.8 * len(figures), 0.9 + 0.36 * len(experiments)), layout="constrained")
     panels = picture.subplots(1, len(figures), sharey=True, squeeze=False)[0]
     places = range(len(experiments))

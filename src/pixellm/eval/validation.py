@@ -33,13 +33,23 @@ class Validated:
     unfitting: int = 0
     silent: int = 0
 
-    def count(self, answer: Answer, wanted: np.ndarray) -> float:
-        """Add one answer to a question with targets bool (M, H, W); returns its mean IoU, or whether it is silent."""
+    def count(self, answer: Answer, wanted: np.ndarray, ignored: np.ndarray | None = None) -> float:
+        """Add one answer to a question.
+
+        Args:
+            answer: the answer.
+            wanted: bool (M, H, W), its targets.
+            ignored: bool (H, W), pixels that count as nothing.
+
+        Returns:
+            Its mean IoU; where nothing is wanted, whether it has no mask.
+        """
         if not len(wanted):
             self.unfitting += 1
             self.silent += not answer.targets
             return float(not answer.targets)
-        pairs = match([target.mask for target in answer.targets], list(wanted))
+        counted = True if ignored is None else ~ignored
+        pairs = match([target.mask & counted for target in answer.targets], [mask & counted for mask in wanted])
         for pair in pairs:
             (self.single if len(wanted) == 1 else self.several).add(pair.counts, pair.iou)
         return sum(pair.iou for pair in pairs) / len(pairs)
@@ -82,7 +92,7 @@ def validate(predictor: Predictor, samples: Iterable[Sample], shown: int = 0) ->
         predictor.set_image(sample.image)
         answers = predictor.ask_many([one.question for one in asked], max_new_tokens=ANSWER_BUDGET)
         for conversation, answer in zip(asked, answers, strict=True):
-            iou = result.count(answer, conversation.masks)
+            iou = result.count(answer, conversation.masks, conversation.ignored)
             if number < shown:
                 items.append(Item(answer, f"IoU {iou:.2f}"))
     return result, items

@@ -28,7 +28,7 @@ class WeightAverage(TrainerCallback):
             raise ValueError(f"average: expected a decay of at least 0 and below 1, got {decay}.")
         self.decay = decay
         self.parameters: dict[str, nn.Parameter] = {}
-        self.mean: dict[str, Tensor] = {}  # of sharded parameters, the parts of this process
+        self.mean: dict[str, Tensor] = {}  # in float32; of sharded parameters, the parts of this process
         self.start: Path | None = None
 
     def on_train_begin(
@@ -43,13 +43,18 @@ class WeightAverage(TrainerCallback):
                 "average: expected parameters that stay on their device, got those of ZeRO-3, which come and go. "
                 "Shard with FSDP2 or ZeRO-2, or set average to 0."
             )
-        self.mean = self._current()
+        self.mean = self._current(torch.float32)
         if self.start:
+            if not (self.start / AVERAGE).is_file():
+                raise ValueError(
+                    f"average: expected a mean of the weights in {self.start}, which was trained without one. Set "
+                    "average to 0, restart with --restart, or choose another output directory."
+                )
             stored = load_file(self.start / AVERAGE)
             with self.applied():
                 for name, parameter in self.parameters.items():
                     put(parameter.data, stored[name])
-                self.mean = self._current()
+                self.mean = self._current(torch.float32)
         return control
 
     def on_step_end(
@@ -57,7 +62,7 @@ class WeightAverage(TrainerCallback):
     ) -> TrainerControl:
         if self.mean:
             decay = min(self.decay, state.global_step / (state.global_step + 9))
-            current = [local(parameter) for parameter in self.parameters.values()]
+            current = [local(parameter).float() for parameter in self.parameters.values()]
             torch._foreach_lerp_(list(self.mean.values()), current, 1 - decay)
         return control
 
@@ -77,8 +82,8 @@ class WeightAverage(TrainerCallback):
         finally:
             self._set(current)
 
-    def _current(self) -> dict[str, Tensor]:
-        return {name: local(parameter).clone() for name, parameter in self.parameters.items()}
+    def _current(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        return {name: local(parameter).to(dtype, copy=True) for name, parameter in self.parameters.items()}
 
     def _set(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():

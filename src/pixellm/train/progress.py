@@ -52,7 +52,7 @@ class RichProgress(TrainerCallback):
         if len(self.ends) > PACE_STEPS:
             seconds = (self.ends[-1] - self.ends[0]) / PACE_STEPS
             left = timedelta(seconds=round(seconds * (state.max_steps - state.global_step)))
-            self._print(state, f"{seconds:.3g} s a step, about {left} to go")
+            self._print(state, f"{seconds:.3g} s a step, about {left} to go, evaluations not counted")
 
     def on_log(
         self,

@@ -4,7 +4,7 @@ Two kinds: `Recipe` trains a model on data sets of records in one stage, from a 
 model and a CLIP encoder; `MiniRecipe` builds the embedded default from its parts, on annotated photographs, in two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from inspect import signature
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pixellm.data.augment import Augmentation
+from pixellm.data.catalogue import INSTANCES
 from pixellm.data.chat import Chat
 from pixellm.data.mixture import SourceConfig
 from pixellm.data.records import MAX_BAD_FRACTION
@@ -240,7 +241,9 @@ def load_recipe(path: Path) -> Recipe | MiniRecipe:
     if {"vision_stage", "answer_stage", "sources"} & data.keys():
         return _mini_recipe(data, path)
     recipe: Recipe = _build(Recipe, data, str(path))
-    _check_names(recipe.start.settings, _fields(PixelLMConfig), f"{path}: start: settings")
+    settings = recipe.start.settings
+    check_names(settings, _fields(PixelLMConfig), f"{path}: start: settings")
+    check_names(settings.get("vision_config", {}), _fields(PixelLMVisionConfig), f"{path}: vision_config")
     parts = {
         key: _beside(getattr(recipe.start, key), path.parent) for key in ("model", "language_model", "vision_model")
     }
@@ -284,8 +287,8 @@ def _mini_recipe(data: dict[str, Any], path: Path) -> MiniRecipe:
         data[key] = tuple(_build(SourceConfig, source, f"{path}: {key}[{i}]") for i, source in listed)
     recipe: MiniRecipe = _build(MiniRecipe, data, str(path))
     settings = {key: value for key, value in recipe.model.items() if key != "vision"}
-    _check_names(settings, _fields(PixelLMConfig), f"{path}: model")
-    _check_names(recipe.model.get("vision", {}), _fields(PixelLMVisionConfig), f"{path}: vision")
+    check_names(settings, _fields(PixelLMConfig), f"{path}: model")
+    check_names(recipe.model.get("vision", {}), _fields(PixelLMVisionConfig), f"{path}: vision")
     if not recipe.sources:
         raise ValueError(f"{path}: expected at least one source, got none.")
     places = {key: (path.parent / data[key]).resolve() for key in ("data_root", "start") if data.get(key)}
@@ -297,7 +300,13 @@ def _located(data: Data, recipe: Path, where: str) -> Data:
     if not data.sets:
         raise ValueError(f"{recipe}: {where}: expected at least one data set, got none.")
     above = recipe.parent
-    sets = {str((above / name).resolve()) if ".json" in name else name: w for name, w in data.sets.items()}
+
+    def located(name: str) -> str:
+        if instances := INSTANCES.fullmatch(name):
+            return f"{(above / instances['file']).resolve()}{name.removeprefix(instances['file'])}"
+        return str((above / name).resolve()) if name.endswith(".jsonl") else name
+
+    sets = {located(name): weight for name, weight in data.sets.items()}
     return replace(data, root=(above / data.root).resolve(), sets=sets)
 
 
@@ -314,7 +323,7 @@ def _build(kind: type, values: Any, where: str) -> Any:
     """A dataclass from a mapping; what is nested in it, likewise."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{where}: expected a mapping, got {values!r}.")
-    _check_names(values, {f.name for f in fields(kind)}, where)
+    check_names(values, {f.name for f in fields(kind)}, where)
     values = dict(values)
     for name, nested in _NESTED.get(kind, {}).items():
         if name in values:
@@ -353,7 +362,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def _check_names(values: Mapping, known: set[str], where: str) -> None:
+def check_names(values: Mapping, known: Collection[str], where: str) -> None:
+    """A ValueError that names the nearest known name for each unknown one."""
     if unknown := sorted(set(values) - known, key=str):
         nearest = {name: get_close_matches(str(name), known, n=1) for name in unknown}
         hints = [f"{name} (did you mean {match[0]}?)" if match else f"{name}" for name, match in nearest.items()]

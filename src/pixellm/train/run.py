@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from pixellm.embedded import make_readable
 from pixellm.eval.comparison import RUN
 from pixellm.files import write_text
 from pixellm.model.lora import merge_trained
+from pixellm.model.weights import read_json
 from pixellm.train import start
 from pixellm.train.adapt import adapt
 from pixellm.train.collate import Collator
@@ -45,14 +46,14 @@ def run(recipe_file: Path, output: Path | None = None, restart: bool = False, se
 
     Args:
         recipe_file: see `recipe.py`.
-        output: where checkpoints and results go; by default `runs/NAME`.
+        output: where checkpoints and results go; by default `runs/NAME`, with `seed` `runs/NAME-SEED`.
         restart: begin anew instead of resuming.
         seed: in place of the recipe's.
     """
     recipe = load_recipe(recipe_file)
     if seed is not None:
         recipe = replace(recipe, seed=seed)
-    output = output or Path("runs") / recipe.name
+    output = output or Path("runs") / (recipe.name if seed is None else f"{recipe.name}-{seed}")
     _make_room(output, restart)
     return train_mini(recipe, output) if isinstance(recipe, MiniRecipe) else train(recipe, output)
 
@@ -92,11 +93,13 @@ def fine_tune(data: Path, model: str, output: Path, steps: int | None = None, re
 def train(recipe: Recipe, output: Path) -> Path:
     """Train on data sets of records; checkpoints go to `output`, the result to `output/model`."""
     result = output / "model"
+    _check_run(recipe, output)
     if result.exists():
         logger.info("%s is there already and was not trained again; --restart begins anew", result)
         return result
     data, stage = recipe.data, recipe.stage
     per_step = _batches_per_step(stage)
+    _describe_run(recipe, output, {})
     sets, plan = _open(data, recipe.seed)
     held_out = None
     if recipe.validation:  # the same questions for every seed
@@ -136,9 +139,7 @@ def train(recipe: Recipe, output: Path) -> Path:
         progress.bar.stop()  # it hides the cursor
     trained = trained_state(trainer.model)
     if trainer.args.should_save:
-        if trainer.figures:
-            told = {"name": recipe.name, "seed": recipe.seed, "figures": trainer.figures}
-            write_text(output / RUN, json.dumps(told, indent=2) + "\n")
+        _describe_run(recipe, output, trainer.figures)
         unset_hf_deepspeed_config()  # or this process would wait for the others to share the model with
         _save(recipe, trained, result)
     logger.info("the model is in %s", result)
@@ -150,6 +151,24 @@ def _open(data: Data, seed: int) -> tuple[list[DataSet], Plan]:
     sets = [open_data(name, data.root, data.max_bad_fraction) for name in data.sets]
     sizes = tuple(map(len, sets))
     return sets, Plan(sizes, tuple(data.sets.values()), data.epoch_length or sum(sizes), seed)
+
+
+def _check_run(recipe: Recipe, output: Path) -> None:
+    """A ValueError if the directory holds a run of another recipe, or with another seed."""
+    if (output / RUN).is_file():
+        held = read_json(output / RUN)["recipe"]
+        if (held["name"], held["seed"]) != (recipe.name, recipe.seed):
+            raise ValueError(
+                f"{output}: expected a run of {recipe.name} with the seed {recipe.seed}, got one of {held['name']} "
+                f"with the seed {held['seed']}. Choose another --out, or begin anew with --restart."
+            )
+
+
+def _describe_run(recipe: Recipe, output: Path, figures: dict[str, float]) -> None:
+    """Write what is trained in this directory, and at the end how well it answers."""
+    if os.environ.get("RANK", "0") == "0":
+        told = {"recipe": asdict(recipe), "figures": figures}
+        write_text(output / RUN, json.dumps(told, indent=2, default=str) + "\n")
 
 
 def _make_room(output: Path, restart: bool) -> None:

@@ -1,6 +1,6 @@
 """What training starts from: a whole model, none of whose modules is drawn anew, or a language model and an encoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from pixellm.model.presets import PRESETS
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML, IMAGE_MARKERS, VICUNA
 from pixellm.model.weights import read_json, read_weights
-from pixellm.train.recipe import ModelStart
+from pixellm.train.mini.build import form_ids
+from pixellm.train.recipe import ModelStart, check_names
 
 ANSWERING = ("language_model.", "codebook.", "pixel_decoder.")  # not taken over with another model's vision encoder
 
@@ -55,9 +56,12 @@ def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration,
     _load_language_model(model, _language_model(start.language_model or ""))
     state = _encoder_weights(start.vision_model or "", config)
     own = model.state_dict()
-    if absent := {key for key in own if key.startswith("vision_encoder.")} - state.keys():
-        raise ValueError(f"{start.vision_model}: expected a vision encoder, got one without {min(absent)}.")
-    model.load_state_dict({k: t for k, t in state.items() if k in own and own[k].shape == t.shape}, strict=False)
+    fitting = {key: t for key, t in state.items() if key in own and own[key].shape == t.shape}
+    if absent := {key for key in own if key.startswith("vision_encoder.")} - fitting.keys():
+        raise ValueError(
+            f"{start.vision_model}: expected a vision encoder of the recipe's sizes, got one without {min(absent)}."
+        )
+    model.load_state_dict(fitting, strict=False)
     return model, processor
 
 
@@ -86,15 +90,28 @@ def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
     text = _language_config(language_model)
     text.vocab_size = max(text.vocab_size, len(tokenizer))
     vision, mean, std = _vision(start.vision_model, preset.vision_config)
+    vision |= start.settings.get("vision_config", {})
     settings |= {
-        "text_config": text.to_dict() | dict(start.settings.get("text_config", {})),
-        "vision_config": vision | dict(start.settings.get("vision_config", {})),
+        "text_config": _with_layers(text.to_dict(), start.settings.get("text_config", {})),
+        "vision_config": vision,
         "codebook_ids": tokenizer.convert_tokens_to_ids(tokens),
+        "vocabulary_ids": [form_ids(tokenizer, name) for name in vision["vocabulary"]],
     }
     config = PixelLMConfig.from_dict(settings)
     image_processor = PixelLMImageProcessor(config.vision_config.image_size, mean, std)
     processor = PixelLMProcessor(image_processor, tokenizer, tokens, config.num_image_tokens, **template)
     return config, processor
+
+
+def _with_layers(text: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A language model's settings with changes; a ValueError if it has no such setting, or not so many layers."""
+    check_names(changes, text.keys(), "settings: text_config")
+    if changes.get("num_hidden_layers", 0) > text["num_hidden_layers"]:
+        raise ValueError(
+            f"text_config: expected at most the {text['num_hidden_layers']} layers of the language model, got "
+            f"{changes['num_hidden_layers']}."
+        )
+    return text | dict(changes)
 
 
 def _vision(name: str, preset: PixelLMVisionConfig) -> tuple[dict[str, Any], Sequence[float], Sequence[float]]:

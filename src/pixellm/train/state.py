@@ -54,7 +54,8 @@ def whole(tensor: Tensor) -> Tensor:
     """A parameter in full, on the CPU."""
     with _fetched(tensor, write=False):
         found = tensor.detach()
-        return (found.full_tensor() if isinstance(found, DTensor) else found).cpu().clone()
+        found = found.full_tensor() if isinstance(found, DTensor) else found
+        return found.cpu().clone(memory_format=torch.contiguous_format)
 
 
 def put(tensor: Tensor, value: Tensor) -> None:

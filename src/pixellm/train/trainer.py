@@ -65,6 +65,10 @@ class PixelLMTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.processor = processor
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
+            raise ValueError(
+                "expected version 2 of FSDP, got 1. Set fsdp_version: 2, as in recipes/accelerate/fsdp2.yaml."
+            )
         if self._sharded and getattr(self.model, "word_mix", None) is not None:
             raise ValueError(
                 "expected a model without a dense classifier to shard, got one whose word embeddings are read where no "
@@ -85,6 +89,12 @@ class PixelLMTrainer(Trainer):
         """Train to the end, from the last whole checkpoint in the output directory if there is one."""
         last = last_checkpoint(Path(self.args.output_dir))
         if last:
+            by_deepspeed = not (last / OPTIMIZER_NAME).is_file()
+            if by_deepspeed != self.is_deepspeed_enabled:
+                raise ValueError(
+                    f"expected to go on {'with' if by_deepspeed else 'without'} DeepSpeed, as {last} was written; its "
+                    "optimizer states are in a form of its own."
+                )
             logger.info("resuming from %s", last)
             self._resumed_from = last
             self.batches.start = step_of(last)
@@ -205,12 +215,17 @@ class PixelLMTrainer(Trainer):
         return logs
 
     def _answers(self) -> tuple[Validated, list[Item]]:
-        """Of this process's share of the images: of all, where the model is sharded and all have to do the same."""
+        """Of this process's share of the images.
+
+        Where the model is sharded, all processes answer all: each runs every layer together with the others, and so has
+        to choose the same words, as equal devices do.
+        """
         share = slice(None) if self._sharded else slice(self.args.process_index, None, self.args.world_size)
         mine = range(len(self.eval_dataset))[share]
         training = self.model.training
+        shown = SHOWN if self.args.should_save else 0
         with self.average.applied(), answering(self.model), self.accelerator.autocast():
-            found = validate(Predictor(self.model, self.processor), map(self.eval_dataset.__getitem__, mine), SHOWN)
+            found = validate(Predictor(self.model, self.processor), map(self.eval_dataset.__getitem__, mine), shown)
         self.model.train(training)
         return found
 
