@@ -115,8 +115,7 @@ def main() -> None:
         "pixels": SIZE,
         "workers": arguments.workers,
         "samples_per_second": round(rate, 1),
-        "memory_at_the_end_over_memory_at_a_tenth": round(sizes[-1] / sizes[1], 3),
-        "largest_memory_over_memory_at_a_tenth": round(max(sizes[1:]) / sizes[1], 3),
+        "memory_over_memory_at_a_tenth": [round(size / sizes[1], 2) for size in sizes],
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -165,6 +165,7 @@ FIELDS = {
     "llm_grid": 5,
     "num_tags": 2,
     "score_noise": 0.5,
+    "name_prior": False,
     "repeat_guard": 7,
     "projector_ratio": 1.5,
     "pixel_feature_size": 20,

@@ -27,7 +27,9 @@ class Attention(nn.Module):
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
         """How much each of (T, Q, C) attends to each of (T, P, C), in each head: (T, heads, Q, P), sums to 1 over P."""
         q, k = self._heads(self.q_proj(query)), self._heads(self.k_proj(key))
-        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+        scale = q.shape[-1] ** -0.5
+        q, k = (q, k * scale) if q.shape[2] > k.shape[2] else (q * scale, k)  # the fewer
+        return (q @ k.transpose(-2, -1)).softmax(dim=-1)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
