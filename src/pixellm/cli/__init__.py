@@ -436,5 +436,6 @@ def main() -> None:
         if isinstance(error, ValueError):
             _fail(f"Error: {error}", 2)
         if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pixellm"):
-            _fail(f"Error: the package {error.name} is needed for this. Install it: pip install 'pixellm[train]'", 1)
+            extra = "eval" if error.name in ("openai", "pyarrow") else "train"
+            _fail(f"Error: the package {error.name} is needed for this. Install it: pip install 'pixellm[{extra}]'", 1)
         _fail(f"{type(error).__name__}: {error}\nPIXELLM_DEBUG=1 shows where this happened.", 1)
