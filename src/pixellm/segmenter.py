@@ -15,7 +15,8 @@ def load_segmenter(
 
     Args:
         name: see `pixellm.hub.resolve`.
-        device, dtype: where it runs, and in which precision.
+        device: where it runs.
+        dtype: in which precision.
 
     Raises:
         ValueError: no such model, or a directory that does not hold one.
