@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import AutoModel
 
 from pixellm import geometry, hub
 from pixellm.images import load_image
@@ -62,7 +63,7 @@ class Predictor:
             ValueError: no such model, or a directory that does not hold one.
         """
         directory = hub.resolve(str(name))
-        model = PixelLMForConditionalGeneration.from_pretrained(directory, dtype=dtype)
+        model = AutoModel.from_pretrained(directory, dtype=dtype)
         return cls(model.to(device), PixelLMProcessor.from_pretrained(directory), system)
 
     def set_image(self, image: ImageSource) -> None:
@@ -116,8 +117,15 @@ class Predictor:
 
     def _encode(self, photographs: list[Image.Image]) -> Prefix:
         inputs = self.processor.images(photographs)
-        pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
-        return encode_prefix(self.model, pixels, inputs["resized_hw"].to(pixels.device), self.processor.prefix_ids)
+        device, dtype = self.model.device, self.model.dtype
+        context = inputs.get("context_pixel_values")
+        return encode_prefix(
+            self.model,
+            inputs["pixel_values"].to(device, dtype),
+            inputs["resized_hw"].to(device),
+            self.processor.prefix_ids,
+            None if context is None else context.to(device, dtype),
+        )
 
     def _answers(self, prefix: Prefix, asked: Sequence[_Asked], sampling: dict) -> list[Answer]:
         answers: dict[int, Answer] = {}

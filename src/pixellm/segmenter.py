@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+import pixellm.baselines.lisa  # noqa: F401, so that transformers knows it
 from pixellm.predictor import Predictor
 from pixellm.types import Segmenter
 

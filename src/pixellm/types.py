@@ -57,6 +57,7 @@ class Batch:
         class_target, class_weight: (B, V, g, g) for a dense classifier.
         target_names: (ΣM,) vocabulary index of each target, the vocabulary's size for another name, -100 where nothing
             is to be learned of it; None: as the text says.
+        context_pixel_values: (B, 3, s, s) view of its own for the language model, for models that have one (LISA).
     """
 
     pixel_values: Tensor
@@ -69,6 +70,7 @@ class Batch:
     class_target: Tensor | None = None
     class_weight: Tensor | None = None
     target_names: Tensor | None = None
+    context_pixel_values: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from transformers import CLIPVisionModel, LlamaForCausalLM
 
 import tiny
 import trees
+from pixellm.baselines.presets import PRESETS
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
-from pixellm.model.presets import PRESETS
 from pixellm.predictor import Predictor
 from pixellm.train import run as training
 from pixellm.train import start

@@ -119,10 +119,20 @@ class _Row:
 
 @torch.inference_mode()
 def encode_prefix(
-    model: PixelLMForConditionalGeneration, pixel_values: Tensor, resized_hw: Tensor, prefix_ids: Sequence[int]
+    model: PixelLMForConditionalGeneration,
+    pixel_values: Tensor,
+    resized_hw: Tensor,
+    prefix_ids: Sequence[int],
+    context_pixel_values: Tensor | None = None,
 ) -> Prefix:
-    """Run images (B, 3, S, S) and the token ids before the question once; see `PixelLMProcessor.prefix_ids`."""
-    images = model.encode_images(pixel_values, resized_hw)
+    """Run images and the token ids before the question once.
+
+    Args:
+        model: in eval mode.
+        pixel_values, resized_hw, context_pixel_values: see `PixelLMForConditionalGeneration.encode_images`.
+        prefix_ids: see `PixelLMProcessor.prefix_ids`.
+    """
+    images = model.encode_images(pixel_values, resized_hw, context_pixel_values)
     ids = torch.tensor([prefix_ids] * len(pixel_values), device=pixel_values.device)
     valid = torch.ones_like(ids, dtype=torch.bool).masked_scatter(ids == IMAGE_TOKEN_ID, images.token_valid)
     embeddings = model.embed(ids, images)

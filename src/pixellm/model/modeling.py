@@ -19,7 +19,7 @@ from pixellm.model import losses
 from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
-from pixellm.model.vision import build_vision_encoder, valid_area
+from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
 from pixellm.model.word_mix import WordMix
 from pixellm.types import LossCounts, Output
 
@@ -29,10 +29,13 @@ IGNORE_INDEX = -100
 
 
 class Projector(nn.Sequential):
-    """Linear → GELU → Linear, over the last dimension."""
+    """Linear → GELU → Linear over the last dimension; a single linear layer for a hidden size of 0."""
 
     def __init__(self, in_size: int, hidden_size: int, out_size: int) -> None:
-        super().__init__(nn.Linear(in_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, out_size))
+        if hidden_size:
+            super().__init__(nn.Linear(in_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, out_size))
+        else:
+            super().__init__(nn.Linear(in_size, out_size))
 
 
 @dataclass
@@ -64,6 +67,7 @@ class EncodedImages:
 
 class PixelLMForConditionalGeneration(PreTrainedModel):
     config_class = PixelLMConfig
+    pixel_decoder_class: type[nn.Module] = PixelDecoder
     base_model_prefix = "pixellm"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]  # noqa: RUF012
@@ -84,7 +88,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         self.codebook = Codebook(config)
         self.pixel_projector = Projector(vision_width, pixel_hidden, pixel_width)
         self.neck = Neck(pixel_width, config.decoder_dim)
-        self.pixel_decoder = PixelDecoder(config)
+        self.pixel_decoder = self.pixel_decoder_class(config)
         self.word_mix = WordMix(config) if config.vision_config.vocabulary else None
         self.post_init()
         self.freeze_constants()
@@ -131,19 +135,20 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         elif isinstance(module, Codebook):
             nn.init.constant_(module.token_weights, fusion_weight(self.config))
 
-    def encode_images(self, pixel_values: Tensor, resized_hw: Tensor) -> EncodedImages:
+    def encode_images(
+        self, pixel_values: Tensor, resized_hw: Tensor, context_pixel_values: Tensor | None = None
+    ) -> EncodedImages:
         """Run the vision side.
 
         Args:
             pixel_values: (B, 3, S, S), normalised, padded right and bottom with 0.
             resized_hw: (B, 2) height and width of each image inside the square.
+            context_pixel_values: a view of its own for the language model, which PixelLM has not.
         """
         config = self.config
         features = self.vision_encoder(pixel_values, resized_hw)
         size, grid = config.vision_config.image_size, config.llm_grid
-        deepest = features.scales[0]
-        pooled = F.interpolate(deepest.float(), (grid, grid), mode="bilinear", align_corners=False).to(deepest.dtype)
-        tokens = self.llm_projector(pooled.flatten(2).transpose(1, 2))
+        tokens = self.image_tokens(features)
         neck = [self.neck(self._project_pixels(feature)) for feature in features.scales[-config.num_scales :]]
         words = name_scores = None
         if self.word_mix is not None:
@@ -157,6 +162,12 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         maps = self.pixel_decoder.prepare(neck)
         logits, presence = features.class_logits, features.presence_logits
         return EncodedImages(tokens, valid, maps, neck, resized_hw, logits, presence, name_scores, words)
+
+    def image_tokens(self, features: VisionFeatures) -> Tensor:
+        """The deepest map of an encoder as (B, g·g, D) tokens of the language model."""
+        deepest, grid = features.scales[0], self.config.llm_grid
+        pooled = F.interpolate(deepest.float(), (grid, grid), mode="bilinear", align_corners=False).to(deepest.dtype)
+        return self.llm_projector(pooled.flatten(2).transpose(1, 2))
 
     def _project_pixels(self, feature: Tensor) -> Tensor:
         return self.pixel_projector(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -202,6 +213,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         class_target: Tensor | None = None,
         class_weight: Tensor | None = None,
         target_names: Tensor | None = None,
+        context_pixel_values: Tensor | None = None,
         counts: LossCounts | None = None,
     ) -> Output:
         """Teacher-forced pass over a `Batch` (see there for the arguments).
@@ -212,7 +224,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             `Output` with the low-resolution mask logits of each image (M, 2g, 2g), and with labels the losses:
             `ce`, `bce`, `dice`, `names`, `semantics`, each with its weight already in, and their sum `loss`.
         """
-        images = self.encode_images(pixel_values, resized_hw)
+        images = self.encode_images(pixel_values, resized_hw, context_pixel_values)
         valid = segment_ids >= 0
         valid = valid & ~self._padding_tokens(input_ids, images)
         embeddings = self.embed(input_ids, images)

@@ -223,6 +223,7 @@ class PixelLMProcessor(ProcessorMixin):
             class_target=stacked([sample.class_target for sample in samples]),
             class_weight=stacked([sample.class_weight for sample in samples]),
             target_names=_names_of(learned),
+            context_pixel_values=pixels.get("context_pixel_values"),
         )
 
     def _row(self, sample: Sample, max_length: int | None) -> "_Row":

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from pixellm import hub
+from pixellm.baselines.presets import PRESETS
 from pixellm.embedded import LANGUAGE_MODEL, fetch_language_model
 from pixellm.model import (
     PixelLMConfig,
@@ -29,7 +30,6 @@ from pixellm.model import (
     PixelLMVisionConfig,
 )
 from pixellm.model.convert import Report, clip_weights
-from pixellm.model.presets import PRESETS
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML, IMAGE_MARKERS, VICUNA
 from pixellm.model.weights import read_json, read_weights
