@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from pixellm.baselines.two_stage import ModelGrounder, ModelNamer, TwoStage, parse_names
+from pixellm.baselines.two_stage import ModelGrounder, ModelNamer, Named, TwoStage, parse_names
 from pixellm.predictor import Predictor
 from pixellm.types import Done, Target, TextPiece
 
@@ -44,11 +44,11 @@ class Parts:
         self.shown += 1
 
     def names(self, question: str) -> list[str]:
-        return self.known
+        return [Named(name) for name in self.known]
 
-    def ground(self, phrases):
-        self.grounded.append(list(phrases))
-        masks = [np.zeros((30, 40), dtype=bool) for _ in phrases]
+    def ground(self, things):
+        self.grounded.append([thing.phrase for thing in things])
+        masks = [np.zeros((30, 40), dtype=bool) for _ in things]
         for number, mask in enumerate(masks):
             mask[number] = True
         return [(mask, 0.5 + number / 10) for number, mask in enumerate(masks)]

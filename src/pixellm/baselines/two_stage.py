@@ -1,12 +1,13 @@
 """Two stages: one model says in words what is meant, another segments each phrase (LISA_rec, and others like it).
 
-    question → Namer → phrases → Grounder → one mask for each
+    question → Namer → Named things → Grounder → one mask for each
 
 The construction is ours: that of the paper's LISA_rec was not published (docs/baselines.md).
 """
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -28,23 +29,31 @@ _DENIAL = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Named:
+    """A thing in words, and where the namer knows it, a point on it (x, y) as shares of width and height."""
+
+    phrase: str
+    point: tuple[float, float] | None = None
+
+
 class Namer(Protocol):
     """Says in words which things a question asks for."""
 
     def set_image(self, image: Image.Image) -> None: ...
 
-    def names(self, question: str) -> list[str]:
+    def names(self, question: str) -> list[Named]:
         """The things, in the order in which they are to be shown; none where nothing fits."""
         ...
 
 
 class Grounder(Protocol):
-    """Segments things by their names."""
+    """Segments what was named."""
 
     def set_image(self, image: Image.Image) -> None: ...
 
-    def ground(self, phrases: Sequence[str]) -> list[tuple[np.ndarray, float]]:
-        """For each phrase a bool (H, W) mask at the photograph's size, and a score in 0..1."""
+    def ground(self, things: Sequence[Named]) -> list[tuple[np.ndarray, float]]:
+        """For each thing a bool (H, W) mask at the photograph's size, and a score in 0..1."""
         ...
 
 
@@ -57,8 +66,8 @@ class ModelNamer:
     def set_image(self, image: Image.Image) -> None:
         self.predictor.set_image(image)
 
-    def names(self, question: str) -> list[str]:
-        return parse_names(self.predictor.ask(f"{question} {IN_WORDS}").text)
+    def names(self, question: str) -> list[Named]:
+        return [Named(name) for name in parse_names(self.predictor.ask(f"{question} {IN_WORDS}").text)]
 
 
 class ModelGrounder:
@@ -72,8 +81,8 @@ class ModelGrounder:
         self._hw = (image.height, image.width)
         self.predictor.set_image(image)
 
-    def ground(self, phrases: Sequence[str]) -> list[tuple[np.ndarray, float]]:
-        answers = self.predictor.ask_many([SHORT_QUESTION.format(phrase=phrase) for phrase in phrases])
+    def ground(self, things: Sequence[Named]) -> list[tuple[np.ndarray, float]]:
+        answers = self.predictor.ask_many([SHORT_QUESTION.format(phrase=thing.phrase) for thing in things])
         empty = (np.zeros(self._hw, dtype=bool), 0.0)
         return [(a.targets[0].mask, a.targets[0].score) if a.targets else empty for a in answers]
 
@@ -97,16 +106,16 @@ class TwoStage:
             raise ValueError("expected an image before the first question. Call set_image first.")
         if not question.strip():
             raise ValueError("expected a question, got an empty text.")
-        phrases = self.namer.names(question)
-        if not phrases:
+        things = self.namer.names(question)
+        if not things:
             return Answer(question, "Nothing here fits that.", (), self._image)
-        text = join([f"the {phrase}" for phrase in phrases])
+        text = join([f"the {thing.phrase}" for thing in things])
         text = f"{text[0].upper()}{text[1:]}."
         targets, start = [], 0
-        for phrase, (mask, score) in zip(phrases, self.grounder.ground(phrases), strict=True):
-            start = text.index(phrase, start)
-            targets.append(Target(phrase, (start, start + len(phrase)), mask, score))
-            start += len(phrase)
+        for thing, (mask, score) in zip(things, self.grounder.ground(things), strict=True):
+            start = text.index(thing.phrase, start)
+            targets.append(Target(thing.phrase, (start, start + len(thing.phrase)), mask, score))
+            start += len(thing.phrase)
         return Answer(question, text, tuple(targets), self._image)
 
     def stream(self, question: str) -> Iterator[Event]:

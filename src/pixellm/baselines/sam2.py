@@ -1,0 +1,63 @@
+"""SAM 2 (transformers) as the second stage: a point on each thing → its mask.
+
+With `VisionServer` before it, the modern cascade: a strong vision-language model names and points, SAM 2 segments.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Sam2Model, Sam2Processor
+
+from pixellm.baselines.two_stage import Named
+
+
+class Sam2Grounder:
+    """A `Grounder` that needs points.
+
+    Args:
+        model: a SAM 2; it is put into eval mode.
+        processor: its processor.
+    """
+
+    def __init__(self, model: Sam2Model, processor: Sam2Processor) -> None:
+        self.model, self.processor = model.eval(), processor
+        self._embeddings: list[torch.Tensor] = []
+        self._size = (0, 0)  # width, height
+
+    @classmethod
+    def load(cls, name: str | Path, device: str | torch.device = "cpu") -> "Sam2Grounder":
+        """From a directory in transformers' format, or a Hub id as facebook/sam2.1-hiera-large."""
+        return cls(Sam2Model.from_pretrained(name).to(device), Sam2Processor.from_pretrained(name))
+
+    @torch.inference_mode()
+    def set_image(self, image: Image.Image) -> None:
+        """Encode a photograph."""
+        self._size = image.size
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
+        self._embeddings = self.model.get_image_embeddings(pixels.to(self.model.device))
+
+    @torch.inference_mode()
+    def ground(self, things: Sequence[Named]) -> list[tuple[np.ndarray, float]]:
+        """For each point, of the three masks that SAM 2 offers the one that it thinks best, and its own estimate.
+
+        Raises:
+            ValueError: a thing comes without a point.
+        """
+        if any(thing.point is None for thing in things):
+            raise ValueError("expected a point on each thing for SAM 2, got names alone. Use a namer that points.")
+        width, height = self._size
+        points = [[[thing.point[0] * width, thing.point[1] * height]] for thing in things if thing.point]
+        inputs = self.processor(
+            input_points=[points], input_labels=[[[1]] * len(points)], original_sizes=[[height, width]]
+        )
+        output = self.model(
+            image_embeddings=self._embeddings,
+            input_points=torch.as_tensor(inputs["input_points"], device=self.model.device, dtype=torch.float32),
+            input_labels=torch.as_tensor(inputs["input_labels"], device=self.model.device),
+        )
+        (masks,) = self.processor.post_process_masks(output.pred_masks.cpu(), [[height, width]])
+        best = output.iou_scores[0].argmax(dim=-1).tolist()
+        return [(masks[i, one].numpy(), float(output.iou_scores[0, i, one].clamp(0, 1))) for i, one in enumerate(best)]

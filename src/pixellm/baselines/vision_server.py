@@ -1,0 +1,98 @@
+"""A vision-language model behind any OpenAI-compatible server, asked which things are meant and where they are."""
+
+import base64
+import io
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from pixellm.baselines.two_stage import Named
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+RETRIES = 5  # with growing waits, or as the server asks (429, 5xx, broken connections)
+SIDE = 1024  # pixels: the longest side of the image that is sent
+SCALE = 1000  # points are told in thousandths of width and height
+REQUEST = (
+    "Question about the image: {question}\n"
+    "Which things in the image does it ask for? Reply with JSON alone: "
+    '{{"things": [{{"name": "a short phrase that tells this thing from others", "point": [x, y]}}]}}. '
+    "Give one entry for each thing, with a point in the middle of it; x from the left and y from the top, both from 0 "
+    "to 1000 over the whole image. Reply with an empty list if nothing fits."
+)
+
+
+class VisionServer:
+    """A `Namer` that also points.
+
+    Args:
+        model: its name at the server.
+        url: the server's base URL, as https://host/v1; None: OpenAI's own, or OPENAI_BASE_URL. The key is read from
+            OPENAI_API_KEY.
+    """
+
+    def __init__(self, model: str, url: str | None = None) -> None:
+        self.model, self.url = model, url
+        self._image = ""
+        self._client: OpenAI | None = None
+
+    def set_image(self, image: Image.Image) -> None:
+        """Keep the photograph, made smaller, for the questions that follow."""
+        small = image.copy()
+        small.thumbnail((SIDE, SIDE))
+        buffer = io.BytesIO()
+        small.convert("RGB").save(buffer, "JPEG", quality=90)
+        self._image = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+    def names(self, question: str) -> list[Named]:
+        """The things that the question asks for, with a point on each.
+
+        Raises:
+            ValueError: the server can't be reached, refuses, or answers with something else than was asked for.
+        """
+        from openai import OpenAI, OpenAIError
+
+        if self._client is None:  # servers of one's own want no key, but the client wants one
+            key = os.environ.get("OPENAI_API_KEY") or "none"
+            self._client = OpenAI(base_url=self.url, api_key=key, max_retries=RETRIES)
+        text = {"type": "text", "text": REQUEST.format(question=question)}
+        content: Any = [{"type": "image_url", "image_url": {"url": self._image}}, text]
+        try:
+            reply = self._client.chat.completions.create(
+                model=self.model, messages=[{"role": "user", "content": content}], temperature=0.0
+            )
+        except OpenAIError as error:
+            raise ValueError(
+                f"expected an answer of {self.model} at {self.url or 'the OpenAI API'}, got {str(error)[:200]}. "
+                "Check URL, model and OPENAI_API_KEY."
+            ) from None
+        return parse_things((reply.choices[0].message.content or "") if reply.choices else "")
+
+
+def parse_things(reply: str) -> list[Named]:
+    """Names and points from a reply, which may have words around its JSON.
+
+    Raises:
+        ValueError: there is no such JSON in it.
+    """
+    thought = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
+    found = re.search(r"\{.*\}", thought, re.DOTALL)
+    try:
+        things = json.loads(found[0])["things"] if found else None
+        return [Named(str(thing["name"]).strip(), _point(thing["point"])) for thing in things]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f'expected JSON with "things", each with a name and a point of 0 to {SCALE}, got {reply[:200]!r}. '
+            "Try another model: this one does not follow the request."
+        ) from None
+
+
+def _point(values: Any) -> tuple[float, float]:
+    x, y = (float(value) / SCALE for value in values)
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise ValueError("a point outside of the image")
+    return x, y
