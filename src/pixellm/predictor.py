@@ -4,9 +4,9 @@ A photograph is encoded once; all questions on it share its image features and k
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,12 +39,18 @@ class Predictor:
         model: a PixelLM model; it is put into eval mode.
         processor: its processor.
         system: system prompt in place of the checkpoint's own; plain text.
+        sampling: how answers are written where who asks does not say; see `pixellm.model.generation.Sampling`.
     """
 
     def __init__(
-        self, model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, system: str | None = None
+        self,
+        model: PixelLMForConditionalGeneration,
+        processor: PixelLMProcessor,
+        system: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.processor = model.eval(), copy.copy(processor)
+        self.sampling = dict(sampling or {})
         if system is not None:
             self.processor.system = system
         self._photograph: tuple[Image.Image, Prefix] | None = None
@@ -56,6 +62,7 @@ class Predictor:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         system: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
     ) -> "Predictor":
         """Load a model by name (`pixellm models` lists them), by Hugging Face Hub id, or from a directory.
 
@@ -64,7 +71,9 @@ class Predictor:
         """
         directory = hub.resolve(str(name))
         model = AutoModel.from_pretrained(directory, dtype=dtype)
-        return cls(model.to(device), PixelLMProcessor.from_pretrained(directory), system)
+        if not isinstance(model, PixelLMForConditionalGeneration):
+            raise ValueError(f"expected a model that writes answers in {directory}, got a {type(model).__name__}.")
+        return cls(model.to(device), PixelLMProcessor.from_pretrained(directory), system, sampling)
 
     def set_image(self, image: ImageSource) -> None:
         """Encode a photograph: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).
@@ -142,7 +151,7 @@ class Predictor:
         share = self.model.config.peak_share
         rows = [_RowDecoder(self.processor, AnswerBuilder(one.question, one.photograph, share)) for one in asked]
         images = [one.image for one in asked]
-        settings = Sampling(**{"no_repeat_ngram_size": self.model.config.repeat_guard, **sampling})
+        settings = Sampling(**{"no_repeat_ngram_size": self.model.config.repeat_guard, **self.sampling, **sampling})
         for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):
             row = rows[step.row]
             if step.states is not None:

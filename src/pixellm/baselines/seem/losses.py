@@ -26,7 +26,7 @@ class Targets:
     """The masks of a batch.
 
     Args:
-        masks: (N, 1, S, S) in 0..1, inside the padded square.
+        masks: (N, 1, S, S) in 0..1, in the square; beyond the image their edge goes on, for what is read at the edge.
         ignored: likewise, pixels that add nothing to the losses, or None.
         row: (N,) whose phrase each is.
         extent: (N, 2) share of the square's width and height that the image takes.
@@ -41,7 +41,7 @@ class Targets:
 def place_targets(
     target_masks: list[Tensor], ignored: list[Tensor] | None, resized_hw: Tensor, row: Tensor, size: int
 ) -> Targets:
-    """Masks at their photographs' sizes → inside the square.
+    """Masks at their photographs' sizes → in the square.
 
     Args:
         target_masks: of each image bool (M, H, W).
@@ -65,7 +65,7 @@ def _placed(stacks: list[Tensor], resized_hw: Tensor, size: int) -> Tensor:
     for stack, (height, width) in zip(stacks, resized_hw.tolist(), strict=True):
         if len(stack):
             inside = F.interpolate(stack[:, None].float(), (height, width), mode="bilinear", align_corners=False)
-            placed.append(F.pad(inside, (0, size - width, 0, size - height)))
+            placed.append(F.pad(inside, (0, size - width, 0, size - height), mode="replicate"))
     return torch.cat(placed) if placed else torch.zeros(0, 1, size, size, device=resized_hw.device)
 
 
@@ -97,7 +97,7 @@ def match(
     queries, matched = [], []
     for row in rows.unique():
         mine = (rows == row).nonzero()[:, 0]
-        chosen, assigned = linear_sum_assignment(costs[mine].T)
+        assigned, chosen = linear_sum_assignment(costs[mine.numpy()])
         queries.append(torch.from_numpy(chosen))
         matched.append(mine[torch.from_numpy(assigned)])
     device = similarity.device
@@ -147,4 +147,4 @@ def unsure_points(logits: Tensor, extent: Tensor, count: int) -> Tensor:
 
 def _at(maps: Tensor, points: Tensor) -> Tensor:
     """Maps (N, Q, h, w) at points (N, n, 2), x and y in 0..1: (N, Q, n)."""
-    return sample_point(maps, points, align_corners=False)
+    return sample_point(maps, points, align_corners=False, padding_mode="border")

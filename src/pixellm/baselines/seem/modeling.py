@@ -81,12 +81,9 @@ class SeemForGrounding(PreTrainedModel):
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Phrases (P, T), padded on the right → their words (P, T, C) and themselves (P, C)."""
-        if not len(input_ids):
-            words = self.text_projection.weight.new_zeros((*input_ids.shape, self.config.width))
-        else:
-            # Causal, and padded on the right: no word sees the padding.
-            states = self.text_encoder(input_ids=input_ids).last_hidden_state
-            words = self.text_projection(states.to(self.text_projection.weight.dtype))
+        # Causal, and padded on the right: no word sees the padding.
+        states = self.text_encoder(input_ids=input_ids).last_hidden_state
+        words = self.text_projection(states.to(self.text_projection.weight.dtype))
         last = attention_mask.sum(dim=1) - 1
         return words, words[torch.arange(len(words), device=words.device), last]
 
@@ -137,6 +134,10 @@ class SeemForGrounding(PreTrainedModel):
             `Output` with the mask logits of each image's phrases (P, h, w), and with targets the losses `choice`, `bce`
             and `dice`, each with its weight already in and summed over the layers, and their sum `loss`.
         """
+        if not len(input_ids):
+            # A part of the graph all the same: processes that train together wait for each other's gradients.
+            nothing = torch.stack([0 * p.sum() for p in self.parameters() if p.requires_grad]).sum()
+            return Output(nothing, {"choice": nothing}, [pixel_values.new_zeros(0, 1, 1)] * len(pixel_values))
         images = self.encode_images(pixel_values, resized_hw)
         predictions, likeness = self.decode(images, input_ids, attention_mask, image_index)
         per_image = torch.bincount(image_index, minlength=len(pixel_values)).tolist()
@@ -153,10 +154,6 @@ class SeemForGrounding(PreTrainedModel):
         self, predictions: list[Prediction], likeness: list[Tensor], targets: Targets, count: int
     ) -> dict[str, Tensor]:
         """Losses of all layers, averaged over `count` targets."""
-        if not len(targets.row):
-            # Without a target, too, a part of the graph: processes that train together wait for each other's gradients.
-            nothing = sum(p.mask_logits.sum() + p.vectors.sum() for p in predictions)
-            return {"choice": 0 * (nothing + sum(one.sum() for one in likeness))}
         layers = zip(predictions, likeness, strict=True)
         sums = torch.stack([grounding_losses(*layer, targets, self.config) for layer in layers]).sum(dim=0)
         return dict(zip(("choice", "bce", "dice"), sums / max(1, count), strict=True))

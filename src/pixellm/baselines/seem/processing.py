@@ -154,7 +154,8 @@ def phrases_of(conversation: Conversation) -> list[str]:
     text, last, found = "", 0, []
     for piece in conversation.answer.split(SEG_SLOT)[:-1]:
         text = (text + piece).rstrip()
-        found.append(text[slice(*phrase_span(text, last))] or conversation.question.strip())
+        phrase = text[slice(*phrase_span(text, last))]
+        found.append(phrase if any(map(str.isalnum, phrase)) else conversation.question.strip())
         last = len(text)
     return found
 
