@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import CLIPTextConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
 from pixellm.model import (
@@ -125,6 +125,19 @@ def seem_config(text=None, **changes) -> SeemConfig:
     )
     sizes = {"width": 32, "num_heads": 4, "ffn_dim": 48, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 6}
     return SeemConfig(vision, text or text_config(), **(sizes | {"max_tokens": 20, "num_points": 64} | changes))
+
+
+def clip_text_config() -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
 
 
 def seem_processor(image_size: int = 64) -> SeemProcessor:

@@ -36,8 +36,7 @@ def load_segmenter(
         return Predictor.load(directory, device, dtype, sampling=sampling)
     if sampling:
         raise ValueError(
-            f"expected no {', '.join(sampling)} for {name}, which is SEEM-style: it writes no text, so there is nothing "
-            "to sample. Leave that out."
+            f"expected no {', '.join(sampling)} for {name}, which is SEEM-style: it writes no text. Leave that out."
         )
     return SeemPredictor.load(directory, device, dtype)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoProcessor, CLIPTextConfig
+from transformers import AutoModel, AutoProcessor
 from transformers.models.mask2former import modeling_mask2former as mask2former
 
 import tiny
@@ -21,16 +21,6 @@ from pixellm.train.collate import Collator
 from pixellm.types import Conversation, Done, Sample, Target, TextPiece
 
 PHRASES = ["the dog", "Where is the red apple on the table?", "cat"]
-CLIP_TEXT = CLIPTextConfig(
-    vocab_size=400,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    max_position_embeddings=32,
-    bos_token_id=0,
-    eos_token_id=2,
-)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +76,9 @@ def test_grounding_queries_do_not_need_the_object_queries(model, processor) -> N
 
 def test_padding_is_neither_read_nor_segmented_from() -> None:
     """A query reads where its mask is and the image too; one without a mask reads all of the image."""
-    valid = torch.tensor([[True, True, True, True, False, False, False, False, False, False, False, False] + [False] * 4])
+    valid = torch.tensor(
+        [[True, True, True, True, False, False, False, False, False, False, False, False] + [False] * 4]
+    )
     level = Level(torch.zeros(1, 16, 4), torch.zeros(16, 4), valid, 4)
     masks = torch.full((1, 3, 4, 4), -1.0)
     masks[0, 0, :, 0] = masks[0, 1, 2] = 1.0  # a column; a row in the padding; nothing
@@ -124,7 +116,7 @@ def test_phrases_do_not_influence_each_other(predictor) -> None:
     assert predictor.ground([]) == []
 
 
-@pytest.mark.parametrize("text", [None, CLIP_TEXT], ids=["llama", "clip"])
+@pytest.mark.parametrize("text", [None, tiny.clip_text_config()], ids=["llama", "clip"])
 def test_images_of_a_batch_do_not_influence_each_other(text, processor) -> None:
     model = tiny.build_seem(tiny.seem_config(text))
     photographs = [tiny.picture(50, 30), tiny.picture(20, 64, seed=1)]
@@ -242,7 +234,9 @@ def test_matching_costs_are_mask2formers() -> None:
     costs = losses.matching_costs(prediction, similarity, targets, points, config)
     for number, row in enumerate([0, 0, 1]):
         at = (points[row] * torch.tensor([1.0, 0.5]))[None]
-        found = mask2former.sample_point(prediction.mask_logits[[row]], at, align_corners=False, padding_mode="border")[0]
+        found = mask2former.sample_point(prediction.mask_logits[[row]], at, align_corners=False, padding_mode="border")[
+            0
+        ]
         wanted = mask2former.sample_point(targets.masks[[number]], at, align_corners=False, padding_mode="border")[0]
         expected = 5 * mask2former.pair_wise_sigmoid_cross_entropy_loss(found, wanted)
         expected = expected + 5 * mask2former.pair_wise_dice_loss(found, wanted)
@@ -326,7 +320,9 @@ def test_it_learns(processor) -> None:
     predictor = SeemPredictor(model, processor)
     for sample in samples():
         predictor.set_image(sample.image)
-        for (found, _), wanted in zip(predictor.ground(["The dog", "the cat"]), sample.conversations[0].masks, strict=True):
+        for (found, _), wanted in zip(
+            predictor.ground(["The dog", "the cat"]), sample.conversations[0].masks, strict=True
+        ):
             assert (found & wanted).sum() / (found | wanted).sum() > 0.5
 
 
@@ -370,7 +366,9 @@ def test_any_encoder_with_features() -> None:
     pyramid = PixelLMVisionConfig("timm", 64, backbone="tf_efficientnet_lite0", hidden_size=16)
     vit = PixelLMVisionConfig("clip", 56, clip=tiny.CLIP_SIZES, hidden_layers=(-2, -3))
     for vision, grids, side in ((pyramid, [2, 4, 8], 8), (vit, [4, 4], 4)):
-        config = SeemConfig(vision, tiny.text_config(), **{"width": 32, "num_heads": 4, "max_tokens": 20, "ffn_dim": 48})
+        config = SeemConfig(
+            vision, tiny.text_config(), **{"width": 32, "num_heads": 4, "max_tokens": 20, "ffn_dim": 48}
+        )
         assert config.level_grids == grids
         size = vision.image_size
         images = tiny.build_seem(config).encode_images(torch.zeros(1, 3, size, size), torch.tensor([[size, 40]]))

@@ -3,7 +3,7 @@
 Each layer is masked cross-attention → self-attention → FFN. Who sees whom in self-attention is `attention_table`. The
 image's keys and values are projected once for each image, not for each phrase.
 
-Shapes:  P phrases · I images · Q queries of a group · T tokens of a phrase · C width · h, w size of masks · g of a level
+Shapes:  P phrases · I images · Q queries of a group · T tokens · C width · h, w size of masks · g side of a level
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,8 @@ def attention_table(num_objects: int, num_grounding: int, token_valid: Tensor) -
     """Who sees whom: object queries one another only; grounding queries and words one another, and no object query.
 
     Args:
-        num_objects, num_grounding: queries of each group; they come in this order, then the words.
+        num_objects: object queries, which come first.
+        num_grounding: grounding queries, which come next; then the words.
         token_valid: bool (P, T), False for padding, which nobody sees.
 
     Returns:
@@ -57,9 +58,7 @@ class MaskedCrossAttention(nn.Module):
         self.v_proj, self.o_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(
-        self, queries: Tensor, positions: Tensor, level: Level, image_index: Tensor, seen: Tensor
-    ) -> Tensor:
+    def forward(self, queries: Tensor, positions: Tensor, level: Level, image_index: Tensor, seen: Tensor) -> Tensor:
         """Queries (P, Q, C) with positions (Q, C); `seen` is bool (P, Q, g·g)."""
         keys = self._heads(self.k_proj(level.tokens + level.positions)).index_select(0, image_index)
         values = self._heads(self.v_proj(level.tokens)).index_select(0, image_index)

@@ -1,7 +1,7 @@
 """Losses of grounding: which query is meant, and what its mask is.
 
-Queries of a phrase's row are matched with the masks of that phrase; phrases that read the same share a row, and so their
-targets. Everything is computed at sampled points of the photograph, none of them in the padding.
+Queries of a phrase's row are matched with the masks of that phrase; phrases that read the same share a row, and so
+their targets. Everything is computed at sampled points of the photograph, none of them in the padding.
 
 Shapes:  P phrases · N targets · K matched pairs · Q queries · S side of the square · n points
 """
@@ -87,9 +87,7 @@ def grounding_losses(prediction: Prediction, similarity: Tensor, targets: Target
 
 
 @torch.no_grad()
-def match(
-    prediction: Prediction, similarity: Tensor, targets: Targets, config: SeemConfig
-) -> tuple[Tensor, Tensor]:
+def match(prediction: Prediction, similarity: Tensor, targets: Targets, config: SeemConfig) -> tuple[Tensor, Tensor]:
     """One query of its row for each target, at the least cost (Hungarian): (K,) queries and (K,) targets."""
     points = torch.rand(len(similarity), config.num_points, 2, device=similarity.device)  # of each row
     costs = matching_costs(prediction, similarity, targets, points, config).cpu().numpy()
@@ -136,7 +134,7 @@ def mask_losses(logits: Tensor, targets: Targets, chosen: Tensor, num_points: in
 
 
 def unsure_points(logits: Tensor, extent: Tensor, count: int) -> Tensor:
-    """Random points (K, count, 2) of the square in 0..1 within `extent` (K, 2), most where logits (K, 1, h, w) are near 0."""
+    """Random points (K, count, 2) within `extent` (K, 2), most of them where logits (K, 1, h, w) are near 0."""
     points = torch.rand(len(logits), OVERSAMPLED * count, 2, device=logits.device) * extent[:, None]
     unsure = int(UNSURE_SHARE * count)
     nearest = _at(logits, points)[:, 0].abs().topk(unsure, dim=1, largest=False).indices

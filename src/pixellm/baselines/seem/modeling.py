@@ -2,13 +2,14 @@
 
 backbone → pixel decoder → queries with the phrase's words → the query most like the phrase → its mask.
 
-Kept of the originals: a backbone with maps of several strides, the pixel decoder (transformer encoder and pyramid), object
-queries and their grounding copies in a decoder with masked attention, words in self-attention alone, the choice by cosine
-with a learned temperature, always one mask a phrase, Hungarian matching, losses after every layer.
-Dropped: clicks, strokes and other visual prompts with their memory; captions and retrieval; panoptic classes, so that the
-object queries have no losses of their own (they share every weight with the copies, never influence them, and are decoded
-only where they are asked for). Different: each phrase is a row of its own, as X-Decoder grounds; SEEM lets all phrases of
-an image into one self-attention.
+Kept of the originals: a backbone with maps of several strides, the pixel decoder (transformer encoder and pyramid),
+object queries and their grounding copies in a decoder with masked attention, words in self-attention alone, the choice
+by cosine with a learned temperature, always one mask a phrase, Hungarian matching, losses after every layer.
+Dropped: clicks, strokes and other visual prompts with their memory; captions and retrieval; panoptic classes, so that
+the object queries have no losses of their own (they share every weight with the copies, never influence them, and are
+decoded only where they are asked for).
+Different: each phrase is a row of its own, as X-Decoder grounds; SEEM lets all phrases of an image into one
+self-attention. Images are letterboxed into a square, whose padding nobody reads.
 
 Shapes:  I images · P phrases · T tokens · C width · h, w size of mask logits
 """
@@ -108,7 +109,8 @@ class SeemForGrounding(PreTrainedModel):
 
         Args:
             images: of I images.
-            input_ids, attention_mask: (P, T).
+            input_ids: (P, T).
+            attention_mask: (P, T), 0 in the padding.
             image_index: (P,) the image of each phrase.
         """
         predictions, likeness = self.decode(images, input_ids, attention_mask, image_index)

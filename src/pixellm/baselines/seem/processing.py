@@ -136,8 +136,8 @@ class SeemProcessor(ProcessorMixin):
 def asked_of(sample: Sample) -> _Asked:
     """The phrases of an image and their masks.
 
-    For each mask the words right before it in the answer, or the question where there are none; a question with a single
-    mask is a phrase as well, since whole questions are what `SeemPredictor.ask` gives.
+    For each mask the words right before it in the answer, or the question where there are none; a question with a
+    single mask is a phrase as well, since whole questions are what `SeemPredictor.ask` gives.
     """
     asked = _Asked()
     for conversation in sample.conversations:
