@@ -1,8 +1,6 @@
 """The SEEM-style baseline from a recipe's parts to answers on the command line."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from transformers import CLIPTextModel, LlamaForCausalLM
 
 import tiny
 import trees
+from pixellm import cli
 from pixellm.baselines.presets import PRESETS
 from pixellm.baselines.seem import SeemPredictor
 from pixellm.segmenter import load_segmenter
@@ -21,7 +20,6 @@ from pixellm.train import run as training
 from pixellm.train import start
 from pixellm.train.recipe import Data, ModelStart, Recipe, Stage
 
-PIXELLM = Path(sys.executable).with_name("pixellm")
 TRAINED = ("pixel_decoder", "decoder", "text_projection", "logit_scale")
 STEPS = 4
 
@@ -69,7 +67,7 @@ def recipe(parts, tmp_path) -> Recipe:
 
 
 def test_trained_and_asked(recipe, tmp_path) -> None:
-    """What is frozen stays as it was, held-out questions are answered, and `pixellm ask` works with the result."""
+    """What is frozen stays as it was, held-out questions are answered while it trains."""
     result = training.train(recipe, tmp_path / "run")
     told = json.loads((tmp_path / "run/run.json").read_text())
     assert 0 <= told["figures"]["giou"] <= 1
@@ -82,23 +80,26 @@ def test_trained_and_asked(recipe, tmp_path) -> None:
     assert changed == set(TRAINED)
     assert isinstance(load_segmenter(result), SeemPredictor)
 
-    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [PIXELLM, "ask", "example:cat", "Segment the cat.", "--model", result, *arguments]
-        plain = {"NO_COLOR": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-        return subprocess.run(
-            [*map(str, command)], cwd=tmp_path, env=os.environ | plain, capture_output=True, text=True, timeout=120
-        )
 
-    done = ask("--out", "cat.png", "--json", "cat.json")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Segment the cat.\n")
+def test_asked_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:
+    """The question is the phrase; settings of a text that nobody writes are refused."""
+    tiny.build_seem(tiny.seem_config()).save_pretrained(tmp_path / "model")
+    tiny.seem_processor().save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+
+    def ask(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["pixellm", "ask", "example:cat", "Segment the cat.", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == (2 if "--temperature" in arguments else 0)
+
+    ask("--model", "model", "--out", "cat.png", "--json", "cat.json")
+    assert capsys.readouterr().out.startswith("Segment the cat.\n")
     assert (tmp_path / "cat.png").is_file()
     (target,) = json.loads((tmp_path / "cat.json").read_text())["targets"]
     assert (target["phrase"], target["span"]) == ("Segment the cat.", [0, 16])
-    refused = ask("--temperature", "1")
-    assert refused.returncode == 2
-    assert "expected no temperature for" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    ask("--model", "model", "--temperature", "1")
+    assert "Error: expected no temperature for model, which is SEEM-style" in capsys.readouterr().err
 
 
 def test_resumed_as_if_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
