@@ -36,7 +36,7 @@ class Predictor:
         model: a PixelLM model; it is put into eval mode.
         processor: its processor.
         system: system prompt in place of the checkpoint's own; plain text.
-        sampling: how answers are written where who asks does not say; see `pixellm.model.generation.Sampling`.
+        sampling: settings of `pixellm.model.generation.Sampling` where who asks does not say.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Predictor:
         sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.processor = model.eval(), copy.copy(processor)
-        self.sampling = dict(sampling or {})
+        self.sampling = {"no_repeat_ngram_size": model.config.repeat_guard, **(sampling or {})}
         if system is not None:
             self.processor.system = system
         self._photograph: tuple[Image.Image, Prefix] | None = None
@@ -148,7 +148,7 @@ class Predictor:
         share = self.model.config.peak_share
         rows = [_RowDecoder(self.processor, AnswerBuilder(one.question, one.photograph, share)) for one in asked]
         images = [one.image for one in asked]
-        settings = Sampling(**{"no_repeat_ngram_size": self.model.config.repeat_guard, **self.sampling, **sampling})
+        settings = Sampling(**{**self.sampling, **sampling})
         for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):
             row = rows[step.row]
             if step.states is not None:
