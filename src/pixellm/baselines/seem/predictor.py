@@ -15,7 +15,7 @@ from pixellm import geometry, hub
 from pixellm.baselines.seem.modeling import SeemForGrounding
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures
 from pixellm.baselines.seem.processing import SeemProcessor
-from pixellm.images import load_image
+from pixellm.images import ImageSource, load_image
 from pixellm.model.answering import mask_and_score
 from pixellm.types import Answer, Done, Event, Target, TextPiece
 
@@ -46,7 +46,7 @@ class SeemPredictor:
         return cls(model.to(device), SeemProcessor.from_pretrained(directory))
 
     @torch.inference_mode()
-    def set_image(self, image: str | Path | Image.Image | np.ndarray) -> None:
+    def set_image(self, image: ImageSource) -> None:
         """Encode a photograph: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).
 
         Raises:
