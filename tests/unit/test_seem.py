@@ -314,7 +314,7 @@ def test_it_learns(processor) -> None:
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        first, last = first or float(output.loss), float(output.loss)
+        first, last = first or output.loss.item(), output.loss.item()
     assert set(output.losses) == {"choice", "bce", "dice"}
     assert last < 0.5 * first
     predictor = SeemPredictor(model, processor)
