@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, CLIPVisionConfig, LlamaConfig
+from transformers import AutoModel, CLIPVisionConfig, LlamaConfig, SamConfig, SamVisionConfig
 
 import tiny
-from pixellm.baselines.presets import PRESETS
+from pixellm.baselines.lisa import LisaConfig
+from pixellm.baselines.presets import PRESETS, SAM_HUGE
 from pixellm.baselines.seem import SeemConfig
 from pixellm.data.catalogue import INSTANCES, PUBLISHED
 from pixellm.model.presets import CLIP_LARGE
@@ -26,8 +27,7 @@ def test_every_recipe_can_be_read(path) -> None:
     assert isinstance(recipe, Recipe | MiniRecipe)
     assert len({load_recipe(other).name for other in RECIPES}) == len(RECIPES)
     if isinstance(recipe, Recipe):
-        known = [name in PUBLISHED or INSTANCES.fullmatch(name) for name in recipe.data.sets]
-        assert all(known) or recipe.name.startswith("nano-")  # whose own files `make baselines` writes
+        assert all(name in PUBLISHED or INSTANCES.fullmatch(name) or ".jsonl" in name for name in recipe.data.sets)
         assert recipe.start.preset in PRESETS
 
 
@@ -51,6 +51,9 @@ def described(recipe: Recipe, directory: Path) -> tuple:
     tiny.tiny_processor(image_size=512, num_image_tokens=84).save_pretrained(directory / "mini")
     seeing = directory / ("mini" if recipe.start.vision_model == "pixellm-mini" else "clip")
     parts = {"language_model": str(directory / "llm"), "vision_model": str(seeing)}
+    if recipe.start.sam_model:
+        SamConfig(vision_config=SamVisionConfig(**SAM_HUGE)).save_pretrained(directory / "sam")
+        parts["sam_model"] = str(directory / "sam")
     return start.describe(type(recipe.start)(**{**vars(recipe.start), **parts}))
 
 
@@ -80,8 +83,11 @@ def test_its_model_can_be_built(path, tmp_path) -> None:
         model = AutoModel.from_config(config)
     adapt(model, recipe.lora, recipe.stage.trained)
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
-    assert {"language_model", "codebook", "pixel_decoder", "llm_projector"} <= trained
-    assert "vision_encoder" not in trained
+    assert {"language_model", "codebook", "pixel_decoder"} <= trained
+    # LISA-7B keeps the projector that it starts from.
+    assert ("llm_projector" in trained) != (recipe.start.sam_model is not None)
+    assert not {"vision_encoder", "sam_encoder"} & trained
+    assert isinstance(config, LisaConfig) == ("lisa" in recipe.name)
     adapters = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_A." in name]
     assert len(adapters) == len(recipe.lora.targets) * config.text_config.num_hidden_layers
 
