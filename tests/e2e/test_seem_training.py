@@ -37,7 +37,7 @@ def parts(timm_model, timm_processor, tmp_path, monkeypatch) -> ModelStart:
         part.save_pretrained(tmp_path / "seeing")
     monkeypatch.setitem(PRESETS, "tiny", tiny.seem_config)
     settings = {"text_config": {"num_hidden_layers": 1}}
-    return ModelStart(None, "tiny", str(tmp_path / "llm"), str(tmp_path / "seeing"), settings)
+    return ModelStart(None, "tiny", str(tmp_path / "llm"), str(tmp_path / "seeing"), settings=settings)
 
 
 @pytest.fixture
