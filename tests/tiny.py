@@ -4,8 +4,9 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import CLIPTextConfig, LlamaConfig, PreTrainedTokenizerFast
 
+from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
 from pixellm.model import (
     PixelLMConfig,
     PixelLMForConditionalGeneration,
@@ -115,6 +116,42 @@ def timm_config(**changes) -> PixelLMConfig:
         "codebook_ids": tokenizer.convert_tokens_to_ids(codebook_tokens()),
     }
     return PixelLMConfig(vision, text_config(tied=True), **(fields | changes))
+
+
+def seem_config(text=None, **changes) -> SeemConfig:
+    """Maps of four strides as the backbone gives them, 6 queries, 2 layers."""
+    vision = PixelLMVisionConfig(
+        kind="timm", image_size=64, backbone="tf_efficientnet_lite0", reductions=(32, 16, 8, 4), hidden_size=0
+    )
+    sizes = {"width": 32, "num_heads": 4, "ffn_dim": 48, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 6}
+    return SeemConfig(vision, text or text_config(), **(sizes | {"max_tokens": 20, "num_points": 64} | changes))
+
+
+def clip_text_config() -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+
+
+def seem_processor(image_size: int = 64) -> SeemProcessor:
+    return SeemProcessor(PixelLMImageProcessor(image_size), tiny_tokenizer(codebook=False), 20)
+
+
+def build_seem(config: SeemConfig, seed: int = 0) -> SeemForGrounding:
+    """In eval mode, every weight random."""
+    torch.manual_seed(seed)
+    model = SeemForGrounding(config)
+    scale = model.logit_scale.item()
+    randomise(model, seed)
+    torch.nn.init.constant_(model.logit_scale, scale)
+    return model.eval()
 
 
 def build(config: PixelLMConfig, seed: int = 0) -> PixelLMForConditionalGeneration:

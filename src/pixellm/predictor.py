@@ -59,6 +59,7 @@ class Predictor:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         system: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
     ) -> "Predictor":
         """Load a model by name (`pixellm models` lists them), by Hugging Face Hub id, or from a directory.
 
@@ -67,7 +68,9 @@ class Predictor:
         """
         directory = hub.resolve(str(name))
         model = AutoModel.from_pretrained(directory, dtype=dtype)
-        return cls(model.to(device), PixelLMProcessor.from_pretrained(directory), system)
+        if not isinstance(model, PixelLMForConditionalGeneration):
+            raise ValueError(f"expected a model that writes answers in {directory}, got a {type(model).__name__}.")
+        return cls(model.to(device), PixelLMProcessor.from_pretrained(directory), system, sampling)
 
     def set_image(self, image: ImageSource) -> None:
         """Encode a photograph: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).

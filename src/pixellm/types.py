@@ -3,7 +3,7 @@
 Shapes:  B images · T tokens of a row · M masks of an image · G targets of a batch · H, W original size
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -196,5 +196,7 @@ class Segmenter(Protocol):
     def set_image(self, image: str | Image.Image | np.ndarray) -> None: ...
 
     def ask(self, question: str) -> Answer: ...
+
+    def ask_many(self, questions: Sequence[str]) -> list[Answer]: ...
 
     def stream(self, question: str) -> Iterator[Event]: ...

@@ -228,7 +228,7 @@ def parts(tmp_path) -> ModelStart:
     vision.image_size = 28
     CLIPVisionModel(vision).save_pretrained(tmp_path / "clip")
     settings = {"llm_grid": 2, "decoder_dim": 32, "decoder_mlp_dim": 48, "num_scales": 2, "tokens_per_scale": 2}
-    return ModelStart(None, "pixellm-7b", str(tmp_path / "llm"), str(tmp_path / "clip"), settings)
+    return ModelStart(None, "pixellm-7b", str(tmp_path / "llm"), str(tmp_path / "clip"), settings=settings)
 
 
 def test_from_a_language_model_and_a_clip(photographs, parts, tmp_path) -> None:
@@ -253,7 +253,7 @@ def test_from_some_layers_and_another_models_encoder(parts, timm_model, timm_pro
         part.save_pretrained(tmp_path / "seeing")
     monkeypatch.setitem(PRESETS, "tiny", tiny.timm_config)
     settings = {"text_config": {"num_hidden_layers": 1}, "num_scales": 2, "tokens_per_scale": 1, "num_tags": 0}
-    described = ModelStart(None, "tiny", parts.language_model, str(tmp_path / "seeing"), settings)
+    described = ModelStart(None, "tiny", parts.language_model, str(tmp_path / "seeing"), settings=settings)
     model, processor = start.load(described, 0)
     assert processor.image_processor.image_mean == timm_processor.image_processor.image_mean
     assert len(model.config.codebook_ids) == len(processor.codebook_ids) == 2

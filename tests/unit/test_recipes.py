@@ -9,6 +9,7 @@ from transformers import AutoModel, CLIPVisionConfig, LlamaConfig, SamConfig, Sa
 import tiny
 from pixellm.baselines.lisa import LisaConfig
 from pixellm.baselines.presets import PRESETS, SAM_HUGE
+from pixellm.baselines.seem import SeemConfig
 from pixellm.data.catalogue import INSTANCES, PUBLISHED
 from pixellm.model.presets import CLIP_LARGE
 from pixellm.train import start
@@ -17,6 +18,7 @@ from pixellm.train.recipe import MiniRecipe, Recipe, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 WHOLE = [path for path in RECIPES if not path.name.startswith("mini")]
+WRITING = [path for path in WHOLE if path.stem != "baseline_seem"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -38,23 +40,43 @@ def test_the_mixture_is_the_papers() -> None:
     assert [round(share, 9) for share in shares.values()] == [2, 9, 2, 4]
 
 
-@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def described(recipe: Recipe, directory: Path) -> tuple:
+    """Its model's configuration and processor, with settings of base models in the directory."""
+    preset = PRESETS[recipe.start.preset]().text_config
+    text = preset.to_dict() | {"vocab_size": 32000}
+    LlamaConfig(**text).save_pretrained(directory / "llm")
+    tiny.tiny_tokenizer(codebook=False).save_pretrained(directory / "llm")
+    CLIPVisionConfig(**CLIP_LARGE, image_size=336).save_pretrained(directory / "clip")
+    PRESETS["pixellm-mini"]().save_pretrained(directory / "mini")
+    tiny.tiny_processor(image_size=512, num_image_tokens=84).save_pretrained(directory / "mini")
+    seeing = directory / ("mini" if recipe.start.vision_model == "pixellm-mini" else "clip")
+    parts = {"language_model": str(directory / "llm"), "vision_model": str(seeing)}
+    if recipe.start.sam_model:
+        SamConfig(vision_config=SamVisionConfig(**SAM_HUGE)).save_pretrained(directory / "sam")
+        parts["sam_model"] = str(directory / "sam")
+    return start.describe(type(recipe.start)(**{**vars(recipe.start), **parts}))
+
+
+def test_seem_has_the_encoder_of_the_others(tmp_path) -> None:
+    """Frozen, at their size, without names; as many layers read the phrase as read the questions there."""
+    recipe, nano = (load_recipe(RECIPES[0].with_name(f"{name}.yaml")) for name in ("baseline_seem", "nano"))
+    config, processor = described(recipe, tmp_path)
+    assert isinstance(config, SeemConfig)
+    assert config.vision_config.image_size == nano.start.settings["vision_config"]["image_size"] == 320
+    assert config.text_config.num_hidden_layers == nano.start.settings["text_config"]["num_hidden_layers"]
+    assert (config.vision_config.vocabulary, processor.max_tokens) == ([], config.max_tokens)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    adapt(model, recipe.lora, recipe.stage.trained)
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"pixel_decoder", "decoder", "text_projection", "logit_scale"}
+
+
+@pytest.mark.parametrize("path", WRITING, ids=lambda path: path.stem)
 def test_its_model_can_be_built(path, tmp_path) -> None:
     """From the base models' settings alone, on the meta device."""
     recipe = load_recipe(path)
-    preset = PRESETS[recipe.start.preset]().text_config
-    text = preset.to_dict() | {"vocab_size": 32000}
-    LlamaConfig(**text).save_pretrained(tmp_path / "llm")
-    tiny.tiny_tokenizer(codebook=False).save_pretrained(tmp_path / "llm")
-    CLIPVisionConfig(**CLIP_LARGE, image_size=336).save_pretrained(tmp_path / "clip")
-    PRESETS["pixellm-mini"]().save_pretrained(tmp_path / "mini")
-    tiny.tiny_processor(image_size=512, num_image_tokens=84).save_pretrained(tmp_path / "mini")
-    seeing = tmp_path / ("mini" if recipe.start.vision_model == "pixellm-mini" else "clip")
-    parts = {"language_model": str(tmp_path / "llm"), "vision_model": str(seeing)}
-    if recipe.start.sam_model:
-        SamConfig(vision_config=SamVisionConfig(**SAM_HUGE)).save_pretrained(tmp_path / "sam")
-        parts["sam_model"] = str(tmp_path / "sam")
-    config, processor = start.describe(type(recipe.start)(**{**vars(recipe.start), **parts}))
+    config, processor = described(recipe, tmp_path)
     assert config.codebook_ids == processor.codebook_ids
     assert len(config.codebook_ids) == config.num_scales * config.tokens_per_scale
     with torch.device("meta"):

@@ -3,6 +3,7 @@
 from transformers import SamVisionConfig
 
 from pixellm.baselines.lisa import LisaConfig
+from pixellm.baselines.seem.presets import PRESETS as SEEM_PRESETS
 from pixellm.model import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.presets import CLIP_LARGE, pixellm_7b, pixellm_13b, pixellm_mini
 from pixellm.model.presets import PRESETS as PIXELLM_PRESETS
@@ -52,4 +53,5 @@ def lisa_mini() -> LisaConfig:
     return LisaConfig(sam_decoder_config=decoder, **(shared | {"overlap_weight": 1.0}))
 
 
-PRESETS = PIXELLM_PRESETS | {"lisa-7b": lisa_7b, "lisa-13b": lisa_13b, "lisa-mini": lisa_mini}
+LISA_PRESETS = {"lisa-7b": lisa_7b, "lisa-13b": lisa_13b, "lisa-mini": lisa_mini}
+PRESETS = PIXELLM_PRESETS | LISA_PRESETS | SEEM_PRESETS

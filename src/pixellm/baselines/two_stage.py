@@ -118,6 +118,9 @@ class TwoStage:
             start += len(thing.phrase)
         return Answer(question, text, tuple(targets), self._image)
 
+    def ask_many(self, questions: Sequence[str]) -> list[Answer]:
+        return [self.ask(question) for question in questions]
+
     def stream(self, question: str) -> Iterator[Event]:
         """The text, the targets, the end: nothing is known before both stages are through."""
         answer = self.ask(question)

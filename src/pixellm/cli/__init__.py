@@ -88,12 +88,16 @@ def ask(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the answer with its masks (COCO RLE); a list for several.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest words; more: words are drawn.")] = 0.0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, in tokens; by default 256.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0, the default: the likeliest words; more: words are drawn.")
+    ] = None,
     top_p: Annotated[
         float | None, typer.Option(min=0, max=1, help="Draw from the likeliest words that make up this share.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of the draw; by default 0.")] = None,
     device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
 ) -> None:
@@ -109,13 +113,14 @@ def ask(
     directory = hub.resolve(model)
     _hide_loading_bars()
     from pixellm.cli.screen import show
-    from pixellm.predictor import Predictor
+    from pixellm.segmenter import load_segmenter
 
-    predictor = Predictor.load(directory, *_device_and_dtype(device, dtype))
-    predictor.set_image(photograph)
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    given = {name: value for name, value in sampling.items() if value is not None}
+    segmenter = load_segmenter(directory, *_device_and_dtype(device, dtype), given)
+    segmenter.set_image(photograph)
     several = len(questions) > 1
-    answers = [show(out_console, q, predictor.stream(q, **sampling), several) for q in questions]
+    answers = [show(out_console, q, segmenter.stream(q), several) for q in questions]
     save(answers, outputs, out_console)
 
 

@@ -13,10 +13,7 @@ import numpy as np
 from pixellm.contact_sheet import Item
 from pixellm.eval.matching import match
 from pixellm.eval.metrics import IouSum
-from pixellm.predictor import Predictor
-from pixellm.types import Answer, Sample
-
-ANSWER_BUDGET = 128  # tokens: early in a training answers may not end
+from pixellm.types import Answer, Sample, Segmenter
 
 
 @dataclass
@@ -75,11 +72,11 @@ class Validated:
         return {name: round(value, 5) for name, value in figures.items() if not math.isnan(value)}
 
 
-def validate(predictor: Predictor, samples: Iterable[Sample], shown: int = 0) -> tuple[Validated, list[Item]]:
+def validate(segmenter: Segmenter, samples: Iterable[Sample], shown: int = 0) -> tuple[Validated, list[Item]]:
     """Ask all questions of samples with masks at their images' size.
 
     Args:
-        predictor: the model.
+        segmenter: what is asked.
         samples: the images with their conversations; those that go on from another one are left out.
         shown: of how many images the answers are kept, to be drawn.
 
@@ -89,8 +86,8 @@ def validate(predictor: Predictor, samples: Iterable[Sample], shown: int = 0) ->
     result, items = Validated(), []
     for number, sample in enumerate(samples):
         asked = [conversation for conversation in sample.conversations if not conversation.continues]
-        predictor.set_image(sample.image)
-        answers = predictor.ask_many([one.question for one in asked], max_new_tokens=ANSWER_BUDGET)
+        segmenter.set_image(sample.image)
+        answers = segmenter.ask_many([one.question for one in asked])
         for conversation, answer in zip(asked, answers, strict=True):
             iou = result.count(answer, conversation.masks, conversation.ignored)
             if number < shown:

@@ -344,7 +344,7 @@ def clip_weights(
             continue
         if name.endswith("position_embedding.weight"):
             side = config.vision_config.image_size // config.vision_config.clip_config.patch_size
-            tensor = resize_positions(tensor, side, config.shifted_positions)
+            tensor = resize_positions(tensor, side, getattr(config, "shifted_positions", False))
         report.used[key] = name
         ours[name] = tensor
     return ours

@@ -4,17 +4,20 @@ from collections.abc import Iterable
 
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
+from transformers import PreTrainedModel
 
+from pixellm.baselines.seem import SeemForGrounding
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.train.recipe import Lora
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
 
 
-def adapt(model: PixelLMForConditionalGeneration, lora: Lora, trained: Iterable[str]) -> None:
+def adapt(model: PixelLMForConditionalGeneration | SeemForGrounding, lora: Lora, trained: Iterable[str]) -> None:
     """Freeze all but adapters and codebook rows of the language model, and what starts with a name in `trained`.
 
-    What trains is kept in float32, frozen weights of the language model in the dtype that they have.
+    What trains is kept in float32, frozen weights of the language model in the dtype that they have. SEEM-style has no
+    language model to adapt.
 
     Raises:
         ValueError: a name in `trained` is of no part of the model, or no linear layer is called like a LoRA target.
@@ -26,7 +29,16 @@ def adapt(model: PixelLMForConditionalGeneration, lora: Lora, trained: Iterable[
         for name, parameter in model.named_parameters():
             if name == start or name.startswith(f"{start}."):
                 parameter.requires_grad_(True)
-    model.freeze_constants()
+    if isinstance(model, PixelLMForConditionalGeneration):
+        model.freeze_constants()
+        _add_adapters(model, lora)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _add_adapters(model: PixelLMForConditionalGeneration, lora: Lora) -> None:
+    """LoRA in the language model, and rows of its embedding tables that train alone."""
     tied = model.config.text_config.tie_word_embeddings
     rows = {name: model.config.codebook_ids for name in (EMBEDDINGS[:1] if tied else EMBEDDINGS)}
     adapters = LoraConfig(
@@ -37,9 +49,11 @@ def adapt(model: PixelLMForConditionalGeneration, lora: Lora, trained: Iterable[
         trainable_token_indices=rows,
     )
     inject_adapter_in_model(adapters, model.language_model)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+
+
+def reader_of(model: PixelLMForConditionalGeneration | SeemForGrounding) -> PreTrainedModel:
+    """The part that reads text, whose own weights stay as they are."""
+    return model.text_encoder if isinstance(model, SeemForGrounding) else model.language_model
 
 
 def parts_of(model: nn.Module) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pixellm.baselines.seem import SeemProcessor
 from pixellm.model import PixelLMProcessor
 from pixellm.types import Sample
 
@@ -13,7 +14,7 @@ from pixellm.types import Sample
 class Collator:
     """Samples → the model's keyword arguments; rows of more than `max_length` tokens are shortened."""
 
-    processor: PixelLMProcessor
+    processor: PixelLMProcessor | SeemProcessor
     max_length: int | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor | list[Tensor]]:

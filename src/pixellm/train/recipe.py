@@ -45,13 +45,15 @@ class ModelStart:
 
     Args:
         model: a name of `pixellm models list`, a Hugging Face Hub id, or a directory; all its modules are kept.
-        preset: of `pixellm.baselines.presets`, for parts: the sizes of everything that is not theirs.
+        preset: of `pixellm.baselines.presets`, for parts: the kind of model, and the sizes of everything that is not
+            theirs.
         language_model: Hub id or directory of a causal LM with its tokenizer, or the embedded smollm2-135m-instruct;
-            `settings: {text_config: {num_hidden_layers: n}}` takes its first n layers.
+            `settings: {text_config: {num_hidden_layers: n}}` takes its first n layers. SEEM-style has it, or CLIP's
+            text side, for a text encoder.
         vision_model: Hub id or directory of a CLIP-ViT; or pixellm-mini or a directory of a PixelLM model, whose vision
             encoder is taken, and of the same size projectors, neck, and features of names.
         sam_model: of a LISA with a SAM of its own: Hub id or directory of it, in transformers' format.
-        settings: fields of `PixelLMConfig` (`LisaConfig`) that differ from the model's or the preset's.
+        settings: fields of the preset's configuration that differ from the model's or the preset's.
     """
 
     model: str | None = None

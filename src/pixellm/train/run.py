@@ -14,6 +14,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from pixellm.baselines.seem import SeemForGrounding, SeemProcessor
 from pixellm.data.catalogue import open_data
 from pixellm.data.plan import LengthBatches, Plan
 from pixellm.data.records import DataSet
@@ -23,7 +24,7 @@ from pixellm.files import write_text
 from pixellm.model.lora import merge_trained
 from pixellm.model.weights import read_json
 from pixellm.train import start
-from pixellm.train.adapt import adapt
+from pixellm.train.adapt import adapt, reader_of
 from pixellm.train.collate import Collator
 from pixellm.train.mini.run import train_mini
 from pixellm.train.progress import RichProgress
@@ -42,7 +43,7 @@ PASSES, MIN_STEPS, TUNING_BATCH = 6, 60, 8
 
 
 def run(recipe_file: Path, output: Path | None = None, restart: bool = False, seed: int | None = None) -> Path:
-    """Train a recipe to the end and return the directory of the model, ready for `Predictor.load`.
+    """Train a recipe to the end and return the directory of the model, ready for `load_segmenter`.
 
     Args:
         recipe_file: see `recipe.py`.
@@ -107,15 +108,16 @@ def train(recipe: Recipe, output: Path) -> Path:
         held_out = ChatSamples(*_open(recipe.validation, seed=0), whole)
     model, processor = start.load(recipe.start, recipe.seed)
     torch.manual_seed(recipe.seed)  # adapters are drawn the same whatever ran in this process before
-    for name, part in model.named_children():
-        part.to(torch.bfloat16 if stage.bf16 and name == "language_model" else torch.float32)
+    for part in model.children():
+        part.to(torch.bfloat16 if stage.bf16 and part is reader_of(model) else torch.float32)
     adapt(model, recipe.lora, stage.trained)
     if stage.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        reader_of(model).gradient_checkpointing_enable({"use_reentrant": False})
     if stage.compile:
-        model.language_model.base_model.compile(dynamic=True)
-    samples = ChatSamples(sets, plan, data.chat, len(model.config.codebook_ids))
-    longest = len(processor.prefix_ids) + round(max(samples.length(i) for i in range(LOOKED_AT)))
+        reader_of(model).base_model.compile(dynamic=True)
+    samples = ChatSamples(sets, plan, data.chat, len(_codebook_ids(model)))
+    shared = 0 if isinstance(processor, SeemProcessor) else len(processor.prefix_ids)
+    longest = shared + round(max(samples.length(i) for i in range(LOOKED_AT)))
     length = min(longest, stage.max_length or longest)
     for line in summary(model, list(data.sets), plan, stage, length):
         logger.info(line)
@@ -185,13 +187,18 @@ def _save(recipe: Recipe, trained: dict[str, torch.Tensor], result: Path) -> Non
     model, processor = start.load(recipe.start, recipe.seed)
     tied = model.config.text_config.tie_word_embeddings
     base = {key: tensor for key, tensor in model.state_dict().items() if not (tied and "lm_head" in key)}
-    model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, model.config.codebook_ids), strict=False)
+    model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, _codebook_ids(model)), strict=False)
     partial = result.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     processor.save_pretrained(partial)
     make_readable(partial)
     partial.rename(result)
+
+
+def _codebook_ids(model: start.Model) -> list[int]:
+    """What SEEM-style has none of."""
+    return [] if isinstance(model, SeemForGrounding) else model.config.codebook_ids
 
 
 def _processes() -> int:

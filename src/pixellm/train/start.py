@@ -24,6 +24,7 @@ from pixellm import hub
 from pixellm.baselines.lisa import LisaConfig, LisaImageProcessor
 from pixellm.baselines.lisa.start import sam_settings, sam_weights
 from pixellm.baselines.presets import PRESETS
+from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
 from pixellm.embedded import LANGUAGE_MODEL, fetch_language_model
 from pixellm.model import (
     PixelLMConfig,
@@ -42,7 +43,11 @@ from pixellm.train.recipe import ModelStart, check_names
 ANSWERING = ("language_model.", "codebook.", "pixel_decoder.")  # not taken over with another model's vision encoder
 
 
-def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
+Model = PixelLMForConditionalGeneration | SeemForGrounding
+Processor = PixelLMProcessor | SeemProcessor
+
+
+def load(start: ModelStart, seed: int) -> tuple[Model, Processor]:
     """The model, its weights in the precision that they are stored in, and its processor.
 
     Raises:
@@ -52,11 +57,13 @@ def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration,
         directory = hub.resolve(start.model)
         config = AutoConfig.from_pretrained(directory, **start.settings)
         model: Any = AutoModel.from_pretrained(directory, config=config, dtype="auto")
-        return model, PixelLMProcessor.from_pretrained(directory)
+        kind = SeemProcessor if isinstance(model, SeemForGrounding) else PixelLMProcessor
+        return model, kind.from_pretrained(directory)
     config, processor = describe(start)
     torch.manual_seed(seed)
     model: Any = AutoModel.from_config(config)
-    _load_language_model(model, _language_model(start.language_model or ""))
+    read = _load_text_encoder if isinstance(model, SeemForGrounding) else _load_language_model
+    read(model, _language_model(start.language_model or ""))
     own = model.state_dict()
     state = _encoder_weights(start.vision_model or "", config, own)
     if start.sam_model:
@@ -71,7 +78,7 @@ def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration,
     return model, processor
 
 
-def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
+def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor] | tuple[SeemConfig, SeemProcessor]:
     """Configuration and processor of a model made of parts; reads their settings and the tokenizer alone.
 
     Raises:
@@ -85,6 +92,8 @@ def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
     if start.preset not in PRESETS:
         raise ValueError(f"start: expected a preset, got {start.preset!r}. Known: {', '.join(PRESETS)}.")
     preset = PRESETS[start.preset]()
+    if isinstance(preset, SeemConfig):
+        return _describe_seem(start, preset)
     settings = preset.to_dict() | dict(start.settings)
     with_sam = isinstance(preset, LisaConfig) and preset.sam_vision_config is not None
     if with_sam != bool(start.sam_model):
@@ -119,6 +128,22 @@ def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
         image_processor = PixelLMImageProcessor(size, mean, std)
     processor = PixelLMProcessor(image_processor, tokenizer, tokens, config.num_image_tokens, **template)
     return config, processor
+
+
+def _describe_seem(start: ModelStart, preset: SeemConfig) -> tuple[SeemConfig, SeemProcessor]:
+    """As many of the language model's first layers as the preset says are the text encoder."""
+    language_model = _language_model(start.language_model or "")
+    text = _language_config(language_model).get_text_config().to_dict()
+    layers = {"num_hidden_layers": preset.text_config.num_hidden_layers}
+    vision, mean, std = _vision(start.vision_model or "", preset.vision_config)
+    own = {"image_size": preset.vision_config.image_size, "vocabulary": ()}
+    settings = {
+        "text_config": _with_layers(text, layers | dict(start.settings.get("text_config", {}))),
+        "vision_config": vision | own | dict(start.settings.get("vision_config", {})),
+    }
+    config = SeemConfig.from_dict(preset.to_dict() | dict(start.settings) | settings)
+    image_processor = PixelLMImageProcessor(config.vision_config.image_size, mean, std)
+    return config, SeemProcessor(image_processor, AutoTokenizer.from_pretrained(language_model), config.max_tokens)
 
 
 def _with_layers(text: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +206,17 @@ def _load_language_model(model: PixelLMForConditionalGeneration, name: str) -> N
         if own[key].shape != tensor.shape:
             base[key] = _with_rows(tensor, len(own[key]))
     model.language_model.to(next(iter(base.values())).dtype).load_state_dict(base)
+
+
+def _load_text_encoder(model: SeemForGrounding, name: str) -> None:
+    """Weights of a causal LM's first layers, or of CLIP's text encoder."""
+    found: Any = AutoModel.from_pretrained(
+        name, config=model.config.text_config, dtype="auto", output_loading_info=True
+    )
+    base, info = found
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{name}: expected a text encoder of the recipe's sizes, got one without {missing[0]}.")
+    model.text_encoder.to(base.dtype).load_state_dict(base.state_dict())
 
 
 def _with_rows(table: Tensor, count: int) -> Tensor:

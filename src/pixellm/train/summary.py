@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from pixellm.baselines.seem import SeemForGrounding
 from pixellm.data.plan import Plan
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.train.recipe import Stage
@@ -14,7 +15,7 @@ GIGABYTE = 1e9
 
 
 def summary(
-    model: PixelLMForConditionalGeneration,
+    model: PixelLMForConditionalGeneration | SeemForGrounding,
     names: Sequence[str],
     plan: Plan,
     stage: Stage,
@@ -32,11 +33,11 @@ def summary(
     yield "part                 parameters      trained"
     for name, (total, trained) in parameters(model).items():
         yield f"{name:<18} {total:>12,} {trained:>12,}"
-    fixed, activations = memory(model, stage, length)
-    yield (
-        f"memory of a device, about: {fixed / GIGABYTE:.1f} GB for weights, gradients and optimizer (less if sharded), "
-        f"{activations / GIGABYTE:.1f} GB for activations of the language model ({length} tokens a row)"
-    )
+    told = f"memory of a device, about: {fixed_memory(model) / GIGABYTE:.1f} GB for weights, gradients and optimizer"
+    if isinstance(model, PixelLMForConditionalGeneration):
+        kept = activation_memory(model, stage, length) / GIGABYTE
+        told += f" (less if sharded), {kept:.1f} GB for activations of the language model ({length} tokens a row)"
+    yield told
     for name, size, quota in zip(names, plan.sizes, plan.quotas, strict=True):
         yield f"{name}: {size:,} records, {quota:,} of the {plan.epoch_length:,} samples of an epoch"
     epochs = stage.steps * stage.batch_size / plan.epoch_length
@@ -54,15 +55,19 @@ def parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
     return {**{name: (total, trained) for name, (total, trained) in counts.items()}, "all": (whole[0], whole[1])}
 
 
-def memory(model: PixelLMForConditionalGeneration, stage: Stage, length: int) -> tuple[float, float]:
-    """Bytes on one device, unsharded: of weights, gradients and optimizer; of the language model's activations.
+def fixed_memory(model: nn.Module) -> float:
+    """Bytes on one device, unsharded, of weights, gradients and optimizer."""
+    return sum(p.numel() * (p.element_size() + ADAM_BYTES * p.requires_grad) for p in model.parameters())
+
+
+def activation_memory(model: PixelLMForConditionalGeneration, stage: Stage, length: int) -> float:
+    """Bytes on one device of the language model's activations.
 
     Of a transformer layer they are tokens × width × (34 + 5 · heads · tokens / width), of its inputs alone
     tokens × width × 2 (arXiv 2205.05198, 16-bit).
     """
-    fixed = sum(p.numel() * (p.element_size() + ADAM_BYTES * p.requires_grad) for p in model.parameters())
     text = model.config.text_config
     per_token = 2.0 if stage.gradient_checkpointing else 34 + 5 * text.num_attention_heads * length / text.hidden_size
     precision = 1 if stage.bf16 else 2
     rows = stage.device_batch_size * length * text.hidden_size
-    return fixed, rows * per_token * text.num_hidden_layers * precision
+    return rows * per_token * text.num_hidden_layers * precision

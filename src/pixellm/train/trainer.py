@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import ProcessorMixin, Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
@@ -25,9 +25,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.data.plan import LengthBatches
 from pixellm.eval.validation import Validated, validate
-from pixellm.model import PixelLMProcessor
 from pixellm.model.modeling import loss_counts
-from pixellm.predictor import Predictor
+from pixellm.segmenter import segmenter_of
 from pixellm.train.averaging import WeightAverage
 from pixellm.train.state import answering, load_optimizer_state, load_trained_state, optimizer_state, trained_state
 from pixellm.types import LossCounts, Output
@@ -35,6 +34,7 @@ from pixellm.types import LossCounts, Output
 logger = logging.getLogger(__name__)
 
 TRAINED = "trained.safetensors"
+ANSWER_BUDGET = 128  # tokens: early in a training answers may not end
 SHOWN = 4  # images whose answers are drawn at each evaluation
 COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
 
@@ -60,7 +60,7 @@ class PixelLMTrainer(Trainer):
         batches: LengthBatches,
         learning_rates: dict[str, float],
         average: float = 0.0,
-        processor: PixelLMProcessor | None = None,
+        processor: ProcessorMixin | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -225,7 +225,8 @@ class PixelLMTrainer(Trainer):
         training = self.model.training
         shown = SHOWN if self.args.should_save else 0
         with self.average.applied(), answering(self.model), self.accelerator.autocast():
-            found = validate(Predictor(self.model, self.processor), map(self.eval_dataset.__getitem__, mine), shown)
+            asked = segmenter_of(self.model, self.processor, {"max_new_tokens": ANSWER_BUDGET})
+            found = validate(asked, map(self.eval_dataset.__getitem__, mine), shown)
         self.model.train(training)
         return found
 
