@@ -60,7 +60,7 @@ def to_rles(segmentation: Segmentation, height: int, width: int) -> list[Rle]:
 def united(parts: Iterable[Sequence[Rle]], height: int, width: int) -> Rle:
     """The union of RLEs of one size, none of them decoded; an empty mask where there are none."""
     rles = [rle for part in parts for rle in part]
-    return coco_mask.merge(rles) if rles else empty(height, width)
+    return dict(coco_mask.merge(rles)) if rles else empty(height, width)
 
 
 def empty(height: int, width: int) -> Rle:
@@ -71,6 +71,12 @@ def empty(height: int, width: int) -> Rle:
 def area(rle: Rle) -> int:
     """Pixels of a mask."""
     return int(coco_mask.area(rle))
+
+
+def box(rle: Rle) -> tuple[int, int, int, int]:
+    """Tight box (x, y, width, height) in pixels; all 0 where the mask is empty."""
+    x, y, width, height = (int(side) for side in coco_mask.toBbox(rle))
+    return x, y, width, height
 
 
 def common(one: Rle, other: Rle) -> int:

@@ -81,9 +81,7 @@ def read_references(
     return RecordList(records, faults.check(len(chosen)))
 
 
-def _regions(
-    reference: dict[str, Any], segmentations: dict[int, Any], categories: dict[int, str]
-) -> list[Region]:
+def _regions(reference: dict[str, Any], segmentations: dict[int, Any], categories: dict[int, str]) -> list[Region]:
     annotations = reference["ann_id"] if isinstance(reference["ann_id"], list) else [reference["ann_id"]]
     targets = [annotation for annotation in annotations if annotation != NO_TARGET]
     if absent := [annotation for annotation in targets if annotation not in segmentations]:
