@@ -72,6 +72,7 @@ class ServerRater:
     url: str | None = None
     cache: Path | None = None
     budget: Budget = field(default_factory=Budget)
+    unreadable: int = field(default=0, init=False)  # replies without a rating, which count as the worst
 
     def __post_init__(self) -> None:
         self._known = _read(self.cache)
@@ -80,13 +81,13 @@ class ServerRater:
     @property
     def fingerprint(self) -> dict[str, Any]:
         used = {"calls": self.budget.used_calls, "tokens": self.budget.used_tokens}
-        return {"rater": self.model, "version": PROMPT_VERSION, **used}
+        return {"rater": self.model, "version": PROMPT_VERSION, **used, "unreadable replies": self.unreadable}
 
     def rate(self, pairs: Sequence[PairText]) -> list[int]:
         """A rating of 1–10 for each pair.
 
         Raises:
-            ValueError: the budget is used up, the server can't be reached or refuses, or its reply has no rating.
+            ValueError: the budget is used up, or the server can't be reached or refuses.
         """
         prompts = {self._key(prompt := _prompt(pair)): prompt for pair in pairs}
         new = [(key, prompt) for key, prompt in prompts.items() if key not in self._known]
@@ -125,11 +126,16 @@ class ServerRater:
             ) from None
         with self._lock:
             self.budget.used_tokens += reply.usage.total_tokens if reply.usage else 0
-        self._keep(key, _rating((reply.choices[0].message.content or "") if reply.choices else ""))
+        self._keep(key, (reply.choices[0].message.content or "") if reply.choices else "")
 
-    def _keep(self, key: str, rating: int) -> None:
+    def _keep(self, key: str, reply: str) -> None:
+        rating = _rating(reply)
         with self._lock:
-            self._known[key] = rating
+            self._known[key] = WORST if rating is None else rating
+            if rating is None:  # not kept on disk: the next evaluation asks again
+                self.unreadable += 1
+                logger.warning("%s: expected a rating of %d–%d, got %r: %d", self.model, WORST, BEST, reply[:80], WORST)
+                return
             if self.cache is not None:
                 self.cache.parent.mkdir(parents=True, exist_ok=True)
                 with self.cache.open("a", encoding="utf-8") as file:  # newlines on both sides: the last may be cut off
@@ -151,14 +157,12 @@ def _prompt(pair: PairText) -> str:
     )
 
 
-def _rating(reply: str) -> int:
-    """The last whole number of 1–10 in a reply, "8" of "8/10" too: models that think aloud end with it."""
+def _rating(reply: str) -> int | None:
+    """The last number of 1–10 in a reply, "8" of "8/10" too: models that think aloud end with it; None without one."""
     thought = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
-    numbers = re.findall(r"(?<![\d./])\d+(?!\.?\d)", re.sub(r"/\s*10\b", "", thought))
-    ratings = [int(number) for number in numbers if WORST <= int(number) <= BEST]
-    if not ratings:
-        raise ValueError(f"expected a rating of {WORST}–{BEST} from the server, got {reply[:80]!r}. Try another model.")
-    return ratings[-1]
+    numbers = re.findall(r"(?<![\d./-])\d+(?:\.\d+)?", re.sub(r"/\s*10\b", "", thought))
+    ratings = [float(number) for number in numbers if WORST <= float(number) <= BEST]
+    return round(ratings[-1]) if ratings else None
 
 
 def _read(cache: Path | None) -> dict[str, int]:
