@@ -9,7 +9,11 @@ import trees
 from pixellm import masks
 from pixellm.eval.predictions import Prediction, Predictions, read_predictions
 
-LINE = {"id": "val/7/0", "text": "A cup and a jug.", "masks": [trees.rle(trees.square()), trees.rle(trees.bar(), False)]}
+LINE = {
+    "id": "val/7/0",
+    "text": "A cup and a jug.",
+    "masks": [trees.rle(trees.square()), trees.rle(trees.bar(), False)],
+}
 
 
 def write(path, *lines):

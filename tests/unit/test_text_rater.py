@@ -73,7 +73,15 @@ def test_modified_answer():
 
 @pytest.mark.parametrize(
     ("reply", "rating"),
-    [("7", 7), ("Rating: 10", 10), ("8/10", 8), ("8 / 10.", 8), ("<think>maybe 3</think> 9", 9), ("It is a 6.", 6), ("7.6", 8)],
+    [
+        ("7", 7),
+        ("Rating: 10", 10),
+        ("8/10", 8),
+        ("8 / 10.", 8),
+        ("<think>maybe 3</think> 9", 9),
+        ("It is a 6.", 6),
+        ("7.6", 8),
+    ],
 )
 def test_replies(reply, rating):
     assert _rating(reply) == rating
@@ -190,5 +198,7 @@ def test_a_reply_without_a_rating_counts_as_the_worst_and_is_asked_for_again(ser
 def test_no_server():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pixellm.eval.text_server.RETRIES", 0)
-        with pytest.raises(ValueError, match=r"expected a rating from judge at http://127\.0\.0\.1:9/v1, got Connection"):
+        with pytest.raises(
+            ValueError, match=r"expected a rating from judge at http://127\.0\.0\.1:9/v1, got Connection"
+        ):
             ServerRater("judge", "http://127.0.0.1:9/v1").rate([pair("the cup")])
