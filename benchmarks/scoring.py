@@ -1,8 +1,8 @@
 """Speed and memory of `pixellm score`: as many questions as MUSE's test has, at 640 × 480 pixels.
 
-4,300 questions for 3.7 targets on average (2 … 34, as MUSE's tail falls off), answered with shifted masks, some missing,
-some too many. The command itself is measured, from reading the files to the report, on two cores; the images are not
-there, so that no page of answers is drawn.
+4,300 questions for 3.7 targets on average (2 … 34, as MUSE's tail falls off), answered with shifted masks, some
+missing, some too many. The command itself is measured, from reading the files to the report, on two cores; the images
+are not there, so that no page of answers is drawn.
 
     python benchmarks/scoring.py [--questions 4300] [--protocol fixed]
 """
@@ -43,7 +43,7 @@ def ragged(outline: list[float], shift: float, noise: np.ndarray) -> dict:
 
 
 def write_data(folder: Path, questions: int) -> tuple[Path, int, int]:
-    """MUSE's annotations below `folder`, and predictions; the file of these, and how many targets and masks there are."""
+    """MUSE's annotations below `folder`, and predictions: the file of these, how many targets and masks there are."""
     draw, rng = random.Random(0), np.random.default_rng(0)
     coarse = rng.integers(0, 255, (8, 60, 80), dtype=np.uint8)
     noises = [np.asarray(Image.fromarray(one).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) > 40 for one in coarse]
@@ -53,14 +53,13 @@ def write_data(folder: Path, questions: int) -> tuple[Path, int, int]:
         for number in range(min(QUESTIONS_PER_IMAGE, questions - image * QUESTIONS_PER_IMAGE)):
             count = min(MOST, 2 + int(draw.expovariate(1 / (MEAN_TARGETS - 1.5))))
             outlines = [polygon(draw) for _ in range(count)]
-            found = [ragged(o, draw.uniform(0, 12), draw.choice(noises)) for o in outlines if draw.random() < 0.9]
-            found += [ragged(polygon(draw), 0, draw.choice(noises))] * (draw.random() < 0.2)
+            named = [(outline, f"thing {draw.randrange(300)}") for outline in outlines]
+            found = [(ragged(o, draw.uniform(0, 12), draw.choice(noises)), n) for o, n in named if draw.random() < 0.9]
+            found += [(ragged(polygon(draw), 0, draw.choice(noises)), "nothing")] * (draw.random() < 0.2)
             draw.shuffle(found)
-            names = [f"thing {draw.randrange(300)}" for _ in outlines]
-            groups.append(
-                [{"segmentation": [o], "category_name": n, "bbox": [0, 0, 9, 9]} for o, n in zip(outlines, names)]
-            )
-            rows.append({"id": f"val/{image}/{number}", "text": "Here they are.", "masks": found})
+            text = "".join(f"{name} {{seg}}, " for _, name in found)
+            groups.append([{"segmentation": [o], "category_name": n, "bbox": [0, 0, 9, 9]} for o, n in named])
+            rows.append({"id": f"val/{image}/{number}", "text": text, "masks": [mask for mask, _ in found]})
             total += count
         url = f"http://images.cocodataset.org/train2017/{image:012}.jpg"
         asked = [f"Question {number}?" for number in range(len(groups))]

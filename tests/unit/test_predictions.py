@@ -60,7 +60,6 @@ SHORT = {"size": [30, 40], "counts": [5]}
     [
         ("{", "Expecting property name"),
         ("[]", "expected a JSON object"),
-        ({**LINE, "mask": []}, "got also mask"),
         ({"id": "1", "text": ""}, "none called masks"),
         ({**LINE, "id": 7}, "expected an id, got '7'"),
         ({**LINE, "masks": {}}, "expected a list of masks"),
@@ -78,6 +77,12 @@ SHORT = {"size": [30, 40], "counts": [5]}
 def test_bad_lines_are_named(tmp_path, line, pattern):
     with pytest.raises(ValueError, match=f"line 2: .*{pattern}"):
         read_predictions(write(tmp_path / "p.jsonl", LINE, line))
+
+
+def test_other_fields_are_left_alone_but_named(tmp_path, caplog):
+    found = read_predictions(write(tmp_path / "p.jsonl", {**LINE, "span": [[0, 5]], "seconds": 3}))
+    assert found.answers["val/7/0"].spans is None
+    assert "fields that nothing reads: seconds, span" in caplog.text
 
 
 def test_files_that_cannot_be_read(tmp_path):

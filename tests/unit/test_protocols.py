@@ -74,7 +74,7 @@ def test_united_and_ignored_pixels():
 
 
 def test_grefcoco_by_hand():
-    """gIoU 1 for a no-target question answered without a pixel, 0 otherwise; its pixels go into cIoU's union."""
+    """A gIoU of 1 for a no-target question answered without a pixel, 0 otherwise; its pixels go into cIoU's union."""
     ids = [f"grefcoco/val/{number}/0" for number in range(5)]
     asked = [
         question([], ids[0]),

@@ -56,7 +56,9 @@ def test_paper_protocol_takes_the_intersection_of_what_is_misnamed():
 
 def test_the_threshold_is_half_of_ten():
     class Rates:
-        fingerprint = {"rater": "fixed numbers"}
+        @property
+        def fingerprint(self):
+            return {"rater": "fixed numbers"}
 
         def rate(self, pairs):
             return [5, 4][: len(pairs)]
@@ -174,7 +176,7 @@ def test_what_is_rated_is_not_asked_again(serve, tmp_path):
 def test_a_budget_that_is_used_up_ends_it_and_keeps_what_there_is(serve, tmp_path, budget, monkeypatch):
     monkeypatch.setattr("pixellm.eval.text_server.WORKERS", 1)
     server, pairs = serve(), [pair(f"thing {number}") for number in range(5)]
-    with pytest.raises(ValueError, match="which is used up: 2 calls, 100 tokens.*what is rated is kept"):
+    with pytest.raises(ValueError, match=r"which is used up: 2 calls, 100 tokens.*what is rated is kept"):
         ServerRater("judge", server.url, tmp_path / "r.jsonl", budget).rate(pairs)
     assert len(server.bodies) == 2
     assert ServerRater("judge", server.url, tmp_path / "r.jsonl", Budget(calls=3)).rate(pairs) == [8] * 5
@@ -182,7 +184,7 @@ def test_a_budget_that_is_used_up_ends_it_and_keeps_what_there_is(serve, tmp_pat
 
 
 def test_a_server_that_refuses(serve):
-    with pytest.raises(ValueError, match="expected a rating from judge at http.*got Error code: 401"):
+    with pytest.raises(ValueError, match=r"expected a rating from judge at http.*got Error code: 401"):
         ServerRater("judge", serve([401]).url).rate([pair("the cup")])
 
 

@@ -8,6 +8,7 @@ and `scores` how sure the system is, both optional. A first line `{"fingerprint"
 """
 
 import json
+import logging
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from pixellm.data.records import expect
 from pixellm.masks import Rle, to_rles
 from pixellm.types import SEG_SLOT, Answer
 
-FIELDS = {"id", "text", "masks", "spans", "scores"}
+logger = logging.getLogger(__name__)
+
+FIELDS = {"id", "text", "masks", "spans", "scores"}  # others are left alone: systems may keep notes of their own
 NAMED = 5  # ids that an error message lists
 
 
@@ -69,11 +72,9 @@ class Prediction:
         """A line's content.
 
         Raises:
-            ValueError: a field is missing, unknown or malformed, or a mask is no RLE.
+            ValueError: a field is missing or malformed, or a mask is no RLE.
         """
         expect(row, dict, "a JSON object")
-        if unknown := sorted(row.keys() - FIELDS):
-            raise ValueError(f"expected the fields {', '.join(sorted(FIELDS))}, got also {', '.join(unknown)}")
         if missing := sorted({"id", "text", "masks"} - row.keys()):
             raise ValueError(f"expected the fields id, text and masks, got none called {', '.join(missing)}")
         text, stored = expect(row["text"], str, "a text"), expect(row["masks"], list, "a list of masks")
@@ -144,6 +145,7 @@ def read_predictions(path: Path) -> Predictions:
     """
     answers: dict[str, Prediction] = {}
     fingerprint: dict[str, Any] = {}
+    unknown: set[str] = set()
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -155,6 +157,7 @@ def read_predictions(path: Path) -> Predictions:
                         fingerprint = expect(row["fingerprint"], dict, "a fingerprint")
                         continue
                     answer = Prediction.from_json(row)
+                    unknown |= row.keys() - FIELDS
                     if answer.id in answers:
                         raise ValueError(f"expected one answer to each question, got a second one to {answer.id!r}")
                 except (ValueError, RecursionError) as error:
@@ -164,6 +167,8 @@ def read_predictions(path: Path) -> Predictions:
         raise ValueError(f"expected a file of predictions at {path} ({error.strerror}). Check the path.") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"expected UTF-8 text in {path} ({error}).") from None
+    if unknown:
+        logger.warning("%s: fields that nothing reads: %s", path, ", ".join(sorted(unknown)))
     return Predictions(answers, fingerprint)
 
 
