@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from pixellm.cli.common import (
     Device,
@@ -41,6 +42,8 @@ class Grouping(StrEnum):
     PAPER = "paper"
     RELEASED = "released"
 
+
+WIDE = 160  # characters of a table that goes into a pipe or a file
 
 NameOption = Annotated[BenchmarkName, typer.Option("--benchmark", help="Whose questions.")]
 Root = Annotated[Path, typer.Option(file_okay=False, help="The folder that holds all data sets.")]
@@ -133,8 +136,9 @@ def _report(
     shown = track(benchmark.questions, "scoring", console=err_console, transient=True)
     report = score(benchmark, predictions, protocol, rates, seed, shown)
     paths = report.write(out)
+    print_lines(*report.about)
     # A pipe has no width: a table must not be cut there.
-    out_console.print(report.table(), width=None if out_console.is_terminal else 200)
+    (out_console if out_console.is_terminal else Console(width=WIDE)).print(report.table())
     print_lines(*(f"{path}" for path in paths))
 
 

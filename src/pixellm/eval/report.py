@@ -121,11 +121,11 @@ class Report:
         return ["questions", "pairs", *(TITLES[name] for name in self.columns())]
 
     def table(self) -> "Table":
-        """For a terminal."""
+        """The figures, for a terminal."""
         from rich.table import Table
 
-        table = Table(title="\n".join(self.about), title_justify="left", title_style="")
-        table.add_column("")
+        table = Table(caption="percent, with 95 % bootstrap intervals")
+        table.add_column("", no_wrap=True)
         for title in self.heading:
             table.add_column(title, justify="right")
         for name, found in self.rows():
