@@ -87,7 +87,7 @@ def test_interrupted_it_goes_on(benchmark, tmp_path):
 
 def test_another_number_of_processes_goes_on(benchmark, tmp_path, monkeypatch):
     """Two processes take an image each; what they leave is put together by whoever comes."""
-    monkeypatch.setattr(answering, "wait_for_all", lambda world: None)
+    monkeypatch.setattr(answering, "meet", lambda world: None)
     monkeypatch.setattr(answering, "processes", lambda: (1, 2))
     second = Knows()
     assert run(second, benchmark, tmp_path / "out") is None

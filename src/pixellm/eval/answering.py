@@ -77,6 +77,7 @@ def answer_all(
     if path.is_file():
         read(path, made)  # it is complete, or of something else
         return path if rank == 0 else None
+    meet(world)
     part = out / PARTS / f"{rank}.jsonl"
     done = {
         row["id"] for other in sorted(part.parent.glob("[0-9]*.jsonl")) if other != part for row in read(other, made)
@@ -91,7 +92,7 @@ def answer_all(
             answers = _answers(segmenter, asked, teacher_forced)
             append(part, (Prediction.of(q.id, a).to_json() for q, a in zip(asked, answers, strict=True)))
             bar.advance(task, len(asked))
-    wait_for_all(world)
+    meet(world)
     return _join(benchmark, out, made) if rank == 0 else None
 
 
@@ -115,8 +116,11 @@ def _answers(segmenter: Segmenter, asked: Sequence[BenchmarkQuestion], teacher_f
     ]
 
 
-def wait_for_all(world: int) -> None:
-    """Until all processes are here; one that dies ends all (`torchrun`)."""
+def meet(world: int) -> None:
+    """Wait until all processes are here; one that dies ends all (`torchrun`).
+
+    They meet at the start, too: later, whoever brought them together may be gone.
+    """
     if world == 1:
         return
     import torch.distributed as dist
