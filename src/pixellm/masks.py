@@ -3,7 +3,7 @@
 Shapes:  M masks · H, W image height and width
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from pycocotools import mask as coco_mask
 # Far outside any photograph: pixels from its top-left corner.
 MAX_COORDINATE = 1e6
 
-Segmentation = list[list[float]] | dict[str, Any]
+Rle = dict[str, Any]  # compressed: size [H, W] in pixels, counts as text or bytes
+Segmentation = list[list[float]] | Rle
 
 
 def decode(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
@@ -29,6 +30,14 @@ def decode(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: a malformed segmentation, or an RLE whose size is not the image's.
     """
+    return coco_mask.decode(united([to_rles(segmentation, height, width)], height, width)).astype(bool)
+
+
+def to_rles(segmentation: Segmentation, height: int, width: int) -> list[Rle]:
+    """The parts of one COCO segmentation as compressed RLEs, without decoding any: one for each polygon.
+
+    Arguments and errors as in `decode`.
+    """
     try:
         if isinstance(segmentation, dict):
             size = [int(v) for v in segmentation["size"]]
@@ -36,23 +45,43 @@ def decode(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
                 raise ValueError(f"expected a mask of {height}×{width} pixels, got {'×'.join(map(str, size))}")
             _check_runs(segmentation["counts"], size)
             counts = segmentation["counts"]
-            rle = (
-                coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
-                if isinstance(counts, list)
-                else {"size": size, "counts": counts}
-            )
-        else:
-            polygons = [p for p in segmentation if len(p) >= 6]
-            if not polygons:
-                raise ValueError("expected polygons of at least three points, got none. Leave empty objects out.")
-            _check_polygons(polygons)
-            rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        decoded = coco_mask.decode(rle)
+            if isinstance(counts, list):
+                return [coco_mask.frPyObjects({"size": size, "counts": counts}, *size)]
+            return [{"size": size, "counts": counts}]
+        polygons = [p for p in segmentation if len(p) >= 6]
+        if not polygons:
+            raise ValueError("expected polygons of at least three points, got none. Leave empty objects out.")
+        _check_polygons(polygons)
+        return coco_mask.frPyObjects(polygons, height, width)
     except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError(f"expected COCO polygons or an RLE dict with 'size' and 'counts', got {error!r}") from error
-    if decoded.shape != (height, width):
-        raise ValueError(f"expected a mask of {height}×{width} pixels, got {decoded.shape[0]}×{decoded.shape[1]}")
-    return decoded.astype(bool)
+
+
+def united(parts: Iterable[Sequence[Rle]], height: int, width: int) -> Rle:
+    """The union of RLEs of one size, none of them decoded; an empty mask where there are none."""
+    rles = [rle for part in parts for rle in part]
+    return dict(coco_mask.merge(rles)) if rles else empty(height, width)
+
+
+def empty(height: int, width: int) -> Rle:
+    """A mask without a pixel."""
+    return coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+
+
+def area(rle: Rle) -> int:
+    """Pixels of a mask."""
+    return int(coco_mask.area(rle))
+
+
+def box(rle: Rle) -> tuple[int, int, int, int]:
+    """Tight box (x, y, width, height) in pixels; all 0 where the mask is empty."""
+    x, y, width, height = (int(side) for side in coco_mask.toBbox(rle))
+    return x, y, width, height
+
+
+def common(one: Rle, other: Rle) -> int:
+    """Pixels that two masks of the same size share."""
+    return int(coco_mask.area(coco_mask.merge([one, other], intersect=True)))
 
 
 def _check_polygons(polygons: list[list[float]]) -> None:

@@ -18,7 +18,7 @@ from pixellm.images import ImageSource, load_image
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.answering import AnswerBuilder
 from pixellm.model.generation import Prefix, Sampling, Step, encode_prefix, generate
-from pixellm.types import Answer, Done, Event, Target, TextPiece
+from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, Target, TextPiece
 
 
 class _Asked(NamedTuple):
@@ -109,6 +109,35 @@ class Predictor:
         photographs = [load_image(image) for image in images]
         asked = [_Asked(question, photographs[i], i) for i, question in enumerate(questions)]
         return self._answers(self._encode(photographs), asked, sampling)
+
+    @torch.inference_mode()
+    def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:
+        """The masks of answers that are given, teacher-forced: one forward pass for all of them, nothing is generated.
+
+        Args:
+            questions: on the photograph of `set_image`.
+            answers: for each, with a `{seg}` where a mask belongs; in the answers that come back it is left out.
+        """
+        photograph, _ = self._current()
+        masks = [np.zeros((answer.count(SEG_SLOT), 1, 1), dtype=bool) for answer in answers]  # never looked at
+        turns = tuple(Conversation(*turn) for turn in zip(questions, answers, masks, strict=True))
+        batch = self.processor([Sample(photograph, turns)])
+        device = self.model.device
+        pixels = batch.pixel_values.to(device, self.model.dtype)
+        inputs = (batch.resized_hw.to(device), batch.input_ids.to(device), batch.segment_ids.to(device))
+        (logits,) = self.model(pixels, *inputs).mask_logits
+        height, width = batch.resized_hw[0].tolist()
+        restored = iter(geometry.restore(logits, (height, width), (photograph.height, photograph.width)))
+        return [self._given(turn, restored, photograph) for turn in turns]
+
+    def _given(self, turn: Conversation, logits: Iterator[Tensor], photograph: Image.Image) -> Answer:
+        builder = AnswerBuilder(turn.question, photograph, self.model.config.peak_share)
+        first, *rest = turn.answer.split(SEG_SLOT)
+        builder.add_text(first)
+        for piece in rest:
+            builder.add_target(next(logits))
+            builder.add_text(piece)
+        return builder.finish()
 
     def stream(self, question: str, **sampling) -> Iterator[Event]:
         """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""

@@ -13,7 +13,7 @@ from pixellm.data.coco import CocoSource, category_masks
 from pixellm.data.describe import noun
 from pixellm.data.names import COCO
 from pixellm.data.wording import NOTHING_FITS
-from pixellm.eval import photographs
+from pixellm.eval import photographs, resumable
 from pixellm.eval.photographs import KINDS, Report, build_questions, evaluate
 from pixellm.types import Answer, Target
 
@@ -81,7 +81,7 @@ class Oracle:
 
 class Batched(Oracle):
     def ask_many(self, questions: list[str]) -> list[Answer]:
-        assert len(questions) <= photographs.CHUNK
+        assert len(questions) <= resumable.CHUNK
         return [self.ask(question) for question in questions]
 
 

@@ -3,20 +3,28 @@
 Imports of torch and transformers stay inside the functions, so that `--help` and mistakes answer at once.
 """
 
-import logging
-import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from pixellm.cli import scoring
+from pixellm.cli.common import (
+    Device,
+    Dtype,
+    Model,
+    debugging,
+    device_and_dtype,
+    err_console,
+    hide_loading_bars,
+    is_first_process,
+    log_progress,
+    out_console,
+    print_lines,
+    quieten_transformers,
+)
 from pixellm.hub import MINI
-
-if TYPE_CHECKING:
-    import torch
 
 app = typer.Typer(
     help="Ask a question about a photograph; get text and one mask for each thing it names.",
@@ -30,29 +38,14 @@ models = typer.Typer(help="The models kept on this computer.", no_args_is_help=T
 app.add_typer(models, name="models")
 data = typer.Typer(help="Data sets on disk: where they belong, and whether they can be read.", no_args_is_help=True)
 app.add_typer(data, name="data")
-
-out_console = Console(highlight=False, markup=False, soft_wrap=True)
-err_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+app.command("eval")(scoring.evaluate)
+app.command("score")(scoring.score)
+app.command("questions")(scoring.questions)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
-class Device(StrEnum):
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Dtype(StrEnum):
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
-Model = Annotated[str, typer.Option(help="A name of `pixellm models list`, a Hugging Face Hub id, or a directory.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm models list`, or a Hub id.")]
-File = typer.Option(exists=True, dir_okay=False)
-Folder = typer.Option(exists=True, file_okay=False)
 
 
 def _show_version(wanted: bool) -> None:
@@ -102,7 +95,7 @@ def ask(
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
 ) -> None:
     """Answer questions about a photograph, and save it with the masks drawn in."""
-    _quieten_transformers()
+    quieten_transformers()
     from pixellm import hub
     from pixellm.cli.outputs import plan_outputs, save
     from pixellm.images import load_image
@@ -111,13 +104,13 @@ def ask(
     photograph = load_image(image)
     outputs = plan_outputs(image, questions, out, json_path)
     directory = hub.resolve(model)
-    _hide_loading_bars()
+    hide_loading_bars()
     from pixellm.cli.screen import show
     from pixellm.segmenter import load_segmenter
 
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     given = {name: value for name, value in sampling.items() if value is not None}
-    segmenter = load_segmenter(directory, *_device_and_dtype(device, dtype), given)
+    segmenter = load_segmenter(directory, *device_and_dtype(device, dtype), given)
     segmenter.set_image(photograph)
     several = len(questions) > 1
     answers = [show(out_console, q, segmenter.stream(q), several) for q in questions]
@@ -146,7 +139,7 @@ def models_list() -> None:
 @models.command("pull")
 def models_pull(name: Name) -> None:
     """Fetch a model, so that it can be used without a network."""
-    _quieten_transformers()
+    quieten_transformers()
     from pixellm import hub
 
     out_console.print(f"{name} is in {hub.resolve(name)}")
@@ -193,7 +186,7 @@ def convert(
     ] = False,
 ) -> None:
     """Turn a released PixelLM or LISA checkpoint into a model directory."""
-    _quieten_transformers()
+    quieten_transformers()
     from pixellm.baselines.lisa.convert import LISA
     from pixellm.embedded import progress
     from pixellm.model import convert as converter
@@ -203,11 +196,11 @@ def convert(
     else:
         with progress(f"converting {released}"):
             report = converter.convert(released, out, vision, [LISA])
-        _print_lines(f"{out}:", *converter.report_lines(report))
+        print_lines(f"{out}:", *converter.report_lines(report))
     if check:
         with progress(f"checking {out}"):
             report = converter.check(out, [LISA])
-        _print_lines("check: " + ("complete" if report.complete else "faulty"), *converter.report_lines(report))
+        print_lines("check: " + ("complete" if report.complete else "faulty"), *converter.report_lines(report))
         raise typer.Exit(0 if report.complete else 1)
 
 
@@ -238,15 +231,15 @@ def train(
         raise ValueError("expected a recipe or --data, one of them. See `pixellm train --help`.")
     if data is not None and seed is not None:
         raise ValueError("--seed: expected a recipe with it, got --data. Write a recipe, see docs/training.md.")
-    _log_progress()
-    _quieten_transformers()
+    log_progress()
+    quieten_transformers()
     from pixellm.train.run import fine_tune, run
 
     if data is not None:
         result = fine_tune(data, model, out or Path("runs") / data.stem, steps, restart)
     else:
         result = run(recipe, out, restart, seed)
-    if _is_first_process():
+    if is_first_process():
         out_console.print(f"trained: {result}")
 
 
@@ -302,7 +295,7 @@ def data_check(
     from pixellm.eval.data_check import check, report_lines, sample_sheet
 
     counts = check(opened, track(range(len(opened)), "reading", console=err_console, transient=True))
-    _print_lines(*report_lines(counts))
+    print_lines(*report_lines(counts))
     if sample_sheet(opened, picture):
         out_console.print(f"samples: {picture}")
     raise typer.Exit(1 if counts.bad else 0)
@@ -326,11 +319,11 @@ def compare(
 
     experiments = comparison.with_base(comparison.read_runs(runs), base)
     table = comparison.markdown(experiments)
-    _print_lines(table)
+    print_lines(table)
     if out is not None:
         comparison.write_into(out, table)
         comparison.plot(experiments, out.with_suffix(".png"))
-        _print_lines(f"table: {out}", f"plot: {out.with_suffix('.png')}")
+        print_lines(f"table: {out}", f"plot: {out.with_suffix('.png')}")
 
 
 @app.command()
@@ -343,84 +336,21 @@ def attention(
     """Draw where each codebook token of each target looks."""
     if out.suffix.lower() not in (".png", ".jpg", ".pdf"):
         raise ValueError(f"--out: expected a .png, .jpg or .pdf, got {out}.")
-    _quieten_transformers()
+    quieten_transformers()
     from pixellm.images import load_image
 
     photograph = load_image(image)
     from pixellm.eval.attention import attention_sheet, codebook_attention
     from pixellm.predictor import Predictor
 
-    _hide_loading_bars()
+    hide_loading_bars()
     answer, targets = codebook_attention(Predictor.load(model), photograph, question)
     attention_sheet(answer, targets, out)
-    _print_lines(answer.text, f"picture: {out}")
-
-
-@app.command("eval")
-def evaluate(
-    annotations: Annotated[Path, File],
-    images: Annotated[Path, Folder],
-    out: Annotated[Path, typer.Option(help="Directory for the figures and the answers.")],
-    model: Model = MINI,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many photographs.")] = None,
-    licence: Annotated[
-        list[int] | None, typer.Option(help="Only show photographs with this licence id on the sheet; repeatable.")
-    ] = None,
-) -> None:
-    """Measure a model on annotated photographs (COCO format): masks, names, and what it says is absent."""
-    _log_progress()
-    _quieten_transformers()
-    from pixellm.eval.photographs import run
-
-    report = run(model=model, annotations=annotations, images=images, out=out, limit=limit, licences=licence or None)
-    _print_lines(report.markdown(), f"results: {out}")
-
-
-def _device_and_dtype(device: Device, dtype: Dtype) -> "tuple[str, torch.dtype]":
-    import torch
-
-    if device is Device.CUDA and not torch.cuda.is_available():
-        raise ValueError("expected a CUDA device, found none. Use --device cpu, or install torch for your GPU.")
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device is Device.AUTO else device.value
-    automatic = torch.bfloat16 if where == "cuda" else torch.float32
-    return where, automatic if dtype is Dtype.AUTO else getattr(torch, dtype.value)
-
-
-def _quieten_transformers() -> None:
-    """Keep transformers' advice out of our output; it reads this when it is imported."""
-    if not _debugging():
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-
-def _hide_loading_bars() -> None:
-    """Of weights that are here; not earlier, because the bars of downloads go with them."""
-    if not _debugging():
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
-
-
-def _log_progress() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("pixellm").setLevel(logging.INFO if _is_first_process() else logging.WARNING)
-
-
-def _is_first_process() -> bool:
-    """Of several that train together, one talks."""
-    return os.environ.get("RANK", "0") == "0"
+    print_lines(answer.text, f"picture: {out}")
 
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
-
-
-def _print_lines(*lines: str) -> None:
-    for line in lines:
-        out_console.print(line)
-
-
-def _debugging() -> bool:
-    return os.environ.get("PIXELLM_DEBUG", "0") not in ("", "0")
 
 
 def _fail(message: str, code: int) -> None:
@@ -437,7 +367,7 @@ def main() -> None:
             err_console.print("interrupted")
         raise
     except Exception as error:
-        if _debugging():
+        if debugging():
             raise
         if isinstance(error, ValueError):
             _fail(f"Error: {error}", 2)

@@ -90,6 +90,7 @@ def _muse_exchange(question: str, answers: list[dict[str, Any]], text: str | Non
         Region(
             tuple(expect(answer[k], str, "a name") for k in ("rephrased_name", "category_name") if answer.get(k)),
             Segments((answer["segmentation"],)).checked(),
+            answer.get("category_name") or "",
         )
         for answer in expect(answers, list, "a list of targets")
     )

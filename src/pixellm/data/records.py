@@ -44,11 +44,16 @@ class Segments:
     parts: tuple[Any, ...]
 
     def decode(self, height: int, width: int) -> np.ndarray:
-        found = np.zeros((height, width), dtype=bool)
+        rle = masks.united([self.rles(height, width)], height, width)
+        return masks.decode(rle, height, width)
+
+    def rles(self, height: int, width: int) -> list[masks.Rle]:
+        """All polygons and RLEs of all parts as compressed RLEs, without decoding any."""
+        found = []
         for part in self.parts:
             several = isinstance(part, list) and any(isinstance(one, dict) for one in part)
             for one in part if several else [part]:
-                found |= masks.decode(one, height, width)
+                found += masks.to_rles(one, height, width)
         return found
 
     def checked(self) -> "Segments":
@@ -99,10 +104,12 @@ class Region:
     Args:
         names: what it is called or how it is referred to, the best first.
         mask: its mask; None: nothing in the image fits the names.
+        category: the name of its class, where the data set tells it.
     """
 
     names: tuple[str, ...]
     mask: MaskSource | None
+    category: str = ""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def read_references(
     for annotation in expect(instances.get("annotations"), list, "a list `annotations` in instances.json"):
         with faults.guard(f"annotation {name_of(annotation)}"):
             segmentations[annotation["id"]] = annotation["segmentation"]
+    categories = {row["id"]: str(row.get("name", "")) for row in instances.get("categories") or () if "id" in row}
     references = _references(directory, split_by)
     chosen = [reference for reference in references if reference.get("split") == split]
     if not chosen:
@@ -71,7 +72,7 @@ def read_references(
         with faults.guard(reference.get("ref_id", "?")):
             if reference["image_id"] not in files:
                 raise ValueError(f"no image {reference['image_id']} in instances.json")
-            found = _regions(reference, segmentations)
+            found = _regions(reference, segmentations, categories)
             regions[reference["image_id"]] += found
     records = (
         Record(str(image_id), images / files[image_id]["file_name"], size_of(files[image_id]), tuple(found))
@@ -80,7 +81,7 @@ def read_references(
     return RecordList(records, faults.check(len(chosen)))
 
 
-def _regions(reference: dict[str, Any], segmentations: dict[int, Any]) -> list[Region]:
+def _regions(reference: dict[str, Any], segmentations: dict[int, Any], categories: dict[int, str]) -> list[Region]:
     annotations = reference["ann_id"] if isinstance(reference["ann_id"], list) else [reference["ann_id"]]
     targets = [annotation for annotation in annotations if annotation != NO_TARGET]
     if absent := [annotation for annotation in targets if annotation not in segmentations]:
@@ -89,7 +90,9 @@ def _regions(reference: dict[str, Any], segmentations: dict[int, Any]) -> list[R
     sentences = [expect(sentence["sent"], str, "a sentence").strip() for sentence in reference["sentences"]]
     if not any(sentences):
         raise ValueError("no sentence")
-    return [Region((sentence,), mask) for sentence in sentences if sentence]
+    category = reference.get("category_id")  # of gRefCOCO a list, one for each target
+    name = categories.get(category, "") if isinstance(category, int) else ""
+    return [Region((sentence,), mask, name) for sentence in sentences if sentence]
 
 
 def multi_referring(records: Sequence[Record]) -> RecordList:

@@ -65,23 +65,23 @@ def match(predicted: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> lis
     Raises:
         ValueError: masks differ in size.
     """
+    table = [[overlap(mask, target) for target in targets] for mask in predicted]
+    areas = [[int(np.count_nonzero(mask)) for mask in side] for side in (predicted, targets)]
+    return pair_up(table, *areas)
+
+
+def pair_up(table: Sequence[Sequence[Overlap]], predicted_areas: Sequence[int], areas: Sequence[int]) -> list[Pair]:
+    """As `match`, from the overlap of every predicted mask (rows) with every target, and the pixels of each."""
     from scipy.optimize import linear_sum_assignment
 
-    table = [[overlap(mask, target) for target in targets] for mask in predicted]
-    cost = np.array([[1 - counts.iou for counts in row] for row in table]).reshape(len(predicted), len(targets))
+    cost = np.array([[1 - counts.iou for counts in row] for row in table]).reshape(len(predicted_areas), len(areas))
     partner = {int(column): int(row) for row, column in zip(*linear_sum_assignment(cost), strict=True)}
     pairs = []
-    for index, target in enumerate(targets):
+    for index, area in enumerate(areas):
         row = partner.get(index)
-        counts = Overlap(0, int(np.count_nonzero(target))) if row is None else table[row][index]
-        pairs.append(Pair(row, index, counts))
+        pairs.append(Pair(row, index, Overlap(0, area) if row is None else table[row][index]))
     taken = set(partner.values())
-    pairs += [
-        Pair(index, None, Overlap(0, int(np.count_nonzero(mask))))
-        for index, mask in enumerate(predicted)
-        if index not in taken
-    ]
-    return pairs
+    return pairs + [Pair(i, None, Overlap(0, area)) for i, area in enumerate(predicted_areas) if i not in taken]
 
 
 def names_category(phrase: str, category: str, known: frozenset[str] = NAMES) -> bool:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pixellm import masks
+
 
 class Overlap(NamedTuple):
     """Pixels that two masks share (`intersection`) and cover together (`union`)."""
@@ -34,6 +36,19 @@ def overlap(predicted: np.ndarray, target: np.ndarray) -> Overlap:
             "Compare masks at the photograph's size."
         )
     return Overlap(int(np.count_nonzero(predicted & target)), int(np.count_nonzero(predicted | target)))
+
+
+def rle_overlap(predicted: masks.Rle, target: masks.Rle, ignored: masks.Rle | None = None) -> Overlap:
+    """The same of two compressed RLEs of one size, none of them decoded.
+
+    Args:
+        predicted: a mask.
+        target: another one.
+        ignored: pixels that count as nothing; none of them is the target's.
+    """
+    shared = masks.common(predicted, target)
+    outside = masks.common(predicted, ignored) if ignored else 0
+    return Overlap(shared, masks.area(predicted) + masks.area(target) - shared - outside)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from pixellm.data.phrasing import MAX_SLOTS, askable_attributes, knowledge_turn
 from pixellm.data.wording import all_question, category_question, several_question
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
+from pixellm.eval.resumable import append, ask_all, identify, resume, write
 from pixellm.files import write_text
 from pixellm.types import Answer, Segmenter
 
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("category", "several", "all", "knowledge", "nothing")
 MIN_AREA = 0.001  # of the image: what covers less is not asked for together with other things
-CHUNK = 8  # questions on one photograph that are answered together
 PROTOCOL = 1  # raise it whenever questions or scores change: results of another protocol are refused
 
 
@@ -263,7 +263,8 @@ def evaluate(
     from rich.progress import Progress
 
     fingerprint = _fingerprint(source, questions, model)
-    done = _resume(path, fingerprint) if path else {}
+    rows = resume(path, fingerprint, Result.from_json) if path else []
+    done = {result.key: result for result in rows}
     pending: dict[int, list[Question]] = defaultdict(list)
     for question in questions:
         if question.key not in done:
@@ -275,24 +276,16 @@ def evaluate(
         for index, asked in pending.items():
             photograph = source[index]
             segmenter.set_image(photograph.image)
-            answers = _ask(segmenter, [question.text for question in asked])
+            answers = ask_all(segmenter, [question.text for question in asked])
             results = [score(q, a, photograph, source.known) for q, a in zip(asked, answers, strict=True)]
             done.update((result.key, result) for result in results)
             if path:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write("".join(json.dumps(asdict(result)) + "\n" for result in results))
+                append(path, map(asdict, results))
             bar.advance(task, len(asked))
     report = Report(tuple(done[question.key] for question in questions), fingerprint)
     if path:
-        write_text(path, _lines(fingerprint, report.results))
+        write(path, fingerprint, map(asdict, report.results))
     return report
-
-
-def _ask(segmenter: Segmenter, texts: Sequence[str]) -> list[Answer]:
-    ask_many = getattr(segmenter, "ask_many", None)
-    if ask_many is None:
-        return [segmenter.ask(text) for text in texts]
-    return [answer for at in range(0, len(texts), CHUNK) for answer in ask_many(texts[at : at + CHUNK])]
 
 
 def _fingerprint(source: CocoSource, questions: Sequence[Question], model: str) -> dict[str, Any]:
@@ -305,38 +298,6 @@ def _fingerprint(source: CocoSource, questions: Sequence[Question], model: str) 
         "annotations": hashlib.sha256(source.annotations.read_bytes()).hexdigest()[:16],
         "questions": hashlib.sha256(asked.encode()).hexdigest()[:16],
     }
-
-
-def _resume(path: Path, fingerprint: dict[str, Any]) -> dict[str, Result]:
-    """Results that are in the file already; it is made ready to be appended to."""
-    if not path.is_file():
-        write_text(path, _lines(fingerprint, ()))
-        return {}
-    complete, _newline, _cut = path.read_text(encoding="utf-8").rpartition("\n")
-    try:
-        header, *rows = [json.loads(line) for line in complete.split("\n")]
-        found = header["fingerprint"]
-        results = [Result.from_json(row) for row in rows]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"expected results of an evaluation in {path}, got something else ({error!r}). "
-            "Move it away, or give another output directory."
-        ) from error
-    different = [key for key in fingerprint if found.get(key) != fingerprint[key]]
-    if different:
-        got = "; ".join(f"{key}: {found.get(key)}, now {fingerprint[key]}" for key in different)
-        raise ValueError(
-            f"expected results of this evaluation in {path}, got those of another ({got}). "
-            "Delete the file, or give another output directory."
-        )
-    if results:
-        logger.info("%s: %d answers are there already", path, len(results))
-    write_text(path, _lines(fingerprint, results))  # without a line that an interruption cut off
-    return {result.key: result for result in results}
-
-
-def _lines(fingerprint: dict[str, Any], results: Sequence[Result]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in ({"fingerprint": fingerprint}, *map(asdict, results)))
 
 
 def run(
@@ -370,20 +331,10 @@ def run(
     questions = build_questions(source, limit)
     directory = hub.resolve(model)
     path = Path(out) / "results.jsonl"
-    report = evaluate(Predictor.load(directory), source, questions, True, path, _identify(directory))
+    report = evaluate(Predictor.load(directory), source, questions, True, path, identify(directory))
     write_text(
         Path(out) / "summary.json", json.dumps({**report.summary, "fingerprint": report.fingerprint}, indent=2) + "\n"
     )
     write_text(Path(out) / "summary.md", report.markdown())
     result_sheet(report.results, source, Path(out) / "sheet.jpg", licences=licences)
     return report
-
-
-def _identify(directory: Path) -> str:
-    """A digest of everything in a model directory."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(directory).as_posix()} {content}\n".encode())
-    return digest.hexdigest()[:16]

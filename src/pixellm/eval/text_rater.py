@@ -1,0 +1,124 @@
+"""Do the words for a mask fit its target? A rating of 1–10 for each pair, by rule or by a language model.
+
+`OfflineRater` needs nothing and always gives the same; `text_server.py` asks an OpenAI-compatible server.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pixellm import masks
+from pixellm.data.describe import spoken
+from pixellm.eval.matching import names_category
+from pixellm.eval.protocols import PairScore, Scored, with_ratings
+
+WORST, BEST = 1, 10
+# Words that tell nothing of a thing.
+EMPTY_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the this that these those his her its their some of in on at to by with and or is are was be being it he "
+        "she they which who near next beside left right front back",
+    )
+)
+
+
+@dataclass(frozen=True)
+class PairText:
+    """What is rated.
+
+    Args:
+        question: the question.
+        answer: the answer with the target's description put behind each phrase (the paper's "modified answer").
+        phrase: the words for the mask; the whole answer where the system does not tell them.
+        description: of the target that the mask was paired with.
+        category: the name of its class.
+        box: x, y, width, height of the target, in pixels.
+        hw: the image's height and width.
+    """
+
+    question: str
+    answer: str
+    phrase: str
+    description: str
+    category: str
+    box: tuple[int, int, int, int]
+    hw: tuple[int, int]
+
+
+class Rater(Protocol):
+    """Rates pairs; `fingerprint` says in a report who did."""
+
+    @property
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    def rate(self, pairs: Sequence[PairText]) -> list[int]:
+        """A rating of 1–10 for each pair."""
+        ...
+
+
+def rate(scored: Sequence[Scored], rater: Rater) -> list[Scored]:
+    """Every answer with its pairs rated, and what is rated too low without its intersection."""
+    texts = [[_text(one, pair) for pair in one.pairs] for one in scored]
+    ratings = iter(rater.rate([text for row in texts for text in row if text is not None]))
+    found = []
+    for one, row in zip(scored, texts, strict=True):
+        given = [None if text is None else next(ratings) for text in row]
+        found.append(Scored(one.question, one.prediction, tuple(with_ratings(one.pairs, given))))
+    return found
+
+
+def _text(one: Scored, pair: PairScore) -> PairText | None:
+    """None where the mask or the target is missing: there is nothing to rate, the pair counts 0 already."""
+    if pair.predicted is None or pair.target is None:
+        return None
+    target = one.question.targets[pair.target]
+    phrase = one.prediction.phrases[pair.predicted]
+    description = target.description or target.category
+    about = (one.question.expression, modified_answer(one), phrase, description, target.category)
+    return PairText(*about, masks.box(target.rle), one.question.hw)
+
+
+def modified_answer(one: Scored) -> str:
+    """The answer's text with each mask's target in brackets after its phrase; without spans, at the end."""
+    partner = {pair.predicted: pair.target for pair in one.pairs if pair.predicted is not None}
+    named = [
+        one.question.targets[t] if (t := partner.get(i)) is not None else None for i in range(len(one.prediction.masks))
+    ]
+    notes = [f"({target.description or target.category})" if target else "(nothing)" for target in named]
+    text, spans = one.prediction.text, one.prediction.spans
+    if spans is None:
+        return " ".join([text, *notes])
+    for (_, end), note in sorted(zip(spans, notes, strict=True), key=lambda item: -item[0][1]):
+        text = f"{text[:end]} {note}{text[end:]}"
+    return text
+
+
+class OfflineRater:
+    """By the words alone: 10 where the phrase names the target's category, else by how many words it shares.
+
+    The category counts as named by its own words, its plural or a synonym. Otherwise 1 + 9 × 2 S / (A + B), rounded,
+    for S words that phrase and description share of A and B in all, without words that tell nothing.
+    """
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return {"rater": "offline", "version": 1}
+
+    def rate(self, pairs: Sequence[PairText]) -> list[int]:
+        return [self._rate(pair) for pair in pairs]
+
+    def _rate(self, pair: PairText) -> int:
+        phrase, category = _words(pair.phrase), spoken(pair.category)
+        if category and (_words(category) <= phrase or names_category(pair.phrase, category)):
+            return BEST
+        described = _words(pair.description)
+        share = 2 * len(phrase & described) / max(1, len(phrase) + len(described))
+        return WORST + round((BEST - WORST) * share)
+
+
+def _words(text: str) -> frozenset[str]:
+    """Its words in lower case, in the singular as far as an "s" tells."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    return frozenset(re.sub(r"(?<=[a-z]{2})s$", "", word) for word in words if word not in EMPTY_WORDS)
