@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from pixellm.cli.cost import cost
 from pixellm.hub import MINI
 
 if TYPE_CHECKING:
@@ -368,6 +369,9 @@ def evaluate(
 
     report = run(model=model, annotations=annotations, images=images, out=out, limit=limit, licences=licence or None)
     _print_lines(report.markdown(), f"results: {out}")
+
+
+app.command("cost")(cost)
 
 
 def _device_and_dtype(device: Device, dtype: Dtype) -> "tuple[str, torch.dtype]":
