@@ -188,8 +188,9 @@ def convert(
         bool, typer.Option("--check", help="Re-open the result and compare its keys; if OUT is there, do only that.")
     ] = False,
 ) -> None:
-    """Turn a released PixelLM checkpoint into a model directory."""
+    """Turn a released PixelLM or LISA checkpoint into a model directory."""
     _quieten_transformers()
+    from pixellm.baselines.lisa.convert import LISA
     from pixellm.embedded import progress
     from pixellm.model import convert as converter
 
@@ -197,11 +198,11 @@ def convert(
         out_console.print(f"{out} is there already and was not converted again")
     else:
         with progress(f"converting {released}"):
-            report = converter.convert(released, out, vision)
+            report = converter.convert(released, out, vision, [LISA])
         _print_lines(f"{out}:", *converter.report_lines(report))
     if check:
         with progress(f"checking {out}"):
-            report = converter.check(out)
+            report = converter.check(out, [LISA])
         _print_lines("check: " + ("complete" if report.complete else "faulty"), *converter.report_lines(report))
         raise typer.Exit(0 if report.complete else 1)
 

@@ -17,7 +17,8 @@ class PixelLMVisionConfig(PreTrainedConfig):
         hidden_layers: CLIP: one entry of `hidden_states` per scale, deepest first (negative counts from the end).
         backbone: timm model name (kind "timm").
         reductions: timm: stride in pixels of each scale, coarse to fine.
-        hidden_size: timm: channels of the feature pyramid (for CLIP its own width is used).
+        hidden_size: timm: channels of the feature pyramid (for CLIP its own width is used); 0: none, the maps as they
+            are, for a decoder that has a pyramid of its own.
         vocabulary: timm: names that a dense classifier scores at the finest scale; their scores, mixed into the
             language model's word embeddings, give features that speak its language. Empty: no classifier.
         drop_path: timm, in training: share of residual branches that are dropped at the last block, growing from 0.
@@ -71,6 +72,8 @@ class PixelLMVisionConfig(PreTrainedConfig):
                 raise ValueError(
                     f"image_size: expected a multiple of the coarsest stride {max(self.reductions)}, got {image_size}."
                 )
+            if vocabulary and not hidden_size:
+                raise ValueError("hidden_size: expected a width with a vocabulary, whose classifier reads the pyramid.")
         else:
             raise ValueError(f"kind: expected 'clip' or 'timm', got {kind!r}.")
         self.hidden_size = hidden_size
@@ -206,6 +209,8 @@ class PixelLMConfig(PreTrainedConfig):
     def _validate_sizes(self, count: int) -> None:
         if self.compat not in ("paper", "released"):
             raise ValueError(f"compat: expected 'paper' or 'released', got {self.compat!r}.")
+        if not self.vision_config.hidden_size:
+            raise ValueError("vision_config.hidden_size: expected the width of a feature pyramid, got 0.")
         if self.num_scales < 1 or self.tokens_per_scale < 1:
             raise ValueError(
                 f"expected num_scales ≥ 1 and tokens_per_scale ≥ 1, got {self.num_scales} and {self.tokens_per_scale}."

@@ -7,7 +7,7 @@ not yet merged). Pickles are opened with `weights_only=True`; no model is built,
 import re
 import shutil
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,34 @@ RELEASED_LAYERS = (-2, -11)
 RELEASED_LORA_ALPHA = 16
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a kind of checkpoint is laid out, and what it becomes.
+
+    Args:
+        name: of its model, for messages.
+        mark: what names of weights begin with in no other layout.
+        extend: adds to a base model's tokenizer, where a checkpoint came without its own, the tokens that the rows
+            (their number) of the embedding table are for.
+        renamed: released name → ours; the first pattern that matches wins.
+        dropped: what is stored but never read.
+        config: settings of the checkpoint and of CLIP, tokenizer and state → our configuration.
+        image_processor: of that configuration.
+        constants: our keys that are no weights of the released model, and their values.
+        model: what is built from the configuration.
+    """
+
+    name: str
+    mark: str
+    extend: Callable[[LlamaTokenizer, int], None]
+    renamed: list[tuple[str, str]]
+    dropped: re.Pattern
+    config: "Callable[[dict[str, Any], dict[str, Any], LlamaTokenizer, dict[str, Tensor]], PixelLMConfig]"
+    image_processor: Callable[[PixelLMConfig], PixelLMImageProcessor]
+    constants: Callable[[PixelLMConfig], dict[str, Tensor]]
+    model: type[PixelLMForConditionalGeneration]
+
+
 @dataclass
 class Report:
     """What became of each released key.
@@ -85,13 +113,14 @@ class Report:
         return not (self.missing or self.mismatched or self.unknown)
 
 
-def convert(released: Path, out: Path, vision: Path) -> Report:
+def convert(released: Path, out: Path, vision: Path, layouts: Sequence[Layout] = ()) -> Report:
     """Convert a released checkpoint.
 
     Args:
         released: directory with `config.json`, tokenizer and weights in the released layout.
         out: directory to write; must not exist or be empty. It appears complete or not at all.
         vision: directory of the CLIP vision encoder in Hugging Face format.
+        layouts: those that it may have, besides PixelLM's.
 
     Raises:
         ValueError: an unreadable source, or keys that are missing or of the wrong shape. Unknown ones are reported.
@@ -100,22 +129,26 @@ def convert(released: Path, out: Path, vision: Path) -> Report:
         raise ValueError(f"expected an empty or new directory to write to, got {out}. Remove it or choose another.")
     settings = read_json(released / "config.json")
     state = _strip_peft(read_weights(released))
-    tokenizer = _tokenizer(released, state)
+    layout = next((one for one in layouts if any(key.startswith(one.mark) for key in state)), PIXELLM)
+    tokenizer = _tokenizer(released, state, layout)
     clip_settings = read_json(vision / "config.json")
-    config = _config(settings, clip_settings, tokenizer, state)
+    config = layout.config(settings, clip_settings, tokenizer, state)
     report = Report()
-    renamed = _rename(state, _expected_shapes(config), report)
-    ours = renamed | clip_weights(read_weights(vision), config, report) | _constants(config, report)
-    _compare(config, ours, report)
+    expected = _expected_shapes(layout.model, config)
+    renamed = _rename(state, layout, expected, report)
+    constants = layout.constants(config)
+    report.constants = list(constants)
+    ours = renamed | clip_weights(read_weights(vision), config, expected, report) | constants
+    _compare(config, expected, ours, report)
     if report.missing or report.mismatched:
-        raise ValueError(f"{released}: {describe_faults(report)}")
+        raise ValueError(f"{released}: {describe_faults(report, layout)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
         partial = Path(work) / "checkpoint"
         partial.mkdir()
-        config.architectures = [PixelLMForConditionalGeneration.__name__]
+        config.architectures = [layout.model.__name__]
         config.save_pretrained(partial)
-        _processor(config, tokenizer).save_pretrained(partial)
+        _processor(config, tokenizer, layout.image_processor(config)).save_pretrained(partial)
         save_state(ours, partial)
         if out.exists():
             out.rmdir()
@@ -123,17 +156,20 @@ def convert(released: Path, out: Path, vision: Path) -> Report:
     return report
 
 
-def check(out: Path) -> Report:
+def check(out: Path, layouts: Sequence[Layout] = ()) -> Report:
     """Re-open a converted directory and compare its keys with the model that its config describes."""
+    kind = read_json(out / "config.json").get("model_type")
+    model = next((one for one in layouts if one.model.config_class.model_type == kind), PIXELLM).model
     report = Report()
     state = read_weights(out)
-    _compare(PixelLMConfig.from_pretrained(out), state, report)
+    config = model.config_class.from_pretrained(out)
+    _compare(config, _expected_shapes(model, config), state, report)
     report.used = {key: key for key in state if key not in report.unknown and key not in report.mismatched}
     PixelLMProcessor.from_pretrained(out)
     return report
 
 
-def describe_faults(report: Report) -> str:
+def describe_faults(report: Report, layout: Layout) -> str:
     parts = [
         f"{len(keys)} {what} ({', '.join(list(keys)[:3])}{', …' if len(keys) > 3 else ''})"
         for what, keys in (
@@ -143,21 +179,24 @@ def describe_faults(report: Report) -> str:
         )
         if keys
     ]
-    return "; ".join(parts) + ". Is it a PixelLM checkpoint, with the CLIP that it was trained with?"
+    return "; ".join(parts) + f". Is it a {layout.name} checkpoint, with the CLIP that it was trained with?"
 
 
-def _tokenizer(released: Path, state: dict[str, Tensor]) -> LlamaTokenizer:
+def _tokenizer(released: Path, state: dict[str, Tensor], layout: Layout) -> LlamaTokenizer:
     if not (released / "tokenizer.model").exists():
         raise ValueError(f"expected a tokenizer.model in {released}, found none. Is this the checkpoint's directory?")
     tokenizer = LlamaTokenizer.from_pretrained(released)
     rows = len(state.get("model.embed_tokens.weight", ()))
     if not _codebook_of(tokenizer) and rows > len(tokenizer):
-        # Training saves weights alone; beside them lies the base model's tokenizer. It was extended in this order.
-        # Image markers come after the codebook where the base model lacks them.
-        markers = [token for token in IMAGE_MARKERS if token not in tokenizer.get_added_vocab()]
-        add_codebook_tokens(tokenizer, rows - len(tokenizer) - len(markers))
-        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in markers])
+        layout.extend(tokenizer, rows)  # training saves weights alone; beside them lies the base model's tokenizer
     return tokenizer
+
+
+def _extend(tokenizer: LlamaTokenizer, rows: int) -> None:
+    """The codebook, then the image markers where the base model lacks them."""
+    markers = [token for token in IMAGE_MARKERS if token not in tokenizer.get_added_vocab()]
+    add_codebook_tokens(tokenizer, rows - len(tokenizer) - len(markers))
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in markers])
 
 
 def _codebook_of(tokenizer: LlamaTokenizer) -> list[str]:
@@ -165,7 +204,7 @@ def _codebook_of(tokenizer: LlamaTokenizer) -> list[str]:
     return sorted((t for t in added if re.fullmatch(r"\[SEG\d*\]", t)), key=added.__getitem__)
 
 
-def _codebook_tokens(tokenizer: LlamaTokenizer) -> list[str]:
+def codebook_tokens(tokenizer: LlamaTokenizer) -> list[str]:
     tokens = _codebook_of(tokenizer)
     if not tokens:
         raise ValueError(
@@ -175,7 +214,7 @@ def _codebook_tokens(tokenizer: LlamaTokenizer) -> list[str]:
     return tokens
 
 
-def _text_config(settings: dict[str, Any], state: dict[str, Tensor]) -> LlamaConfig:
+def text_config(settings: dict[str, Any], state: dict[str, Tensor]) -> LlamaConfig:
     text_keys = [
         "vocab_size",
         "hidden_size",
@@ -205,7 +244,7 @@ def _text_config(settings: dict[str, Any], state: dict[str, Tensor]) -> LlamaCon
 def _config(
     settings: dict[str, Any], clip: dict[str, Any], tokenizer: LlamaTokenizer, state: dict[str, Tensor]
 ) -> PixelLMConfig:
-    tokens = _codebook_tokens(tokenizer)
+    tokens = codebook_tokens(tokenizer)
     scales = settings.get("image_feature_scale_num", len(RELEASED_LAYERS))
     if not 1 <= scales <= len(RELEASED_LAYERS):
         raise ValueError(
@@ -214,18 +253,9 @@ def _config(
         )
     if len(tokens) % scales:
         raise ValueError(f"expected a multiple of {scales} codebook tokens (one part for each scale), got {tokens}.")
-    text = _text_config(settings, state)
-    clip_vision = clip.get("vision_config", clip)
-    clip_keys = (
-        "hidden_size intermediate_size num_hidden_layers num_attention_heads patch_size hidden_act layer_norm_eps"
-    )
-    image_size = settings.get("resize_vision_tower_size", 448)
-    vision = PixelLMVisionConfig(
-        kind="clip",
-        image_size=image_size,
-        clip={key: clip_vision[key] for key in clip_keys.split() if key in clip_vision},
-        hidden_layers=(settings.get("mm_vision_select_layer", -2), *RELEASED_LAYERS[1:])[:scales],
-    )
+    text = text_config(settings, state)
+    layers = (settings.get("mm_vision_select_layer", -2), *RELEASED_LAYERS[1:])[:scales]
+    vision = clip_config(clip, settings.get("resize_vision_tower_size", 448), layers)
     mask_tokens = state.get("model.mask_decoder.mask_tokens.weight")
     lin1 = state.get("model.mask_decoder.transformer.0.layers.0.mlp.lin1.weight")
     if mask_tokens is None or lin1 is None:
@@ -253,13 +283,22 @@ def _config(
     )
 
 
-def _processor(config: PixelLMConfig, tokenizer: LlamaTokenizer) -> PixelLMProcessor:
+def clip_config(clip: dict[str, Any], image_size: int, layers: tuple[int, ...]) -> PixelLMVisionConfig:
+    """A CLIP of the settings in `clip` (of the whole model, or of its vision encoder), to be run at `image_size`."""
+    settings = clip.get("vision_config", clip)
+    keys = "hidden_size intermediate_size num_hidden_layers num_attention_heads patch_size hidden_act layer_norm_eps"
+    sizes = {key: settings[key] for key in keys.split() if key in settings}
+    return PixelLMVisionConfig(kind="clip", image_size=image_size, clip=sizes, hidden_layers=layers)
+
+
+def _processor(
+    config: PixelLMConfig, tokenizer: LlamaTokenizer, image_processor: PixelLMImageProcessor
+) -> PixelLMProcessor:
     more = [token for token in ("<im_patch>",) if token in tokenizer.get_added_vocab()]
     return PixelLMProcessor(
-        # ImageNet statistics, not CLIP's: the released weights were trained with them (docs/parity.md#normalisation).
-        PixelLMImageProcessor(image_size=config.vision_config.image_size),
+        image_processor,
         tokenizer,
-        codebook_tokens=_codebook_tokens(tokenizer),
+        codebook_tokens=codebook_tokens(tokenizer),
         num_image_tokens=config.num_image_tokens,
         **{**VICUNA, "control_tokens": [*VICUNA["control_tokens"], *more]},
     )
@@ -274,11 +313,16 @@ def _strip_peft(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return merge_lora(stripped, RELEASED_LORA_ALPHA)
 
 
-def _rename(state: dict[str, Tensor], expected: Container[str], report: Report) -> dict[str, Tensor]:
+def _image_processor(config: PixelLMConfig) -> PixelLMImageProcessor:
+    # ImageNet statistics, not CLIP's: the released weights were trained with them (docs/parity.md#normalisation).
+    return PixelLMImageProcessor(image_size=config.vision_config.image_size)
+
+
+def _rename(state: dict[str, Tensor], layout: Layout, expected: Container[str], report: Report) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name = next((m.expand(new) for old, new in RENAMED if (m := re.fullmatch(old, key))), None)
-        if DROPPED.fullmatch(key) or (name is not None and name not in expected):
+        name = next((m.expand(new) for old, new in layout.renamed if (m := re.fullmatch(old, key))), None)
+        if layout.dropped.fullmatch(key) or (name is not None and name not in expected):
             report.dropped.append(key)
         elif name is None:
             report.unknown.append(key)
@@ -288,10 +332,11 @@ def _rename(state: dict[str, Tensor], expected: Container[str], report: Report) 
     return ours
 
 
-def clip_weights(state: dict[str, Tensor], config: PixelLMConfig, report: Report) -> dict[str, Tensor]:
-    """The weights of a CLIP vision encoder under our names, its position table resized; see `Report` for the rest."""
+def clip_weights(
+    state: dict[str, Tensor], config: PixelLMConfig, expected: Container[str], report: Report
+) -> dict[str, Tensor]:
+    """The weights of a CLIP vision encoder under those of our names that are `expected`, its position table resized."""
     ours: dict[str, Tensor] = {}
-    expected = _expected_shapes(config)
     for key, tensor in state.items():
         name = "vision_encoder.clip." + key.removeprefix("vision_model.")
         if name not in expected:
@@ -321,25 +366,37 @@ def resize_positions(table: Tensor, side: int, shifted: bool) -> Tensor:
     return torch.cat([resized, kept.float()] if shifted else [kept.float(), resized])
 
 
-def _constants(config: PixelLMConfig, report: Report) -> dict[str, Tensor]:
+def _constants(config: PixelLMConfig) -> dict[str, Tensor]:
     """Fusion weights, which the released model holds as constants and never stored (docs/parity.md#fusion)."""
     scales = config.num_scales
-    constants = {
+    return {
         "codebook.token_weights": torch.full((scales, config.tokens_per_scale), fusion_weight(config)),
         "pixel_decoder.scale_weights": torch.full((scales,), 1 / scales),
     }
-    report.constants = list(constants)
-    return constants
 
 
-def _expected_shapes(config: PixelLMConfig) -> dict[str, tuple[int, ...]]:
+PIXELLM = Layout(
+    "PixelLM",
+    "model.mask_decoder.",
+    _extend,
+    RENAMED,
+    DROPPED,
+    _config,
+    _image_processor,
+    _constants,
+    PixelLMForConditionalGeneration,
+)
+
+
+def _expected_shapes(model: type[PixelLMForConditionalGeneration], config: PixelLMConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        model = PixelLMForConditionalGeneration(config)
-    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+        built = model(config)
+    return {key: tuple(tensor.shape) for key, tensor in built.state_dict().items()}
 
 
-def _compare(config: PixelLMConfig, state: dict[str, Tensor], report: Report) -> None:
-    expected = _expected_shapes(config)
+def _compare(
+    config: PixelLMConfig, expected: dict[str, tuple[int, ...]], state: dict[str, Tensor], report: Report
+) -> None:
     tied = {"language_model.lm_head.weight"} if config.text_config.tie_word_embeddings else set()
     report.missing = [key for key in expected if key not in state and key not in tied]
     report.unknown += [key for key in state if key not in expected]

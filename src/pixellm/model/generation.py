@@ -129,7 +129,9 @@ def encode_prefix(
 
     Args:
         model: in eval mode.
-        pixel_values, resized_hw, context_pixel_values: see `PixelLMForConditionalGeneration.encode_images`.
+        pixel_values: B images; see `PixelLMForConditionalGeneration.encode_images`.
+        resized_hw: see there.
+        context_pixel_values: see there.
         prefix_ids: see `PixelLMProcessor.prefix_ids`.
     """
     images = model.encode_images(pixel_values, resized_hw, context_pixel_values)

@@ -67,7 +67,7 @@ class EncodedImages:
 
 class PixelLMForConditionalGeneration(PreTrainedModel):
     config_class = PixelLMConfig
-    pixel_decoder_class: type[nn.Module] = PixelDecoder
+    pixel_decoder_class: Any = PixelDecoder
     base_model_prefix = "pixellm"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]  # noqa: RUF012

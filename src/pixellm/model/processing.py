@@ -231,12 +231,7 @@ class PixelLMProcessor(ProcessorMixin):
         ids = self.prefix_ids
         row = _Row(ids, [0] * len(ids), [IGNORE_INDEX] * len(ids))
         for conversation in sample.conversations:
-            slots = conversation.answer.count(SEG_SLOT)
-            if slots != len(conversation.masks):
-                raise ValueError(
-                    f"record {sample.record_id or '?'}: the answer has {slots} mask slots but "
-                    f"{len(conversation.masks)} masks. Write one {SEG_SLOT} for each mask, in the same order."
-                )
+            check_slots(conversation, sample.record_id)
             question, answer = self.prompt_ids(conversation.question), self.answer_ids(conversation.answer)
             if max_length is not None:
                 whole, answer = len(answer), self._shorten(answer, max_length - len(row.ids) - len(question))
@@ -280,6 +275,16 @@ class _Row:
         self.segments += [max(number, 1)] * (len(question) + len(answer))
         self.labels += [*[IGNORE_INDEX] * len(question), *answer]
         self.conversations.append(conversation)
+
+
+def check_slots(conversation: Conversation, record_id: str) -> None:
+    """A ValueError if an answer has not one slot for each of its masks."""
+    slots = conversation.answer.count(SEG_SLOT)
+    if slots != len(conversation.masks):
+        raise ValueError(
+            f"record {record_id or '?'}: the answer has {slots} mask slots but {len(conversation.masks)} masks. Write "
+            f"one {SEG_SLOT} for each mask, in the same order."
+        )
 
 
 def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:

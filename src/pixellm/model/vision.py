@@ -1,7 +1,7 @@
 """Vision encoders: a photograph → one feature map for each scale, coarse to fine.
 
 Two kinds with one interface: CLIP-ViT (hidden states of chosen layers, padding masked as keys) and any timm backbone
-(its feature maps, brought to one width by a top-down pyramid).
+(its feature maps, brought to one width by a top-down pyramid, or as they are).
 
 Shapes:  B images · S image side · C channels · h, w grid sides · V names of the vocabulary
 """
@@ -58,6 +58,7 @@ class ClipEncoder(nn.Module):
         self.image_size = config.image_size
         self.hidden_layers = config.hidden_layers
         self.clip = CLIPVisionModel(config.clip_config)
+        self.channels = [config.hidden_size] * len(self.hidden_layers)
 
     def forward(self, pixel_values: Tensor, resized_hw: Tensor) -> VisionFeatures:
         embeddings = self.clip.embeddings(pixel_values)
@@ -75,7 +76,10 @@ class ClipEncoder(nn.Module):
 
 
 class TimmEncoder(nn.Module):
-    """A timm backbone, a top-down feature pyramid, and (with a vocabulary) a dense classifier over it."""
+    """A timm backbone, a top-down feature pyramid if it has a width, and with a vocabulary a dense classifier over it.
+
+    `channels` are those of the maps that it gives.
+    """
 
     def __init__(self, config: PixelLMVisionConfig) -> None:
         super().__init__()
@@ -95,7 +99,8 @@ class TimmEncoder(nn.Module):
         self.takes_final = self.levels[0] == len(levels) - 1
         if self.takes_final:
             channels[0] = self.backbone.num_features
-        self.pyramid = FeaturePyramidNetwork(channels[::-1], config.hidden_size)
+        self.pyramid = FeaturePyramidNetwork(channels[::-1], config.hidden_size) if config.hidden_size else None
+        self.channels = [config.hidden_size or count for count in channels]
         self.classifier = None
         if names := len(config.vocabulary):
             self.classifier = DenseClassifier(channels[0], config.hidden_size, names, config.classifier_dropout)
@@ -114,6 +119,8 @@ class TimmEncoder(nn.Module):
         if self.takes_final:
             # Some backbones (Swin) give their final map with the channels last.
             maps[0] = final if final.shape[2:] == maps[0].shape[2:] else final.permute(0, 3, 1, 2)
+        if self.pyramid is None:
+            return VisionFeatures(maps)
         pyramid = self.pyramid({str(-index): maps[-1 - index] for index in range(len(maps))})
         scales = list(pyramid.values())[::-1]
         if self.classifier is None:

@@ -11,6 +11,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from transformers import PreTrainedConfig
+
+from pixellm.baselines.lisa import LisaConfig
+from pixellm.baselines.presets import PRESETS
 from pixellm.data.augment import Augmentation
 from pixellm.data.catalogue import INSTANCES
 from pixellm.data.chat import Chat
@@ -41,7 +45,7 @@ class ModelStart:
 
     Args:
         model: a name of `pixellm models list`, a Hugging Face Hub id, or a directory; all its modules are kept.
-        preset: of `pixellm.model.presets`, for parts: the sizes of everything that is not theirs.
+        preset: of `pixellm.baselines.presets`, for parts: the sizes of everything that is not theirs.
         language_model: Hub id or directory of a causal LM with its tokenizer, or the embedded smollm2-135m-instruct;
             `settings: {text_config: {num_hidden_layers: n}}` takes its first n layers.
         vision_model: Hub id or directory of a CLIP-ViT; or pixellm-mini or a directory of a PixelLM model, whose vision
@@ -242,7 +246,7 @@ def load_recipe(path: Path) -> Recipe | MiniRecipe:
         return _mini_recipe(data, path)
     recipe: Recipe = _build(Recipe, data, str(path))
     settings = recipe.start.settings
-    check_names(settings, _fields(PixelLMConfig), f"{path}: start: settings")
+    check_names(settings, _fields(_config_class(recipe.start)), f"{path}: start: settings")
     check_names(settings.get("vision_config", {}), _fields(PixelLMVisionConfig), f"{path}: vision_config")
     parts = {
         key: _beside(getattr(recipe.start, key), path.parent) for key in ("model", "language_model", "vision_model")
@@ -315,8 +319,16 @@ def _beside(name: str | None, directory: Path) -> str | None:
     return str((directory / name).resolve()) if name and (directory / name).exists() else name
 
 
+def _config_class(start: ModelStart) -> type:
+    """Of the model that a training starts from; of one to be loaded, whichever has most fields."""
+    preset = PRESETS.get(start.preset or "")
+    return get_type_hints(preset)["return"] if preset else LisaConfig
+
+
 def _fields(config: type) -> set[str]:
-    return set(signature(config).parameters) - {"kwargs"}
+    """What a configuration can be given, that of the ones it is made from included."""
+    kinds = [kind for kind in config.__mro__ if issubclass(kind, PreTrainedConfig) and kind is not PreTrainedConfig]
+    return {name for kind in kinds for name in signature(kind).parameters} - {"kwargs"}
 
 
 def _build(kind: type, values: Any, where: str) -> Any:

@@ -1,6 +1,6 @@
 """What training starts from: a whole model, none of whose modules is drawn anew, or a language model and an encoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import (
     AddedToken,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     CLIPVisionConfig,
@@ -47,15 +48,15 @@ def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration,
     """
     if start.model:
         directory = hub.resolve(start.model)
-        config = PixelLMConfig.from_pretrained(directory, **start.settings)
-        model: Any = PixelLMForConditionalGeneration.from_pretrained(directory, config=config, dtype="auto")
+        config = AutoConfig.from_pretrained(directory, **start.settings)
+        model: Any = AutoModel.from_pretrained(directory, config=config, dtype="auto")
         return model, PixelLMProcessor.from_pretrained(directory)
     config, processor = describe(start)
     torch.manual_seed(seed)
-    model = PixelLMForConditionalGeneration(config)
+    model: Any = AutoModel.from_config(config)
     _load_language_model(model, _language_model(start.language_model or ""))
-    state = _encoder_weights(start.vision_model or "", config)
     own = model.state_dict()
+    state = _encoder_weights(start.vision_model or "", config, own)
     fitting = {key: t for key, t in state.items() if key in own and own[key].shape == t.shape}
     if absent := {key for key in own if key.startswith("vision_encoder.")} - fitting.keys():
         raise ValueError(
@@ -97,7 +98,7 @@ def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
         "codebook_ids": tokenizer.convert_tokens_to_ids(tokens),
         "vocabulary_ids": [form_ids(tokenizer, name) for name in vision["vocabulary"]],
     }
-    config = PixelLMConfig.from_dict(settings)
+    config = type(preset).from_dict(settings)
     image_processor = PixelLMImageProcessor(config.vision_config.image_size, mean, std)
     processor = PixelLMProcessor(image_processor, tokenizer, tokens, config.num_image_tokens, **template)
     return config, processor
@@ -125,12 +126,12 @@ def _vision(name: str, preset: PixelLMVisionConfig) -> tuple[dict[str, Any], Seq
     return preset.to_dict() | sizes, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 
-def _encoder_weights(name: str, config: PixelLMConfig) -> dict[str, Tensor]:
-    """Weights of a vision encoder under our names; of a PixelLM model, also of what reads it."""
+def _encoder_weights(name: str, config: PixelLMConfig, own: Collection[str]) -> dict[str, Tensor]:
+    """Weights of a vision encoder under our names (`own`); of a PixelLM model, also of what reads it."""
     if _is_pixellm(name):
         state = read_weights(hub.resolve(name))
         return {key: tensor for key, tensor in state.items() if not key.startswith(ANSWERING)}
-    return clip_weights(read_weights(_directory(name)), config, Report())
+    return clip_weights(read_weights(_directory(name)), config, own, Report())
 
 
 def _is_pixellm(name: str) -> bool:
