@@ -18,8 +18,10 @@ URL = re.compile(r"([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
 EXAMPLE = "example:"
 ARRAYS = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool or float in 0..1"
 
+ImageSource = str | Path | Image.Image | np.ndarray
 
-def load_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
+
+def load_image(source: ImageSource) -> Image.Image:
     """The image as a new 8-bit RGB `PIL.Image.Image`, upright, transparency laid on white; or a ValueError.
 
     `source` is a file (of several frames, the first), `example:NAME` (`pixellm.examples`), a PIL image, or an array

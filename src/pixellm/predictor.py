@@ -8,20 +8,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModel
 
 from pixellm import geometry, hub
-from pixellm.images import load_image
+from pixellm.images import ImageSource, load_image
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.answering import AnswerBuilder
 from pixellm.model.generation import Prefix, Sampling, Step, encode_prefix, generate
 from pixellm.types import Answer, Done, Event, Target, TextPiece
-
-ImageSource = str | Path | Image.Image | np.ndarray
 
 
 class _Asked(NamedTuple):

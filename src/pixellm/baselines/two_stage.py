@@ -1,0 +1,126 @@
+"""Two stages: one model says in words what is meant, another segments each phrase (LISA_rec, and others like it).
+
+    question → Namer → phrases → Grounder → one mask for each
+
+The construction is ours: that of the paper's LISA_rec was not published (docs/baselines.md).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from pixellm.data.wording import join
+from pixellm.images import ImageSource, load_image
+from pixellm.predictor import Predictor
+from pixellm.types import Answer, Done, Event, Target, TextPiece
+
+IN_WORDS = "Answer in words."
+SHORT_QUESTION = "Segment {phrase}."
+_SEPARATOR = re.compile(r"\s*(?:,|;|\band\b|\n)\s*")
+_ARTICLE = re.compile(
+    r"^(?:\W*(?:the|a|an|some|every|all|sure|yes|it is|they are|here (?:is|are))\b\s*)+", re.IGNORECASE
+)
+_DENIAL = re.compile(
+    r"^\W*(?:no|none|nothing|there (?:is|are) (?:no|nothing)|i (?:see|find) no(?:thing)?)\b", re.IGNORECASE
+)
+
+
+class Namer(Protocol):
+    """Says in words which things a question asks for."""
+
+    def set_image(self, image: Image.Image) -> None: ...
+
+    def names(self, question: str) -> list[str]:
+        """The things, in the order in which they are to be shown; none where nothing fits."""
+        ...
+
+
+class Grounder(Protocol):
+    """Segments things by their names."""
+
+    def set_image(self, image: Image.Image) -> None: ...
+
+    def ground(self, phrases: Sequence[str]) -> list[tuple[np.ndarray, float]]:
+        """For each phrase a bool (H, W) mask at the photograph's size, and a score in 0..1."""
+        ...
+
+
+class ModelNamer:
+    """A trained model, asked to answer in words; masks that it gives all the same are left out."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    def set_image(self, image: Image.Image) -> None:
+        self.predictor.set_image(image)
+
+    def names(self, question: str) -> list[str]:
+        return parse_names(self.predictor.ask(f"{question} {IN_WORDS}").text)
+
+
+class ModelGrounder:
+    """A trained model that is asked for one phrase at a time, in the same words."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self._hw = (0, 0)
+
+    def set_image(self, image: Image.Image) -> None:
+        self._hw = (image.height, image.width)
+        self.predictor.set_image(image)
+
+    def ground(self, phrases: Sequence[str]) -> list[tuple[np.ndarray, float]]:
+        answers = self.predictor.ask_many([SHORT_QUESTION.format(phrase=phrase) for phrase in phrases])
+        empty = (np.zeros(self._hw, dtype=bool), 0.0)
+        return [(a.targets[0].mask, a.targets[0].score) if a.targets else empty for a in answers]
+
+
+class TwoStage:
+    """A `Segmenter` of a namer and a grounder; where both are one model, it encodes a photograph once."""
+
+    def __init__(self, namer: Namer, grounder: Grounder) -> None:
+        self.namer, self.grounder = namer, grounder
+        self._image: Image.Image | None = None
+
+    def set_image(self, image: ImageSource) -> None:
+        self._image = load_image(image)
+        self.grounder.set_image(self._image)
+        if getattr(self.namer, "predictor", self.namer) is not getattr(self.grounder, "predictor", self.grounder):
+            self.namer.set_image(self._image)
+
+    def ask(self, question: str) -> Answer:
+        """Name, then segment: the text is the names, each with its mask."""
+        if self._image is None:
+            raise ValueError("expected an image before the first question. Call set_image first.")
+        if not question.strip():
+            raise ValueError("expected a question, got an empty text.")
+        phrases = self.namer.names(question)
+        if not phrases:
+            return Answer(question, "Nothing here fits that.", (), self._image)
+        text = join([f"the {phrase}" for phrase in phrases])
+        text = f"{text[0].upper()}{text[1:]}."
+        targets, start = [], 0
+        for phrase, (mask, score) in zip(phrases, self.grounder.ground(phrases), strict=True):
+            start = text.index(phrase, start)
+            targets.append(Target(phrase, (start, start + len(phrase)), mask, score))
+            start += len(phrase)
+        return Answer(question, text, tuple(targets), self._image)
+
+    def stream(self, question: str) -> Iterator[Event]:
+        """The text, the targets, the end: nothing is known before both stages are through."""
+        answer = self.ask(question)
+        yield TextPiece(answer.text)
+        yield from answer.targets
+        yield Done(answer)
+
+
+def parse_names(text: str) -> list[str]:
+    """The things that an answer in words names: those of its first sentence, without articles, each once."""
+    sentence = re.split(r"(?<=[.!?])\s", text.strip(), maxsplit=1)[0].strip().rstrip(".!")
+    if not sentence or _DENIAL.match(sentence):
+        return []
+    names = [_ARTICLE.sub("", part).strip(" \"':*-") for part in _SEPARATOR.split(sentence)]
+    return list(dict.fromkeys(name for name in names if name))
