@@ -16,6 +16,7 @@ from pixellm.files import write_text
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT, IMAGES = ROOT / "docs" / "cost.md", ROOT / "docs" / "images"
+SEEM_SIZES = (1024, 608)  # the training crop; a square of as many pixels as the 512 × 704 of a test photograph
 RESULTS = ROOT / "benchmarks" / "results" / "cost.json"
 
 
@@ -31,7 +32,8 @@ def main() -> None:
     )
     by_phrase = ByPhrase(lisa)
     scenario = Scenario()
-    costs = [report.cost_of(one, scenario) for one in (pixellm, lisa, by_phrase, pixellm_13b, lisa_13b)]
+    systems = [pixellm, lisa, by_phrase, pixellm_13b, lisa_13b, open_system("seem")]
+    costs = [report.cost_of(one, scenario) for one in systems]
     write_text(RESULTS, json.dumps(report.as_json(costs, scenario), indent=1) + "\n")
     report.chart(costs, IMAGES / "cost_parts.png")
     for cost in costs[:2]:
@@ -39,8 +41,15 @@ def main() -> None:
     write_into(DOCUMENT, report.summary_table(costs).markdown(), "systems")
     write_into(DOCUMENT, claims.sam_in_tokens(lisa).markdown(), "sam")
     at_336 = [language_system("pixellm-7b", 336), lisa, language_system("pixellm-13b", 336), lisa_13b]
-    systems = dict(zip(claims.SIZES, ([pixellm, lisa, pixellm_13b, lisa_13b], at_336), strict=True))
-    write_into(DOCUMENT, claims.published_tflops(systems).markdown(), "published")
+    by_size = dict(zip(claims.SIZES, ([pixellm, lisa, pixellm_13b, lisa_13b], at_336), strict=True))
+    write_into(DOCUMENT, claims.published_tflops(by_size).markdown(), "published")
+    write_into(DOCUMENT, claims.needed_tokens([pixellm, lisa, pixellm_13b, lisa_13b]).markdown(), "needed")
+    seems = {
+        f"Focal-{letter}, {size} px": open_system(f"seem-focal-{name}", size)
+        for letter, name in (("L", "large"), ("T", "tiny"))
+        for size in SEEM_SIZES
+    }
+    write_into(DOCUMENT, claims.seem_tflops(seems).markdown(), "seem")
     for name, x, to, axis, shown in (
         ("targets", growth.TARGETS, growth.over_targets, "targets, each named in 13 tokens", (1, 3, 10, 20, 34)),
         ("answer", growth.TEXTS, growth.over_text, "text tokens of an answer with 3 targets", (39, 127, 259, 501)),

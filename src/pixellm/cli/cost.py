@@ -43,7 +43,7 @@ def cost(
     systems = open_systems([name, *filter(None, against.split(","))], image_size)
     costs = [report.cost_of(system, scenario) for system in systems]
     tables = [*(report.parts_table(one) for one in costs), report.summary_table(costs)]
-    wide = Console(highlight=False, markup=False, width=max(out_console.width, 120))  # squeezed figures say nothing
+    wide = Console(highlight=False, markup=False, width=max(out_console.width, 125))  # squeezed figures say nothing
     for table in tables:
         wide.print(table.rich())
     for path in report.write(costs, scenario, tables, json_path, out):

@@ -1,7 +1,7 @@
 """LISA_rec: first an answer in words, then a question of its own for each thing that it names.
 
-How the paper's authors built theirs is not published; this construction is ours. Image features, and the keys and values
-of image and system text, are reused. The words are the same model's, so it is one set of weights.
+Costs of `pixellm.baselines.two_stage` with one model for both stages: image features, and the keys and values of image
+and system text, are reused.
 """
 
 from dataclasses import replace
@@ -12,8 +12,8 @@ from pixellm.cost.language import LanguageSystem
 from pixellm.cost.memory import parameters
 from pixellm.cost.scenario import Scenario
 
-# "What is … in this image? Please output segmentation mask." with its role markers, and "Sure, it is … ."
-ASK_TOKENS, REPLY_TOKENS = 20, 6
+# "Segment ….", with its role markers; and "Sure, it is … ."
+ASK_TOKENS, REPLY_TOKENS = 12, 6
 
 
 class ByPhrase:
@@ -48,13 +48,13 @@ class ByPhrase:
         return Bill(self.name, tuple(lines))
 
     def memory(self, scenario: Scenario) -> Memory:
-        """One question at a time."""
-        system = self.system
+        """All phrases at once, each with keys and values of its own, as they are asked there."""
+        system, targets = self.system, scenario.targets
         prefix, asked = self._again(scenario)
-        longest = max(system.length(replace(scenario, targets=0)), prefix + asked + REPLY_TOKENS + system.group)
-        return system.memory_of(longest, prefix, min(1, scenario.targets))
+        replies = targets * (prefix + asked + REPLY_TOKENS + system.group)
+        cached = max(system.length(replace(scenario, targets=0)), replies)
+        return system.memory_of(cached, prefix, min(1, targets))
 
     def _again(self, scenario: Scenario) -> tuple[int, int]:
         """Tokens that are kept, and tokens of the question for one phrase."""
-        phrase = round(scenario.answer_tokens / max(1, scenario.targets))
-        return self.system.image_tokens + scenario.system_tokens, ASK_TOKENS + phrase
+        return self.system.image_tokens + scenario.system_tokens, ASK_TOKENS + scenario.phrase_tokens

@@ -42,7 +42,7 @@ class PeakMemory(TorchDispatchMode):
         self.peak = self._alive = 0
         self._known: dict[int, weakref.finalize] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D105
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = {_key(tensor) for tensor in tree_iter((args, kwargs)) if isinstance(tensor, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):

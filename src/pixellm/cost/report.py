@@ -64,8 +64,10 @@ def parts_table(cost: Cost) -> Rows:
         share = f"{line.total / bill.flops:.1%}" if bill.flops else ""
         memory = f"{quantity(held)}B" if held else ""
         rows.append(
-            (line.part, size, quantity(line.flops), f"{line.calls}", quantity(line.total), quantity(line.total / 2))
-            + (share, memory)
+            (
+                *(line.part, size, quantity(line.flops), f"{line.calls}"),
+                *(quantity(line.total), quantity(line.total / 2), share, memory),
+            )
         )
     return Rows(bill.system, header, tuple(rows))
 
@@ -77,10 +79,12 @@ def summary_table(costs: Sequence[Cost]) -> Rows:
     for cost in costs:
         memory = cost.memory
         rows.append(
-            (cost.bill.system, quantity(cost.bill.parameters), quantity(cost.bill.flops))
-            + (quantity(cost.bill.flops / 2), f"{cost.bill.flops / base:.2f}")
-            + tuple(f"{quantity(memory.weights[kind])}B" for kind in ("bf16", "int8", "int4"))
-            + (f"{quantity(memory.kv_cache)}B", f"{quantity(memory.peak)}B")
+            (
+                *(cost.bill.system, quantity(cost.bill.parameters), quantity(cost.bill.flops)),
+                *(quantity(cost.bill.flops / 2), f"{cost.bill.flops / base:.2f}"),
+                *(f"{quantity(memory.weights[kind])}B" for kind in ("bf16", "int8", "int4")),
+                *(f"{quantity(memory.kv_cache)}B", f"{quantity(memory.peak)}B"),
+            )
         )
     return Rows("whole answers", header, tuple(rows))
 

@@ -40,6 +40,11 @@ class Scenario:
         if self.answer_tokens < 0 or self.targets < 0:
             raise ValueError(f"expected 0 or more, got {self.answer_tokens} answer tokens and {self.targets} targets.")
 
+    @property
+    def phrase_tokens(self) -> int:
+        """Tokens that name one target."""
+        return round(self.answer_tokens / max(1, self.targets))
+
     def steps(self, group: int) -> Iterator[tuple[bool, int]]:
         """The answer in its order, targets evenly spread: (is it a mask, tokens), `group` tokens for each mask."""
         written = 0

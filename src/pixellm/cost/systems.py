@@ -6,13 +6,18 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from pixellm import hub
-from pixellm.baselines.presets import PRESETS
+from pixellm.baselines.presets import PRESETS as LANGUAGE_PRESETS
+from pixellm.baselines.seem import SeemConfig
+from pixellm.baselines.seem.presets import PRESETS as SEEM_PRESETS
 from pixellm.cost.bill import System
 from pixellm.cost.by_phrase import ByPhrase
 from pixellm.cost.language import LanguageSystem
+from pixellm.cost.seem import SeemSystem
 from pixellm.model import PixelLMConfig
 
+Config = PixelLMConfig | SeemConfig
 BY_PHRASE = ":rec"
+PRESETS = LANGUAGE_PRESETS | SEEM_PRESETS | {"seem": SEEM_PRESETS["seem-focal-large"]}
 
 
 def open_system(name: str, image_size: int | None = None) -> System:
@@ -30,6 +35,10 @@ def open_system(name: str, image_size: int | None = None) -> System:
     config = _config(plain)
     if image_size is not None:
         config = with_image_size(config, image_size)
+    if isinstance(config, SeemConfig):
+        if name.endswith(BY_PHRASE):
+            raise ValueError(f"{name}: expected a model that writes, got one that is given phrases. Leave :rec out.")
+        return SeemSystem(plain, config)
     system = LanguageSystem(plain, config)
     return ByPhrase(system) if name.endswith(BY_PHRASE) else system
 
@@ -46,7 +55,7 @@ def open_systems(names: Sequence[str], image_size: int | None = None) -> list[Sy
     return [open_system(name, image_size) for name in names]
 
 
-def with_image_size(config: PixelLMConfig, size: int) -> PixelLMConfig:
+def with_image_size(config: Config, size: int) -> Config:
     """Another side of the square that masks are made from: SAM's where there is one, else the vision encoder's."""
     settings = config.to_dict()
     sam = settings.get("sam_vision_config")
@@ -57,7 +66,7 @@ def with_image_size(config: PixelLMConfig, size: int) -> PixelLMConfig:
     return type(config).from_dict(settings)
 
 
-def _config(name: str) -> PixelLMConfig:
+def _config(name: str) -> Config:
     if name in PRESETS:
         return PRESETS[name]()
     try:
@@ -69,6 +78,6 @@ def _config(name: str) -> PixelLMConfig:
             "config.json."
         ) from None
     config = AutoConfig.from_pretrained(Path(directory))
-    if not isinstance(config, PixelLMConfig):
-        raise ValueError(f"{directory}: expected a PixelLM or LISA, got model_type {config.model_type!r}.")
+    if not isinstance(config, Config):
+        raise ValueError(f"{directory}: expected a PixelLM, LISA or SEEM-style model, got {config.model_type!r}.")
     return config
