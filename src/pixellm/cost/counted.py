@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Measured:
-    """FLOPs of a call, and the most bytes that tensors made by it held at one time; its result is not among them."""
+    """FLOPs of a call, and the most bytes that the tensors made by it held at one time, its result among them."""
 
     flops: int
     peak_bytes: int

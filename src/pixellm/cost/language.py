@@ -208,9 +208,18 @@ class LanguageSystem:
         encoder = measure(lambda: found.append(model.vision_encoder(_pixels(size), _hw(size))))
         return encoder, measure(lambda: model.image_tokens(found[0]))
 
-    @cached_property
+    @property
     def _encoding(self) -> Measured:
-        return measure(self._encode)
+        return self._encoded[0]
+
+    @property
+    def _images(self) -> EncodedImages:
+        return self._encoded[1]
+
+    @cached_property
+    def _encoded(self) -> tuple[Measured, EncodedImages]:
+        found: list[EncodedImages] = []
+        return measure(lambda: found.append(self._encode())), found[0]
 
     def _encode(self) -> EncodedImages:
         size = self.config.vision_config.image_size
@@ -218,11 +227,6 @@ class LanguageSystem:
             return self.model.encode_images(_pixels(size), _hw(size))
         side = self.config.sam_vision_config.image_size
         return self.model.encode_images(_pixels(side), _hw(side), _pixels(size))
-
-    @cached_property
-    def _images(self) -> EncodedImages:
-        with torch.inference_mode():
-            return self._encode()
 
     def _hidden_states(self, tokens: int, context: int, cache: DynamicCache | None) -> Tensor:
         bias = _empty(1, 1, tokens, context + tokens)
