@@ -1,33 +1,43 @@
 """LISA, LISA_rec, LISA_aug, a SEEM-style model and PixelLM at nano size: trained alike, asked alike, compared.
 
-    data → train (4 recipes × seeds) → ask each system the same questions → table and plot
+    data → train (4 recipes × seeds) → ask every system the same questions → table and plot
 
-Photographs are COCO's with instance masks; questions that need reasoning ask for what a thing is for, made of or eaten
+Photographs are COCO's with instance masks. Questions that need reasoning ask for what a thing is for, made of, eaten …
 (`pixellm.data.knowledge`). LISA is trained on questions for one thing, LISA_aug and PixelLM also on questions for
 several, and all three on answers in words alone, with which LISA_rec names what LISA then segments.
 
-    python benchmarks/baselines.py --data DIR --out runs/baselines [--seeds 3] [--jobs 2]
+    python benchmarks/baselines.py --data DIR [--out runs/baselines] [--seeds 3] [--jobs 2] [--report docs/baselines.md]
 
 DIR holds instances_train.json, instances_val.json and images. What is finished is not done again.
 """
 
 import argparse
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pixellm import masks
-from pixellm.baselines.two_stage import IN_WORDS
+from pixellm.baselines.two_stage import IN_WORDS, ModelGrounder, ModelNamer, TwoStage
 from pixellm.data.coco import CocoSource, Photograph
 from pixellm.data.phrasing import Turn, askable_attributes, knowledge_turn
+from pixellm.eval import comparison
+from pixellm.eval.metrics import IouSum, Overlap
+from pixellm.eval.photographs import Question, Report, build_questions, evaluate
 from pixellm.files import write_text
-from pixellm.types import SEG_SLOT
+from pixellm.predictor import Predictor
+from pixellm.segmenter import load_segmenter
+from pixellm.types import SEG_SLOT, Segmenter
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-TRAINED = ("baseline_pixellm", "baseline_lisa", "baseline_lisa_aug", "baseline_seem")
+TRAINED = ("pixellm", "lisa_aug", "lisa", "seem")
 REASONING_QUESTIONS, WORD_QUESTIONS = 4, 2  # of a photograph
-MIN_AREA = 0.001  # of the image: what covers less is not asked for together with other things
+ANSWER_BUDGET = 96  # tokens: a small model's answers may not end
 
 
 def write_data(source: CocoSource, folder: Path) -> None:
@@ -36,7 +46,7 @@ def write_data(source: CocoSource, folder: Path) -> None:
     for index in range(len(source)):
         photograph = source[index]
         image = os.path.relpath(source.images / source.records[index]["file_name"], folder)
-        turns = list(_turns(photograph))
+        turns = reasoning_turns(photograph)
         for turn in turns[:REASONING_QUESTIONS]:
             stacks = [[photograph.things[i].mask for i in target] for target in turn.targets]
             stored = [masks.encode(masks.union(stack, *stack[0].shape)) for stack in stacks]
@@ -52,10 +62,104 @@ def write_data(source: CocoSource, folder: Path) -> None:
         write_text(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _turns(photograph: Photograph) -> Iterator[Turn]:
+def reasoning_turns(photograph: Photograph) -> list[Turn]:
     """Every question that needs reasoning and can be answered with certainty, those with most targets first."""
     turns = [knowledge_turn(key, photograph.things) for key in askable_attributes(photograph.things, photograph.known)]
-    yield from sorted((turn for turn in turns if turn.targets), key=lambda turn: -len(turn.targets))
+    return sorted((turn for turn in turns if turn.targets), key=lambda turn: -len(turn.targets))
+
+
+def held_out_questions(source: CocoSource) -> list[Question]:
+    """Of each photograph: one for a category, one for several, and of reasoning one for a thing, all for several."""
+    built = build_questions(source)
+    questions = [question for question in built if question.kind == "several"]
+    for index in range(len(source)):
+        record, photograph = source.records[index], source[index]
+        single = [question for question in built if question.index == index and question.kind == "category"]
+        questions += random.Random(index).sample(single, min(1, len(single)))
+        turns = reasoning_turns(photograph)
+        chosen = [turn for turn in turns if len(turn.targets) > 1]
+        chosen += [turn for turn in turns if len(turn.targets) == 1][:1]
+        for turn in chosen:
+            names = tuple(photograph.things[target[0]].category for target in turn.targets)
+            asked = {question.text for question in questions if question.index == index}
+            if turn.question not in asked:
+                where = (index, record["id"], record["file_name"])
+                questions.append(Question(*where, "knowledge", turn.question, names, "reasoning"))
+    return sorted(questions, key=lambda question: question.index)
+
+
+def figures(report: Report) -> dict[str, float]:
+    """Of questions for several things gIoU and cIoU, by name and by reasoning apart; of those for one thing gIoU."""
+
+    def over(chosen: Callable[[str, int], bool]) -> IouSum:
+        total = IouSum()
+        for result in report.results:
+            wanted = sum(score.name is not None for score in result.scores)
+            for score in result.scores if chosen(result.kind, wanted) else ():
+                total.add(Overlap(score.intersection, score.union), score.iou)
+        return total
+
+    several = over(lambda _, wanted: wanted > 1)
+    return {
+        "several_giou": several.giou,
+        "several_ciou": several.ciou,
+        "named_giou": over(lambda kind, wanted: wanted > 1 and kind == "several").giou,
+        "reasoning_giou": over(lambda kind, wanted: wanted > 1 and kind == "knowledge").giou,
+        "single_giou": over(lambda _, wanted: wanted == 1).giou,
+    }
+
+
+def systems(models: Path, seed: int) -> Iterator[tuple[str, Callable[[], Segmenter]]]:
+    """Every system by its name, and what loads it."""
+
+    def trained(name: str) -> Predictor:
+        found = load_segmenter(models / f"{name}-{seed}" / "model")
+        if isinstance(found, Predictor):
+            found.sampling["max_new_tokens"] = ANSWER_BUDGET
+        return found
+
+    def in_two_stages(grounder: str) -> TwoStage:
+        lisa = trained("lisa")
+        return TwoStage(ModelNamer(lisa), ModelGrounder(lisa) if grounder == "lisa" else trained(grounder))
+
+    yield "PixelLM", lambda: trained("pixellm")
+    yield "LISA", lambda: trained("lisa")
+    yield "LISA_rec", lambda: in_two_stages("lisa")
+    yield "LISA_aug", lambda: trained("lisa_aug")
+    yield "SEEM-style", lambda: trained("seem")
+    yield "SEEM-style, told names", lambda: in_two_stages("seem")
+
+
+def train(out: Path, seeds: int, jobs: int) -> None:
+    """All trainings, `jobs` at a time; those that are finished end at once."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+
+    def one(run: tuple[str, int]) -> int:
+        name, seed = run
+        command = [sys.executable, "-m", "pixellm", "train", str(RECIPES / f"baseline_{name}.yaml")]
+        command += ["--seed", str(seed), "--out", str(out / f"{name}-{seed}")]
+        with (out / f"{name}-{seed}.log").open("w") as log:
+            environment = os.environ | {"OMP_NUM_THREADS": threads}
+            return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+
+    runs = [(name, seed) for seed in range(seeds) for name in TRAINED]
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(one, runs))
+    if failed := [f"{name}-{seed}.log" for (name, seed), code in zip(runs, codes, strict=True) if code]:
+        sys.exit(f"expected all trainings to end, see {', '.join(failed)} in {out}")
+
+
+def compare(source: CocoSource, questions: Sequence[Question], out: Path, seed: int) -> None:
+    """Ask all systems of one seed, and write their figures as those of runs."""
+    asked = hashlib.sha256("".join(question.key for question in questions).encode()).hexdigest()[:16]
+    for name, load in systems(out, seed):
+        folder = out / "results" / f"{name}-{seed}"
+        if (folder / comparison.RUN).is_file():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        report = evaluate(load(), source, questions, True, folder / "answers.jsonl", f"{name} {seed}")
+        run = {"recipe": {"name": name, "seed": seed, "validation": asked}, "figures": figures(report)}
+        write_text(folder / comparison.RUN, json.dumps(run, indent=2) + "\n")
 
 
 def main() -> None:
@@ -64,10 +168,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/baselines"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each with its share of the cores")
+    parser.add_argument("--report", type=Path, default=Path("docs/baselines.md"))
     arguments = parser.parse_args()
-    folder = arguments.out / "data"
+    folder, images = arguments.out / "data", arguments.data / "images"
     if not (folder / "words.jsonl").is_file():
-        write_data(CocoSource(arguments.data / "instances_train.json", arguments.data / "images"), folder)
+        write_data(CocoSource(arguments.data / "instances_train.json", images), folder)
+    train(arguments.out, arguments.seeds, arguments.jobs)
+    source = CocoSource(arguments.data / "instances_val.json", images)
+    questions = held_out_questions(source)
+    for seed in range(arguments.seeds):
+        compare(source, questions, arguments.out, seed)
+    found = comparison.with_base(comparison.read_runs([arguments.out / "results"]), "PixelLM")
+    comparison.write_into(arguments.report, comparison.markdown(found))
+    comparison.plot(found, arguments.report.with_suffix(".png"))
 
 
 if __name__ == "__main__":

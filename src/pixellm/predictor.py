@@ -4,9 +4,9 @@ A photograph is encoded once; all questions on it share its image features and k
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -36,12 +36,18 @@ class Predictor:
         model: a PixelLM model; it is put into eval mode.
         processor: its processor.
         system: system prompt in place of the checkpoint's own; plain text.
+        sampling: settings of `pixellm.model.generation.Sampling` where who asks does not say.
     """
 
     def __init__(
-        self, model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, system: str | None = None
+        self,
+        model: PixelLMForConditionalGeneration,
+        processor: PixelLMProcessor,
+        system: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.processor = model.eval(), copy.copy(processor)
+        self.sampling = {"no_repeat_ngram_size": model.config.repeat_guard, **(sampling or {})}
         if system is not None:
             self.processor.system = system
         self._photograph: tuple[Image.Image, Prefix] | None = None
@@ -139,7 +145,7 @@ class Predictor:
         share = self.model.config.peak_share
         rows = [_RowDecoder(self.processor, AnswerBuilder(one.question, one.photograph, share)) for one in asked]
         images = [one.image for one in asked]
-        settings = Sampling(**{"no_repeat_ngram_size": self.model.config.repeat_guard, **sampling})
+        settings = Sampling(**{**self.sampling, **sampling})
         for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):
             row = rows[step.row]
             if step.states is not None:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig
+from transformers import AutoModel, CLIPVisionConfig, LlamaConfig, SamConfig, SamVisionConfig
 
 import tiny
+from pixellm.baselines.lisa import LisaConfig
+from pixellm.baselines.presets import PRESETS, SAM_HUGE
 from pixellm.data.catalogue import INSTANCES, PUBLISHED
-from pixellm.model import PixelLMForConditionalGeneration
-from pixellm.model.presets import CLIP_LARGE, PRESETS
+from pixellm.model.presets import CLIP_LARGE
 from pixellm.train import start
 from pixellm.train.adapt import adapt
 from pixellm.train.recipe import MiniRecipe, Recipe, load_recipe
@@ -24,7 +25,7 @@ def test_every_recipe_can_be_read(path) -> None:
     assert isinstance(recipe, Recipe | MiniRecipe)
     assert len({load_recipe(other).name for other in RECIPES}) == len(RECIPES)
     if isinstance(recipe, Recipe):
-        assert all(name in PUBLISHED or INSTANCES.fullmatch(name) for name in recipe.data.sets)
+        assert all(name in PUBLISHED or INSTANCES.fullmatch(name) or ".jsonl" in name for name in recipe.data.sets)
         assert recipe.start.preset in PRESETS
 
 
@@ -50,15 +51,21 @@ def test_its_model_can_be_built(path, tmp_path) -> None:
     tiny.tiny_processor(image_size=512, num_image_tokens=84).save_pretrained(tmp_path / "mini")
     seeing = tmp_path / ("mini" if recipe.start.vision_model == "pixellm-mini" else "clip")
     parts = {"language_model": str(tmp_path / "llm"), "vision_model": str(seeing)}
+    if recipe.start.sam_model:
+        SamConfig(vision_config=SamVisionConfig(**SAM_HUGE)).save_pretrained(tmp_path / "sam")
+        parts["sam_model"] = str(tmp_path / "sam")
     config, processor = start.describe(type(recipe.start)(**{**vars(recipe.start), **parts}))
     assert config.codebook_ids == processor.codebook_ids
     assert len(config.codebook_ids) == config.num_scales * config.tokens_per_scale
     with torch.device("meta"):
-        model = PixelLMForConditionalGeneration(config)
+        model = AutoModel.from_config(config)
     adapt(model, recipe.lora, recipe.stage.trained)
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
-    assert {"language_model", "codebook", "pixel_decoder", "llm_projector"} <= trained
-    assert "vision_encoder" not in trained
+    assert {"language_model", "codebook", "pixel_decoder"} <= trained
+    # LISA-7B keeps the projector that it starts from.
+    assert ("llm_projector" in trained) != (recipe.start.sam_model is not None)
+    assert not {"vision_encoder", "sam_encoder"} & trained
+    assert isinstance(config, LisaConfig) == ("lisa" in recipe.name)
     adapters = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_A." in name]
     assert len(adapters) == len(recipe.lora.targets) * config.text_config.num_hidden_layers
 

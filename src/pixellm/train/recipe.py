@@ -50,13 +50,15 @@ class ModelStart:
             `settings: {text_config: {num_hidden_layers: n}}` takes its first n layers.
         vision_model: Hub id or directory of a CLIP-ViT; or pixellm-mini or a directory of a PixelLM model, whose vision
             encoder is taken, and of the same size projectors, neck, and features of names.
-        settings: fields of `PixelLMConfig` that differ from the model's or the preset's.
+        sam_model: of a LISA with a SAM of its own: Hub id or directory of it, in transformers' format.
+        settings: fields of `PixelLMConfig` (`LisaConfig`) that differ from the model's or the preset's.
     """
 
     model: str | None = None
     preset: str | None = None
     language_model: str | None = None
     vision_model: str | None = None
+    sam_model: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -249,7 +251,8 @@ def load_recipe(path: Path) -> Recipe | MiniRecipe:
     check_names(settings, _fields(_config_class(recipe.start)), f"{path}: start: settings")
     check_names(settings.get("vision_config", {}), _fields(PixelLMVisionConfig), f"{path}: vision_config")
     parts = {
-        key: _beside(getattr(recipe.start, key), path.parent) for key in ("model", "language_model", "vision_model")
+        key: _beside(getattr(recipe.start, key), path.parent)
+        for key in ("model", "language_model", "vision_model", "sam_model")
     }
     recipe = replace(recipe, start=replace(recipe.start, **parts))
     validation = recipe.validation and _located(recipe.validation, path, "validation")

@@ -21,6 +21,8 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from pixellm import hub
+from pixellm.baselines.lisa import LisaConfig, LisaImageProcessor
+from pixellm.baselines.lisa.start import sam_settings, sam_weights
 from pixellm.baselines.presets import PRESETS
 from pixellm.embedded import LANGUAGE_MODEL, fetch_language_model
 from pixellm.model import (
@@ -57,8 +59,11 @@ def load(start: ModelStart, seed: int) -> tuple[PixelLMForConditionalGeneration,
     _load_language_model(model, _language_model(start.language_model or ""))
     own = model.state_dict()
     state = _encoder_weights(start.vision_model or "", config, own)
+    if start.sam_model:
+        state |= sam_weights(start.sam_model)
     fitting = {key: t for key, t in state.items() if key in own and own[key].shape == t.shape}
-    if absent := {key for key in own if key.startswith("vision_encoder.")} - fitting.keys():
+    pretrained = ("vision_encoder.", *(("sam_encoder.", "pixel_decoder.") if start.sam_model else ()))
+    if absent := {key for key in own if key.startswith(pretrained)} - fitting.keys():
         raise ValueError(
             f"{start.vision_model}: expected a vision encoder of the recipe's sizes, got one without {min(absent)}."
         )
@@ -81,6 +86,14 @@ def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
         raise ValueError(f"start: expected a preset, got {start.preset!r}. Known: {', '.join(PRESETS)}.")
     preset = PRESETS[start.preset]()
     settings = preset.to_dict() | dict(start.settings)
+    with_sam = isinstance(preset, LisaConfig) and preset.sam_vision_config is not None
+    if with_sam != bool(start.sam_model):
+        raise ValueError(
+            f"start: expected {'a' if with_sam else 'no'} sam_model with the preset {start.preset}, got "
+            f"{start.sam_model}."
+        )
+    if start.sam_model:
+        settings |= sam_settings(start.sam_model)
     language_model = _language_model(start.language_model)
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     tokens = add_codebook_tokens(tokenizer, settings["num_scales"] * settings["tokens_per_scale"])
@@ -99,7 +112,11 @@ def describe(start: ModelStart) -> tuple[PixelLMConfig, PixelLMProcessor]:
         "vocabulary_ids": [form_ids(tokenizer, name) for name in vision["vocabulary"]],
     }
     config = type(preset).from_dict(settings)
-    image_processor = PixelLMImageProcessor(config.vision_config.image_size, mean, std)
+    size = config.vision_config.image_size
+    if with_sam:
+        image_processor = LisaImageProcessor(config.sam_vision_config.image_size, size, mean, std)
+    else:
+        image_processor = PixelLMImageProcessor(size, mean, std)
     processor = PixelLMProcessor(image_processor, tokenizer, tokens, config.num_image_tokens, **template)
     return config, processor
 
