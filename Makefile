@@ -33,6 +33,7 @@ bench: setup
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/cost.py
 
 # 24 runs of some minutes each on two cores; those that are finished are not run again.
 SEEDS := 0 1 2

@@ -8,7 +8,7 @@ import pytest
 import pixellm
 
 PACKAGE = Path(pixellm.__file__).parent
-ABOVE_MODEL = ("data", "train", "eval", "baselines", "muse", "serve", "cli", "predictor")
+ABOVE_MODEL = ("data", "train", "eval", "baselines", "muse", "serve", "cost", "cli", "predictor")
 
 
 def imported(tree: ast.AST, module: str) -> set[str]:

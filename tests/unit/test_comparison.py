@@ -56,6 +56,9 @@ def test_the_table_takes_its_place_in_a_document(runs, tmp_path) -> None:
     for table in ("| a |\n", "| b |\n"):
         write_into(document, table)
     assert document.read_text() == "before\n<!-- figures -->\n| b |\n<!-- /figures -->\nafter\n"
+    document.write_text("<!-- one -->\n<!-- /one -->\n<!-- two -->\n<!-- /two -->\n")
+    write_into(document, "| c |\n", "two")
+    assert document.read_text() == "<!-- one -->\n<!-- /one -->\n<!-- two -->\n| c |\n<!-- /two -->\n"
     write_into(tmp_path / "new.md", "| a |\n")
     assert "| a |" in (tmp_path / "new.md").read_text()
     document.write_text("no marks")

@@ -50,7 +50,8 @@ def lisa_mini() -> LisaConfig:
         "mlp_dim": shared["decoder_mlp_dim"],
         "iou_head_hidden_dim": shared["decoder_dim"],
     }
-    return LisaConfig(sam_decoder_config=decoder, **(shared | {"overlap_weight": 1.0}))
+    # SAM's decoder takes no prior of names.
+    return LisaConfig(sam_decoder_config=decoder, **(shared | {"overlap_weight": 1.0, "name_prior": False}))
 
 
 LISA_PRESETS = {"lisa-7b": lisa_7b, "lisa-13b": lisa_13b, "lisa-mini": lisa_mini}

@@ -24,6 +24,7 @@ from pixellm.cli.common import (
     print_lines,
     quieten_transformers,
 )
+from pixellm.cli.cost import cost
 from pixellm.hub import MINI
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.add_typer(data, name="data")
 app.command("eval")(scoring.evaluate)
 app.command("score")(scoring.score)
 app.command("questions")(scoring.questions)
+app.command()(cost)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 

@@ -10,7 +10,6 @@ from statistics import mean, stdev
 from pixellm.files import replacing, write_text
 
 RUN = "run.json"  # in a run's directory: its recipe, and at the end its figures
-TABLE = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
 BAR, BASE_COLOUR, COLOUR = 0.55, "#0072B2", "#56B4E9"
 
 
@@ -120,13 +119,15 @@ def verdict(low: float, high: float) -> str:
     return "better" if low > 0 else "worse"
 
 
-def write_into(document: Path, table: str) -> None:
-    """Put a table between the marks `<!-- figures -->` of a document, or make the document of it."""
-    marked = f"<!-- figures -->\n{table}<!-- /figures -->"
+def write_into(document: Path, table: str, name: str = "figures") -> None:
+    """Put a table between the marks `<!-- name -->` of a document, or make the document of it."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    marked = f"{start}\n{table}{end}"
     text = document.read_text(encoding="utf-8") if document.is_file() else marked + "\n"
-    if not TABLE.search(text):
-        raise ValueError(f"{document}: expected the marks <!-- figures --> and <!-- /figures -->, found none.")
-    write_text(document, TABLE.sub(lambda _: marked, text))
+    place = re.compile(f"{re.escape(start)}\n.*?{re.escape(end)}", re.DOTALL)
+    if not place.search(text):
+        raise ValueError(f"{document}: expected the marks {start} and {end}, found none.")
+    write_text(document, place.sub(lambda _: marked, text))
 
 
 def plot(experiments: Sequence[Experiment], path: Path) -> None:
