@@ -23,14 +23,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pixellm import masks
-from pixellm.baselines.two_stage import IN_WORDS, ModelGrounder, ModelNamer, TwoStage
+from pixellm.baselines.two_stage import IN_WORDS
 from pixellm.data.coco import CocoSource, Photograph
 from pixellm.data.phrasing import Turn, askable_attributes, knowledge_turn
 from pixellm.eval import comparison
 from pixellm.eval.metrics import IouSum, Overlap
 from pixellm.eval.photographs import Question, Report, build_questions, evaluate
 from pixellm.files import write_text
-from pixellm.predictor import Predictor
 from pixellm.segmenter import load_segmenter
 from pixellm.types import SEG_SLOT, Segmenter
 
@@ -112,22 +111,18 @@ def figures(report: Report) -> dict[str, float]:
 def systems(models: Path, seed: int) -> Iterator[tuple[str, Callable[[], Segmenter]]]:
     """Every system by its name, and what loads it."""
 
-    def trained(name: str) -> Predictor:
-        found = load_segmenter(models / f"{name}-{seed}" / "model")
-        if isinstance(found, Predictor):
-            found.sampling["max_new_tokens"] = ANSWER_BUDGET
-        return found
+    def system(name: str, namer: str | None = None) -> Callable[[], Segmenter]:
+        where = {one: str(models / f"{one}-{seed}" / "model") for one in TRAINED}
+        writes = name != "seem" or namer
+        sampling = {"max_new_tokens": ANSWER_BUDGET} if writes else None
+        return lambda: load_segmenter(where[name], sampling=sampling, namer=where[namer] if namer else None)
 
-    def in_two_stages(grounder: str) -> TwoStage:
-        lisa = trained("lisa")
-        return TwoStage(ModelNamer(lisa), ModelGrounder(lisa) if grounder == "lisa" else trained(grounder))
-
-    yield "PixelLM", lambda: trained("pixellm")
-    yield "LISA", lambda: trained("lisa")
-    yield "LISA_rec", lambda: in_two_stages("lisa")
-    yield "LISA_aug", lambda: trained("lisa_aug")
-    yield "SEEM-style", lambda: trained("seem")
-    yield "SEEM-style, told names", lambda: in_two_stages("seem")
+    yield "PixelLM", system("pixellm")
+    yield "LISA", system("lisa")
+    yield "LISA_rec", system("lisa", namer="lisa")
+    yield "LISA_aug", system("lisa_aug")
+    yield "SEEM-style", system("seem")
+    yield "SEEM-style, told names", system("seem", namer="lisa")
 
 
 def train(out: Path, seeds: int, jobs: int) -> None:

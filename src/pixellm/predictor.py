@@ -48,7 +48,7 @@ class Predictor:
         sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.processor = model.eval(), copy.copy(processor)
-        self.sampling = {"no_repeat_ngram_size": model.config.repeat_guard, **(sampling or {})}
+        self.sampling = dict(sampling or {})
         if system is not None:
             self.processor.system = system
         self._photograph: tuple[Image.Image, Prefix] | None = None
@@ -178,7 +178,7 @@ class Predictor:
         share = self.model.config.peak_share
         rows = [_RowDecoder(self.processor, AnswerBuilder(one.question, one.photograph, share)) for one in asked]
         images = [one.image for one in asked]
-        settings = Sampling(**{**self.sampling, **sampling})
+        settings = Sampling(**{"no_repeat_ngram_size": self.model.config.repeat_guard, **self.sampling, **sampling})
         for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):
             row = rows[step.row]
             if step.states is not None:

@@ -5,13 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PreTrainedModel
 
 import pixellm.baselines.lisa  # noqa: F401, so that transformers knows it
 from pixellm import hub
+from pixellm.baselines.sam2 import Sam2Grounder
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemPredictor
+from pixellm.baselines.two_stage import Grounder, ModelGrounder, ModelNamer, Namer, PhraseGrounder, TwoStage
+from pixellm.baselines.vision_server import VisionServer
+from pixellm.eval.resumable import identify
+from pixellm.model.weights import read_json
 from pixellm.predictor import Predictor
 from pixellm.types import Segmenter
+
+SAM2_TYPES = ("sam2", "sam2_video")  # checkpoints of both hold the image model
+SAM2_ID = "facebook/sam2"  # what its Hub ids begin with
+SERVER = "@"  # MODEL@URL
 
 
 def load_segmenter(
@@ -19,18 +29,23 @@ def load_segmenter(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     sampling: Mapping[str, Any] | None = None,
+    namer: str | None = None,
 ) -> Segmenter:
-    """A trained model, ready to be asked.
+    """A trained model, or two in a row, ready to be asked.
 
     Args:
-        name: see `pixellm.hub.resolve`.
+        name: see `pixellm.hub.resolve`; behind a namer that points also a SAM 2, its directory or Hub id.
         device: where it runs.
         dtype: in which precision.
-        sampling: how its answers are written, see `pixellm.model.generation.Sampling`; None: as it does by itself.
+        sampling: how answers are written, see `pixellm.model.generation.Sampling`; None: as the model does by itself.
+        namer: what first says in words which things are meant, of which `name` then segments each: a model's name, or
+            MODEL@URL for one behind an OpenAI-compatible server.
 
     Raises:
         ValueError: no such model, a directory that does not hold one, or `sampling` for one that writes nothing.
     """
+    if namer is not None:
+        return _two_stages(name, device, dtype, sampling, namer)
     directory = hub.resolve(name)
     if not isinstance(AutoConfig.from_pretrained(directory), SeemConfig):
         return Predictor.load(directory, device, dtype, sampling=sampling)
@@ -46,3 +61,37 @@ def segmenter_of(model: PreTrainedModel, processor: Any, sampling: Mapping[str, 
     if isinstance(model, SeemForGrounding):
         return SeemPredictor(model, processor)
     return Predictor(model, processor, sampling=sampling)
+
+
+def weights_of(name: str | Path, namer: str | None = None) -> str:
+    """What identifies the weights of a system: a digest of each directory, and of a server what it is called."""
+    if namer is None:
+        return identify(hub.resolve(name))
+    first = namer if SERVER in namer else identify(hub.resolve(namer))
+    return f"{first} {identify(_second(name))}"
+
+
+def _second(name: str | Path) -> Path:
+    """Directory of a second stage, fetched or built first if need be."""
+    config = Path(name) / "config.json"
+    if config.is_file() and read_json(config).get("model_type") in SAM2_TYPES:
+        return Path(name)
+    return Path(snapshot_download(str(name))) if str(name).startswith(SAM2_ID) else hub.resolve(name)
+
+
+def _two_stages(
+    name: str | Path, device: str | torch.device, dtype: torch.dtype, sampling: Mapping[str, Any] | None, namer: str
+) -> TwoStage:
+    directory = _second(name)
+    model, at, url = namer.partition(SERVER)
+    writer = None if at else Predictor.load(namer, device, dtype, sampling=sampling)
+    names: Namer = VisionServer(model, url or None) if writer is None else ModelNamer(writer)
+    grounder: Grounder
+    if read_json(directory / "config.json").get("model_type") in SAM2_TYPES:
+        grounder = Sam2Grounder.load(directory, device)
+    elif writer is not None and directory == hub.resolve(namer):  # LISA_rec: one model for both
+        grounder = ModelGrounder(writer)
+    else:
+        segmenter = load_segmenter(directory, device, dtype)
+        grounder = PhraseGrounder(segmenter) if isinstance(segmenter, SeemPredictor) else ModelGrounder(segmenter)
+    return TwoStage(names, grounder)

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from pixellm.baselines.seem import SeemPredictor
 from pixellm.data.wording import join
 from pixellm.images import ImageSource, load_image
 from pixellm.predictor import Predictor
@@ -85,6 +86,19 @@ class ModelGrounder:
         answers = self.predictor.ask_many([SHORT_QUESTION.format(phrase=thing.phrase) for thing in things])
         empty = (np.zeros(self._hw, dtype=bool), 0.0)
         return [(a.targets[0].mask, a.targets[0].score) if a.targets else empty for a in answers]
+
+
+class PhraseGrounder:
+    """A model that takes phrases as they are."""
+
+    def __init__(self, model: SeemPredictor) -> None:
+        self.model = model
+
+    def set_image(self, image: Image.Image) -> None:
+        self.model.set_image(image)
+
+    def ground(self, things: Sequence[Named]) -> list[tuple[np.ndarray, float]]:
+        return self.model.ground([thing.phrase for thing in things])
 
 
 class TwoStage:

@@ -82,7 +82,7 @@ def parse_things(reply: str) -> list[Named]:
     thought = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
     found = re.search(r"\{.*\}", thought, re.DOTALL)
     try:
-        things = json.loads(found[0])["things"] if found else None
+        things = json.loads(found[0] if found else "")["things"]
         return [Named(str(thing["name"]).strip(), _point(thing["point"])) for thing in things]
     except (ValueError, KeyError, TypeError):
         raise ValueError(

@@ -14,6 +14,7 @@ from pixellm.cli.common import (
     Device,
     Dtype,
     Model,
+    NamerOption,
     debugging,
     device_and_dtype,
     err_console,
@@ -73,6 +74,7 @@ def ask(
     ],
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="One or more, each in quotes.")],
     model: Model = MINI,
+    namer: NamerOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -105,14 +107,14 @@ def ask(
     # Everything that can be wrong with what was typed comes before the model, which takes seconds or a download.
     photograph = load_image(image)
     outputs = plan_outputs(image, questions, out, json_path)
-    directory = hub.resolve(model)
+    directory = hub.resolve(model) if namer is None else model
     hide_loading_bars()
     from pixellm.cli.screen import show
     from pixellm.segmenter import load_segmenter
 
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     given = {name: value for name, value in sampling.items() if value is not None}
-    segmenter = load_segmenter(directory, *device_and_dtype(device, dtype), given)
+    segmenter = load_segmenter(directory, *device_and_dtype(device, dtype), given, namer)
     segmenter.set_image(photograph)
     several = len(questions) > 1
     answers = [show(out_console, q, segmenter.stream(q), several) for q in questions]

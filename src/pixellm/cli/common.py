@@ -15,6 +15,14 @@ out_console = Console(highlight=False, markup=False, soft_wrap=True)
 err_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 Model = Annotated[str, typer.Option(help="A name of `pixellm models list`, a Hugging Face Hub id, or a directory.")]
+NamerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--namer",
+        help="In two stages: this model first names the things in words (a name as of --model, or MODEL@URL of an "
+        "OpenAI-compatible server), then --model segments each.",
+    ),
+]
 File = typer.Option(exists=True, dir_okay=False)
 Folder = typer.Option(exists=True, file_okay=False)
 

@@ -13,6 +13,7 @@ from pixellm.cli.common import (
     File,
     Folder,
     Model,
+    NamerOption,
     device_and_dtype,
     err_console,
     hide_loading_bars,
@@ -163,6 +164,7 @@ def evaluate(
     max_tokens: MaxTokens = None,
     seed: Seed = 0,
     model: Model = MINI,
+    namer: NamerOption = None,
     device: Annotated[Device, typer.Option(help="Of a benchmark; auto: a GPU where there is one.")] = Device.AUTO,
     dtype: Annotated[Dtype, typer.Option(help="Of a benchmark; auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many photographs.")] = None,
@@ -181,7 +183,13 @@ def evaluate(
         assert annotations is not None
         assert images is not None
         report = run(
-            model=model, annotations=annotations, images=images, out=out, limit=limit, licences=licence or None
+            model=model,
+            annotations=annotations,
+            images=images,
+            out=out,
+            limit=limit,
+            licences=licence or None,
+            namer=namer,
         )
         print_lines(report.markdown(), f"results: {out}")
         return
@@ -194,23 +202,22 @@ def evaluate(
     ordered = teacher_forced and benchmark is BenchmarkName.MULTI_REFER
     chosen = choose_protocol(benchmark.value, protocol or ("ordered" if ordered else None))
     found = load_benchmark(benchmark.value, root, split, dataset, grouping.value).first(limit)
-    path = _answer(found, model, (device, dtype), out, teacher_forced)
+    path = _answer(found, (model, namer), (device, dtype), out, teacher_forced)
     if path is not None:
         _report(found, read_predictions(path), chosen, (rater, rater_url, max_calls, max_tokens), seed, out)
 
 
 def _answer(
-    benchmark: "Benchmark", model: str, where: tuple[Device, Dtype], out: Path, teacher_forced: bool
+    benchmark: "Benchmark", models: tuple[str, str | None], where: tuple[Device, Dtype], out: Path, teacher_forced: bool
 ) -> Path | None:
     """Ask the model; the file of answers, on the first process."""
-    from pixellm import hub
     from pixellm.eval.answering import answer_all, fingerprint
-    from pixellm.eval.resumable import identify
+    from pixellm.segmenter import load_segmenter, weights_of
 
-    directory = hub.resolve(model)
+    model, namer = models
+    weights = weights_of(model, namer)
     hide_loading_bars()
-    from pixellm.segmenter import load_segmenter
-
-    made = fingerprint(benchmark, identify(directory), model, teacher_forced)
-    segmenter = load_segmenter(directory, *device_and_dtype(*where))
+    name = model if namer is None else f"{model} after {namer}"
+    made = fingerprint(benchmark, weights, name, teacher_forced)
+    segmenter = load_segmenter(model, *device_and_dtype(*where), namer=namer)
     return answer_all(segmenter, benchmark, out, made, teacher_forced, is_first_process())

@@ -23,7 +23,7 @@ from pixellm.data.phrasing import MAX_SLOTS, askable_attributes, knowledge_turn
 from pixellm.data.wording import all_question, category_question, several_question
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
-from pixellm.eval.resumable import append, ask_all, identify, resume, write
+from pixellm.eval.resumable import append, ask_all, resume, write
 from pixellm.files import write_text
 from pixellm.types import Answer, Segmenter
 
@@ -307,31 +307,32 @@ def run(
     out: Path,
     limit: int | None = None,
     licences: Collection[int] | None = None,
+    namer: str | None = None,
 ) -> Report:
     """Evaluate a model and write `results.jsonl`, `summary.json`, `summary.md` and `sheet.jpg`.
 
     Interrupted, it goes on from where it was when it is called again.
 
     Args:
-        model: a name, a Hugging Face Hub id or a directory; see `pixellm.hub.resolve`.
+        model: see `pixellm.segmenter.load_segmenter`.
         annotations: COCO-format file in which every instance of every category is annotated.
         images: folder of its photographs.
         out: directory for the results.
         limit: ask about the first photographs only.
         licences: show only photographs with these licence ids (COCO's) on the sheet; None shows any.
+        namer: a first stage, see `load_segmenter`.
 
     Raises:
         ValueError: no such model or annotations, or `out` holds the results of another evaluation.
     """
-    from pixellm import hub
     from pixellm.eval.sheet import result_sheet
-    from pixellm.predictor import Predictor
+    from pixellm.segmenter import load_segmenter, weights_of
 
     source = CocoSource(Path(annotations), Path(images))
     questions = build_questions(source, limit)
-    directory = hub.resolve(model)
     path = Path(out) / "results.jsonl"
-    report = evaluate(Predictor.load(directory), source, questions, True, path, identify(directory))
+    segmenter = load_segmenter(model, namer=namer)
+    report = evaluate(segmenter, source, questions, True, path, weights_of(model, namer))
     write_text(
         Path(out) / "summary.json", json.dumps({**report.summary, "fingerprint": report.fingerprint}, indent=2) + "\n"
     )
