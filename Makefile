@@ -1,10 +1,10 @@
-# setup: .venv with everything · demo: a first answer · test · check: what CI runs · bench · ablations · clean
+# setup: .venv with everything · demo: a first answer · test · check: what CI runs · bench · ablations · baselines · clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test check bench ablations clean
+.PHONY: setup demo test check bench ablations baselines clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,11 @@ ablations: setup
 		$(BIN)/pixellm train $$recipe --seed $$seed --out runs/ablations/$$(basename $$recipe .yaml)-$$seed || exit 1; \
 	done; done
 	$(BIN)/pixellm compare runs/ablations --base nano --out docs/ablations.md
+
+# LISA, LISA_rec, LISA_aug, a SEEM-style model and PixelLM, three seeds each: some two hours on two cores.
+DATA := ../shared/data/coco_480
+baselines: setup
+	$(BIN)/python benchmarks/baselines.py --data $(DATA)
 
 # Everything made here but the environment; `rm -r .venv` removes that.
 clean:

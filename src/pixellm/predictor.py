@@ -126,7 +126,9 @@ class Predictor:
         device = self.model.device
         pixels = batch.pixel_values.to(device, self.model.dtype)
         inputs = (batch.resized_hw.to(device), batch.input_ids.to(device), batch.segment_ids.to(device))
-        (logits,) = self.model(pixels, *inputs).mask_logits
+        context = batch.context_pixel_values
+        context = None if context is None else context.to(device, self.model.dtype)
+        (logits,) = self.model(pixels, *inputs, context_pixel_values=context).mask_logits
         height, width = batch.resized_hw[0].tolist()
         restored = iter(geometry.restore(logits, (height, width), (photograph.height, photograph.width)))
         return [self._given(turn, restored, photograph) for turn in turns]
