@@ -105,6 +105,10 @@ def test_from_pretrained_parts_to_answers(recipe, tmp_path) -> None:
     found = load_segmenter(result)
     assert isinstance(found, Predictor)
     assert isinstance(found.model, LisaForConditionalGeneration)
+    (source,) = recipe.data.sets
+    further = training.fine_tune(Path(source), str(result), tmp_path / "further", steps=1)
+    assert load_segmenter(further).model.config.sam_decoder_config.layer_norm_eps == 1e-5
+
     options = ["--model", str(result), "--max-new-tokens", "6", "--json", str(tmp_path / "a.json")]
     cli.app(["ask", "example:cat", "Where is the dog?", *options], standalone_mode=False)
     assert "text" in json.loads((tmp_path / "a.json").read_text())

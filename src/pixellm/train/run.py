@@ -11,10 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback, TrainingArguments
+from transformers import AutoConfig, PreTrainedConfig, PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from pixellm.baselines.seem import SeemForGrounding, SeemProcessor
+from pixellm import hub
+from pixellm.baselines.lisa import LisaConfig
+from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
 from pixellm.data.catalogue import open_data
 from pixellm.data.plan import LengthBatches, Plan
 from pixellm.data.records import DataSet
@@ -84,11 +86,20 @@ def fine_tune(data: Path, model: str, output: Path, steps: int | None = None, re
         # The map to names reads states that are large: a higher rate destroys what it knows (docs/LOG.md).
         rates={"lora_": 2e-4, "word_mix.to_names": 1e-5},
         max_length=2048,
-        trained=("codebook", "pixel_decoder", "pixel_projector", "neck", "word_mix"),
+        trained=_tuned(AutoConfig.from_pretrained(hub.resolve(model))),
         save_steps=50,
         average=0.98,
     )
     return train(Recipe(output.name, ModelStart(model), Data({str(data): 1.0}, data.parent), stage), output)
+
+
+def _tuned(config: PreTrainedConfig) -> tuple[str, ...]:
+    """What of a kind of model is trained further, besides adapters of its language model."""
+    if isinstance(config, SeemConfig):
+        return ("pixel_decoder", "decoder", "text_projection", "logit_scale")
+    if isinstance(config, LisaConfig) and config.sam_vision_config is not None:
+        return ("codebook", "pixel_decoder")
+    return ("codebook", "pixel_decoder", "pixel_projector", "neck", "word_mix")
 
 
 def train(recipe: Recipe, output: Path) -> Path:
