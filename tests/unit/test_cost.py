@@ -12,7 +12,7 @@ from transformers import DynamicCache, SamVisionConfig
 
 import tiny
 from pixellm import cli
-from pixellm.baselines.presets import PRESETS as LANGUAGE_PRESETS
+from pixellm.baselines.presets import PRESETS
 from pixellm.cost import bill, claims, closed_form, growth, report
 from pixellm.cost.by_phrase import ASK_TOKENS, REPLY_TOKENS, ByPhrase
 from pixellm.cost.closed_form_seem import seem_closed_form
@@ -27,6 +27,9 @@ from pixellm.model.presets import CLIP_LARGE, PixelLMVisionConfig, pixellm_7b
 
 TERA = 1e12
 SHORT = Scenario(prompt_tokens=9, answer_tokens=5, targets=2, system_tokens=4)
+
+
+LANGUAGE_PRESETS = {name: preset for name, preset in PRESETS.items() if not name.startswith("seem")}
 
 
 @cache

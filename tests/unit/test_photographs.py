@@ -229,7 +229,7 @@ def test_run_writes_everything(source, tmp_path, monkeypatch):
     model, out = tmp_path / "model", tmp_path / "out"
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "pixellm"}')
-    monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, name: Eager(source)))
+    monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, *args, **kwargs: Eager(source)))
     report = photographs.run(model, source.annotations, source.images, out, limit=2)
     assert sorted(file.name for file in out.iterdir()) == ["results.jsonl", "sheet.jpg", "summary.json", "summary.md"]
     summary = json.loads((out / "summary.json").read_text())

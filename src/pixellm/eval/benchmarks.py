@@ -35,12 +35,14 @@ class BenchmarkTarget:
     """What is wanted: its description ("" where there is none), the name of its category, and its mask.
 
     `parts`: its polygons one by one where they overlap each other, else empty; the released code adds them up.
+    `things`: how many annotations its mask unites.
     """
 
     description: str
     category: str
     rle: masks.Rle
     parts: tuple[masks.Rle, ...] = ()
+    things: int = 1
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def load_benchmark(
         known = ", ".join(k for k, published in PUBLISHED.items() if published.kind == "refer")
         raise ValueError(f"--dataset: expected one of {known}, got {dataset!r}.")
     splits = MUSE_TEST if (name, split) == ("muse", "test") else (split,)
-    opened = {one: open_data(f"{key}:{one}", root) for one in splits}
+    opened = {one: open_data(f"{key}:{one}", root, max_bad_fraction=1.0) for one in splits}
     questions: list[BenchmarkQuestion] = []
     for one, data in opened.items():
         prefix = f"{key}/{one}" if PUBLISHED[key].kind == "refer" else one
@@ -167,7 +169,8 @@ def _target(region: Region, hw: tuple[int, int]) -> BenchmarkTarget:
     parts = tuple(region.mask.rles(*hw)) if isinstance(region.mask, Segments) else ()
     rle = masks.united([parts], *hw) if parts else _rle(region.mask, hw)
     overlapping = sum(map(masks.area, parts)) > masks.area(rle)
-    return BenchmarkTarget(next(iter(region.names), ""), region.category, rle, parts if overlapping else ())
+    things = len(region.mask.parts) if isinstance(region.mask, Segments) else 1
+    return BenchmarkTarget(next(iter(region.names), ""), region.category, rle, parts if overlapping else (), things)
 
 
 def _rle(source: MaskSource, hw: tuple[int, int]) -> masks.Rle:

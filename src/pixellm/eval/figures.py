@@ -123,7 +123,7 @@ def splits(scored: Sequence[Scored], protocol: Protocol) -> dict[str, dict[str, 
     Masks too many belong to no area and no category: those figures leave them out. They don't exist where a protocol
     counts by image.
     """
-    found = {"targets": _by(scored, protocol, _counts if protocol.name == "united" else _few_or_many)}
+    found = {"targets": _by(scored, protocol, _things if protocol.name == "united" else _few_or_many)}
     if not protocol.per_image:
         found["area"] = _by_pair(scored, protocol, _area, ("small", "medium", "large"))
         found["category"] = _by_pair(scored, protocol, lambda one, pair: _target(one, pair).category)
@@ -142,6 +142,11 @@ def _by(scored: Sequence[Scored], protocol: Protocol, of: Callable[[Scored], Ite
 
 def _counts(one: Scored) -> list[str]:
     return [f"{len(one.question.targets)}"]
+
+
+def _things(one: Scored) -> list[str]:
+    """Of a united target how many things it unites."""
+    return [f"{sum(target.things for target in one.question.targets)}"]
 
 
 def _few_or_many(one: Scored) -> list[str]:
