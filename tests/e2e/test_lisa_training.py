@@ -70,14 +70,7 @@ def parts(tmp_path, monkeypatch) -> ModelStart:
 
 @pytest.fixture
 def recipe(parts, tmp_path) -> Recipe:
-    rows = []
-    for number in range(4):
-        name = trees.photograph(tmp_path / f"data/{number}.png", (40 - number, 30)).name
-        boxes = [trees.SQUARE, [20, 5, 30, 5, 30, 20, 20, 20]][: 1 + number % 2]
-        answer = ["The dog {seg}.", "The dog {seg} and the cat {seg}."][number % 2]
-        rows.append({"image": name, "question": "Where is the dog?", "answer": answer, "masks": [[b] for b in boxes]})
-    path = tmp_path / "data/my.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = trees.dogs_and_cats(tmp_path / "data")
     stage = Stage(4, 2, 1e-2, warmup_steps=1, save_steps=2, logging_steps=1, workers=0, bf16=False)
     stage = replace(stage, trained=("codebook", "pixel_decoder"))
     return Recipe("tiny", parts, Data({str(path): 1.0}, path.parent), stage, Lora(rank=2, alpha=4))

@@ -43,14 +43,7 @@ def parts(timm_model, timm_processor, tmp_path, monkeypatch) -> ModelStart:
 @pytest.fixture
 def recipe(parts, tmp_path) -> Recipe:
     """Four pictures with answers of one and two masks, two of them held out."""
-    rows = []
-    for number in range(4):
-        name = trees.photograph(tmp_path / f"data/{number}.png", (40 - number, 30)).name
-        boxes = [trees.SQUARE, [20, 5, 30, 5, 30, 20, 20, 20]][: 1 + number % 2]
-        answer = ["The dog {seg}.", "The dog {seg} and the cat {seg}."][number % 2]
-        rows.append({"image": name, "question": "Where is the dog?", "answer": answer, "masks": [[b] for b in boxes]})
-    path = tmp_path / "data/my.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = trees.dogs_and_cats(tmp_path / "data")
     data = Data({str(path): 1.0}, path.parent)
     stage = Stage(
         steps=STEPS,

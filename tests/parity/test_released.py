@@ -14,7 +14,8 @@ import tiny
 from pixellm import geometry
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
 from pixellm.model.answering import mask_and_score
-from pixellm.model.convert import check, convert, report_lines, resize_positions
+from pixellm.model.conversion_report import report_lines
+from pixellm.model.convert import check, convert, resize_positions
 from pixellm.model.generation import Sampling, encode_prefix, generate
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.model.weights import read_weights

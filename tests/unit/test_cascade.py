@@ -139,7 +139,7 @@ def test_replies() -> None:
 
 
 def test_a_server_that_is_not_there(monkeypatch) -> None:
-    monkeypatch.setattr("pixellm.baselines.vision_server.RETRIES", 0)
+    monkeypatch.setattr("pixellm.openai_server.RETRIES", 0)
     namer = VisionServer("some-vlm", "http://127.0.0.1:9/v1")
     namer.set_image(tiny.picture(10, 10))
     with pytest.raises(ValueError, match=r"expected an answer of some-vlm at http://127.0.0.1:9/v1"):

@@ -199,7 +199,7 @@ def test_a_reply_without_a_rating_counts_as_the_worst_and_is_asked_for_again(ser
 
 def test_no_server():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pixellm.eval.text_server.RETRIES", 0)
+        patch.setattr("pixellm.openai_server.RETRIES", 0)
         with pytest.raises(
             ValueError, match=r"expected a rating from judge at http://127\.0\.0\.1:9/v1, got Connection"
         ):

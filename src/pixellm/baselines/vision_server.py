@@ -3,18 +3,17 @@
 import base64
 import io
 import json
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from pixellm.baselines.two_stage import Named
+from pixellm.openai_server import connect
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-RETRIES = 5  # with growing waits, or as the server asks (429, 5xx, broken connections)
 SIDE = 1024  # pixels: the longest side of the image that is sent
 SCALE = 1000  # points are told in thousandths of width and height
 REQUEST = (
@@ -31,8 +30,7 @@ class VisionServer:
 
     Args:
         model: its name at the server.
-        url: the server's base URL, as https://host/v1; None: OpenAI's own, or OPENAI_BASE_URL. The key is read from
-            OPENAI_API_KEY.
+        url: see `pixellm.openai_server.connect`.
     """
 
     def __init__(self, model: str, url: str | None = None) -> None:
@@ -54,11 +52,9 @@ class VisionServer:
         Raises:
             ValueError: the server can't be reached, refuses, or answers with something else than was asked for.
         """
-        from openai import OpenAI, OpenAIError
+        from openai import OpenAIError
 
-        if self._client is None:  # servers of one's own want no key, but the client wants one
-            key = os.environ.get("OPENAI_API_KEY") or "none"
-            self._client = OpenAI(base_url=self.url, api_key=key, max_retries=RETRIES)
+        self._client = self._client or connect(self.url)
         text = {"type": "text", "text": REQUEST.format(question=question)}
         content: Any = [{"type": "image_url", "image_url": {"url": self._image}}, text]
         try:

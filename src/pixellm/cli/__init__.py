@@ -194,17 +194,18 @@ def convert(
     from pixellm.baselines.lisa.convert import LISA
     from pixellm.embedded import progress
     from pixellm.model import convert as converter
+    from pixellm.model.conversion_report import report_lines
 
     if check and (out / "config.json").is_file():
         out_console.print(f"{out} is there already and was not converted again")
     else:
         with progress(f"converting {released}"):
             report = converter.convert(released, out, vision, [LISA])
-        print_lines(f"{out}:", *converter.report_lines(report))
+        print_lines(f"{out}:", *report_lines(report))
     if check:
         with progress(f"checking {out}"):
             report = converter.check(out, [LISA])
-        print_lines("check: " + ("complete" if report.complete else "faulty"), *converter.report_lines(report))
+        print_lines("check: " + ("complete" if report.complete else "faulty"), *report_lines(report))
         raise typer.Exit(0 if report.complete else 1)
 
 

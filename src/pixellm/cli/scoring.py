@@ -182,15 +182,7 @@ def evaluate(
 
         assert annotations is not None
         assert images is not None
-        report = run(
-            model=model,
-            annotations=annotations,
-            images=images,
-            out=out,
-            limit=limit,
-            licences=licence or None,
-            namer=namer,
-        )
+        report = run(model, annotations, images, out, limit, licence or None, namer)
         print_lines(report.markdown(), f"results: {out}")
         return
     from pixellm.eval.benchmarks import load_benchmark

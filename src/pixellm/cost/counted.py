@@ -7,11 +7,13 @@ softmax, interpolation, look-ups and sums are not.
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel, PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,13 @@ class Measured:
 
     flops: int
     peak_bytes: int
+
+
+def on_meta(config: PreTrainedConfig) -> Any:
+    """The model of a configuration without its weights, bf16, in eval mode."""
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    return model.eval().to(torch.bfloat16)
 
 
 def measure(call: Callable[[], object]) -> Measured:

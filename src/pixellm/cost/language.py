@@ -9,11 +9,11 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, DynamicCache
+from transformers import DynamicCache
 
 from pixellm.cost import bill
 from pixellm.cost.bill import Bill, Line, Memory
-from pixellm.cost.counted import Measured, measure
+from pixellm.cost.counted import Measured, measure, on_meta
 from pixellm.cost.memory import kv_cache_bytes, parameters, weight_bytes
 from pixellm.cost.scenario import Scenario
 from pixellm.model import PixelLMConfig
@@ -56,9 +56,7 @@ class LanguageSystem:
 
     def __init__(self, name: str, config: PixelLMConfig) -> None:
         self.name, self.config = name, config
-        with torch.device("meta"):
-            model = AutoModel.from_config(config)
-        self.model: PixelLMForConditionalGeneration = model.eval().to(torch.bfloat16)
+        self.model: PixelLMForConditionalGeneration = on_meta(config)
         self.group = len(config.codebook_ids)
         self.width = config.text_config.hidden_size
 

@@ -4,13 +4,12 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
 
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures
 from pixellm.cost import bill
 from pixellm.cost.bill import Bill, Line, Memory
-from pixellm.cost.counted import Measured, measure
+from pixellm.cost.counted import Measured, measure, on_meta
 from pixellm.cost.language import MaskHead
 from pixellm.cost.memory import parameters, weight_bytes
 from pixellm.cost.scenario import Scenario
@@ -29,9 +28,7 @@ class SeemSystem:
 
     def __init__(self, name: str, config: SeemConfig) -> None:
         self.name, self.config = name, config
-        with torch.device("meta"):
-            model = AutoModel.from_config(config)
-        self.model: SeemForGrounding = model.eval().to(torch.bfloat16)
+        self.model: SeemForGrounding = on_meta(config)
 
     def bill(self, scenario: Scenario) -> Bill:
         """Phrases are given, nothing is written: of the scenario only targets and the length of their names matter."""

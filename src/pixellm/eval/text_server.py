@@ -7,7 +7,6 @@ is used up, the server is down) goes on from there.
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from pixellm.eval.text_rater import BEST, WORST, PairText
+from pixellm.openai_server import connect
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -29,7 +29,6 @@ SYSTEM = (
     "which object the mask really covers. Rate from 1 to 10 how well the words for the mask fit that object in this "
     "answer: 10, they clearly mean it; 1, they mean something else. Reply with the number alone."
 )
-RETRIES = 5  # of one request, with growing waits or as the server asks (429, 5xx, broken connections)
 WORKERS = 8  # requests at the same time
 
 
@@ -63,7 +62,7 @@ class ServerRater:
 
     Args:
         model: its name at the server.
-        url: the server's base URL, as https://host/v1; None: OpenAI's own, or OPENAI_BASE_URL.
+        url: see `pixellm.openai_server.connect`.
         cache: JSON-lines file of ratings; None: they are not kept.
         budget: see there.
     """
@@ -92,7 +91,7 @@ class ServerRater:
         prompts = {self._key(prompt := _prompt(pair)): prompt for pair in pairs}
         new = [(key, prompt) for key, prompt in prompts.items() if key not in self._known]
         if new:
-            client = self._client()
+            client = connect(self.url)
             logger.info("%s: %d ratings to ask for, %d are known", self.model, len(new), len(prompts) - len(new))
             with ThreadPoolExecutor(WORKERS) as pool:
                 jobs = [pool.submit(self._ask, client, *one) for one in new]
@@ -103,12 +102,6 @@ class ServerRater:
                     pool.shutdown(cancel_futures=True)  # those that are under way are kept
                     raise
         return [self._known[self._key(_prompt(pair))] for pair in pairs]
-
-    def _client(self) -> "OpenAI":
-        from openai import OpenAI
-
-        # Servers of one's own want no key, but the client wants one.
-        return OpenAI(base_url=self.url, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=RETRIES)
 
     def _ask(self, client: "OpenAI", key: str, prompt: str) -> None:
         from openai import OpenAIError

@@ -7,8 +7,8 @@ not yet merged). Pickles are opened with `weights_only=True`; no model is built,
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import AddedToken, LlamaConfig, LlamaTokenizer
 
 from pixellm.model.codebook import fusion_weight
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
+from pixellm.model.conversion_report import Report, describe_faults
 from pixellm.model.lora import merge_lora
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor, add_codebook_tokens
@@ -88,31 +89,6 @@ class Layout:
     model: type[PixelLMForConditionalGeneration]
 
 
-@dataclass
-class Report:
-    """What became of each released key.
-
-    Args:
-        used: released key (or CLIP's) → ours.
-        dropped: released keys that no part of the model of this configuration reads.
-        unknown: keys that nothing here knows; left out, too.
-        missing: our keys that nothing gave, so that the model cannot be complete.
-        mismatched: our key → (expected, got) shapes.
-        constants: our keys written from the released code's constants.
-    """
-
-    used: dict[str, str] = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    constants: list[str] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        return not (self.missing or self.mismatched or self.unknown)
-
-
 def convert(released: Path, out: Path, vision: Path, layouts: Sequence[Layout] = ()) -> Report:
     """Convert a released checkpoint.
 
@@ -141,7 +117,7 @@ def convert(released: Path, out: Path, vision: Path, layouts: Sequence[Layout] =
     ours = renamed | clip_weights(read_weights(vision), config, expected, report) | constants
     _compare(config, expected, ours, report)
     if report.missing or report.mismatched:
-        raise ValueError(f"{released}: {describe_faults(report, layout)}")
+        raise ValueError(f"{released}: {describe_faults(report, layout.name)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
         partial = Path(work) / "checkpoint"
@@ -167,19 +143,6 @@ def check(out: Path, layouts: Sequence[Layout] = ()) -> Report:
     report.used = {key: key for key in state if key not in report.unknown and key not in report.mismatched}
     PixelLMProcessor.from_pretrained(out)
     return report
-
-
-def describe_faults(report: Report, layout: Layout) -> str:
-    parts = [
-        f"{len(keys)} {what} ({', '.join(list(keys)[:3])}{', …' if len(keys) > 3 else ''})"
-        for what, keys in (
-            ("keys missing", report.missing),
-            ("keys unknown", report.unknown),
-            ("keys of the wrong shape", report.mismatched),
-        )
-        if keys
-    ]
-    return "; ".join(parts) + f". Is it a {layout.name} checkpoint, with the CLIP that it was trained with?"
 
 
 def _tokenizer(released: Path, state: dict[str, Tensor], layout: Layout) -> LlamaTokenizer:
@@ -405,14 +368,3 @@ def _compare(
         for key, tensor in state.items()
         if key in expected and expected[key] != tuple(tensor.shape)
     }
-
-
-def report_lines(report: Report) -> Iterator[str]:
-    """The report, a line for each group of keys."""
-    yield f"used {len(report.used)} keys"
-    if report.constants:
-        yield f"written from the released code's constants: {', '.join(report.constants)}"
-    for what, keys in (("dropped", report.dropped), ("unknown", report.unknown), ("missing", report.missing)):
-        yield f"{what} {len(keys)} keys" + (f": {', '.join(keys)}" if keys else "")
-    for key, (expected, got) in report.mismatched.items():
-        yield f"{key}: expected shape {expected}, got {got}"

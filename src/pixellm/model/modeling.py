@@ -20,6 +20,7 @@ from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
+from pixellm.model.weights import expect_all_weights
 from pixellm.model.word_mix import WordMix
 from pixellm.types import LossCounts, Output
 
@@ -102,11 +103,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"expected all weights of the model in {args[0] if args else 'the checkpoint'}, {len(missing)} are "
-                f"not there ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}). Is it complete?"
-            )
+        expect_all_weights(info["missing_keys"], args[0] if args else "the checkpoint")
         model.freeze_constants()
         return (model, info) if output_loading_info else model
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         if isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def expect_all_weights(missing: Collection[str], source: object) -> None:
+    """A ValueError if a checkpoint (`source`) lacks weights that its model has, which would be left as drawn."""
+    if missing:
+        first = sorted(missing)[:3]
+        raise ValueError(
+            f"expected all weights of the model in {source}, {len(missing)} are not there "
+            f"({', '.join(first)}{', …' if len(missing) > 3 else ''}). Is it complete?"
+        )
 
 
 def save_state(state: dict[str, Tensor], directory: Path) -> None:

@@ -33,7 +33,8 @@ from pixellm.model import (
     PixelLMProcessor,
     PixelLMVisionConfig,
 )
-from pixellm.model.convert import Report, clip_weights
+from pixellm.model.conversion_report import Report
+from pixellm.model.convert import clip_weights
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML, IMAGE_MARKERS, VICUNA
 from pixellm.model.weights import read_json, read_weights

@@ -27,6 +27,7 @@ from pixellm.baselines.seem.decoder import Prediction, SeemDecoder
 from pixellm.baselines.seem.losses import Targets, grounding_losses, place_targets
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures, SeemPixelDecoder
 from pixellm.model.vision import build_vision_encoder
+from pixellm.model.weights import expect_all_weights
 from pixellm.types import LossCounts, Output
 
 FIRST_TEMPERATURE, HIGHEST_SCALE = 0.07, 100.0  # as CLIP has them
@@ -58,11 +59,7 @@ class SeemForGrounding(PreTrainedModel):
         """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"expected all weights of the model in {args[0] if args else 'the checkpoint'}, {len(missing)} are "
-                f"not there ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}). Is it complete?"
-            )
+        expect_all_weights(info["missing_keys"], args[0] if args else "the checkpoint")
         return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
