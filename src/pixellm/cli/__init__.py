@@ -376,6 +376,7 @@ def main() -> None:
         if isinstance(error, ValueError):
             _fail(f"Error: {error}", 2)
         if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pixellm"):
-            extra = "eval" if error.name in ("openai", "pyarrow") else "train"
+            extras = {"openai": "eval", "pyarrow": "eval", "datasketch": "muse", "py3langid": "muse"}
+            extra = extras.get(error.name or "", "train")
             _fail(f"Error: the package {error.name} is needed for this. Install it: pip install 'pixellm[{extra}]'", 1)
         _fail(f"{type(error).__name__}: {error}\nPIXELLM_DEBUG=1 shows where this happened.", 1)
