@@ -25,6 +25,7 @@ def draw(found: Statistics, path: Path, name: str) -> None:
     _targets(right, found)
     for axes in (left, middle, right):
         axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False)
     right.legend(frameon=False)
