@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pixellm.data.describe import noun
+from pixellm.data.names import SYNONYMS
 from pixellm.muse.quality.checks import CHECKS, DEFAULT, Rules, check
 from pixellm.muse.quality.duplicates import check_all
 from pixellm.muse.quality.wording import UNSAFE, plain
@@ -28,6 +30,8 @@ BROAD = (
     ),
     *("What stands out in this photograph?", "Can you list all the items shown?", "Which elements make up the scene?"),
     *("What catches the eye?", "What are the most interesting things here?", "Please point out the key objects."),
+    *("What is this picture about?", "Name everything that is there.", "How would you summarise this scene?"),
+    *("Which parts of the image matter?", "Tell me what you notice.", "Is there anything worth mentioning?"),
 )
 FOREIGN = (
     *("Womit könnte man hier das Abendessen zubereiten?", "Was braucht man, um sich draußen warm zu halten?"),
@@ -35,6 +39,15 @@ FOREIGN = (
     *("Cosa serve per preparare la cena in questa cucina?", "O que é preciso para preparar o jantar?"),
     *("晚餐需要用到哪些东西?", "夕食の準備には何が必要ですか?", "Что нужно, чтобы приготовить ужин?"),
     *("Wat heb je nodig om het avondeten klaar te maken?", "Akşam yemeğini hazırlamak için ne gerekir?"),
+)
+SIDEWAYS = (
+    *("the {thing} on the {side}", "the {thing} on the far {side} of the image", "the {side} {thing}"),
+    *("the {thing} in the {side} foreground", "the {side}-hand {thing}", "the {thing} at the {side} edge of the photo"),
+    *("the {thing} standing to the {side}", "the {thing} that is furthest to the {side} in the picture"),
+)
+UPRIGHT = (
+    *("the {thing} at the {side}", "the {thing} near the {side} of the picture", "the {thing} along the {side} edge"),
+    "the {thing} in the {side} half of the image",
 )
 OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 Fault = Callable[[MuseRecord, random.Random], MuseRecord | None]
@@ -195,12 +208,12 @@ def _named(record: MuseRecord, rng: random.Random) -> MuseRecord:
 
 
 def _giveaway(record: MuseRecord, rng: random.Random) -> MuseRecord:
-    from pixellm.data.describe import noun
-
     _, target = _any(record, rng)
     word = noun(target.category)
+    others = SYNONYMS.get(target.category, ())
     question = rng.choice(
         (
+            *(f"Who left the {other} there, and why?" for other in others[:1]),
             f"Where is the {word.singular}, and what goes with it?",
             f"{record.question} I mean the {word.plural}.",
             f"What would you use {target.description} for, and with what?",
@@ -222,26 +235,28 @@ def _place(record: MuseRecord, rng: random.Random) -> MuseRecord | None:
         sides = [("left", across), ("right", 1 - across), ("top", down), ("bottom", 1 - down)]
         for side, there in sides:
             if there < OFF_CENTRE and not kin:
-                wrong = OPPOSITE[side]
-                words = ("on the {}", "on the far {} of the image") if side in ("left", "right") else ("at the {}",)
-                found += [(index, f"the {target.category} {text.format(wrong)}") for text in words]
-        for other in kin:
-            if other.box[0] + other.box[2] / 2 > x + width / 2 + 0.1 * record.image.width:
+                wordings = SIDEWAYS if side in ("left", "right") else UPRIGHT
+                found += [(index, text.format(thing=target.category, side=OPPOSITE[side])) for text in wordings]
+        for other in record.targets:
+            if other.box[0] + other.box[2] / 2 < x + width / 2 + 0.1 * record.image.width:
+                continue
+            if other in kin:
                 found.append((index, f"the rightmost {target.category}"))
+            elif sum(one.category == other.category for one in record.targets) == 1:
+                found.append((index, f"the {target.category} to the right of the {other.category}"))
     return _choose(record, found, rng)
 
 
 def _size(record: MuseRecord, rng: random.Random) -> MuseRecord | None:
     found = []
     for index, target in enumerate(record.targets):
-        share = target.box[2] * target.box[3] / (record.image.height * record.image.width)
+        share = _box_area(target) / (record.image.height * record.image.width)
         kin = [one for one in record.targets if one is not target and one.category == target.category]
         if not kin and share > 0.3:
-            found += [(index, f"the {word} {target.category}") for word in ("tiny", "small")]
+            found += [(index, f"the {word} {target.category}") for word in ("tiny", "small", "little")]
         if not kin and share < 0.004:
-            found += [(index, f"the {word} {target.category}") for word in ("huge", "large")]
-        twice = [one for one in kin if one.area > 2 * target.area and one.box[2] * one.box[3] > 2 * _box_area(target)]
-        if twice:
+            found += [(index, f"the {word} {target.category}") for word in ("huge", "large", "big")]
+        if any(one.area > 2 * target.area and _box_area(one) > 2 * _box_area(target) for one in kin):
             found.append((index, f"the largest {target.category}"))
     return _choose(record, found, rng)
 
@@ -258,7 +273,11 @@ def _box_area(target: MuseTarget) -> float:
 
 
 def _foreign(record: MuseRecord, rng: random.Random) -> MuseRecord:
-    return replace(record, question=rng.choice(FOREIGN))
+    first, second = rng.sample(FOREIGN, 2)
+    if rng.random() < 0.5:
+        return replace(record, question=first)
+    named = ", ".join(f"{target.description} {SEG_SLOT}" for target in record.targets)
+    return replace(record, text=f"{first} {second} {named}.")
 
 
 def _length(record: MuseRecord, rng: random.Random) -> MuseRecord:

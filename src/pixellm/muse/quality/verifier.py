@@ -25,10 +25,10 @@ MAX_SIDE = 768  # pixels of the photograph that is sent: enough to see what is n
 TRIES = 2  # of a reply that can't be read
 SYSTEM = (
     "You check training data. You see a photograph, a question about it, and an answer that names some objects; each "
-    "named object is listed with its box, in pixels of the photograph as you see it. Say yes only if all of this is so: "
-    "the question can be answered by looking at the photograph and thinking; every object named is really what stands "
-    "in its box and is where and how the words say; each of them belongs to the answer; the answer is true. Otherwise "
-    "say no. Reply as JSON: the verdict, and the reason in one sentence."
+    "named object is listed with its box, in pixels of the photograph as you see it. Say yes only if all of this is "
+    "so: the question can be answered by looking at the photograph and thinking; every object named is really what "
+    "stands in its box and is where and how the words say; each of them belongs to the answer; the answer is true. "
+    "Otherwise say no. Reply as JSON: the verdict, and the reason in one sentence."
 )
 SCHEMA: dict[str, Any] = {
     "type": "object",
