@@ -53,7 +53,15 @@ FAULTS = {
     "braces": lambda one: one["text_answers"].__setitem__(0, one["text_answers"][0] + " {x}"),
     "no_targets": lambda one: one.update(answers=[[]], text_answers=None),
     "lists": lambda one: one["answers"].append([]),
-    "outside": lambda one: _answer(one)["segmentation"].append([600, 10, 700, 10, 700, 50]),
+    "outside": lambda one: (
+        _answer(one)["segmentation"].append([600, 10, 700, 10, 700, 50]),
+        _answer(one).pop("bbox"),
+    ),
+    "repeated_target": lambda one: (
+        one["answers"][0].append(deepcopy(_answer(one))),
+        one["text_answers"].__setitem__(0, one["text_answers"][0] + " And {seg}."),
+    ),
+    "duplicate_id": lambda one: one["ann_list"].append(deepcopy(one["ann_list"][0])),
     "box": lambda one: _answer(one).update(bbox=[1, 2, "x", 4]),
     "size": lambda one: one.update(height=None),
     "image": lambda one: (one.pop("coco_url"), one.pop("file_name")),
@@ -83,6 +91,12 @@ def test_masks_that_hold_nothing(segmentation) -> None:
     assert kinds(*rows) == {"mask": 1}
     _answer(rows[1])["segmentation"] = [[700, 500, 720, 500, 720, 510]]
     assert kinds(*rows) == {"mask": 1, "outside": 1}
+
+
+def test_boxes_of_something_else() -> None:
+    rows = entries()[:3]
+    _answer(rows[1])["bbox"] = [0, 0, 3, 3]
+    assert kinds(*rows) == {"box": 1}
 
 
 def test_what_comes_twice() -> None:

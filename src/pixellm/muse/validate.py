@@ -15,6 +15,7 @@ from PIL import Image
 from pixellm import masks
 from pixellm.data.records import Segments
 from pixellm.muse.layout import Pair, pairs_of, photograph
+from pixellm.muse.quality.checks import SAME_BOX_IOU, box_iou
 from pixellm.types import SEG_SLOT
 
 OVERHANG = 1.0  # pixels that a coordinate may lie outside: annotators' borders are rounded
@@ -71,7 +72,11 @@ class Validator:
             self._ids.add(key)
         if _size(one) is None:
             yield "size", f"expected height and width in pixels, got {one.get('height')!r} and {one.get('width')!r}"
-        if not one.get("ann_list"):
+        annotations = one.get("ann_list")
+        ids = [t["id"] for t in annotations or () if isinstance(t, Mapping) and "id" in t]
+        if len(set(map(str, ids))) < len(ids):
+            yield "duplicate_id", "two instances of ann_list have the same id"
+        if not annotations:
             yield "no_instances", "ann_list is empty or not there: the released loader skips the image"
         try:
             image = photograph(one)
@@ -117,6 +122,11 @@ class Validator:
             else:
                 for target in pair.answer:
                     reasons += self._target(target, pair, _size(one))
+                shapes = [
+                    str(t["segmentation"]) for t in pair.answer if isinstance(t, Mapping) and t.get("segmentation")
+                ]
+                if len(set(shapes)) < len(shapes):
+                    reasons.append(("repeated_target", "two targets have the same segmentation"))
             said = (pair.question, pair.text, str(pair.answer))
             if said in seen:
                 reasons.append(("repeated_question", "an earlier question has the same words and targets"))
@@ -179,6 +189,8 @@ def _mask(target: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[st
         return
     if _outside([np.array([[x, y], [x + across, y + down]])], size):
         yield "outside", f"the box of a target ({name}) leaves the image of {height}×{width} pixels"
+    elif masks.area(rle) and box_iou(masks.box(rle), (x, y, across, down)) < SAME_BOX_IOU:
+        yield "box", f"the mask of a target ({name}) is at {masks.box(rle)}, its box says {box}"
 
 
 def _outside(outlines: Sequence[np.ndarray], size: tuple[int, int]) -> bool:

@@ -119,7 +119,7 @@ def mask(record: MuseRecord, rules: Rules) -> str | None:
             return f"target {target.annotation_id}: {error}"
         if not masks.area(own):
             return f"target {target.annotation_id}: its mask is empty"
-        if _box_iou(masks.box(own), target.box) < SAME_BOX_IOU:
+        if box_iou(masks.box(own), target.box) < SAME_BOX_IOU:
             return f"target {target.annotation_id}: its mask is at {masks.box(own)}, its box says {target.box}"
     return None
 
@@ -131,7 +131,7 @@ def repeated_targets(record: MuseRecord, rules: Rules) -> str | None:
             return f"annotation {one.annotation_id} is a target twice"
         if wording.plain(one.description) == wording.plain(other.description):
             return f"targets {one.annotation_id} and {other.annotation_id} are both called {one.description!r}"
-        if _box_iou(one.box, other.box) >= SAME_BOX_IOU and _mask_iou(record, one, other) >= SAME_MASK_IOU:
+        if box_iou(one.box, other.box) >= SAME_BOX_IOU and _mask_iou(record, one, other) >= SAME_MASK_IOU:
             return f"targets {one.annotation_id} and {other.annotation_id} have the same mask"
     return None
 
@@ -218,7 +218,8 @@ def _mask_iou(record: MuseRecord, one: MuseTarget, other: MuseTarget) -> float:
     return shared / max(1, masks.area(first) + masks.area(second) - shared)
 
 
-def _box_iou(one: Iterable[float], other: Iterable[float]) -> float:
+def box_iou(one: Iterable[float], other: Iterable[float]) -> float:
+    """Of two boxes x, y, width, height."""
     (x, y, width, height), (u, v, breadth, depth) = one, other
     across, down = min(x + width, u + breadth) - max(x, u), min(y + height, v + depth) - max(y, v)
     shared = max(0.0, across) * max(0.0, down)
