@@ -12,9 +12,10 @@ from pixellm import masks
 from pixellm.data.reasoning import read_muse
 from pixellm.muse import layout
 from pixellm.muse.card import card
-from pixellm.muse.export import Source, export, summary
+from pixellm.muse.export import export, summary
 from pixellm.muse.journal import Call, Journal, Reject
 from pixellm.muse.layout import Pair, photograph
+from pixellm.muse.source import Source
 from pixellm.muse.splits import SPLITS, Shares, split_of
 
 RECORDS = muse_cases.records(40)

@@ -90,6 +90,19 @@ def test_places_among_things_of_a_kind() -> None:
     assert not wrong_place(beside, record(beside, cat))
 
 
+def test_places_among_all_that_is_known() -> None:
+    """Alone, "leftmost" can't be judged; beside a dog that is no target, it can."""
+    one, cat = thing(80, 50, "the leftmost dog"), thing(60, 20, "the cat", "cat", number=2)
+    other = thing(20, 50, "", number=3)
+
+    def faults(rules: Rules) -> list[str]:
+        return [fault.check for fault in check(record(one, cat), rules)]
+
+    assert faults(Rules()) == []
+    assert faults(Rules(others=lambda _: [other, one])) == ["place"]
+    assert faults(Rules(others=lambda _: [thing(95, 50, "", number=3)])) == []
+
+
 @pytest.mark.parametrize(
     ("side", "other", "description", "true"),
     [

@@ -47,6 +47,10 @@ def check(
             exists=True, dir_okay=False, help="Words, one a line, in place of the short list that comes along."
         ),
     ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="What the records were made from: all else in the images."),
+    ] = None,
     language: Annotated[str, typer.Option(help="Of questions and answers, as an ISO 639-1 code.")] = "en",
     repeats: Annotated[
         int, typer.Option(min=0, help="How many records of other images may have almost the words of a first one.")
@@ -57,7 +61,7 @@ def check(
     from pixellm.muse.journal import Journal
     from pixellm.muse.quality import Fault, check_all
 
-    rules = _rules(unsafe_words, language, repeats)
+    rules = _rules(unsafe_words, annotations, language, repeats)
     with Journal(directory) as journal:
         records = list(_progress(journal.records(), "reading"))
         if self_test:
@@ -79,13 +83,15 @@ def check(
     raise typer.Exit(1 if first and not reject else 0)
 
 
-def _rules(unsafe_words: Path | None, language: str, repeats: int) -> "Rules":
+def _rules(unsafe_words: Path | None, annotations: Path | None, language: str, repeats: int) -> "Rules":
     from pixellm.muse.quality import Rules
     from pixellm.muse.quality.wording import unsafe_words as default
     from pixellm.muse.quality.wording import word_list
+    from pixellm.muse.source import Source
 
     rule = word_list(unsafe_words.read_text(encoding="utf-8").splitlines()) if unsafe_words else default
-    return Rules(rule, language, repeats)
+    others = Source.read(annotations).things if annotations else Rules.others
+    return Rules(rule, language, others, repeats)
 
 
 def _self_test(records: list["MuseRecord"], rules: "Rules", json_path: Path | None) -> None:
@@ -126,9 +132,10 @@ def export(
 ) -> None:
     """Write generated records as a data set: MUSE's JSON by split, Parquet, and a card."""
     from pixellm.muse.card import card
-    from pixellm.muse.export import Source, write_summary
     from pixellm.muse.export import export as write
+    from pixellm.muse.export import write_summary
     from pixellm.muse.journal import Journal
+    from pixellm.muse.source import Source
     from pixellm.muse.splits import Shares
 
     shares = Shares(val, test, seed)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixellm import masks
-from pixellm.data.records import read_json
 from pixellm.muse import layout
 from pixellm.muse.layout import Pair, photograph
 from pixellm.muse.quality.checks import DEFAULT, few_targets, mask, schema, slots
 from pixellm.muse.records import MuseRecord
+from pixellm.muse.source import Source
 from pixellm.muse.splits import SPLITS, Shares, split_of
 from pixellm.muse.stats import Statistics
 
@@ -33,32 +33,6 @@ if TYPE_CHECKING:
 ROW_GROUP = 1000  # rows that are kept before they are written
 # What no reader of the layout could use, however it came into a record (a reviewer's edit, say).
 NEEDED = (schema, slots, few_targets, mask)
-
-
-@dataclass
-class Source:
-    """The annotations that records were made from: all instances of their images, and the categories' numbers."""
-
-    category_ids: dict[str, int]
-    annotations: dict[int, list[dict[str, Any]]]  # by image
-
-    @classmethod
-    def read(cls, path: Path) -> "Source":
-        """From a COCO or LVIS file.
-
-        Raises:
-            ValueError: it is none.
-        """
-        data = read_json(path)
-        try:
-            names = {one["id"]: one["name"].replace("_", " ") for one in data["categories"]}
-            found: dict[int, list[dict[str, Any]]] = {}
-            for one in data["annotations"]:
-                row = {key: one[key] for key in ("id", "segmentation", "bbox", "area", "category_id") if key in one}
-                found.setdefault(one["image_id"], []).append(row | {"category_name": names[one["category_id"]]})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: expected COCO or LVIS instances, got something else ({error!r}).") from None
-        return cls({name: number for number, name in names.items()}, found)
 
 
 @dataclass

@@ -6,11 +6,12 @@ A check looks at one thing and leaves the others to theirs: where the `{seg}` do
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from pixellm import masks
+from pixellm.data.describe import MIN_INSTANCE_AREA
 from pixellm.muse.quality import language, wording
 from pixellm.muse.quality.places import wrong_place, wrong_size
 from pixellm.muse.records import MuseRecord, MuseTarget
@@ -34,6 +35,10 @@ class Fault:
     reason: str
 
 
+def _nothing(_record: MuseRecord) -> Sequence[MuseTarget]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Rules:
     """What the checks depend on.
@@ -41,11 +46,13 @@ class Rules:
     Args:
         unsafe: the question with the answer → why it must not be shown, or None.
         language: ISO 639-1 code that questions and answers are to be written in.
+        others: things in a record's image that need not be targets, for what is said of place and size among a kind.
         repeats: how many records about other images may have almost the same question and answer as a first one.
     """
 
     unsafe: Callable[[str], str | None] = wording.unsafe_words
     language: str = "en"
+    others: Callable[[MuseRecord], Sequence[MuseTarget]] = _nothing
     repeats: int = 0
 
 
@@ -165,12 +172,20 @@ def broad(record: MuseRecord, rules: Rules) -> str | None:
 
 def place(record: MuseRecord, rules: Rules) -> str | None:
     """What is said to be left, right, at the top or bottom is there."""
-    return next(filter(None, (wrong_place(one, record) for one in record.targets)), None)
+    return next(filter(None, (wrong_place(one, _whole(record, rules)) for one in record.targets)), None)
 
 
 def size(record: MuseRecord, rules: Rules) -> str | None:
     """What is said to be large or small is so."""
-    return next(filter(None, (wrong_size(one, record) for one in record.targets)), None)
+    return next(filter(None, (wrong_size(one, _whole(record, rules)) for one in record.targets)), None)
+
+
+def _whole(record: MuseRecord, rules: Rules) -> MuseRecord:
+    """With everything else in the image that is known, and large enough to be seen, among the targets."""
+    ids = {one.annotation_id for one in record.targets}
+    least = MIN_INSTANCE_AREA * record.image.height * record.image.width
+    others = [one for one in rules.others(record) if one.annotation_id not in ids and one.area >= least]
+    return replace(record, targets=(*record.targets, *others)) if others else record
 
 
 def foreign(record: MuseRecord, rules: Rules) -> str | None:
