@@ -191,3 +191,22 @@ class Journal:
         skipped = self._db.execute("SELECT reason, COUNT(*) FROM images WHERE reason IS NOT NULL GROUP BY reason")
         rejected = self._db.execute("SELECT fault, COUNT(*) FROM rejects GROUP BY fault")
         return {"skipped": Counter(dict(skipped)), "rejected": Counter(dict(rejected))}
+
+    def reject(self, record_id: str, fault: str, reason: str) -> None:
+        """Move a record that a later check found bad to the rejects.
+
+        Raises:
+            ValueError: there is no such record.
+        """
+        with closing(self._db.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                query = "INSERT INTO rejects SELECT record_id, body, ?, ? FROM records WHERE record_id = ?"
+                if not cursor.execute(query, (fault, reason, record_id)).rowcount:
+                    raise ValueError(f"expected a record of the journal, got {record_id!r}.")
+                cursor.execute("DELETE FROM records WHERE record_id = ?", (record_id,))
+                cursor.execute("DELETE FROM reviews WHERE record_id = ?", (record_id,))
+                cursor.execute("COMMIT")
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
