@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pixellm.cli import scoring
+from pixellm.cli import muse, scoring
 from pixellm.cli.common import (
     Device,
     Dtype,
@@ -40,12 +40,15 @@ models = typer.Typer(help="The models kept on this computer.", no_args_is_help=T
 app.add_typer(models, name="models")
 data = typer.Typer(help="Data sets on disk: where they belong, and whether they can be read.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(muse.app, name="muse")
 app.command("eval")(scoring.evaluate)
 app.command("score")(scoring.score)
 app.command("questions")(scoring.questions)
 app.command()(cost)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
+# What pyproject.toml calls the rest of the packages that not everybody needs; all others are of `train`.
+EXTRAS = {"openai": "eval", "pyarrow": "eval", "fastapi": "muse", "uvicorn": "muse"}
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm models list`, or a Hub id.")]
@@ -376,6 +379,6 @@ def main() -> None:
         if isinstance(error, ValueError):
             _fail(f"Error: {error}", 2)
         if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pixellm"):
-            extra = "eval" if error.name in ("openai", "pyarrow") else "train"
+            extra = EXTRAS.get(error.name or "", "train")
             _fail(f"Error: the package {error.name} is needed for this. Install it: pip install 'pixellm[{extra}]'", 1)
         _fail(f"{type(error).__name__}: {error}\nPIXELLM_DEBUG=1 shows where this happened.", 1)
