@@ -1,5 +1,6 @@
 """`pixellm muse review`: the page on which people look at what was generated."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,7 @@ def review(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Output of `pixellm muse generate`.")
     ],
-    images: Annotated[
-        Path, typer.Option(exists=True, file_okay=False, help="The folder of their photographs.")
-    ],
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="The folder of their photographs.")],
     host: Annotated[
         str, typer.Option(help="Address to listen on. Others than this computer's own let anybody there in.")
     ] = LOCAL,
@@ -33,12 +32,12 @@ def review(
             raise ValueError(f"expected records in {directory}, got none. Run `pixellm muse generate` first.")
         names = ["*"] if host in EVERYWHERE else [host, LOCAL, "localhost"]
         app = create_app(looking, names)
-        with listen(host, port) as listening:
+        # Ctrl-C is how a review ends, from the moment that its address is shown.
+        with listen(host, port) as listening, suppress(KeyboardInterrupt):
             if host not in (LOCAL, "localhost"):
                 err_console.print(f"anybody who reaches {host} can read and change the records", style="yellow")
             out_console.print(f"http://{host}:{listening.getsockname()[1]}  (Ctrl-C ends)")
             serve(app, listening)
         counts = looking.counts()
-    out_console.print(
-        f"{counts['keep']:,} kept, {counts['reject']:,} rejected, {counts['undecided']:,} of {counts['all']:,} undecided"
-    )
+    left = f"{counts['undecided']:,} of {counts['all']:,} undecided"
+    out_console.print(f"{counts['keep']:,} kept, {counts['reject']:,} rejected, {left}")

@@ -170,9 +170,7 @@ class Journal:
         Raises:
             ValueError: there is no such record.
         """
-        query = (
-            "SELECT records.body, reviews.body FROM records LEFT JOIN reviews USING (record_id) WHERE record_id = ?"
-        )
+        query = "SELECT records.body, reviews.body FROM records LEFT JOIN reviews USING (record_id) WHERE record_id = ?"
         row = self._db.execute(query, (record_id,)).fetchone()
         if row is None:
             raise ValueError(f"expected a record of the journal, got {record_id!r}.")

@@ -9,7 +9,6 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -76,10 +75,15 @@ class Review:
         """Records in all, and by what was decided."""
         decided = Counter(self._verdicts.values())
         total = len(self._ids)
-        return {"all": total, "undecided": total - decided.total(), "keep": decided["keep"], "reject": decided["reject"]}
+        return {
+            "all": total,
+            "undecided": total - decided.total(),
+            "keep": decided["keep"],
+            "reject": decided["reject"],
+        }
 
     def find(self, show: Show, beside: str | None, step: int) -> str | None:
-        """The nearest record of a kind after (`step` 1) or before (-1) another; after None: the first; None: no more."""
+        """The nearest record of a kind after (`step` 1) or before (-1) another, or the first; None: there is none."""
         start = step + (-1 if beside is None else self._position[beside])
         for i in range(start, len(self._ids) if step > 0 else -1, step):
             if show in ("all", self._verdicts.get(self._ids[i], "undecided")):
@@ -182,7 +186,9 @@ def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
         hosts: names that the page is called by, "*" for any. Others are refused: they are web sites that try to reach
             this computer through its owner's browser.
     """
-    app = FastAPI(title="pixellm muse review", openapi_url=None)  # no pages of documentation: they load from the network
+    app = FastAPI(
+        title="pixellm muse review", openapi_url=None
+    )  # no pages of documentation: they load from the network
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     @app.middleware("http")
@@ -202,7 +208,7 @@ def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
 
     @app.get("/api/find")
     def find(show: Show = "all", beside: str | None = None, step: Literal["1", "-1"] = "1") -> dict[str, Any]:
-        found = review.find(show, beside and known(beside), int(step))
+        found = review.find(show, None if beside is None else known(beside), int(step))
         if found is None:
             raise HTTPException(404, "No more records here.")
         return review.show(found)
@@ -240,12 +246,12 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port))
     except OSError as error:
         raise ValueError(
-            f"expected an address to listen on, got {host}:{port} ({error.strerror}). Give another --port, or 0 for any."
+            f"expected an address to listen on, got {host}:{port} ({error.strerror}). "
+            "Give another --port, or 0 for any that is free."
         ) from None
 
 
 def serve(app: FastAPI, listening: socket.socket) -> None:
-    """Answer until Ctrl-C; what is being saved then is saved."""
+    """Answer until Ctrl-C: what is being saved then is saved before the KeyboardInterrupt."""
     config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(config).run(sockets=[listening])

@@ -80,5 +80,7 @@ def outline(mask: np.ndarray) -> str:
     x, y, width, height = box
     # The contour finder counts from pixel centres, SVG from corners; the margin of 1 closes contours at the box's edge.
     cut = np.pad(mask[y : y + height, x : x + width].astype(np.float32), 1)
-    rings = (approximate_polygon(ring, TOLERANCE) + (y - 0.5, x - 0.5) for ring in find_contours(cut, 0.5))
-    return "".join("M" + "L".join(f"{column:.7g} {row:.7g}" for row, column in ring[:-1]) + "Z" for ring in rings)
+    corner = np.array([y - 0.5, x - 0.5])
+    rings = (corner + approximate_polygon(ring, TOLERANCE) for ring in find_contours(cut, 0.5))
+    lines = ("L".join(f"{column:.7g} {row:.7g}" for row, column in ring[:-1]) for ring in rings)
+    return "".join(f"M{line}Z" for line in lines)

@@ -80,9 +80,7 @@ function drawMasks({ image, targets }, hands) {
     return standFor(mask, target, hands);
   });
   $("masks").replaceChildren(...paths);
-  const { style } = $("frame");
-  style.aspectRatio = `${image.width} / ${image.height}`;
-  style.maxWidth = `calc(72vh * ${image.width / image.height})`;
+  $("frame").style.setProperty("--ratio", image.width / image.height);
 }
 
 export async function showPicture({ record_id: id, image }) {
