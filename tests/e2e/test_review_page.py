@@ -48,7 +48,8 @@ def review(tmp_path, images):
 def address(review):
     """Where it is served."""
     with listen("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(create_app(review, ["127.0.0.1"]), log_level="warning", lifespan="off"))
+        app = create_app(review, ["127.0.0.1"])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

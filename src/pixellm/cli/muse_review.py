@@ -1,6 +1,5 @@
 """`pixellm muse review`: the page on which people look at what was generated."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -32,12 +31,11 @@ def review(
             raise ValueError(f"expected records in {directory}, got none. Run `pixellm muse generate` first.")
         names = ["*"] if host in EVERYWHERE else [host, LOCAL, "localhost"]
         app = create_app(looking, names)
-        # Ctrl-C is how a review ends, from the moment that its address is shown.
-        with listen(host, port) as listening, suppress(KeyboardInterrupt):
+        with listen(host, port) as listening:
             if host not in (LOCAL, "localhost"):
                 err_console.print(f"anybody who reaches {host} can read and change the records", style="yellow")
-            out_console.print(f"http://{host}:{listening.getsockname()[1]}  (Ctrl-C ends)")
-            serve(app, listening)
+            address = f"http://{host}:{listening.getsockname()[1]}"
+            serve(app, listening, lambda: out_console.print(f"{address}  (Ctrl-C ends)"))
         counts = looking.counts()
     left = f"{counts['undecided']:,} of {counts['all']:,} undecided"
     out_console.print(f"{counts['keep']:,} kept, {counts['reject']:,} rejected, {left}")

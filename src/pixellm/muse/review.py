@@ -8,7 +8,8 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -251,7 +252,19 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve(app: FastAPI, listening: socket.socket) -> None:
-    """Answer until Ctrl-C: what is being saved then is saved before the KeyboardInterrupt."""
-    config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
-    uvicorn.Server(config).run(sockets=[listening])
+class _Server(uvicorn.Server):
+    """Says when Ctrl-C ends it cleanly: not before it has begun."""
+
+    def __init__(self, app: FastAPI, ready: Callable[[], None]) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2))
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def serve(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Answer until Ctrl-C, and finish what is being saved then; `ready` is called when it begins."""
+    with suppress(KeyboardInterrupt):
+        _Server(app, ready).run(sockets=[listening])

@@ -10,6 +10,7 @@ from skimage.measure import approximate_polygon, find_contours
 
 from pixellm import masks
 from pixellm.muse.records import MuseRecord, MuseTarget
+from pixellm.overlay import colour_of, ink_on
 from pixellm.types import SEG_SLOT
 
 TOLERANCE = 0.4  # pixels that an outline may leave the mask's edge: less than anybody sees
@@ -20,7 +21,8 @@ def view(record: MuseRecord) -> dict[str, Any]:
     size = record.image.height, record.image.width
     parts = pieces(record)
     named = {piece["target"] for piece in parts if piece["text"]}
-    targets = [{**_drawn(target, *size), "named": i in named} for i, target in enumerate(record.targets)]
+    colours = ({"colour": colour_of(i), "ink": ink_on(i), "named": i in named} for i in range(len(record.targets)))
+    targets = [_drawn(target, *size) | colour for target, colour in zip(record.targets, colours, strict=True)]
     return {
         "record_id": record.record_id,
         "image": {"file_name": record.image.file_name, "height": size[0], "width": size[1]},

@@ -4,8 +4,6 @@ import { reason } from "./api.js";
 
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const GOLDEN_ANGLE = 137.508; // degrees: neighbours differ, however many there are
-const hue = (target) => Math.round(25 + target * GOLDEN_ANGLE) % 360;
 
 function element(tag, { parent, text, ...rest } = {}) {
   const made = Object.assign(document.createElement(tag), rest);
@@ -15,9 +13,10 @@ function element(tag, { parent, text, ...rest } = {}) {
 }
 
 // `made` stands for a target: pointing at it outlines the target, clicking lights it up.
-function standFor(made, target, { choose, point }) {
+function standFor(made, target, { targets, choose, point }) {
   made.dataset.target = target;
-  made.style.setProperty("--hue", hue(target));
+  made.style.setProperty("--colour", targets[target].colour);
+  made.style.setProperty("--ink-on-colour", targets[target].ink);
   made.setAttribute("role", "button");
   made.addEventListener("click", () => choose(target));
   made.addEventListener("pointerenter", () => point(target));
@@ -35,7 +34,8 @@ function reachable(made, target, { choose }) {
   return made;
 }
 
-export function draw(record, hands) {
+export function draw(record, does) {
+  const hands = { ...does, targets: record.targets };
   drawAnswer(record, hands);
   drawTargets(record, hands);
   drawMasks(record, hands);
@@ -50,7 +50,7 @@ function drawAnswer({ pieces }, hands) {
     }
     const phrase = element("span", { className: "phrase", text, parent: $("answer") });
     reachable(standFor(phrase, target, hands), target, hands);
-    element("sup", { text: target + 1, parent: phrase });
+    element("sup", { className: "swatch", text: target + 1, parent: phrase });
   }
 }
 
