@@ -58,8 +58,16 @@ def test_reviews(tmp_path) -> None:
         assert list(journal.records()) == [edited]
         assert list(journal.records(reviewed=False)) == [record(0), record(1)]
         assert journal.reviews() == {"1/0": "reject", "1/1": "keep"}
+        assert journal.record_ids() == ["1/0", "1/1"]
+        assert journal.record("1/0") == record(0)
+        assert [journal.record("1/1", reviewed) for reviewed in (True, False)] == [edited, record(1)]
+        with pytest.raises(ValueError, match="expected a record of the journal"):
+            journal.record("9/9")
         journal.review("1/0", "keep")
         assert list(journal.records()) == [record(0), edited]
+        journal.withdraw("1/1")
+        assert list(journal.records()) == [record(0), record(1)]
+        assert journal.reviews() == {"1/0": "keep"}
 
 
 def test_an_image_is_finished_once_and_whole(tmp_path) -> None:

@@ -48,7 +48,14 @@ app.command()(cost)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 # What pyproject.toml calls the rest of the packages that not everybody needs; all others are of `train`.
-EXTRAS = {"openai": "eval", "pyarrow": "eval", "datasketch": "muse", "py3langid": "muse"}
+EXTRAS = {
+    "openai": "eval",
+    "pyarrow": "eval",
+    "datasketch": "muse",
+    "fastapi": "muse",
+    "py3langid": "muse",
+    "uvicorn": "muse",
+}
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm models list`, or a Hub id.")]

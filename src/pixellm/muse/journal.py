@@ -160,6 +160,23 @@ class Journal:
             if not reviewed or verdict != "reject":
                 yield MuseRecord.from_json(json.loads(edited if reviewed and edited else body))
 
+    def record_ids(self) -> list[str]:
+        """In the order of `records`, those that a reviewer rejected among them."""
+        return [row[0] for row in self._db.execute("SELECT record_id FROM records ORDER BY image_id, record_id")]
+
+    def record(self, record_id: str, reviewed: bool = True) -> MuseRecord:
+        """One record, whatever a reviewer decided of it; `reviewed`: as edited.
+
+        Raises:
+            ValueError: there is no such record.
+        """
+        query = "SELECT records.body, reviews.body FROM records LEFT JOIN reviews USING (record_id) WHERE record_id = ?"
+        row = self._db.execute(query, (record_id,)).fetchone()
+        if row is None:
+            raise ValueError(f"expected a record of the journal, got {record_id!r}.")
+        body, edited = row
+        return MuseRecord.from_json(json.loads(edited if reviewed and edited else body))
+
     def rejects(self) -> Iterator[Reject]:
         """What the checks left out."""
         for record_id, body, fault, reason in self._db.execute("SELECT * FROM rejects"):
@@ -175,6 +192,10 @@ class Journal:
             raise ValueError(f"expected a record of the journal, got {record_id!r}.")
         body = json.dumps(edited.to_json()) if edited else None
         self._db.execute("INSERT OR REPLACE INTO reviews VALUES (?, ?, ?)", (record_id, verdict, body))
+
+    def withdraw(self, record_id: str) -> None:
+        """Forget what a reviewer decided and edited: the record is as it was generated."""
+        self._db.execute("DELETE FROM reviews WHERE record_id = ?", (record_id,))
 
     def reviews(self) -> dict[str, Verdict]:
         """What was decided of which record."""
