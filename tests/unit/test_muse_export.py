@@ -142,19 +142,17 @@ def test_source_gives_all_instances_and_numbers(journal, tmp_path) -> None:
     categories = [{"id": 100 + i, "name": name.replace(" ", "_")} for i, name in enumerate(names)]
     other = {"id": 5, "image_id": 0, "category_id": 100, "segmentation": [[1, 1, 5, 1, 5, 5]], "bbox": [1, 1, 4, 4]}
     path = tmp_path / "instances.json"
-    path.write_text(json.dumps({"images": [], "annotations": [other], "categories": categories}))
-    write(journal, tmp_path / "out", source=Source.read(path))
+    images = [{"id": 0, "file_name": "0.jpg", "height": 480, "width": 640}]
+    path.write_text(json.dumps({"images": images, "annotations": [other], "categories": categories}))
+    write(journal, tmp_path / "out", source=Source.build(path, tmp_path / "source.sqlite"))
     entries = [one for name in SPLITS for one in layout.read(tmp_path / f"out/muse_{name}.json")]
     first = next(one for one in entries if one["id"] == 0)
     assert [one["id"] for one in first["ann_list"]] == [5]
     ids = {t["category_name"]: t["category_id"] for one in entries for answer in one["answers"] for t in answer}
     assert ids == {name: 100 + i for i, name in enumerate(names)}
-    path.write_text(json.dumps({"annotations": [], "categories": categories[1:]}))
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": categories[1:]}))
     with pytest.raises(ValueError, match="expected the annotations that the records were made from"):
-        write(journal, tmp_path / "out2", source=Source.read(path))
-    path.write_text("{}")
-    with pytest.raises(ValueError, match="expected COCO or LVIS instances"):
-        Source.read(path)
+        write(journal, tmp_path / "out2", source=Source.build(path, tmp_path / "source.sqlite"))
 
 
 def test_what_nobody_can_read_is_left_out(journal, tmp_path) -> None:

@@ -47,10 +47,6 @@ def check(
             exists=True, dir_okay=False, help="Words, one a line, in place of the short list that comes along."
         ),
     ] = None,
-    annotations: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="What the records were made from: all else in the images."),
-    ] = None,
     language: Annotated[str, typer.Option(help="Of questions and answers, as an ISO 639-1 code.")] = "en",
     repeats: Annotated[
         int, typer.Option(min=0, help="How many records of other images may have almost the words of a first one.")
@@ -61,8 +57,8 @@ def check(
     from pixellm.muse.journal import Journal
     from pixellm.muse.quality import Fault, check_all
 
-    rules = _rules(unsafe_words, annotations, language, repeats)
     with Journal(directory) as journal:
+        rules = _rules(unsafe_words, directory, language, repeats)
         records = list(_progress(journal.records(), "reading"))
         if self_test:
             _self_test(records, rules, json_path)
@@ -83,15 +79,15 @@ def check(
     raise typer.Exit(1 if first and not reject else 0)
 
 
-def _rules(unsafe_words: Path | None, annotations: Path | None, language: str, repeats: int) -> "Rules":
+def _rules(unsafe_words: Path | None, directory: Path, language: str, repeats: int) -> "Rules":
     from pixellm.muse.quality import Rules
     from pixellm.muse.quality.wording import unsafe_words as default
     from pixellm.muse.quality.wording import word_list
     from pixellm.muse.source import Source
 
     rule = word_list(unsafe_words.read_text(encoding="utf-8").splitlines()) if unsafe_words else default
-    others = Source.read(annotations).things if annotations else Rules.others
-    return Rules(rule, language, others, repeats)
+    source = Source.of(directory)
+    return Rules(rule, language, source.things if source else Rules.others, repeats)
 
 
 def _self_test(records: list["MuseRecord"], rules: "Rules", json_path: Path | None) -> None:
@@ -118,12 +114,6 @@ def _self_test(records: list["MuseRecord"], rules: "Rules", json_path: Path | No
 def export(
     directory: Directory,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; new or empty.")],
-    annotations: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="What the records were made from: for all instances and category numbers."
-        ),
-    ] = None,
     val: Val = 0.02,
     test: Test = 0.04,
     seed: Seed = 0,
@@ -139,7 +129,7 @@ def export(
     from pixellm.muse.splits import Shares
 
     shares = Shares(val, test, seed)
-    source = Source.read(annotations) if annotations else None
+    source = Source.of(directory)
     with Journal(directory) as journal:
         found = write(
             lambda: _progress(journal.records(), "exporting"),

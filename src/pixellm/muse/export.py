@@ -83,7 +83,7 @@ def export(
             image = layout.image_fields(group[0].image)
             name, kept = split_of(photograph(image), pairs, shares)
             found.left_out["another number of targets than its test split has"] += len(pairs) - len(kept)
-            every = source.annotations.get(image_id) if source else None
+            every = source.annotations(image_id) if source else None
             _write_image(found, writers[name], layout.entry(image, every or _instances(pairs), kept), name, kept)
         if not found.makers:
             raise ValueError(f"expected records to export, got none that can be used ({dict(found.left_out)}).")

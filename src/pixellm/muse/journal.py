@@ -7,11 +7,12 @@ works on a directory at a time.
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, Self
 
 from filelock import FileLock, Timeout
 
@@ -26,6 +27,7 @@ CREATE TABLE IF NOT EXISTS calls (
     tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS images (image_id INTEGER PRIMARY KEY, reason TEXT);
+CREATE TABLE IF NOT EXISTS left_out (reason TEXT PRIMARY KEY, things INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS records (record_id TEXT PRIMARY KEY, image_id INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rejects (
     record_id TEXT NOT NULL, body TEXT NOT NULL, fault TEXT NOT NULL, reason TEXT NOT NULL
@@ -43,6 +45,18 @@ class Call:
     tokens_in: int
     tokens_out: int
     cost: float
+
+
+class Calls(Protocol):
+    """Where replies are kept: what is there is not asked again."""
+
+    async def call(self, key: str) -> Call | None:
+        """The reply to a request that was answered before."""
+        ...
+
+    async def save_call(self, call: Call) -> None:
+        """Keep a reply; it is on disk when this returns."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -125,9 +139,9 @@ class Journal:
             (call.key, call.reply, call.tokens_in, call.tokens_out, call.cost),
         )
 
-    def done(self) -> set[int]:
-        """Images that are finished, used or not."""
-        return {row[0] for row in self._db.execute("SELECT image_id FROM images")}
+    def is_done(self, image_id: int) -> bool:
+        """Whether an image is finished, used or not."""
+        return self._db.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone() is not None
 
     def finish_image(
         self,
@@ -135,8 +149,17 @@ class Journal:
         records: Sequence[MuseRecord] = (),
         rejects: Sequence[Reject] = (),
         reason: str | None = None,
+        left_out: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """All that came of an image, at once; `reason`: why nothing was asked about it."""
+        """All that came of an image, at once.
+
+        Args:
+            image_id: of an image that is not finished.
+            records: what is good.
+            rejects: what is not.
+            reason: why nothing was asked about it.
+            left_out: things in it that were not to be asked about, by reason.
+        """
         with closing(self._db.cursor()) as cursor:
             cursor.execute("BEGIN IMMEDIATE")
             try:
@@ -145,6 +168,8 @@ class Journal:
                 cursor.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
                 bad = [(one.record_id, json.dumps(one.body), one.fault, one.reason) for one in rejects]
                 cursor.executemany("INSERT INTO rejects VALUES (?, ?, ?, ?)", bad)
+                more = "INSERT INTO left_out VALUES (?, ?) ON CONFLICT DO UPDATE SET things = things + excluded.things"
+                cursor.executemany(more, left_out.items())
                 cursor.execute("COMMIT")
             except BaseException:
                 cursor.execute("ROLLBACK")
@@ -208,10 +233,18 @@ class Journal:
         return calls, int(tokens_in), int(tokens_out), cost
 
     def counts(self) -> dict[str, Counter[str]]:
-        """How many images were left out for each reason (`skipped`), and records by each check (`rejected`)."""
+        """How many images (`skipped`) and things (`left_out`) for each reason, and records by each check (`rejected`)."""
         skipped = self._db.execute("SELECT reason, COUNT(*) FROM images WHERE reason IS NOT NULL GROUP BY reason")
         rejected = self._db.execute("SELECT fault, COUNT(*) FROM rejects GROUP BY fault")
-        return {"skipped": Counter(dict(skipped)), "rejected": Counter(dict(rejected))}
+        left_out = self._db.execute("SELECT reason, things FROM left_out")
+        return {
+            **{"skipped": Counter(dict(skipped)), "left_out": Counter(dict(left_out))},
+            "rejected": Counter(dict(rejected)),
+        }
+
+    def totals(self) -> tuple[int, int]:
+        """Images that are finished, and records."""
+        return self._db.execute("SELECT (SELECT COUNT(*) FROM images), (SELECT COUNT(*) FROM records)").fetchone()
 
     def reject(self, record_id: str, fault: str, reason: str) -> None:
         """Move a record that a later check found bad to the rejects.

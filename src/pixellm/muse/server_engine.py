@@ -1,0 +1,65 @@
+"""The engine that asks a vision-language model.
+
+Scene → prompt → Call (in the journal, paid once) → records; a reply that can't be used is asked for once more
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pixellm.muse.journal import Calls
+from pixellm.muse.prompts import Prompt
+from pixellm.muse.quality.verifier import Client
+from pixellm.muse.records import Provenance
+from pixellm.muse.reply import Read, read_reply
+from pixellm.muse.scene import Made, Scene
+
+MEND = "That can't be used: {complaint} Reply again, with the whole JSON and nothing else."
+
+
+class ServerEngine:
+    """Asks `client`.
+
+    Args:
+        client: of the server.
+        calls: where replies are kept; what is there is not asked again.
+        prompt: which of the variants.
+        images: folder of the photographs.
+        questions: pairs to ask for of a photograph.
+    """
+
+    name: Literal["server"] = "server"
+
+    def __init__(self, client: Client, calls: Calls, prompt: Prompt, images: Path, questions: int) -> None:
+        self._client, self._calls, self._prompt = client, calls, prompt
+        self._images, self._questions = images, questions
+        self._made = Provenance("server", client.model, prompt.name, synthetic=False)
+
+    async def ask(self, scene: Scene) -> Made:
+        """One request, and another one where nothing of the reply could be used."""
+        messages = self._prompt.messages(scene, self._images, self._questions)
+        key = f"{self._prompt.name}/{scene.image.image_id}/{_digest(messages)}"
+        reply = await self._answer(f"{key}/1", messages)
+        found = read_reply(reply, scene, self._made)
+        if found.complaint:
+            messages += [
+                {"role": "assistant", "content": reply},
+                {"role": "user", "content": MEND.format(complaint=found.complaint)},
+            ]
+            again = read_reply(await self._answer(f"{key}/2", messages), scene, self._made)
+            found = Read(again.records, (*found.rejects, *again.rejects))
+        return Made(found.records, found.rejects)
+
+    async def _answer(self, key: str, messages: list[dict[str, Any]]) -> str:
+        call = await self._calls.call(key)
+        if call is None:
+            call = await self._client.ask(key, messages, self._prompt.schema)
+            await self._calls.save_call(call)
+        return call.reply
+
+
+def _digest(messages: list[dict[str, Any]]) -> str:
+    """Of the words; the photograph's bytes would take longer to hash than to send."""
+    words = [part for part in (messages[0]["content"], *messages[1]["content"]) if "image_url" not in part]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
