@@ -116,6 +116,7 @@ def test_lvis_knows_some_categories_only(tmp_path) -> None:
     (tmp_path / "instances.json").write_text(json.dumps(content))
     found = Source.build(tmp_path / "instances.json", tmp_path / "source.sqlite").image(1)
     assert found.complete == {"cup", "dog"}
+    assert not found.exhaustive
     assert found.image.file_name == "train2017/000000000042.jpg"
 
 

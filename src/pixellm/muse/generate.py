@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pixellm.muse.client import BudgetReached, ServerRefused
 from pixellm.muse.journal import Journal, Reject
 from pixellm.muse.quality.checks import Rules, check
-from pixellm.muse.scene import Engine, Made
+from pixellm.muse.scene import BudgetReached, Engine, Made, ServerRefused
 from pixellm.muse.selection import MISSING, Chosen
 
 logger = logging.getLogger(__name__)

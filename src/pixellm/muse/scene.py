@@ -20,6 +20,7 @@ class Scene:
         others: all else that is annotated, too small or a crowd: not to be asked about, but there.
         complete: categories of which every instance in the photograph is annotated, absent ones among them.
         captions: what people wrote about the photograph, if the source has that.
+        exhaustive: whether the annotators looked for all categories of the source in it.
     """
 
     image: MuseImage
@@ -27,6 +28,7 @@ class Scene:
     others: tuple[MuseTarget, ...] = ()
     complete: frozenset[str] = frozenset()
     captions: tuple[str, ...] = ()
+    exhaustive: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Made:
     records: tuple[MuseRecord, ...] = ()
     rejects: tuple[Reject, ...] = ()
     reason: str | None = None
+
+
+class BudgetReached(ValueError):
+    """Nothing more can be asked under the caps; what was answered is kept."""
+
+
+class ServerRefused(ValueError):
+    """Whatever is asked is refused: a wrong key, model or address."""
 
 
 class Engine(Protocol):

@@ -98,7 +98,8 @@ class Selection:
         left_out["more than max_things"] += len(usable) - len(kept)
         things = tuple(one for one in usable if one.annotation_id in kept)
         others = tuple(one for one in (*found.things, *found.crowds) if one.annotation_id not in kept)
-        return Chosen(found.image, Scene(found.image, things, others, found.complete, found.captions), None, +left_out)
+        scene = Scene(found.image, things, others, found.complete, found.captions, found.exhaustive)
+        return Chosen(found.image, scene, None, +left_out)
 
     def _usable(self, found: Annotated) -> tuple[list[MuseTarget], Counter[str]]:
         """By annotation id."""

@@ -46,6 +46,7 @@ class Annotated:
         crowds: annotations that stand for many.
         complete: categories of which no instance is left out, see `Scene`.
         captions: what people wrote about it.
+        exhaustive: whether all categories were looked for.
     """
 
     image: MuseImage
@@ -53,6 +54,7 @@ class Annotated:
     crowds: tuple[MuseTarget, ...]
     complete: frozenset[str]
     captions: tuple[str, ...]
+    exhaustive: bool
 
 
 class Source:
@@ -160,6 +162,7 @@ class Source:
             crowds,
             self._complete(json.loads(partial), rows),
             tuple(text for (text,) in said),
+            not json.loads(partial),
         )
 
     def _complete(self, partial: dict[str, list[int]], rows: list[dict[str, Any]]) -> frozenset[str]:

@@ -19,7 +19,7 @@ SIZE_RATIO = 1.5  # between things of a kind: then one is the larger
 OF_IMAGE = r"(?! of (?!the (?:image|picture|photo|photograph|frame|scene|shot)\b))"
 PART = r"(?:(?:[ -]hand)?[ -](?:side|edge|corner|half|part|end|third|foreground|background))?+"
 BODY = r"(?![ -](?:hand|arm|leg|foot|feet|eye|ear|paw|wing|shoulder|knee|wrist|thumb|finger)s?\b)"
-WHERE = r"\b(?:on|at|in|to|near|nearest|towards?|along|from) the (?:far |very |extreme )?"
+WHERE = r"\b(?:on|at|in|to|near|nearest|towards?|along) the (?:far |very |extreme )?"
 CLOSE = r"\b(?:at|near|nearest|towards?|along) the (?:far |very |extreme )?"
 
 
@@ -45,6 +45,8 @@ MOST = {
     "bottom": re.compile(r"\b(?:bottom[- ]?most|lowermost|lowest)\b"),
 }
 AXES = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}  # axis, sign: smaller is further that way
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+COUNTED = re.compile(rf"\b({'|'.join(ORDINALS)}) [^,.;]*?\bfrom the (left|right)\b")
 BESIDE = re.compile(r"\b(?:(left|right) of|(above)|(below)) ((?:the|a|an) [^,.;]+)")
 SIDE_OF = {"above": "top", "below": "bottom"}
 BIGGEST, SMALLEST = re.compile(r"\b(?:largest|biggest)\b"), re.compile(r"\bsmallest\b")
@@ -55,7 +57,7 @@ def wrong_place(target: MuseTarget, record: MuseRecord) -> str | None:
     """Why what is said of the place of a target is not true."""
     words = target.description.lower()
     reasons = (_wrong_side(side, words, target, record) for side in AXES)
-    return next(filter(None, (*reasons, _wrong_beside(words, target, record))), None)
+    return next(filter(None, (*reasons, _wrong_count(words, target, record), _wrong_beside(words, target, record))), None)
 
 
 def _wrong_side(side: str, words: str, target: MuseTarget, record: MuseRecord) -> str | None:
@@ -73,6 +75,21 @@ def _wrong_side(side: str, words: str, target: MuseTarget, record: MuseRecord) -
         x, y = _centre(target, record)
         return f"{target.description!r} has its centre at {x:.0%} of the width and {y:.0%} of the height"
     return None
+
+
+def _wrong_count(words: str, target: MuseTarget, record: MuseRecord) -> str | None:
+    """As in "the third cup from the left"."""
+    found = COUNTED.search(words)
+    if not found:
+        return None
+    axis, sign = AXES[found[2]]
+    here = sign * _centre(target, record)[axis]
+    kin = [sign * _centre(one, record)[axis] for one in _of_its_kind(target, record)]
+    least = 1 + sum(other < here - SAME_PLACE for other in kin)
+    most = 1 + sum(other < here + SAME_PLACE for other in kin)
+    place = 1 + ORDINALS.index(found[1])
+    # Among the targets alone there may be fewer before it than there are in the image, never more.
+    return f"{target.description!r} is the {ORDINALS[least - 1]} of its kind" if place < least else None
 
 
 def _wrong_beside(words: str, target: MuseTarget, record: MuseRecord) -> str | None:
