@@ -1,12 +1,14 @@
 """Language models behind an OpenAI-compatible server: a hosted one, vLLM, SGLang and others."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from openai import OpenAI
+    from openai import AsyncOpenAI, OpenAI
 
 RETRIES = 5  # of one request, with growing waits or as the server asks (429, 5xx, broken connections)
+KEY = "OPENAI_API_KEY"
 
 
 def connect(url: str | None) -> "OpenAI":
@@ -16,4 +18,32 @@ def connect(url: str | None) -> "OpenAI":
     """
     from openai import OpenAI
 
-    return OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=RETRIES)
+    return OpenAI(base_url=url, api_key=_key(None), max_retries=RETRIES)
+
+
+def connect_async(url: str | None, key_file: Path | None, timeout: float) -> "AsyncOpenAI":
+    """As `connect`, for many requests at the same time; it tries nothing again by itself.
+
+    Args:
+        url: as there.
+        key_file: a file that holds nothing but the key, in place of OPENAI_API_KEY.
+        timeout: seconds until a request is given up.
+
+    Raises:
+        ValueError: the file can't be read, or is empty.
+    """
+    from openai import AsyncOpenAI
+
+    return AsyncOpenAI(base_url=url, api_key=_key(key_file), max_retries=0, timeout=timeout)
+
+
+def _key(file: Path | None) -> str:
+    if file is None:
+        return os.environ.get(KEY) or "none"
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected a file that holds a key, got {file} ({type(error).__name__}).") from None
+    if not key or len(key.split()) > 1:
+        raise ValueError(f"expected a file that holds one key and nothing else, got another content in {file}.")
+    return key

@@ -10,7 +10,7 @@ from muse_cases import record
 from pixellm.muse.generate import MAX_FAILURES, Generation
 from pixellm.muse.journal import Journal, Reject
 from pixellm.muse.quality import Rules
-from pixellm.muse.scene import BudgetReached, Made, Scene, ServerRefused
+from pixellm.muse.scene import BudgetError, Made, RefusedError, Scene
 from pixellm.muse.selection import MISSING, Chosen
 
 
@@ -93,7 +93,7 @@ def test_what_fails_is_left_for_the_next_run(tmp_path) -> None:
 
 
 def test_a_cap_ends_the_run_and_finishes_what_is_in_flight(tmp_path) -> None:
-    found = run(tmp_path, Engine({5: BudgetReached("the cap is reached")}), [chosen(i) for i in range(1, 31)])
+    found = run(tmp_path, Engine({5: BudgetError("the cap is reached")}), [chosen(i) for i in range(1, 31)])
     assert found.stopped == "the cap is reached"
     assert 4 <= found.images < 30
     assert found.images == len(records(tmp_path))
@@ -102,14 +102,15 @@ def test_a_cap_ends_the_run_and_finishes_what_is_in_flight(tmp_path) -> None:
 
 def test_a_server_that_refuses_ends_the_run_at_once(tmp_path) -> None:
     with pytest.raises(ExceptionGroup) as error:
-        run(tmp_path, Engine({3: ServerRefused("no such key")}), [chosen(i) for i in range(1, 31)])
-    assert error.group_contains(ServerRefused)
+        run(tmp_path, Engine({3: RefusedError("no such key")}), [chosen(i) for i in range(1, 31)])
+    assert error.group_contains(RefusedError)
 
 
 def test_many_failures_in_a_row_end_the_run(tmp_path) -> None:
     engine = Engine({i: ValueError("down") for i in range(1, 100)})
     found = run(tmp_path, engine, [chosen(i) for i in range(1, 100)])
-    assert found.stopped is not None and "the last one: down" in found.stopped
+    assert found.stopped is not None
+    assert "the last one: down" in found.stopped
     assert MAX_FAILURES <= sum(found.failures.values()) < MAX_FAILURES + 4
 
 

@@ -39,7 +39,8 @@ def test_what_was_saved_is_there(tmp_path) -> None:
     with Journal(tmp_path, SETTINGS) as journal:
         assert journal.call("k") == Call("k", "reply", 10, 5, 0.25)
         assert journal.call("other") is None
-        assert all(map(journal.is_done, (1, 2))) and not journal.is_done(3)
+        assert all(map(journal.is_done, (1, 2)))
+        assert not journal.is_done(3)
         assert list(journal.records()) == [record(0), record(1)]
         assert [one.fault for one in journal.rejects()] == ["schema"]
         assert journal.counts() == {"skipped": {"fewer than two things": 1}, "left_out": {}, "rejected": {"schema": 1}}
@@ -75,7 +76,8 @@ def test_an_image_is_finished_once_and_whole(tmp_path) -> None:
         journal.finish_image(1, [record(0)])
         with pytest.raises(Exception, match="UNIQUE"):
             journal.finish_image(2, [record(1, 2), record(0)])  # 1/0 is there already
-        assert journal.is_done(1) and not journal.is_done(2)
+        assert journal.is_done(1)
+        assert not journal.is_done(2)
         assert list(journal.records()) == [record(0)]
 
 

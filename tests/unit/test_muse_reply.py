@@ -11,9 +11,9 @@ from PIL import Image
 from pixellm.muse.journal import Call
 from pixellm.muse.prompts import VERSIONS, Prompt
 from pixellm.muse.records import MuseImage, MuseTarget, Provenance
-from pixellm.muse.reply import read_reply
 from pixellm.muse.scene import Scene
-from pixellm.muse.server_engine import ServerEngine
+from pixellm.muse.server.engine import ServerEngine
+from pixellm.muse.server.reply import read_reply
 
 MADE = Provenance("server", "m", "boxes@1", synthetic=False)
 BOX = (10.0, 20.0, 30.0, 40.0)
@@ -50,7 +50,8 @@ def test_a_reply_becomes_records() -> None:
         (11, "cup", "the white mug"),
     ]
     assert record.targets[0].box == BOX
-    assert found.rejects == () and found.complaint is None
+    assert found.rejects == ()
+    assert found.complaint is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,9 @@ def test_a_wrong_pair_is_rejected_alone(pair, reason) -> None:
     assert read_reply(reply(pair), SCENE, MADE).complaint
 
 
-@pytest.mark.parametrize("text", ["", "I can't help with that.", "[1, 2]", '{"pairs": 3}', '{"pairs": []}', '{"pairs": ['])
+@pytest.mark.parametrize(
+    "text", ["", "I can't help with that.", "[1, 2]", '{"pairs": 3}', '{"pairs": []}', '{"pairs": [']
+)
 def test_a_reply_that_is_none(text) -> None:
     found = read_reply(text, SCENE, MADE)
     assert found.records == ()
@@ -184,7 +187,8 @@ def test_a_reply_that_can_not_be_used_is_mended_once(images) -> None:
     assert "The answer marks the objects [1, 3], but the pair is about [1]." in second[1][3]["content"]
     client = Client("no", "no")
     made = ask(client, Calls(), images)
-    assert made.records == () and [one.fault for one in made.rejects] == ["reply", "reply"]
+    assert made.records == ()
+    assert [one.fault for one in made.rejects] == ["reply", "reply"]
 
 
 def test_what_can_be_used_is_not_asked_for_again(images) -> None:

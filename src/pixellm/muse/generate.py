@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pixellm.muse.journal import Journal, Reject
 from pixellm.muse.quality.checks import Rules, check
-from pixellm.muse.scene import BudgetReached, Engine, Made, ServerRefused
+from pixellm.muse.scene import BudgetError, Engine, Made, RefusedError
 from pixellm.muse.selection import MISSING, Chosen
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ class Generation:
         for one in rest:
             try:
                 await self._finish(one)
-            except BudgetReached as error:
+            except BudgetError as error:
                 self.stop(str(error))
-            except ServerRefused:
+            except RefusedError:
                 raise
             except ValueError as error:
                 self._fail(one, str(error))

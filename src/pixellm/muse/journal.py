@@ -233,7 +233,7 @@ class Journal:
         return calls, int(tokens_in), int(tokens_out), cost
 
     def counts(self) -> dict[str, Counter[str]]:
-        """How many images (`skipped`) and things (`left_out`) for each reason, and records by each check (`rejected`)."""
+        """How many images (`skipped`) and things (`left_out`) by reason, and records by check (`rejected`)."""
         skipped = self._db.execute("SELECT reason, COUNT(*) FROM images WHERE reason IS NOT NULL GROUP BY reason")
         rejected = self._db.execute("SELECT fault, COUNT(*) FROM rejects GROUP BY fault")
         left_out = self._db.execute("SELECT reason, things FROM left_out")

@@ -40,11 +40,11 @@ class Made:
     reason: str | None = None
 
 
-class BudgetReached(ValueError):
+class BudgetError(ValueError):
     """Nothing more can be asked under the caps; what was answered is kept."""
 
 
-class ServerRefused(ValueError):
+class RefusedError(ValueError):
     """Whatever is asked is refused: a wrong key, model or address."""
 
 

@@ -217,7 +217,9 @@ def _fill_annotations(db: sqlite3.Connection, path: Path, categories: set[int]) 
         size = sizes(one["image_id"])
         if size is None or one["category_id"] not in categories:
             what = "image" if size is None else "category"
-            raise ValueError(f"{path}: annotation {one.get('id')} is of the {what} {one[f'{what}_id']}, which isn't there.")
+            raise ValueError(
+                f"{path}: annotation {one.get('id')} is of the {what} {one[f'{what}_id']}, which isn't there."
+            )
         box = expect(one.get("bbox"), list, f"a bbox of annotation {one.get('id')} in {path}")
         share = float(one.get("area") or box[2] * box[3]) / (size[0] * size[1])
         body = json.dumps({key: one[key] for key in KEPT if key in one})

@@ -57,7 +57,9 @@ def wrong_place(target: MuseTarget, record: MuseRecord) -> str | None:
     """Why what is said of the place of a target is not true."""
     words = target.description.lower()
     reasons = (_wrong_side(side, words, target, record) for side in AXES)
-    return next(filter(None, (*reasons, _wrong_count(words, target, record), _wrong_beside(words, target, record))), None)
+    return next(
+        filter(None, (*reasons, _wrong_count(words, target, record), _wrong_beside(words, target, record))), None
+    )
 
 
 def _wrong_side(side: str, words: str, target: MuseTarget, record: MuseRecord) -> str | None:
@@ -86,10 +88,9 @@ def _wrong_count(words: str, target: MuseTarget, record: MuseRecord) -> str | No
     here = sign * _centre(target, record)[axis]
     kin = [sign * _centre(one, record)[axis] for one in _of_its_kind(target, record)]
     least = 1 + sum(other < here - SAME_PLACE for other in kin)
-    most = 1 + sum(other < here + SAME_PLACE for other in kin)
     place = 1 + ORDINALS.index(found[1])
     # Among the targets alone there may be fewer before it than there are in the image, never more.
-    return f"{target.description!r} is the {ORDINALS[least - 1]} of its kind" if place < least else None
+    return f"{target.description!r} has {least - 1} of its kind before it" if place < least else None
 
 
 def _wrong_beside(words: str, target: MuseTarget, record: MuseRecord) -> str | None:

@@ -45,12 +45,18 @@ NO_TINY = ("Leave out what is tiny.", "Never mind what is tiny.", "Small ones in
 EXAMPLES = ("{count} examples will do.", "It is enough to name {count}.", "Show me {count}.")
 COMPARED = (
     ("Think of all that {clause}. Which of it is furthest to the left, and which furthest to the right?", "x"),
-    ("Look for the two ends: of all that {clause}, which is nearest the left edge and which nearest the right one?", "x"),
+    (
+        "Look for the two ends: of all that {clause}, which is nearest the left edge and which nearest the right one?",
+        "x",
+    ),
     ("Among all that {clause}, which takes up most of the picture, and which takes up least?", "size"),
     ("Compare all that {clause}: what is highest up in the picture, and what is lowest?", "y"),
 )
 NEEDS = (
-    ("Two friends come along. One {0}, the other {1}. What would you show them?", "The first one {a}, the second one {b}."),
+    (
+        "Two friends come along. One {0}, the other {1}. What would you show them?",
+        "The first one {a}, the second one {b}.",
+    ),
     ("Anna {0}, and Maria {1}. What do you point out to them?", "Anna {a}, Maria {b}."),
     ("There are two guests to look after: one {0}, and one {1}. What fits?", "The first guest {a}, the other one {b}."),
     ("Somebody {0}. Her sister, however, {1}. How could both be helped?", "Somebody {a}, her sister {b}."),
@@ -59,7 +65,10 @@ GETS = (("gets {0}", "{1}"), ("would be glad about {0}", "about {1}"), ("should 
 ENDS = {
     "x": ("Furthest to the left: {0}. Furthest to the right: {1}.", "On the left end I see {0}, on the right end {1}."),
     "y": ("Highest up: {0}. Lowest down: {1}.", "{0} at the upper end, {1} at the lower one."),
-    "size": ("Most of the picture: {0}. Least of it: {1}.", "The largest part is taken up by {0}, the smallest by {1}."),
+    "size": (
+        "Most of the picture: {0}. Least of it: {1}.",
+        "The largest part is taken up by {0}, the smallest by {1}.",
+    ),
 }
 
 
@@ -241,9 +250,7 @@ def _about_activity(one: Activity, scene: Scene, named: Sequence[MuseTarget]) ->
     filled: set[int] = set()
     used: set[int] = set()
     for number, (names, clause) in enumerate(one.parts):
-        things = tuple(
-            thing for thing in scene.things if thing.category in names and thing.annotation_id not in used
-        )
+        things = tuple(thing for thing in scene.things if thing.category in names and thing.annotation_id not in used)
         if not 0 < len(things) <= MAX_OF_PART or any(thing not in named for thing in things):
             continue
         used |= {thing.annotation_id for thing in things}
@@ -284,7 +291,7 @@ def _left_to_right(things: Iterable[MuseTarget]) -> list[MuseTarget]:
 
 
 def _enumerated(parts: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """As in "a, b and c"."""
     return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 

@@ -126,7 +126,9 @@ class Names:
         found = []
         for axis, ends in (("x", ("left", "right")), ("y", ("top", "bottom"))):
             here, there = getattr(one, axis), [getattr(other, axis) for other in kin]
-            for side, clear in zip(ends, (here <= min(there) - CLEAR_OFFSET, here >= max(there) + CLEAR_OFFSET), strict=True):
+            for side, clear in zip(
+                ends, (here <= min(there) - CLEAR_OFFSET, here >= max(there) + CLEAR_OFFSET), strict=True
+            ):
                 there_indeed = here < 0.5 if side in ("left", "top") else here > 0.5
                 if not clear:
                     continue

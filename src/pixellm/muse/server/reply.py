@@ -1,6 +1,6 @@
 """A server's reply → questions with answers, each a record or the reason why it is none.
 
-{"pairs": [{"objects": [3, 7], "question": …, "answer": "Take [the white mug](3) …"}]}, words or a fence around it or not
+{"pairs": [{"objects": [3, 7], "question": …, "answer": "Take [the white mug](3) …"}]}, with words around it or not
 """
 
 import json

@@ -12,8 +12,8 @@ from pixellm.muse.journal import Calls
 from pixellm.muse.prompts import Prompt
 from pixellm.muse.quality.verifier import Client
 from pixellm.muse.records import Provenance
-from pixellm.muse.reply import Read, read_reply
 from pixellm.muse.scene import Made, Scene
+from pixellm.muse.server.reply import Read, read_reply
 
 MEND = "That can't be used: {complaint} Reply again, with the whole JSON and nothing else."
 
