@@ -20,7 +20,10 @@ from pixellm.examples import EXAMPLES
 PIXELLM = Path(sys.executable).with_name("pixellm")
 COMMANDS = ["", "ask", "examples", "convert", "train", "eval", "models", "models list", "models pull", "models where"]
 COMMANDS += ["data", "data layout", "data check", "compare", "attention", "score", "questions", "cost"]
-COMMANDS += [f"muse {name}" for name in ("check", "export", "validate", "stats", "merge", "subset", "split")]
+COMMANDS += [
+    f"muse {name}"
+    for name in ("generate", "verify", "check", "export", "validate", "stats", "merge", "subset", "split")
+]
 COMMANDS += ["muse", "muse review"]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from muse_cases import record
-from pixellm.muse.generate import MAX_FAILURES, Generation
+from pixellm.muse.generate import Generation
 from pixellm.muse.journal import Journal, Reject
 from pixellm.muse.quality import Rules
+from pixellm.muse.running import MAX_FAILURES
 from pixellm.muse.scene import BudgetError, Made, RefusedError, Scene
 from pixellm.muse.selection import MISSING, Chosen
 
@@ -44,10 +45,16 @@ class Engine:
         return Made((good(number),))
 
 
-def run(path: Path, engine: Engine, images: list[Chosen], in_flight: int = 4, seen=lambda _: None):
+def run(path: Path, engine: Engine, images: list[Chosen], in_flight: int = 4, seen=lambda _: None) -> Generation:
     with Journal(path, {}) as journal:
-        generation = Generation(engine, journal, Rules(), in_flight, lambda found: seen((generation, found)))
-        return asyncio.run(generation.run(images))
+        generation = Generation(engine, journal, Rules(), in_flight, lambda _: seen(generation))
+        asyncio.run(generation.all(images))
+        return generation
+
+
+def finished(path: Path) -> int:
+    with Journal(path) as journal:
+        return journal.totals()[0]
 
 
 def records(path: Path) -> list[str]:
@@ -59,13 +66,13 @@ def test_each_photograph_once(tmp_path) -> None:
     engine = Engine()
     images = [chosen(i, "fewer than 2 usable things" if i % 5 == 0 else None) for i in range(1, 31)]
     found = run(tmp_path, engine, images)
-    assert (found.images, found.records, found.rejects, found.stopped) == (30, 24, 0, None)
+    assert (finished(tmp_path), found.records, found.run.stopped) == (30, 24, None)
     assert engine.most == 4
     assert sorted(engine.asked) == [i for i in range(1, 31) if i % 5]
     with Journal(tmp_path) as journal:
         assert journal.counts()["skipped"] == {"fewer than 2 usable things": 6}
         assert journal.totals() == (30, 24)
-    assert run(tmp_path, engine, images).images == 0
+    assert run(tmp_path, engine, images).records == 0
     assert len(engine.asked) == 24
 
 
@@ -77,7 +84,7 @@ def test_bad_records_are_rejected_with_the_reason(tmp_path) -> None:
             return Made((one, bad), (Reject(f"{scene.image.image_id}/3", {"pair": 1}, "objects", "none"),))
 
     found = run(tmp_path, Mixed(), [chosen(1)])
-    assert (found.records, found.rejects) == (1, 2)
+    assert found.records == 1
     with Journal(tmp_path) as journal:
         assert journal.counts()["rejected"] == {"broad": 1, "objects": 1}
 
@@ -86,7 +93,7 @@ def test_what_fails_is_left_for_the_next_run(tmp_path) -> None:
     engine = Engine({2: ValueError("the photograph can't be read")})
     images = [chosen(1), chosen(2), chosen(3, MISSING), chosen(4)]
     found = run(tmp_path, engine, images)
-    assert found.failures == {"the photograph can't be read": 1, MISSING: 1}
+    assert found.run.failures == {"the photograph can't be read": 1, MISSING: 1}
     assert records(tmp_path) == ["1/1", "4/1"]
     assert run(tmp_path, engine, [chosen(2), chosen(3)]).records == 2
     assert records(tmp_path) == ["1/1", "2/1", "3/1", "4/1"]
@@ -94,10 +101,10 @@ def test_what_fails_is_left_for_the_next_run(tmp_path) -> None:
 
 def test_a_cap_ends_the_run_and_finishes_what_is_in_flight(tmp_path) -> None:
     found = run(tmp_path, Engine({5: BudgetError("the cap is reached")}), [chosen(i) for i in range(1, 31)])
-    assert found.stopped == "the cap is reached"
-    assert 4 <= found.images < 30
-    assert found.images == len(records(tmp_path))
-    assert not found.failures
+    assert found.run.stopped == "the cap is reached"
+    assert 4 <= finished(tmp_path) < 30
+    assert finished(tmp_path) == len(records(tmp_path))
+    assert not found.run.failures
 
 
 def test_a_server_that_refuses_ends_the_run_at_once(tmp_path) -> None:
@@ -109,18 +116,17 @@ def test_a_server_that_refuses_ends_the_run_at_once(tmp_path) -> None:
 def test_many_failures_in_a_row_end_the_run(tmp_path) -> None:
     engine = Engine({i: ValueError("down") for i in range(1, 100)})
     found = run(tmp_path, engine, [chosen(i) for i in range(1, 100)])
-    assert found.stopped is not None
-    assert "the last one: down" in found.stopped
-    assert MAX_FAILURES <= sum(found.failures.values()) < MAX_FAILURES + 4
+    assert found.run.stopped is not None
+    assert "the last one: down" in found.run.stopped
+    assert MAX_FAILURES <= found.run.failures.total() < MAX_FAILURES + 4
 
 
 def test_stopped_by_hand(tmp_path) -> None:
-    def seen(now) -> None:
-        generation, found = now
-        if found.images == 6:
-            generation.stop("interrupted")
+    def seen(generation: Generation) -> None:
+        if generation.records == 6:
+            generation.run.stop("interrupted")
 
     found = run(tmp_path, Engine(), [chosen(i) for i in range(1, 31)], seen=seen)
-    assert found.stopped == "interrupted"
-    assert 6 <= found.images <= 9
-    assert len(records(tmp_path)) == found.images
+    assert found.run.stopped == "interrupted"
+    assert 6 <= finished(tmp_path) <= 9
+    assert len(records(tmp_path)) == finished(tmp_path)

@@ -1,18 +1,139 @@
 """`pixellm muse generate`: questions about photographs, from their instance masks."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pixellm.cli import muse_server
+from pixellm.cli.common import err_console, print_lines
+from pixellm.cli.muse_server import (
+    Config,
+    InFlight,
+    KeyFile,
+    MaxCost,
+    MaxTokens,
+    PerMinute,
+    Running,
+    ServerModel,
+    TokensPerMinute,
+    Url,
+)
 
 if TYPE_CHECKING:
-    pass
+    from rich.status import Status
+
+    from pixellm.muse.journal import Journal
+    from pixellm.muse.plan import Plan
+
+QUESTIONS = {"template": 20, "server": 3}  # of a photograph, if not said otherwise
 
 
 class EngineName(StrEnum):
-    TEMPLATE = "template"
     SERVER = "server"
+    TEMPLATE = "template"
 
 
 class PromptName(StrEnum):
     BOXES = "boxes"
     CAPTIONS = "captions"
     DESCRIBE = "describe"
+
+
+def generate(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", file_okay=False, help="Output: new, or of the same generation, to go on.")
+    ],
+    annotations: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="COCO or LVIS instances.")],
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="The folder of their photographs.")],
+    engine: Annotated[
+        EngineName, typer.Option(help="Who asks: a vision-language model behind a server, or rules.")
+    ] = EngineName.SERVER,
+    prompt: Annotated[
+        PromptName,
+        typer.Option(help="Of the server: photograph and boxes, captions and boxes, or things described first."),
+    ] = PromptName.BOXES,
+    captions: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="COCO captions.")] = None,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="Of a photograph, at most (default: server 3, template 20).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what rules draw.")] = 0,
+    min_area: Annotated[float, typer.Option(help="Smallest thing to ask about, in parts of the image.")] = 0.002,
+    max_things: Annotated[int, typer.Option(help="Things of a photograph at most, the rarest.")] = 34,
+    per_category: Annotated[int | None, typer.Option(help="Photographs of a category that are enough.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Photographs at most, those with the rarest things.")] = None,
+    language: Annotated[str, typer.Option(help="Of the questions, as an ISO 639-1 code.")] = "en",
+    model: ServerModel = None,
+    server: Url = None,
+    config: Config = None,
+    key_file: KeyFile = None,
+    in_flight: InFlight = None,
+    requests_per_minute: PerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask nothing: count, and estimate the cost.")] = False,
+) -> None:
+    """Ask about the things in photographs: questions for several of them that take reasoning, with answers.
+
+    What is finished is on disk at once: after an interruption the same command goes on.
+    """
+    from pixellm.muse.plan import Plan
+    from pixellm.muse.selection import Rules
+    from pixellm.muse.server.settings import Settings
+
+    settings = None
+    if engine is EngineName.SERVER:
+        options = {"model": model, "url": server, "key_file": key_file, "in_flight": in_flight}
+        options |= {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+        settings = Settings.read(config, **options, max_cost=max_cost, max_tokens=max_tokens)
+    rules = Rules(min_area, max_things, per_category, limit)
+    count = questions or QUESTIONS[engine.value]
+    plan = Plan(annotations, images, captions, rules, count, language, settings, prompt.value, seed)
+    if dry_run:
+        with TemporaryDirectory() as folder, _reading(), plan.source(Path(folder)) as source:
+            print_lines(*plan.estimate(source).lines())
+    else:
+        _generate(directory, plan)
+
+
+def _generate(directory: Path, plan: "Plan") -> None:
+    from pixellm.muse.calls import JournalCalls
+    from pixellm.muse.generate import Generation
+    from pixellm.muse.journal import Journal
+
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(directory, plan.about()))
+        with _reading():
+            source = stack.enter_context(plan.source(directory))
+        _, tokens_in, tokens_out, cost = journal.spent()
+        client = plan.client(tokens_in + tokens_out, cost)
+        with Running("asking", plan.rules.images or source.count(), journal.totals()[0]) as bar:
+            generation = Generation(
+                plan.engine(client, JournalCalls(journal)),
+                *(journal, plan.checks(source), plan.in_flight),
+                lambda records: bar.step(f"{records:,} records  {muse_server.spent(client)}"),
+            )
+            muse_server.complete(generation.run, generation.all(plan.selection(source)), client)
+        print_lines(*_report(journal, generation.records), *muse_server.report(generation.run, client))
+    muse_server.leave(generation.run)
+
+
+def _reading() -> "Status":
+    return err_console.status("reading annotations")
+
+
+def _report(journal: "Journal", new: int) -> Iterator[str]:
+    images, records = journal.totals()
+    counts = journal.counts()
+    calls, tokens_in, tokens_out, cost = journal.spent()
+    asked = images - counts["skipped"].total()
+    yield f"{records:,} records of {asked:,} photographs, {new:,} of them new"
+    for title, key in (("photographs", "skipped"), ("things", "left_out"), ("records", "rejected")):
+        yield from (f"{title} left out: {count:,} · {reason}" for reason, count in counts[key].most_common() if count)
+    if calls:
+        yield f"{calls:,} replies: {tokens_in:,} tokens in, {tokens_out:,} tokens out, {cost:,.4f}"

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 from filelock import FileLock, Timeout
 
@@ -45,18 +45,6 @@ class Call:
     tokens_in: int
     tokens_out: int
     cost: float
-
-
-class Calls(Protocol):
-    """Where replies are kept: what is there is not asked again."""
-
-    async def call(self, key: str) -> Call | None:
-        """The reply to a request that was answered before."""
-        ...
-
-    async def save_call(self, call: Call) -> None:
-        """Keep a reply; it is on disk when this returns."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pixellm.data.records import expect
 from pixellm.files import replacing
@@ -78,8 +78,7 @@ class Source:
         Raises:
             ValueError: a file is missing or something else.
         """
-        about = {"version": str(VERSION), "annotations": _digest(annotations)}
-        about |= {"captions": _digest(captions)} if captions else {}
+        about = digests(annotations, captions)
         if index.is_file():
             kept = cls(index)
             if kept.about == about:
@@ -95,6 +94,12 @@ class Source:
             db.execute("COMMIT")
             db.execute("ANALYZE")
         return cls(index)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._db.close()
@@ -180,6 +185,16 @@ def _target(row: dict[str, Any]) -> MuseTarget:
     box = tuple(float(side) for side in row["bbox"])
     area = float(row.get("area") or box[2] * box[3])
     return MuseTarget(row["id"], row["category_name"], "", row.get("segmentation"), box, area)  # type: ignore[arg-type]
+
+
+def digests(annotations: Path, captions: Path | None) -> dict[str, str]:
+    """What an index depends on.
+
+    Raises:
+        ValueError: a file can't be read.
+    """
+    found = {"version": str(VERSION), "annotations": _digest(annotations)}
+    return found | ({"captions": _digest(captions)} if captions else {})
 
 
 def _digest(path: Path) -> str:

@@ -3,25 +3,22 @@
 record + photograph → request → Call (in the journal, paid once) → Verdict → a "no" goes to the rejects
 """
 
-import asyncio
-import base64
 import hashlib
-import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pixellm.images import load_image
-from pixellm.muse.journal import Call, Journal
-from pixellm.muse.quality.checks import Fault
+from pixellm.muse.calls import Calls, Client, JournalCalls, answered
+from pixellm.muse.journal import Journal
+from pixellm.muse.photograph import image_part
 from pixellm.muse.records import MuseRecord
+from pixellm.muse.running import Run
 
-NAME = "verifier"  # of the fault
+NAME = "verifier"  # among the checks
 PROMPT = "verify@1"  # part of every key
-MAX_SIDE = 768  # pixels of the photograph that is sent: enough to see what is named, and cheap
 TRIES = 2  # of a reply that can't be read
 SYSTEM = (
     "You check training data. You see a photograph, a question about it, and an answer that names some objects; each "
@@ -38,16 +35,6 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-class Client(Protocol):
-    """A model behind a server."""
-
-    model: str
-
-    async def ask(self, key: str, messages: list[dict[str, Any]], schema: dict[str, Any]) -> Call:
-        """The reply to chat messages, as JSON of a schema, and what it cost; `key` becomes the call's."""
-        ...
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What was said of a record; `good` is None where no reply could be read."""
@@ -56,72 +43,58 @@ class Verdict:
     reason: str
 
 
-@dataclass
-class Verified:
-    """Of all records: how many are good, what is wrong with the others by record, and those without a verdict."""
-
-    good: int = 0
-    faults: dict[str, Fault] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)
-
-    def add(self, record_id: str, verdict: Verdict) -> None:
-        """Count one."""
-        if verdict.good is None:
-            self.unread.append(record_id)
-        elif verdict.good:
-            self.good += 1
-        else:
-            self.faults[record_id] = Fault(NAME, verdict.reason)
-
-
-async def verify(record: MuseRecord, client: Client, journal: Journal, images: Path) -> Verdict:
-    """Ask about one record, unless the journal has the reply. Every reply is in the journal, with its cost."""
+async def verify(record: MuseRecord, client: Client, calls: Calls, images: Path) -> Verdict:
+    """Ask about one record, unless the reply is kept already."""
     verdict = Verdict(None, "")
     for number in range(TRIES):
         key = _key(record, client.model, number)
-        call = journal.call(key)
-        if call is None:
-            call = await client.ask(key, request(record, images), SCHEMA)
-            journal.save_call(call)
-        verdict = parse(call.reply)
+        verdict = parse(await answered(client, calls, key, request(record, images), SCHEMA))
         if verdict.good is not None:
             break
     return verdict
 
 
-async def verify_all(
-    records: Sequence[MuseRecord],
-    client: Client,
-    journal: Journal,
-    images: Path,
-    in_flight: int = 16,
-    seen: Callable[[], None] = lambda: None,
-) -> Verified:
-    """Ask about all, so many at the same time, and move those that are not good to the rejects.
-
-    Whatever stops it, replies that came are in the journal: the next time they cost nothing.
+class Verification:
+    """A second look at all records of a journal; a "no" moves the record to the rejects at once.
 
     Args:
-        records: of the journal.
         client: whom to ask.
-        journal: the records' own.
-        images: the folder of the photographs.
+        journal: of the records.
+        images: folder of the photographs.
         in_flight: requests at the same time.
         seen: called after each record, for progress.
     """
-    found, rest = Verified(), iter(records)
 
-    async def work(mine: Iterator[MuseRecord]) -> None:
-        for record in mine:
-            found.add(record.record_id, await verify(record, client, journal, images))
-            seen()
+    def __init__(
+        self,
+        client: Client,
+        journal: Journal,
+        images: Path,
+        in_flight: int = 16,
+        seen: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._client, self._journal, self._images, self._seen = client, journal, images, seen
+        self._calls = JournalCalls(journal)
+        self.run = Run(in_flight)
+        self.good = self.bad = 0
+        self.unread: list[str] = []  # records without a verdict
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(max(1, in_flight)):
-            group.create_task(work(rest))
-    for record_id, fault in found.faults.items():
-        journal.reject(record_id, fault.check, fault.reason)
-    return found
+    async def all(self) -> None:
+        """Every record that no reviewer rejected; replies that came before cost nothing. See `Run.all`."""
+        reviews = self._journal.reviews()
+        records = (one for one in self._journal.record_ids() if reviews.get(one) != "reject")
+        await self.run.all(records, self._finish)
+
+    async def _finish(self, record_id: str) -> None:
+        verdict = await verify(self._journal.record(record_id), self._client, self._calls, self._images)
+        if verdict.good is None:
+            self.unread.append(record_id)
+        elif verdict.good:
+            self.good += 1
+        else:
+            self.bad += 1
+            self._journal.reject(record_id, NAME, verdict.reason)
+        self._seen()
 
 
 def request(record: MuseRecord, images: Path) -> list[dict[str, Any]]:
@@ -130,13 +103,8 @@ def request(record: MuseRecord, images: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: the photograph can't be read.
     """
-    image = load_image(images / record.image.file_name)
-    image.thumbnail((MAX_SIDE, MAX_SIDE))
-    scale = image.width / record.image.width
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=90)
-    url = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": _words(record, scale)}]
+    photograph, scale = image_part(record.image, images)
+    content = [photograph, {"type": "text", "text": _words(record, scale)}]
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
 
 

@@ -8,9 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pixellm.muse.journal import Calls
+from pixellm.muse.calls import Calls, Client, answered
 from pixellm.muse.prompts import Prompt
-from pixellm.muse.quality.verifier import Client
 from pixellm.muse.records import Provenance
 from pixellm.muse.scene import Made, Scene
 from pixellm.muse.server.reply import Read, read_reply
@@ -52,11 +51,7 @@ class ServerEngine:
         return Made(found.records, found.rejects)
 
     async def _answer(self, key: str, messages: list[dict[str, Any]]) -> str:
-        call = await self._calls.call(key)
-        if call is None:
-            call = await self._client.ask(key, messages, self._prompt.schema)
-            await self._calls.save_call(call)
-        return call.reply
+        return await answered(self._client, self._calls, key, messages, self._prompt.schema)
 
 
 def _digest(messages: list[dict[str, Any]]) -> str:

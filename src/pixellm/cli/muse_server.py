@@ -1,0 +1,132 @@
+"""What the commands share that ask a server: options, progress with costs, and Ctrl-C."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pixellm.cli.common import err_console
+
+if TYPE_CHECKING:
+    from pixellm.muse.running import Run
+    from pixellm.muse.server.client import Client
+
+ServerModel = Annotated[str | None, typer.Option("--model", help="Its name at the server.")]
+Url = Annotated[
+    str | None,
+    typer.Option("--server", metavar="URL", help="Base URL, http://host:port/v1; without it, the OpenAI API."),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="YAML with any of these, and prices.")
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="File that holds the key, in place of OPENAI_API_KEY."),
+]
+InFlight = Annotated[int | None, typer.Option(min=1, help="Requests at the same time (default 16).")]
+PerMinute = Annotated[float | None, typer.Option(help="Requests that the server allows in a minute.")]
+TokensPerMinute = Annotated[float | None, typer.Option(help="Tokens, in and out, that it allows in a minute.")]
+MaxCost = Annotated[float | None, typer.Option(help="In the currency of --config: no request that might exceed it.")]
+MaxTokens = Annotated[int | None, typer.Option(help="In and out: no request that might exceed it.")]
+
+
+class Running:
+    """A bar with what was done and what it cost so far."""
+
+    def __init__(self, what: str, total: int, done: int) -> None:
+        self._progress = Progress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TaskProgressColumn(show_speed=True, text_format_no_percentage="", text_format="{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[more]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err_console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(what, total=total, completed=done, more="")
+
+    def __enter__(self) -> "Running":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, more: str = "") -> None:
+        self._progress.update(self._task, advance=1, more=more)
+
+
+def spent(client: "Client | None") -> str:
+    """What a client's answers cost so far, in words; nothing where there is none."""
+    if client is None:
+        return ""
+    budget = client.budget
+    return f"{budget.tokens:,} tokens  {budget.cost:,.4f} {client.settings.currency}"
+
+
+def complete(run: "Run", work: Coroutine[Any, Any, None], client: "Client | None") -> None:
+    """Do asynchronous work; the first Ctrl-C stops the run, the second one drops what is in flight."""
+
+    async def watched() -> None:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+
+        def interrupted() -> None:
+            run.stop(INTERRUPTED)
+            err_console.print("finishing what is in flight (Ctrl-C again drops it)")
+            loop.add_signal_handler(signal.SIGINT, task.cancel)
+
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+        async with client or nullcontext():
+            await work
+
+    try:
+        asyncio.run(watched())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except ExceptionGroup as group:  # of tasks that ran at the same time
+        raise _first(group) from None
+
+
+def report(run: "Run", client: "Client | None") -> Iterator[str]:
+    """What is left for the next run, and what broke off and may be on the bill nevertheless."""
+    for reason, count in run.failures.most_common(SHOWN):
+        yield f"left for the next run: {count:,} · {reason}"
+    if client and client.budget.lost_calls:
+        budget = client.budget
+        words = f"{budget.lost_calls:,} replies broke off and were asked for again"
+        yield f"{words}: at most {budget.lost_cost:,.4f} {client.settings.currency} more on the bill"
+
+
+def leave(run: "Run") -> None:
+    """With the exit code that says how a run ended."""
+    if run.stopped == INTERRUPTED:
+        raise KeyboardInterrupt
+    if run.stopped:
+        raise ValueError(run.stopped)
+    raise typer.Exit(1 if run.failures else 0)
+
+
+INTERRUPTED = "interrupted"
+SHOWN = 5  # reasons
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
