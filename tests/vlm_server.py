@@ -131,7 +131,7 @@ class VlmServer:
         for field_, known in (("response_format", self.structured), ("max_completion_tokens", self.new_limit)):
             if field_ in body and not known:
                 return _error(400, f"Unknown parameter: {field_}")
-        text, images = _content(body["messages"])
+        text, images = content(body["messages"])
         fault = self._fault()
         self.account.faults[fault] += bool(fault)
         if fault in STATUS:
@@ -221,12 +221,12 @@ def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 
-def _content(messages: list[dict[str, Any]]) -> tuple[str, int]:
+def content(messages: list[dict[str, Any]]) -> tuple[str, int]:
     """All words of the messages, and how many photographs they show; each is decoded."""
     texts, images = [], 0
     for message in messages:
-        content = message["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        said = message["content"]
+        for part in [{"type": "text", "text": said}] if isinstance(said, str) else said:
             if part["type"] == "text":
                 texts.append(part["text"])
                 continue

@@ -5,11 +5,13 @@ Shapes:  B images · T tokens of a row · M masks of an image · G targets of a 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # for commands that need no model, it takes too long to import
 
 SEG_SLOT = "{seg}"  # stands for a mask in the text of an answer
 
@@ -60,17 +62,17 @@ class Batch:
         context_pixel_values: (B, 3, s, s) view of its own for the language model, for models that have one (LISA).
     """
 
-    pixel_values: Tensor
-    resized_hw: Tensor
-    input_ids: Tensor
-    segment_ids: Tensor
-    labels: Tensor | None = None
-    target_masks: list[Tensor] | None = None
-    ignored: list[Tensor] | None = None
-    class_target: Tensor | None = None
-    class_weight: Tensor | None = None
-    target_names: Tensor | None = None
-    context_pixel_values: Tensor | None = None
+    pixel_values: "Tensor"
+    resized_hw: "Tensor"
+    input_ids: "Tensor"
+    segment_ids: "Tensor"
+    labels: "Tensor | None" = None
+    target_masks: "list[Tensor] | None" = None
+    ignored: "list[Tensor] | None" = None
+    class_target: "Tensor | None" = None
+    class_weight: "Tensor | None" = None
+    target_names: "Tensor | None" = None
+    context_pixel_values: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,10 @@ class LossCounts:
 class Output:
     """What the model gives for a batch; see `PixelLMForConditionalGeneration.forward`."""
 
-    loss: Tensor | None
-    losses: dict[str, Tensor]
-    mask_logits: list[Tensor]
-    scale_logits: list[Tensor] = field(default_factory=list)
+    loss: "Tensor | None"
+    losses: "dict[str, Tensor]"
+    mask_logits: "list[Tensor]"
+    scale_logits: "list[Tensor]" = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 
 from pixellm.muse.scene import BudgetError, RefusedError
 from pixellm.muse.server import client as module
+from pixellm.muse.server.budget import Budget
 from pixellm.muse.server.client import Client
 from pixellm.muse.server.settings import Price, Settings
 from vlm_server import VlmServer
@@ -35,19 +36,28 @@ def messages(number: int) -> list[dict[str, Any]]:
     ]
 
 
-def ask(server: VlmServer, count: int = 1, **changes: Any) -> tuple[Client, list[Any]]:
+class Asked(Client):
+    """A client with its budget."""
+
+    def __init__(self, settings: Settings, tokens: int = 0, cost: float = 0.0) -> None:
+        self.budget = Budget(settings, tokens, cost)
+        super().__init__(settings, self.budget)
+
+
+def ask(server: VlmServer, count: int = 1, **changes: Any) -> tuple[Asked, list[Any]]:
     """Asks `count` different things at once."""
     settings = Settings(**({"model": "vlm", "url": server.url, "prices": {"vlm": PRICE}, "max_output": 100} | changes))
 
-    async def work() -> tuple[Client, list[Any]]:
-        async with Client(settings) as client:
+    async def work() -> tuple[Asked, list[Any]]:
+        async with Asked(settings) as client:
             jobs = [client.ask(f"k{i}", messages(i), SCHEMA) for i in range(count)]
-            return client, await asyncio.gather(*jobs, return_exceptions=True)
+            answers = await asyncio.gather(*jobs, return_exceptions=True)
+            return client, answers
 
     return asyncio.run(work())
 
 
-def accounts_agree(server: VlmServer, client: Client, calls: list[Any]) -> bool:
+def accounts_agree(server: VlmServer, client: Asked, calls: list[Any]) -> bool:
     """The client's tokens and costs are those of the server, for every reply that came whole."""
     tokens = sum(one.tokens_in for one in calls), sum(one.tokens_out for one in calls)
     cost = PRICE.cost(*tokens)
@@ -202,7 +212,7 @@ def test_what_was_spent_before_counts() -> None:
     settings = Settings("vlm", prices={"vlm": PRICE}, max_cost=1.0)
 
     async def work() -> None:
-        async with Client(settings, tokens=10, cost=0.99999) as client:
+        async with Asked(settings, tokens=10, cost=0.99999) as client:
             await client.ask("k", messages(1), SCHEMA)
 
     with pytest.raises(BudgetError, match=r"cap of 1 USD is reached: 1\.0000 are spent"):
@@ -219,7 +229,7 @@ def test_limits_per_minute_are_kept() -> None:
         settings = Settings("vlm", server.url, tokens_per_minute=6 * 4 * 140, max_output=100)
 
         async def work() -> int:
-            async with Client(settings) as client:
+            async with Asked(settings) as client:
                 jobs = [asyncio.create_task(client.ask(f"k{i}", messages(i), SCHEMA)) for i in range(8)]
                 await asyncio.wait(jobs, timeout=0.5)
                 for job in jobs:

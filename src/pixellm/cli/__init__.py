@@ -49,12 +49,9 @@ app.command()(cost)
 INTERRUPTED = 130  # what shells report for Ctrl-C
 # What pyproject.toml calls the rest of the packages that not everybody needs; all others are of `train`.
 EXTRAS = {
-    "openai": "eval",
-    "pyarrow": "eval",
-    "datasketch": "muse",
-    "fastapi": "muse",
-    "py3langid": "muse",
-    "uvicorn": "muse",
+    **dict.fromkeys(("openai", "pyarrow"), "eval"),
+    **dict.fromkeys(("aiolimiter", "datasketch", "fastapi", "ijson", "py3langid", "tenacity", "uvicorn"), "muse"),
+    "ray": "ray",
 }
 
 

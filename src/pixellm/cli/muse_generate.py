@@ -30,12 +30,19 @@ if TYPE_CHECKING:
     from pixellm.muse.journal import Journal
     from pixellm.muse.plan import Plan
 
-QUESTIONS = {"template": 20, "server": 3}  # of a photograph, if not said otherwise
+QUESTIONS = {"template": 20, "server": 3, "vllm": 3}  # of a photograph, if not said otherwise
 
 
 class EngineName(StrEnum):
     SERVER = "server"
     TEMPLATE = "template"
+    RAY = "ray"
+
+
+class Backend(StrEnum):
+    SERVER = "server"
+    TEMPLATE = "template"
+    VLLM = "vllm"
 
 
 class PromptName(StrEnum):
@@ -51,8 +58,15 @@ def generate(
     annotations: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="COCO or LVIS instances.")],
     images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="The folder of their photographs.")],
     engine: Annotated[
-        EngineName, typer.Option(help="Who asks: a vision-language model behind a server, or rules.")
+        EngineName, typer.Option(help="Who asks: a vision-language model behind a server, rules, or a Ray cluster.")
     ] = EngineName.SERVER,
+    backend: Annotated[
+        Backend, typer.Option(help="Of ray: whom its workers ask; vllm: models on the cluster's GPUs.")
+    ] = Backend.SERVER,
+    workers: Annotated[int, typer.Option(min=1, help="Of ray: processes, or GPUs for vllm.")] = 2,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a cluster (default: RAY_ADDRESS, or one on this machine).")
+    ] = None,
     prompt: Annotated[
         PromptName,
         typer.Option(help="Of the server: photograph and boxes, captions and boxes, or things described first."),
@@ -86,17 +100,19 @@ def generate(
     from pixellm.muse.selection import Rules
     from pixellm.muse.server.settings import Settings
 
-    settings = None
-    if engine is EngineName.SERVER:
+    settings, asked = None, backend.value if engine is EngineName.RAY else engine.value
+    if asked != "template":
         options = {"model": model, "url": server, "key_file": key_file, "in_flight": in_flight}
         options |= {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         settings = Settings.read(config, **options, max_cost=max_cost, max_tokens=max_tokens)
     rules = Rules(min_area, max_things, per_category, limit)
-    count = questions or QUESTIONS[engine.value]
+    count = questions or QUESTIONS[asked]
     plan = Plan(annotations, images, captions, rules, count, language, settings, prompt.value, seed)
     if dry_run:
         with TemporaryDirectory() as folder, _reading(), plan.source(Path(folder)) as source:
             print_lines(*plan.estimate(source).lines())
+    elif engine is EngineName.RAY:
+        _generate_on_cluster(directory, plan, workers, ray_address, backend is Backend.VLLM)
     else:
         _generate(directory, plan)
 
@@ -110,17 +126,34 @@ def _generate(directory: Path, plan: "Plan") -> None:
         journal = stack.enter_context(Journal(directory, plan.about()))
         with _reading():
             source = stack.enter_context(plan.source(directory))
-        _, tokens_in, tokens_out, cost = journal.spent()
-        client = plan.client(tokens_in + tokens_out, cost)
+        budget = plan.budget(journal)
+        client = plan.client(budget)
         with Running("asking", plan.rules.images or source.count(), journal.totals()[0]) as bar:
             generation = Generation(
                 plan.engine(client, JournalCalls(journal)),
                 *(journal, plan.checks(source), plan.in_flight),
-                lambda records: bar.step(f"{records:,} records  {muse_server.spent(client)}"),
+                lambda records: bar.step(f"{records:,} records  {muse_server.spent(budget)}"),
             )
             muse_server.complete(generation.run, generation.all(plan.selection(source)), client)
-        print_lines(*_report(journal, generation.records), *muse_server.report(generation.run, client))
+        print_lines(*_report(journal, generation.records), *muse_server.report(generation.run, budget))
     muse_server.leave(generation.run)
+
+
+def _generate_on_cluster(directory: Path, plan: "Plan", workers: int, address: str | None, vllm: bool) -> None:
+    from pixellm.muse.cluster.driver import Cluster
+    from pixellm.muse.cluster.vllm import processor
+    from pixellm.muse.journal import Journal
+
+    with Journal(directory, plan.about()) as journal, _reading(), plan.source(directory) as source:
+        (done, before), total = journal.totals(), plan.rules.images or source.count()
+    cluster = Cluster(plan, directory, workers, address, processor if vllm else None)
+    with Running("asking", total, done) as bar, muse_server.interrupting(cluster.stop):
+        found = cluster.run(
+            lambda images, records, budget: bar.at(images, f"{records:,} records  {muse_server.spent(budget)}")
+        )
+    with Journal(directory) as journal:
+        print_lines(*_report(journal, journal.totals()[1] - before), *muse_server.report(found, found.budget))
+    muse_server.leave(found)
 
 
 def _reading() -> "Status":

@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,9 @@ from rich.progress import (
 from pixellm.cli.common import err_console
 
 if TYPE_CHECKING:
+    from pixellm.muse.cluster.driver import Followed
     from pixellm.muse.running import Run
+    from pixellm.muse.server.budget import Budget
     from pixellm.muse.server.client import Client
 
 ServerModel = Annotated[str | None, typer.Option("--model", help="Its name at the server.")]
@@ -67,16 +69,16 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def at(self, done: int, more: str) -> None:
+        self._progress.update(self._task, completed=done, more=more)
+
     def step(self, more: str = "") -> None:
         self._progress.update(self._task, advance=1, more=more)
 
 
-def spent(client: "Client | None") -> str:
-    """What a client's answers cost so far, in words; nothing where there is none."""
-    if client is None:
-        return ""
-    budget = client.budget
-    return f"{budget.tokens:,} tokens  {budget.cost:,.4f} {client.settings.currency}"
+def spent(budget: "Budget | None") -> str:
+    """What answers cost so far, in words; nothing where nobody is paid."""
+    return f"{budget.tokens:,} tokens  {budget.cost:,.4f} {budget.settings.currency}" if budget else ""
 
 
 def complete(run: "Run", work: Coroutine[Any, Any, None], client: "Client | None") -> None:
@@ -88,7 +90,7 @@ def complete(run: "Run", work: Coroutine[Any, Any, None], client: "Client | None
 
         def interrupted() -> None:
             run.stop(INTERRUPTED)
-            err_console.print("finishing what is in flight (Ctrl-C again drops it)")
+            err_console.print(FINISHING)
             loop.add_signal_handler(signal.SIGINT, task.cancel)
 
         loop.add_signal_handler(signal.SIGINT, interrupted)
@@ -103,17 +105,32 @@ def complete(run: "Run", work: Coroutine[Any, Any, None], client: "Client | None
         raise _first(group) from None
 
 
-def report(run: "Run", client: "Client | None") -> Iterator[str]:
+@contextmanager
+def interrupting(stop: Callable[[str], None]) -> Iterator[None]:
+    """The first Ctrl-C calls `stop`, the second one ends everything."""
+
+    def interrupted(*_: object) -> None:
+        stop(INTERRUPTED)
+        err_console.print(FINISHING)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def report(run: "Run | Followed", budget: "Budget | None") -> Iterator[str]:
     """What is left for the next run, and what broke off and may be on the bill nevertheless."""
     for reason, count in run.failures.most_common(SHOWN):
         yield f"left for the next run: {count:,} · {reason}"
-    if client and client.budget.lost_calls:
-        budget = client.budget
+    if budget and budget.lost_calls:
         words = f"{budget.lost_calls:,} replies broke off and were asked for again"
-        yield f"{words}: at most {budget.lost_cost:,.4f} {client.settings.currency} more on the bill"
+        yield f"{words}: at most {budget.lost_cost:,.4f} {budget.settings.currency} more on the bill"
 
 
-def leave(run: "Run") -> None:
+def leave(run: "Run | Followed") -> None:
     """With the exit code that says how a run ended."""
     if run.stopped == INTERRUPTED:
         raise KeyboardInterrupt
@@ -123,6 +140,7 @@ def leave(run: "Run") -> None:
 
 
 INTERRUPTED = "interrupted"
+FINISHING = "finishing what is in flight (Ctrl-C again drops it)"
 SHOWN = 5  # reasons
 
 

@@ -39,6 +39,7 @@ def verify(
     """Show a model each record with its photograph; what it says no to goes to the rejects, with its reason."""
     from pixellm.muse.journal import Journal
     from pixellm.muse.quality.verifier import Verification
+    from pixellm.muse.server.budget import journal_budget
     from pixellm.muse.server.client import Client
     from pixellm.muse.server.settings import Settings
 
@@ -46,11 +47,11 @@ def verify(
     options |= {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
     settings = Settings.read(config, **options, max_cost=max_cost, max_tokens=max_tokens)
     with Journal(directory) as journal:
-        _, tokens_in, tokens_out, cost = journal.spent()
-        client = Client(settings, tokens_in + tokens_out, cost)
+        budget = journal_budget(settings, journal)
+        client = Client(settings, budget)
         with Running("verifying", journal.totals()[1], 0) as bar:
             looking = Verification(
-                *(client, journal, images, settings.in_flight), lambda: bar.step(muse_server.spent(client))
+                *(client, journal, images, settings.in_flight), lambda: bar.step(muse_server.spent(budget))
             )
             muse_server.complete(looking.run, looking.all(), client)
         calls, tokens_in, tokens_out, cost = journal.spent()
@@ -58,6 +59,6 @@ def verify(
             f"{looking.good:,} records are good, {looking.bad:,} went to the rejects, {len(looking.unread):,} have no "
             "verdict",
             f"{calls:,} replies: {tokens_in:,} tokens in, {tokens_out:,} tokens out, {cost:,.4f} {settings.currency}",
-            *muse_server.report(looking.run, client),
+            *muse_server.report(looking.run, budget),
         )
     muse_server.leave(looking.run)

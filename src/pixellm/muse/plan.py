@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pixellm.muse.calls import Calls
+from pixellm.muse.journal import Journal
 from pixellm.muse.prompts import Prompt
 from pixellm.muse.quality import Rules as Checks
 from pixellm.muse.scene import Engine, Scene
 from pixellm.muse.selection import MISSING, Rules, Selection
+from pixellm.muse.server.budget import Budget, Purse, journal_budget
 from pixellm.muse.server.client import Client
 from pixellm.muse.server.engine import ServerEngine
 from pixellm.muse.server.settings import Settings
@@ -73,9 +75,13 @@ class Plan:
     def checks(self, source: Source) -> Checks:
         return Checks(language=self.language, others=source.things)
 
-    def client(self, tokens: int = 0, cost: float = 0.0) -> Client | None:
+    def budget(self, journal: Journal) -> Budget | None:
         """Of the server, if there is one; what was spent before counts against its caps."""
-        return Client(self.server, tokens, cost) if self.server else None
+        return journal_budget(self.server, journal) if self.server else None
+
+    def client(self, purse: Purse | None) -> Client | None:
+        """Of the server, if there is one."""
+        return Client(self.server, purse) if self.server and purse else None
 
     def engine(self, client: Client | None, calls: Calls) -> Engine:
         if client is None:

@@ -78,7 +78,11 @@ class Selection:
                 scenes += 1
             yield chosen
 
-    def _choose(self, found: Annotated, shown: Counter[str]) -> Chosen:
+    def scene(self, image_id: int) -> Chosen:
+        """A photograph by itself, whatever other ones show."""
+        return self._choose(self._source.image(image_id), None)
+
+    def _choose(self, found: Annotated, shown: Counter[str] | None) -> Chosen:
         usable, left_out = self._usable(found)
         categories = {one.category for one in usable}
         enough = self.rules.per_category
@@ -87,7 +91,7 @@ class Selection:
             reason = "the photograph is in the source twice"
         elif len(usable) < MIN_THINGS:
             reason = "fewer than 2 usable things"
-        elif enough is not None and all(shown[name] >= enough for name in categories):
+        elif shown is not None and enough is not None and all(shown[name] >= enough for name in categories):
             reason = "enough photographs of its categories"
         elif not (self._folder / found.image.file_name).is_file():
             reason = MISSING

@@ -1,7 +1,9 @@
 """What may be spent: reserved before a request, settled once its reply is there."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from pixellm.muse.journal import Journal
 from pixellm.muse.scene import BudgetError
 from pixellm.muse.server.settings import Settings
 
@@ -16,6 +18,18 @@ class Reserved:
     @property
     def tokens(self) -> int:
         return self.tokens_in + self.tokens_out
+
+
+class Purse(Protocol):
+    """Where a client gets leave to spend; see `Budget`, which is one."""
+
+    async def reserve(self, most: Reserved) -> None: ...
+
+    async def release(self, most: Reserved) -> None: ...
+
+    async def settle(self, most: Reserved, tokens_in: int, tokens_out: int) -> float: ...
+
+    async def lose(self, most: Reserved) -> None: ...
 
 
 @dataclass
@@ -37,7 +51,7 @@ class Budget:
     _reserved: int = field(default=0, init=False)
     _reserved_cost: float = field(default=0.0, init=False)
 
-    def reserve(self, most: Reserved) -> None:
+    async def reserve(self, most: Reserved) -> None:
         """Keep room for a request.
 
         Raises:
@@ -59,20 +73,20 @@ class Budget:
         self._reserved += most.tokens
         self._reserved_cost += cost
 
-    def release(self, most: Reserved) -> None:
+    async def release(self, most: Reserved) -> None:
         """The request took nothing."""
         self._reserved -= most.tokens
         self._reserved_cost -= self._cost(most)
 
-    def settle(self, most: Reserved, tokens_in: int, tokens_out: int) -> float:
+    async def settle(self, most: Reserved, tokens_in: int, tokens_out: int) -> float:
         """The request took so many tokens; what they cost."""
-        self.release(most)
+        await self.release(most)
         cost = self.settings.price.cost(tokens_in, tokens_out)
         self.tokens += tokens_in + tokens_out
         self.cost += cost
         return cost
 
-    def lose(self, most: Reserved) -> None:
+    async def lose(self, most: Reserved) -> None:
         """The reply broke off, and may be on the bill: another request has to be reserved for anew."""
         self.lost_calls += 1
         self.lost_cost += self._cost(most)
@@ -80,3 +94,9 @@ class Budget:
 
     def _cost(self, most: Reserved) -> float:
         return self.settings.price.cost(most.tokens_in, most.tokens_out)
+
+
+def journal_budget(settings: Settings, journal: Journal) -> Budget:
+    """After what a journal's replies cost."""
+    _, tokens_in, tokens_out, cost = journal.spent()
+    return Budget(settings, tokens_in + tokens_out, cost)

@@ -7,18 +7,18 @@ import asyncio
 import json
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pixellm.muse.journal import Call
 from pixellm.muse.scene import RefusedError
-from pixellm.muse.server.budget import Budget, Reserved
+from pixellm.muse.server.budget import Purse, Reserved
 from pixellm.muse.server.dialect import Dialect
 from pixellm.muse.server.settings import Settings
 from pixellm.openai_server import connect_async
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
-    from openai import AsyncOpenAI
+    from openai import APIStatusError, AsyncOpenAI
     from tenacity import RetryCallState
 
 logger = logging.getLogger(__name__)
@@ -49,12 +49,12 @@ class Client:
 
     Args:
         settings: see there.
-        tokens, cost: what was spent before, against the caps.
+        purse: who gives leave to spend.
     """
 
-    def __init__(self, settings: Settings, tokens: int = 0, cost: float = 0.0) -> None:
+    def __init__(self, settings: Settings, purse: Purse) -> None:
         self.model, self.settings = settings.model, settings
-        self.budget = Budget(settings, tokens, cost)
+        self._purse = purse
         self.tried_again = 0
         self._client: AsyncOpenAI = connect_async(settings.url, settings.key_file, settings.timeout)
         self._slots = asyncio.Semaphore(settings.in_flight)
@@ -62,7 +62,7 @@ class Client:
         self._dialect = Dialect(stream=settings.stream)
         self._said: set[str] = set()
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -80,13 +80,13 @@ class Client:
         """
         most = Reserved(_most_tokens(messages, self.settings.image_tokens), self.settings.max_output)
         async with self._slots:
-            self.budget.reserve(most)
+            await self._purse.reserve(most)
             try:
                 reply = await self._tried(messages, schema, most)
             except BaseException:
-                self.budget.release(most)
+                await self._purse.release(most)
                 raise
-        cost = self.budget.settle(most, reply.tokens_in, reply.tokens_out)
+        cost = await self._purse.settle(most, reply.tokens_in, reply.tokens_out)
         if reply.tokens_in > most.tokens_in:
             self._say("the server counts more tokens than expected: raise image_tokens, or caps may be exceeded")
         return Call(key, reply.text, reply.tokens_in, reply.tokens_out, cost)
@@ -121,7 +121,10 @@ class Client:
                 return await self._request(dialect.options(messages, schema, self.settings), most)
             except Exception as error:
                 if not self._adapts(dialect, error):
-                    raise self._explained(error, most) from None
+                    explained, lost = self._explained(error)
+                    if lost:
+                        await self._purse.lose(most)
+                    raise explained from None
 
     async def _request(self, options: dict[str, Any], most: Reserved) -> _Reply:
         answer = await self._client.chat.completions.create(**options)
@@ -146,28 +149,30 @@ class Client:
         self._dialect = simpler
         return True
 
-    def _explained(self, error: Exception, most: Reserved) -> Exception:
-        """What an error means for the run: `BrokenReplyError` is worth another try."""
+    def _explained(self, error: Exception) -> tuple[Exception, bool]:
+        """What an error means for the run (`BrokenReplyError` is worth another try); whether a reply was lost."""
         import openai
 
         if isinstance(error, openai.APIStatusError):
-            if error.status_code in BROKEN or error.status_code >= 500:
-                return BrokenReplyError(
-                    f"status {error.status_code}", _seconds(error.response.headers.get("retry-after"))
-                )
-            said = str(error)[:200]
-            if error.status_code in (401, 403, 404):
-                return RefusedError(
-                    f"expected an answer of {self.model} at {self.settings.url or 'the OpenAI API'}, got {said}. Check "
-                    "URL, model and key."
-                )
-            return ValueError(f"the server refuses this request: {said}")
+            return self._refused(error), False
+        where = self.settings.url or "the OpenAI API"
         if isinstance(error, openai.APIConnectionError) and type(error.__cause__).__name__ in NEVER_SENT:
-            return BrokenReplyError(f"no connection to {self.settings.url or 'the OpenAI API'}")
+            return BrokenReplyError(f"no connection to {where}"), False
         if isinstance(error, openai.APIError | json.JSONDecodeError | BrokenReplyError) or _is_transport(error):
-            self.budget.lose(most)
-            return BrokenReplyError(str(error) or type(error).__name__)
-        return error
+            return BrokenReplyError(str(error) or type(error).__name__), True
+        return error, False
+
+    def _refused(self, error: "APIStatusError") -> Exception:
+        if error.status_code in BROKEN or error.status_code >= 500:
+            after = _seconds(error.response.headers.get("retry-after"))
+            return BrokenReplyError(f"status {error.status_code}", after)
+        said = str(error)[:200]
+        if error.status_code in (401, 403, 404):
+            return RefusedError(
+                f"expected an answer of {self.model} at {self.settings.url or 'the OpenAI API'}, got {said}. Check "
+                "URL, model and key."
+            )
+        return ValueError(f"the server refuses this request: {said}")
 
     def _say(self, words: str) -> None:
         """Once."""

@@ -38,15 +38,15 @@ class ServerEngine:
     async def ask(self, scene: Scene) -> Made:
         """One request, and another one where nothing of the reply could be used."""
         messages = self._prompt.messages(scene, self._images, self._questions)
-        key = f"{self._prompt.name}/{scene.image.image_id}/{_digest(messages)}"
-        reply = await self._answer(f"{key}/1", messages)
+        reply = await self._answer(call_key(self._prompt, scene, messages, 1), messages)
         found = read_reply(reply, scene, self._made)
         if found.complaint:
+            key = call_key(self._prompt, scene, messages, 2)
             messages += [
                 {"role": "assistant", "content": reply},
                 {"role": "user", "content": MEND.format(complaint=found.complaint)},
             ]
-            again = read_reply(await self._answer(f"{key}/2", messages), scene, self._made)
+            again = read_reply(await self._answer(key, messages), scene, self._made)
             found = Read(again.records, (*found.rejects, *again.rejects))
         return Made(found.records, found.rejects)
 
@@ -54,7 +54,9 @@ class ServerEngine:
         return await answered(self._client, self._calls, key, messages, self._prompt.schema)
 
 
-def _digest(messages: list[dict[str, Any]]) -> str:
-    """Of the words; the photograph's bytes would take longer to hash than to send."""
+def call_key(prompt: Prompt, scene: Scene, messages: list[dict[str, Any]], number: int) -> str:
+    """Of the request with that number about a scene: the same words have the same key."""
+    # The photograph's bytes would take longer to hash than to send.
     words = [part for part in (messages[0]["content"], *messages[1]["content"]) if "image_url" not in part]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+    return f"{prompt.name}/{scene.image.image_id}/{digest}/{number}"
