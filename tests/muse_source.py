@@ -19,7 +19,7 @@ def write(folder: Path, count: int) -> tuple[Path, Path]:
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
     for image_id in range(1, count + 1):
         name = f"{image_id}.jpg"
-        (images / name).hardlink_to(images / "0.jpg")
+        (images / name).symlink_to("0.jpg")
         content["images"].append({"id": image_id, "file_name": name, "height": HEIGHT, "width": WIDTH})
         for number, category in enumerate(rng.sample(range(1, len(NAMES) + 1), rng.randint(2, 5))):
             x, y, side = 12 * number, rng.randint(0, 30), rng.randint(8, 12)

@@ -32,9 +32,10 @@ def connect_async(url: str | None, key_file: Path | None, timeout: float) -> "As
     Raises:
         ValueError: the file can't be read, or is empty.
     """
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, DefaultAioHttpClient
 
-    return AsyncOpenAI(base_url=url, api_key=_key(key_file), max_retries=0, timeout=timeout)
+    client = DefaultAioHttpClient(timeout=timeout)
+    return AsyncOpenAI(base_url=url, api_key=_key(key_file), max_retries=0, timeout=timeout, http_client=client)
 
 
 def _key(file: Path | None) -> str:

@@ -1,5 +1,6 @@
 """Requests to a model that are paid once: what was answered is kept before anything is made of it."""
 
+import asyncio
 from typing import Any, Protocol
 
 from pixellm.muse.journal import Call, Journal
@@ -37,7 +38,7 @@ class JournalCalls:
         return self._journal.call(key)
 
     async def save_call(self, call: Call) -> None:
-        self._journal.save_call(call)
+        await asyncio.to_thread(self._journal.save_call, call)  # the disk takes its time
 
 
 async def answered(

@@ -3,6 +3,7 @@
 Selection → scenes that are not finished yet → engine → checks → journal
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from pixellm.muse.journal import Journal, Reject
@@ -45,7 +46,8 @@ class Generation:
             raise ValueError(MISSING)
         made = await self._engine.ask(one.scene) if one.scene else Made(reason=one.reason)
         good, rejects = sifted(made, self._rules)
-        self._journal.finish_image(one.image.image_id, good, rejects, made.reason, one.left_out)
+        finish = self._journal.finish_image
+        await asyncio.to_thread(finish, one.image.image_id, good, rejects, made.reason, one.left_out)
         self.records += len(good)
         self._seen(self.records)
 

@@ -1,7 +1,7 @@
 """What a generation has done so far, on disk: nothing is lost, done twice or paid twice, whenever it is killed.
 
 One SQLite file in the output directory. Whatever `save_call` and `finish_image` return from is on the disk. One process
-works on a directory at a time.
+works on a directory at a time; its threads may write.
 """
 
 import json
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
@@ -74,6 +75,7 @@ class Journal:
             raise ValueError(f"expected the output of `pixellm muse generate` in {directory}, found no {FILE} there.")
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(directory / LOCK)
+        self._writing = Lock()  # a transaction of one thread must not hold another's statements
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -122,10 +124,9 @@ class Journal:
 
     def save_call(self, call: Call) -> None:
         """Keep a reply; it is on disk when this returns."""
-        self._db.execute(
-            "INSERT INTO calls VALUES (?, ?, ?, ?, ?)",
-            (call.key, call.reply, call.tokens_in, call.tokens_out, call.cost),
-        )
+        row = (call.key, call.reply, call.tokens_in, call.tokens_out, call.cost)
+        with self._writing:
+            self._db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?)", row)
 
     def is_done(self, image_id: int) -> bool:
         """Whether an image is finished, used or not."""
@@ -148,7 +149,7 @@ class Journal:
             reason: why nothing was asked about it.
             left_out: things in it that were not to be asked about, by reason.
         """
-        with closing(self._db.cursor()) as cursor:
+        with self._writing, closing(self._db.cursor()) as cursor:
             cursor.execute("BEGIN IMMEDIATE")
             try:
                 cursor.execute("INSERT INTO images VALUES (?, ?)", (image_id, reason))
@@ -204,11 +205,13 @@ class Journal:
         if not self._db.execute("SELECT 1 FROM records WHERE record_id = ?", (record_id,)).fetchone():
             raise ValueError(f"expected a record of the journal, got {record_id!r}.")
         body = json.dumps(edited.to_json()) if edited else None
-        self._db.execute("INSERT OR REPLACE INTO reviews VALUES (?, ?, ?)", (record_id, verdict, body))
+        with self._writing:
+            self._db.execute("INSERT OR REPLACE INTO reviews VALUES (?, ?, ?)", (record_id, verdict, body))
 
     def withdraw(self, record_id: str) -> None:
         """Forget what a reviewer decided and edited: the record is as it was generated."""
-        self._db.execute("DELETE FROM reviews WHERE record_id = ?", (record_id,))
+        with self._writing:
+            self._db.execute("DELETE FROM reviews WHERE record_id = ?", (record_id,))
 
     def reviews(self) -> dict[str, Verdict]:
         """What was decided of which record."""
@@ -240,7 +243,7 @@ class Journal:
         Raises:
             ValueError: there is no such record.
         """
-        with closing(self._db.cursor()) as cursor:
+        with self._writing, closing(self._db.cursor()) as cursor:
             cursor.execute("BEGIN IMMEDIATE")
             try:
                 query = "INSERT INTO rejects SELECT record_id, body, ?, ? FROM records WHERE record_id = ?"

@@ -27,21 +27,20 @@ class Dialect:
 
     def options(self, messages: list[dict[str, Any]], schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
         """Of `chat.completions.create`."""
-        limit = "max_completion_tokens" if self.new_limit else "max_tokens"
-        found = {"model": settings.model, "messages": messages, "temperature": settings.temperature}
-        found[limit] = settings.max_output
-        if self.stream:
-            found["stream"] = True
-            if self.usage:
-                found["stream_options"] = {"include_usage": True}
+        body: dict[str, Any] = {"messages": messages}
+        body["max_completion_tokens" if self.new_limit else "max_tokens"] = settings.max_output
+        if self.stream and self.usage:
+            body["stream_options"] = {"include_usage": True}
         if self.structured:
             shape = {"name": "reply", "schema": schema, "strict": True}
-            found["response_format"] = {"type": "json_schema", "json_schema": shape}
+            body["response_format"] = {"type": "json_schema", "json_schema": shape}
         else:
             first, *others = messages
             words = f"{first['content']}\n\n{IN_WORDS.format(schema=json.dumps(schema))}"
-            found["messages"] = [first | {"content": words}, *others]
-        return found
+            body["messages"] = [first | {"content": words}, *others]
+        # As extra_body, since the client walks through all others for their types, which takes longer than to send them.
+        common = {"model": settings.model, "temperature": settings.temperature, "stream": self.stream}
+        return common | {"messages": [], "extra_body": body}
 
     def simpler(self, complaint: str) -> Self | None:
         """Without what a server complains about; None: that can't be left away."""

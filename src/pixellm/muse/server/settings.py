@@ -31,7 +31,7 @@ class Settings:
         retries: of one request.
         max_output: tokens of a reply at most.
         temperature: of sampling.
-        stream: whether replies come in pieces: a connection that dies is noticed early.
+        stream: whether replies come in pieces: a server that is silent is noticed early, but it takes more time here.
         image_tokens: what a photograph may take at most, for the estimate before a request.
         max_cost: in the currency; a request that might exceed it is not sent.
         max_tokens: the same for tokens in and out.
@@ -49,7 +49,7 @@ class Settings:
     retries: int = 6
     max_output: int = 2000
     temperature: float = 0.7
-    stream: bool = True
+    stream: bool = False
     image_tokens: int = 2000
     max_cost: float | None = None
     max_tokens: int | None = None

@@ -99,6 +99,9 @@ class Names:
             return []
         if any(abs(other.x - one.x) < EDGE and abs(other.y - one.y) < EDGE for other in kin):
             return []
+        signs = (("x", 1 if across == "left" else -1), ("y", 1 if down == "upper" else -1))
+        if kin and any(all(s * getattr(other, a) < s * getattr(one, a) for other in kin) for a, s in signs):
+            return []  # all others are further that way
         return [f"in the {down} {across} corner"]
 
     def _beside(self, one: _Placed, kin: Sequence[_Placed]) -> list[str]:

@@ -1,0 +1,83 @@
+"""How fast `pixellm muse generate` asks, and how its memory grows.
+
+    photographs (synthetic) + a server in a process of its own → rate of requests beside the ideal one
+    1,000 … 100,000 photographs, all asked about by rules → peak memory of the process
+
+    python benchmarks/muse.py [--requests 3000] [--out benchmarks/results/muse.json]
+
+The server (tests/vlm_server.py) answers after 200 ms; with 64 requests in flight, 320 a second are ideal. The rate is
+taken from the tenth of the requests that came first to the last one, so that starting Python does not count.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path.insert(0, str(TESTS))
+
+import muse_source  # noqa: E402
+
+LATENCY, IN_FLIGHT = 0.2, 64
+SIZES = (1_000, 10_000, 100_000)
+
+
+def throughput(requests: int, folder: Path) -> dict[str, float]:
+    """Requests a second with `IN_FLIGHT` at a time, beside the ideal."""
+    annotations, images = muse_source.write(folder, requests)
+    command = [sys.executable, str(TESTS / "vlm_server.py"), "--latency", str(LATENCY)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        _generate(folder / "out", annotations, images, "--model", "vlm", "--server", url, "--in-flight", str(IN_FLIGHT))
+        with urllib.request.urlopen(f"{url.removesuffix('/v1')}/account") as reply:
+            times = json.load(reply)["times"]
+        server.terminate()
+    first = times[len(times) // 10 :]
+    rate, ideal = (len(first) - 1) / (first[-1] - first[0]), IN_FLIGHT / LATENCY
+    return {"requests": len(times), "rate": round(rate, 1), "ideal": ideal, "share": round(rate / ideal, 3)}
+
+
+def memory(folder: Path) -> dict[str, float]:
+    """Peak memory in MB of asking one question by rules about each of more and more photographs."""
+    found = {}
+    for size in SIZES:
+        annotations, images = muse_source.write(folder / str(size), size)
+        out = folder / f"out-{size}"
+        found[f"{size}"] = _generate(out, annotations, images, "--engine", "template", "--questions", "1")
+    return found
+
+
+def _generate(out: Path, annotations: Path, images: Path, *more: str) -> float:
+    """Peak memory in MB, as the operating system counts it."""
+    command = [sys.executable, "-m", "pixellm", "muse", "generate", str(out)]
+    command += ["--annotations", str(annotations), "--images", str(images), *more]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"expected {' '.join(command)} to succeed, got status {status}")
+    return round(usage.ru_maxrss / 1024, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "muse.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = {
+            "throughput": throughput(arguments.requests, Path(folder) / "asked"),
+            "memory_mb": memory(Path(folder)),
+        }
+    text = json.dumps(found, indent=2)
+    print(text)
+    arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
