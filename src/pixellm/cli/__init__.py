@@ -26,6 +26,7 @@ from pixellm.cli.common import (
     quieten_transformers,
 )
 from pixellm.cli.cost import cost
+from pixellm.cli.serve import serve
 from pixellm.hub import MINI
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app.command("eval")(scoring.evaluate)
 app.command("score")(scoring.score)
 app.command("questions")(scoring.questions)
 app.command()(cost)
+app.command()(serve)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 # What pyproject.toml calls the rest of the packages that not everybody needs; all others are of `train`.
@@ -52,9 +54,12 @@ EXTRAS = {
     "openai": "eval",
     "pyarrow": "eval",
     "datasketch": "muse",
-    "fastapi": "muse",
+    "fastapi": "serve",
+    "multipart": "serve",
+    "prometheus_client": "serve",
     "py3langid": "muse",
-    "uvicorn": "muse",
+    "python_multipart": "serve",
+    "uvicorn": "serve",
 }
 
 
