@@ -4,9 +4,11 @@ import base64
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,14 +25,15 @@ TOKENS = 24  # the longest answer in tests that wait for it
 
 
 def write_model(directory: Path) -> Path:
-    """Random weights, but for a head that prefers whole words to bytes, and likes masks."""
+    """Random weights, but for a head that prefers whole words to bytes, likes masks, and finds no end by itself."""
     model = tiny.build(tiny.clip_config(peak_share=0.97), seed=1)
     processor = tiny.tiny_processor(image_size=56, num_image_tokens=4)
     words = processor.tokenizer.get_vocab()
     with torch.no_grad():
         head = model.get_output_embeddings().weight
-        head[[i for word, i in words.items() if len(word) == 1 or not word.isascii() and len(word) < 4]] = 0
+        head[[i for word, i in words.items() if len(word) == 1 or (not word.isascii() and len(word) < 4)]] = 0
         head[processor.codebook_ids[0]] *= 3
+        head[processor.eos_ids] = 0
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
@@ -40,6 +43,18 @@ def png(width: int = 60, height: int = 40, seed: int = 0) -> bytes:
     stream = io.BytesIO()
     tiny.picture(width, height, seed).save(stream, "PNG")
     return stream.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of few bytes that says it is large, and would be."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def data_uri(data: bytes) -> str:
@@ -53,10 +68,10 @@ def chat(question: str, image: bytes | None = None, **fields) -> dict:
     return {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": TOKENS, **fields}
 
 
-def offline(directory: Path, question: str, seed: int = 0, history=(), **sampling) -> dict:
+def offline(directory: Path, question: str, image: int = 0, history=(), **sampling) -> dict:
     """What the predictor answers."""
     predictor = Predictor.load(directory)
-    predictor.set_image(tiny.picture(60, 40, seed))
+    predictor.set_image(tiny.picture(60, 40, image))
     return predictor.ask(question, history, **{"max_new_tokens": TOKENS, **sampling}).to_json()
 
 

@@ -34,6 +34,14 @@ def serve(
     device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers that are written together.")] = 8,
+    joint: Annotated[
+        bool | None,
+        typer.Option(
+            "--joint/--exact",
+            help="All answers of a batch in one matrix: quicker, but their last bits are not those of `pixellm ask`. "
+            "By default exact on a CPU, joint on a GPU.",
+        ),
+    ] = None,
     cache_mb: Annotated[
         int, typer.Option(min=0, help="For encoded images, so that further questions are quick.")
     ] = 512,
@@ -52,6 +60,12 @@ def serve(
     request_timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds for an answer, waiting included.", rich_help_panel="Limits")
     ] = 120,
+    body_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for a request to come.", rich_help_panel="Limits")
+    ] = 30,
+    header_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for its headers.", rich_help_panel="Limits")
+    ] = 10,
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds for answers to finish at the end.", rich_help_panel="Limits")
     ] = 60,
@@ -86,13 +100,21 @@ def serve(
         max_turns=max_turns,
         max_question_chars=max_question_chars,
         max_new_tokens=max_new_tokens,
+        header_timeout=header_timeout,
+        body_timeout=body_timeout,
         request_timeout=request_timeout,
         drain_timeout=drain_timeout,
         image_hosts=tuple(image_host or ()),
         trusted_hosts=("127.0.0.1", "localhost", "[::1]") if local else None,
     )
     start = Start(
-        str(directory), where, str(precision).removeprefix("torch."), batch_size, cache_mb * MIB, max_prompt_tokens
+        model=str(directory),
+        device=where,
+        dtype=str(precision).removeprefix("torch."),
+        batch_size=batch_size,
+        joint=where != "cpu" if joint is None else joint,
+        cache_bytes=cache_mb * MIB,
+        max_prompt_tokens=max_prompt_tokens,
     )
     failures: list[str] = []
 

@@ -27,6 +27,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from pixellm.model.lockstep import RowInputs, hidden_states
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration, additive
 
 LOOKBACK = 16  # tokens of text, in which any name has room
@@ -183,12 +184,14 @@ class Decoding:
     Args:
         model: in eval mode.
         eos_ids: ids that end an answer; they are not part of it.
+        joint: all rows are one matrix, which is quickest; their last bits then depend on how many there are. False:
+            each row is computed in its own shapes, exactly as if it were alone (`pixellm.model.lockstep`).
     """
 
-    def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int]) -> None:
-        self.model, self.eos_ids = model, eos_ids
-        # The first has been running; those behind it are new. Their first step, a whole prompt long, is one of their
-        # own: padding all rows to it would cost more than it saves.
+    def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int], joint: bool = True) -> None:
+        self.model, self.eos_ids, self.joint = model, eos_ids, joint
+        # Joint: the first has been running, and those behind it are new. Their first step, a whole prompt long, is one
+        # of their own: padding all rows to it would cost more than it saves. Otherwise one for each row.
         self._parts: list[_Part] = []
 
     def __len__(self) -> int:
@@ -211,8 +214,9 @@ class Decoding:
         ]
         for row in rows:
             row.generator.manual_seed(sampling.seed)
-        if rows:
-            self._parts.append(_Part(_Context.start(prefix, image_index), rows))
+        for group in [rows] if self.joint else [[row] for row in rows]:
+            if group:
+                self._parts.append(_Part(_Context.start(prefix, [row.image for row in group]), group))
 
     def drop(self, indices: Container[int]) -> None:
         """Take rows out that need not go on."""
@@ -223,10 +227,13 @@ class Decoding:
     @torch.inference_mode()
     def step(self) -> Iterator[Step]:
         """One forward pass for all rows that are running; to be read to its end."""
-        for part in self._parts:
-            yield from part.step(self.model)
+        inputs = [part.context.prepare(self.model, part.rows) for part in self._parts]
+        states = hidden_states(self.model, inputs)
+        for part, one, state in zip(self._parts, inputs, states, strict=True):
+            part.context.took(one)
+            yield from part.step(self.model, state, self.model.codebook_input(state, one.words))
         left = [part for part in self._parts if part.rows]
-        self._parts = [_Part.joined(left)] if left else []
+        self._parts = [_Part.joined(left)] if left and self.joint else left
 
 
 @dataclass
@@ -247,9 +254,9 @@ class _Part:
             self.context.keep(torch.tensor(slots, device=self.context.valid.device))
         self.rows = [self.rows[slot] for slot in slots]
 
-    def step(self, model: PixelLMForConditionalGeneration) -> Iterator[Step]:
+    def step(self, model: PixelLMForConditionalGeneration, states: Tensor, read: Tensor) -> Iterator[Step]:
+        """What follows from the states (R, W, D) of the rows' pending ids, and what the codebook reads of them."""
         group = model.config.codebook_ids
-        states, read = self.context.feed(model, self.rows)
         kept: list[int] = []
         for slot, row in enumerate(self.rows):
             new = read[slot, : len(row.pending)]
@@ -296,8 +303,8 @@ class _Context:
         position = torch.full_like(index, prefix.valid.shape[1])
         return cls(cache, prefix.valid[index], position, None if scores is None else scores[index])
 
-    def feed(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> tuple[Tensor, Tensor]:
-        """Run every row's pending ids, padded to the longest: states (R, W, D), and what the codebook reads of them."""
+    def prepare(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> "_Inputs":
+        """Every row's pending ids, padded to the longest, ready for the language model."""
         device = self.valid.device
         lengths = torch.tensor([len(row.pending) for row in rows], device=device)
         width = int(lengths.max())
@@ -306,13 +313,15 @@ class _Context:
         own = offsets < lengths[:, None]
         causal = (offsets[None] <= offsets[:, None]) & own[:, None, :]
         seen = torch.cat([self.valid[:, None].expand(-1, width, -1), causal], dim=2)
-        embeddings = model.get_input_embeddings()(ids)
-        bias = additive(seen, embeddings.dtype)[:, None]
-        inputs = embeddings + self._told(model, rows, ids)
-        states = model.hidden_states(inputs, bias, self.position[:, None] + offsets, self.cache)
-        self.valid = torch.cat([self.valid, own], dim=1)
-        self.position = self.position + lengths
-        return states, model.codebook_input(states, embeddings)
+        words = model.get_input_embeddings()(ids)
+        bias = additive(seen, words.dtype)[:, None]
+        positions = self.position[:, None] + offsets
+        return _Inputs(words + self._told(model, rows, ids), bias, positions, self.cache, words, own)
+
+    def took(self, inputs: "_Inputs") -> None:
+        """The model has read them; the cache knows that by itself."""
+        self.valid = torch.cat([self.valid, inputs.own], dim=1)
+        self.position = self.position + inputs.own.sum(dim=1)
 
     def _told(self, model: PixelLMForConditionalGeneration, rows: list[_Row], ids: Tensor) -> Tensor | float:
         """See `PixelLMForConditionalGeneration.told`; a name of several tokens may have begun in an earlier step."""
@@ -347,6 +356,14 @@ class _Context:
             assert layer.values is not None
             layer.keys, layer.values = layer.keys[:, :, seen], layer.values[:, :, seen]
         self.name_scores = None if self.name_scores is None else self.name_scores[slots]
+
+
+@dataclass(frozen=True)
+class _Inputs(RowInputs):
+    """Of R rows: word embeddings (R, W, D) before anything was added, and which ids are a row's own, not padding."""
+
+    words: Tensor
+    own: Tensor
 
 
 class _Chooser:

@@ -1,4 +1,4 @@
-"""From a request to the items of its answer: body → picture → ticket, within a time limit, and while the client waits."""
+"""From a request to the items of its answer: body → picture → ticket, within a time limit, while the client waits."""
 
 import asyncio
 import json

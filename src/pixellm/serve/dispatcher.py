@@ -41,7 +41,9 @@ class Ticket:
             TimeoutError: there is none by then.
             ApiError: there will be no answer.
         """
-        item = await asyncio.wait_for(self.items.get(), max(0.0, timeout))
+        # Not wait_for: where an item is there already, that of Python 3.11 passes over a cancellation.
+        async with asyncio.timeout(max(0.0, timeout)):
+            item = await self.items.get()
         if isinstance(item, Failed):
             raise _refusal(item)
         return item
@@ -143,7 +145,8 @@ class Dispatcher:
         """Until a worker is gone, or had to be killed because it says nothing."""
         while True:
             try:
-                message = await asyncio.wait_for(worker.messages.get(), self.settings.stall_timeout)
+                async with asyncio.timeout(self.settings.stall_timeout):
+                    message = await worker.messages.get()
             except TimeoutError:
                 if not self._sent:
                     continue

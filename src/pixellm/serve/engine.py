@@ -35,12 +35,20 @@ class Engine:
         batch_size: rows that are decoded together at most.
         cache_bytes: see `PrefixCache`.
         max_prompt_tokens: longer jobs fail.
+        joint: see `pixellm.model.generation.Decoding`.
     """
 
-    def __init__(self, predictor: Predictor, batch_size: int, cache_bytes: int, max_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        batch_size: int,
+        cache_bytes: int,
+        max_prompt_tokens: int,
+        joint: bool = False,
+    ) -> None:
         self.predictor, self.batch_size, self.max_prompt_tokens = predictor, batch_size, max_prompt_tokens
         self.cache = PrefixCache(cache_bytes)
-        self._decoding = Decoding(predictor.model, predictor.processor.eos_ids)
+        self._decoding = Decoding(predictor.model, predictor.processor.eos_ids, joint)
         self._waiting: deque[Job] = deque()
         self._running: dict[int, _Running] = {}
 

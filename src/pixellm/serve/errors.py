@@ -54,7 +54,8 @@ class ApiError(Exception):
     def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
         retry = {"Retry-After": str(RETRY_SECONDS)} if self.status in (429, 503) else {}
         challenge = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
-        return JSONResponse(self.body(), self.status, {**retry, **challenge, **(headers or {})})
+        slow = {"Connection": "close"} if self.status == 408 else {}
+        return JSONResponse(self.body(), self.status, {**retry, **challenge, **slow, **(headers or {})})
 
 
 def invalid(error: ValidationError) -> ApiError:

@@ -103,7 +103,8 @@ class Gate:
             if whole:  # all that is left to come is the end of the connection
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    message = await receive()
             except TimeoutError:
                 raise ApiError(408, f"expected the request within {self.settings.body_timeout:g} s.") from None
             if message["type"] == "http.request":

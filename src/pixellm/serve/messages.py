@@ -12,6 +12,7 @@ class Start:
         model: directory.
         device, dtype: of the model.
         batch_size: answers that are decoded together.
+        joint: see `pixellm.model.generation.Decoding`.
         cache_bytes: for encoded images.
         max_prompt_tokens: image, system text, earlier turns and question together.
     """
@@ -20,6 +21,7 @@ class Start:
     device: str = "cpu"
     dtype: str = "float32"
     batch_size: int = 8
+    joint: bool = False
     cache_bytes: int = 512 << 20
     max_prompt_tokens: int = 1024
 

@@ -17,6 +17,7 @@ from pixellm.serve.gate import Gate
 from pixellm.serve.settings import Settings
 
 KEEP_ALIVE = 15  # seconds between two requests of a connection
+LINGER = 2  # seconds between a refusal and the end of its connection
 CONNECTIONS = 2000  # open at once; each is a file of ours
 
 
@@ -25,6 +26,7 @@ def protocol(settings: Settings) -> type[H11Protocol]:
 
     class Protocol(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _refused = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -35,8 +37,11 @@ def protocol(settings: Settings) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
             super().data_received(data)
-            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            answered = self.cycle is not None and self.cycle.response_complete
+            if self.conn.their_state is h11.IDLE or (answered and self.conn.their_state is h11.SEND_BODY):
                 self._wait()
             else:
                 self._waited()
@@ -51,7 +56,7 @@ def protocol(settings: Settings) -> type[H11Protocol]:
                 self._refuse(ApiError(400, "expected an HTTP/1.1 request."))
 
         def _wait(self) -> None:
-            if self._timer is None:
+            if self._timer is None and not self.transport.is_closing():
                 self._timer = self.loop.call_later(settings.header_timeout, self._too_slow)
 
         def _waited(self) -> None:
@@ -74,7 +79,10 @@ def protocol(settings: Settings) -> type[H11Protocol]:
                     h11.EndOfMessage(),
                 ):
                     self.transport.write(self.conn.send(event) or b"")
-            self.transport.close()
+            # Not closed at once: whoever is still sending would be cut off before he has read why.
+            self._refused = True
+            self.transport.write_eof()
+            self.loop.call_later(LINGER, self.transport.close)
 
     return Protocol
 

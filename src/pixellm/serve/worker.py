@@ -29,7 +29,7 @@ def run(connection: Connection) -> None:
     start = connection.recv()
     assert isinstance(start, Start)
     predictor = Predictor.load(start.model, start.device, getattr(torch, start.dtype))
-    engine = Engine(predictor, start.batch_size, start.cache_bytes, start.max_prompt_tokens)
+    engine = Engine(predictor, start.batch_size, start.cache_bytes, start.max_prompt_tokens, start.joint)
     inbox: Inbox = SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     connection.send(Ready())
