@@ -201,6 +201,7 @@ def health_says_full(server) -> bool:
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+UTF_7 = {"Content-Type": "multipart/form-data; boundary=b; charset=utf-7"}
 PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
 
 
@@ -234,6 +235,9 @@ PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r
         (FORM, b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\ny\r\n' * 1000 + b"--b--\r\n"),
         (FORM, b"--b\r\n" + b"X: y\r\n" * 5000),
         (FORM, b"no boundary at all"),
+        (FORM, PART + b'\r\n--b\r\nContent-Disposition: form-data; name="question"\r\n\r\na\r\n--b--\r\n'),
+        (UTF_7, PART + b'x\r\n--b\r\nContent-Disposition: form-data; name="request"\r\n\r\n+2AA-\r\n--b--\r\n'),
+        (UTF_7, PART + b'x\r\n--b\r\nContent-Disposition: form-data; name="question"\r\n\r\n+2AA-\r\n--b--\r\n'),
         ({"Content-Type": "multipart/form-data"}, b"--b--"),
         ({"Content-Type": "multipart/form-data; boundary=" + "b" * 5000}, b"--b--"),
     ],

@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -41,9 +42,11 @@ def site():
             self.send_response(404 if self.path == "/none" else 200)
             self.end_headers()
             if self.path == "/slow":
-                for _ in range(100):
-                    self.wfile.write(b"x")
-                    threading.Event().wait(0.05)
+                with suppress(ConnectionError):
+                    for _ in range(100):
+                        self.wfile.write(b"x")
+                        threading.Event().wait(0.05)
+                return
             self.wfile.write(b"x" * 5000 if self.path == "/large" else b"image")
 
         def log_message(self, *_):

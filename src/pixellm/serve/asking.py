@@ -85,7 +85,9 @@ class Asking:
             fields = {name: value for name, value in form.items() if isinstance(value, str)}
             if part is not None and part not in fields:
                 raise ApiError(400, f"expected a field called {part} in the form.", param=part)
-            return (_json(fields) if part is None else fields[part]).encode(), await image.read()
+            text = _json(fields) if part is None else fields[part]
+            # A form may name an encoding of its own, and hold what is no text; the JSON parser then says so.
+            return text.encode(errors="surrogatepass"), await image.read()
 
     def sampling(self, choosing: schema.Choosing, longest: int | None) -> dict[str, Any]:
         """Fields of `Sampling` for a request; `longest` is another name's value for max_tokens."""

@@ -122,7 +122,7 @@ def segment_routes(asking: Asking) -> APIRouter:
         """One question on one image → JSON, the image with its masks drawn in (PNG), or a COCO file."""
         wanted = formats.chosen(request.headers.get("accept"))
         body, uploaded = await asking.body(request)
-        asked = parse(schema.SegmentForm if uploaded else schema.SegmentRequest, body)
+        asked = parse(schema.SegmentRequest if uploaded is None else schema.SegmentForm, body)
         conversation.check_text(asked.question, asking.settings)
         sampling = asking.sampling(asked, None)
         url = asked.image if isinstance(asked, schema.SegmentRequest) else None
