@@ -19,7 +19,7 @@ from pixellm.images import ImageSource, load_image
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.answering import AnswerBuilder
 from pixellm.model.generation import Prefix, Sampling, Step, encode_prefix, generate
-from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, Target, TextPiece
+from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, TextPiece
 
 
 class _Asked(NamedTuple):
@@ -28,6 +28,7 @@ class _Asked(NamedTuple):
     question: str
     photograph: Image.Image
     image: int
+    history: tuple[Answer, ...] = ()
 
 
 class Predictor:
@@ -80,16 +81,18 @@ class Predictor:
             ValueError: nothing that can be read as an image.
         """
         photograph = load_image(image)
-        self._photograph = (photograph, self._encode([photograph]))
+        self._photograph = (photograph, self.encode([photograph]))
 
-    def ask(self, question: str, **sampling) -> Answer:
+    def ask(self, question: str, history: Sequence[Answer] = (), **sampling) -> Answer:
         """Answer a question on the photograph of `set_image`.
 
         Args:
             question: any text; control tokens in it are plain text.
+            history: earlier answers on it that this question goes on from, the oldest first.
             sampling: see `pixellm.model.generation.Sampling`.
         """
-        return self.ask_many([question], **sampling)[0]
+        photograph, prefix = self._current()
+        return self._answers(prefix, [_Asked(question, photograph, 0, tuple(history))], sampling)[0]
 
     def ask_many(self, questions: Sequence[str], **sampling) -> list[Answer]:
         """Answer several questions on the same photograph at once, each as if it were asked alone."""
@@ -109,7 +112,7 @@ class Predictor:
             return []
         photographs = [load_image(image) for image in images]
         asked = [_Asked(question, photographs[i], i) for i, question in enumerate(questions)]
-        return self._answers(self._encode(photographs), asked, sampling)
+        return self._answers(self.encode(photographs), asked, sampling)
 
     @torch.inference_mode()
     def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:
@@ -142,18 +145,29 @@ class Predictor:
             builder.add_text(piece)
         return builder.finish()
 
-    def stream(self, question: str, **sampling) -> Iterator[Event]:
+    def stream(self, question: str, history: Sequence[Answer] = (), **sampling) -> Iterator[Event]:
         """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""
         photograph, prefix = self._current()
-        for _, event in self._events(prefix, [_Asked(question, photograph, 0)], sampling):
+        for _, event in self._events(prefix, [_Asked(question, photograph, 0, tuple(history))], sampling):
             yield event
+
+    def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
+        """See `PixelLMProcessor.prompt_ids`; a ValueError if nothing is asked."""
+        if not question.strip():
+            raise ValueError("expected a question, got an empty text.")
+        return self.processor.prompt_ids(question, history)
+
+    def settings(self, **sampling) -> Sampling:
+        """What is asked for, then what this predictor was made with, then what its model is made for."""
+        return Sampling(**{"no_repeat_ngram_size": self.model.config.repeat_guard, **self.sampling, **sampling})
 
     def _current(self) -> tuple[Image.Image, Prefix]:
         if self._photograph is None:
             raise ValueError("expected an image before the first question. Call set_image first.")
         return self._photograph
 
-    def _encode(self, photographs: list[Image.Image]) -> Prefix:
+    def encode(self, photographs: Sequence[Image.Image]) -> Prefix:
+        """What all questions on some photographs share."""
         inputs = self.processor.images(photographs)
         device, dtype = self.model.device, self.model.dtype
         context = inputs.get("context_pixel_values")
@@ -174,49 +188,46 @@ class Predictor:
 
     def _events(self, prefix: Prefix, asked: Sequence[_Asked], sampling: dict) -> Iterator[tuple[int, Event]]:
         """Events of all rows, each with its row."""
-        if not all(one.question.strip() for one in asked):
-            raise ValueError("expected a question, got an empty text.")
-        prompts = [self.processor.prompt_ids(one.question) for one in asked]
-        share = self.model.config.peak_share
-        rows = [_RowDecoder(self.processor, AnswerBuilder(one.question, one.photograph, share)) for one in asked]
+        prompts = [self.prompt_ids(one.question, one.history) for one in asked]
+        rows = [AnswerDecoder(self, one.question, one.photograph, prefix, one.image) for one in asked]
         images = [one.image for one in asked]
-        settings = Sampling(**{"no_repeat_ngram_size": self.model.config.repeat_guard, **self.sampling, **sampling})
+        settings = self.settings(**sampling)
         for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):
-            row = rows[step.row]
-            if step.states is not None:
-                logits = self._mask(prefix, images[step.row], step.states, row.builder.image)
-                events = row.target(step, logits)
-            else:
-                events = row.text(step)
-            yield from ((step.row, event) for event in events)
-
-    @torch.inference_mode()
-    def _mask(self, prefix: Prefix, image: int, states: Tensor, photograph: Image.Image) -> Tensor:
-        """States of one group → (H, W) logits at the photograph's size."""
-        logits, _ = self.model.decode_masks(prefix.images, states, torch.tensor([image], device=states.device))
-        height, width = prefix.images.resized_hw[image].tolist()
-        return geometry.restore(logits, (height, width), (photograph.height, photograph.width))[0]
+            yield from ((step.row, event) for event in rows[step.row].events(step))
 
 
-class _RowDecoder:
-    """One row's steps → events. Text is decoded again with every token of its run, so that split characters join."""
+class AnswerDecoder:
+    """One row's steps → events.
 
-    def __init__(self, processor: PixelLMProcessor, builder: AnswerBuilder) -> None:
-        self.processor, self.builder = processor, builder
+    Text is decoded again with every token of its run, so that split characters join.
+
+    Args:
+        predictor: whose model makes the steps.
+        question: what is answered.
+        photograph: what it is asked about.
+        prefix: that holds the photograph.
+        image: its row there.
+    """
+
+    def __init__(
+        self, predictor: Predictor, question: str, photograph: Image.Image, prefix: Prefix, image: int = 0
+    ) -> None:
+        self.model, self.processor = predictor.model, predictor.processor
+        self.builder = AnswerBuilder(question, photograph, self.model.config.peak_share)
+        self._prefix, self._image = prefix, image
         self._run: list[int] = []
         self._decoded = ""
 
-    def text(self, step: Step) -> list[Event]:
-        self._run.extend(step.ids)
+    def events(self, step: Step) -> list[Event]:
+        """What a step adds to the answer."""
         self.builder.token_ids.extend(step.ids)
-        return [*self._new_text(final=step.finished), *self._end(step)]
-
-    def target(self, step: Step, logits: Tensor) -> list[Event]:
-        events: list[Event] = self._new_text(final=True)
-        self._run, self._decoded = [], ""
-        self.builder.token_ids.extend(step.ids)
-        target: Target = self.builder.add_target(logits)
-        return [*events, target, *self._end(step)]
+        if step.states is None:
+            self._run.extend(step.ids)
+            events = self._new_text(final=step.finished)
+        else:
+            events = [*self._new_text(final=True), self.builder.add_target(self._mask(step.states))]
+            self._run, self._decoded = [], ""
+        return [*events, Done(self.builder.finish())] if step.finished else events
 
     def _new_text(self, final: bool) -> list[Event]:
         decoded = self.processor.decode_text(self._run)
@@ -226,5 +237,10 @@ class _RowDecoder:
         self._decoded = decoded
         return [TextPiece(piece)] if piece else []
 
-    def _end(self, step: Step) -> list[Event]:
-        return [Done(self.builder.finish())] if step.finished else []
+    @torch.inference_mode()
+    def _mask(self, states: Tensor) -> Tensor:
+        """States of one group → (H, W) logits at the photograph's size."""
+        images, photograph = self._prefix.images, self.builder.image
+        logits, _ = self.model.decode_masks(images, states, torch.tensor([self._image], device=states.device))
+        height, width = images.resized_hw[self._image].tolist()
+        return geometry.restore(logits, (height, width), (photograph.height, photograph.width))[0]

@@ -137,6 +137,17 @@ class Target:
 
         return encode(self.mask)
 
+    def to_json(self) -> dict[str, Any]:
+        """Ready for `json.dumps`; the mask is a COCO RLE."""
+        return {
+            "phrase": self.phrase,
+            "span": list(self.span),
+            "score": round(self.score, 4),
+            "area": self.area,
+            "box": list(self.box) if self.box else None,
+            "segmentation": self.rle,
+        }
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -161,17 +172,7 @@ class Answer:
             "text": self.text,
             "height": self.image.height,
             "width": self.image.width,
-            "targets": [
-                {
-                    "phrase": target.phrase,
-                    "span": list(target.span),
-                    "score": round(target.score, 4),
-                    "area": target.area,
-                    "box": list(target.box) if target.box else None,
-                    "segmentation": target.rle,
-                }
-                for target in self.targets
-            ],
+            "targets": [target.to_json() for target in self.targets],
         }
 
 

@@ -12,8 +12,9 @@ import pytest
 import uvicorn
 
 import muse_examples
+from pixellm.listening import listen
 from pixellm.muse.journal import Journal
-from pixellm.muse.review import Review, create_app, listen
+from pixellm.muse.review import Review, create_app
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig
 
 import tiny
-from pixellm.model.generation import Sampling, encode_prefix, generate
+from pixellm.model import lockstep
+from pixellm.model.generation import Decoding, Sampling, encode_prefix, generate
 from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.predictor import Predictor
 from pixellm.types import Done, Target, TextPiece
@@ -557,3 +558,51 @@ def test_masks_are_at_the_photographs_size(predictor, clip_processor):
     assert target.mask.dtype == bool
     assert 0 <= target.score <= 1
     assert answer.to_json()["targets"][0]["area"] == int(target.mask.sum())
+
+
+# --- rows side by side, each in its own shapes ---
+
+
+def test_rows_in_lockstep_are_the_same_rows_to_the_last_bit(tiny_pair):
+    """Rows of any length, some of them a whole group, on prefixes of their own."""
+    model, processor = tiny_pair
+    prompts = [processor.prompt_ids(question) for question in (DOG, TABLE, APPLE)] + [processor.codebook_ids]
+    inputs = processor.images([tiny.picture(50, 20)])
+
+    def rows():
+        prefixes = [
+            encode_prefix(model, inputs["pixel_values"], inputs["resized_hw"], processor.prefix_ids) for _ in prompts
+        ]
+        parts = []
+        for prefix, prompt in zip(prefixes, prompts, strict=True):
+            decoding = Decoding(model, processor.eos_ids, joint=False)
+            decoding.join([0], prefix, [0], [prompt], Sampling())
+            (part,) = decoding._parts
+            parts.append(part.context.prepare(model, part.rows))
+        return parts
+
+    with torch.inference_mode():
+        together = lockstep.hidden_states(model, rows())
+        alone = [lockstep.hidden_states(model, [row])[0] for row in rows()]
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+
+
+def test_rows_that_join_later_in_one_matrix(tiny_pair):
+    """Another length of context, other columns: the same answers."""
+    model, processor = tiny_pair
+    inputs = processor.images([tiny.picture(50, 20), tiny.picture(20, 50, seed=1)])
+    prefix = encode_prefix(model, inputs["pixel_values"], inputs["resized_hw"], processor.prefix_ids)
+    questions = [DOG, CAT, APPLE, TABLE]
+    prompts = [processor.prompt_ids(question) for question in questions]
+    decoding = Decoding(model, processor.eos_ids)
+    found: dict[int, list[int]] = {row: [] for row in range(4)}
+    for number in range(60):
+        if number in (0, 2, 5, 9):
+            row = (0, 2, 5, 9).index(number)
+            decoding.join([row], prefix, [row % 2], [prompts[row]], Sampling(max_new_tokens=10 + 5 * row))
+        for step in decoding.step():
+            found[step.row] += step.ids
+    assert not decoding
+    for row, prompt in enumerate(prompts):
+        steps = generate(model, prefix, [row % 2], [prompt], processor.eos_ids, Sampling(max_new_tokens=10 + 5 * row))
+        assert found[row] == [i for step in steps for i in step.ids]

@@ -12,8 +12,9 @@ from skimage.draw import polygon2mask
 
 import muse_examples
 from pixellm import masks
+from pixellm.listening import listen
 from pixellm.muse.journal import Journal
-from pixellm.muse.review import Review, create_app, listen, reworded
+from pixellm.muse.review import Review, create_app, reworded
 from pixellm.muse.view import outline, pieces, view
 
 RECORDS = muse_examples.RECORDS

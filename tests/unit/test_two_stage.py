@@ -92,8 +92,8 @@ def test_of_one_model(clip_model, clip_processor, monkeypatch) -> None:
     plans = {question: tiny.plan_of(clip_processor, answer) for question, answer in written.items()}
     predictor = Predictor(clip_model, clip_processor, sampling={"processors": (tiny.Write(clip_processor, plans),)})
     encoded = []
-    encode = predictor._encode
-    monkeypatch.setattr(predictor, "_encode", lambda photographs: encoded.append(1) or encode(photographs))
+    encode = predictor.encode
+    monkeypatch.setattr(predictor, "encode", lambda photographs: encoded.append(1) or encode(photographs))
     system = TwoStage(ModelNamer(predictor), ModelGrounder(predictor))
     system.set_image(PHOTOGRAPH)
     answer = system.ask("Which animals are here?")

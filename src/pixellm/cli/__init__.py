@@ -26,6 +26,7 @@ from pixellm.cli.common import (
     quieten_transformers,
 )
 from pixellm.cli.cost import cost
+from pixellm.cli.serve import serve
 from pixellm.hub import MINI
 
 app = typer.Typer(
@@ -45,12 +46,14 @@ app.command("eval")(scoring.evaluate)
 app.command("score")(scoring.score)
 app.command("questions")(scoring.questions)
 app.command()(cost)
+app.command()(serve)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 # What pyproject.toml calls the rest of the packages that not everybody needs; all others are of `train`.
 EXTRAS = {
     **dict.fromkeys(("openai", "pyarrow"), "eval"),
-    **dict.fromkeys(("aiolimiter", "datasketch", "fastapi", "ijson", "py3langid", "tenacity", "uvicorn"), "muse"),
+    **dict.fromkeys(("aiohttp", "aiolimiter", "datasketch", "ijson", "py3langid", "tenacity"), "muse"),
+    **dict.fromkeys(("fastapi", "multipart", "prometheus_client", "python_multipart", "uvicorn"), "serve"),
     "ray": "ray",
 }
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pixellm.cli.common import err_console, out_console
+from pixellm.listening import listen
 
 LOCAL = "127.0.0.1"
 EVERYWHERE = ("0.0.0.0", "::", "")
@@ -23,7 +24,7 @@ def review(
 ) -> None:
     """Look through generated records in a browser: keep, reject or edit each, saved at once."""
     from pixellm.muse.journal import Journal
-    from pixellm.muse.review import Review, create_app, listen, serve
+    from pixellm.muse.review import Review, create_app, serve
 
     with Journal(directory) as journal:
         looking = Review(journal, images)

@@ -9,7 +9,7 @@ Shapes:  B images · R rows (questions) · P prefix tokens · W tokens of a step
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +27,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from pixellm.model.lockstep import RowInputs, hidden_states
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration, additive
 
 LOOKBACK = 16  # tokens of text, in which any name has room
@@ -111,6 +112,7 @@ class _Row:
     image: int
     ids: list[int]
     pending: list[int]
+    chooser: "_Chooser"
     generated: int = 0
     last_state: Tensor | None = None
     last_read: Tensor | None = None
@@ -149,7 +151,6 @@ def encode_prefix(
     return Prefix(images, cache, valid, [i for i in prefix_ids if i != IMAGE_TOKEN_ID])
 
 
-@torch.inference_mode()
 def generate(
     model: PixelLMForConditionalGeneration,
     prefix: Prefix,
@@ -171,39 +172,110 @@ def generate(
     Yields:
         One `Step` for each token or group of each row, in the order in which they are chosen.
     """
-    device = prefix.valid.device
-    rows = [
-        _Row(i, image, [*prefix.text_ids, *ids], list(ids))
-        for i, (image, ids) in enumerate(zip(image_index, prompts, strict=True))
-    ]
-    for row in rows:
-        row.generator.manual_seed(sampling.seed)
-    context = _Context.start(prefix, image_index)
-    chooser = _Chooser(model, eos_ids, sampling)
-    group = model.config.codebook_ids
-    while rows:
-        states, read = context.feed(model, rows)
+    decoding = Decoding(model, eos_ids)
+    decoding.join(range(len(prompts)), prefix, image_index, prompts, sampling)
+    while decoding:
+        yield from decoding.step()
+
+
+class Decoding:
+    """Rows that are decoded together, each as if it were alone; they may join and leave between any two steps.
+
+    Args:
+        model: in eval mode.
+        eos_ids: ids that end an answer; they are not part of it.
+        joint: all rows are one matrix, which is quickest; their last bits then depend on how many there are. False:
+            each row is computed in its own shapes, exactly as if it were alone (`pixellm.model.lockstep`).
+    """
+
+    def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int], joint: bool = True) -> None:
+        self.model, self.eos_ids, self.joint = model, eos_ids, joint
+        # Joint: the first has been running, and those behind it are new. Their first step, a whole prompt long, is one
+        # of their own: padding all rows to it would cost more than it saves. Otherwise one for each row.
+        self._parts: list[_Part] = []
+
+    def __len__(self) -> int:
+        """How many rows are not finished yet."""
+        return sum(len(part.rows) for part in self._parts)
+
+    def join(
+        self,
+        indices: Sequence[int],
+        prefix: Prefix,
+        image_index: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+    ) -> None:
+        """Add R rows; `indices` is what their steps are called by, all others as in `generate`."""
+        chooser = _Chooser(self.model, self.eos_ids, sampling)
+        rows = [
+            _Row(index, image, [*prefix.text_ids, *ids], list(ids), chooser)
+            for index, image, ids in zip(indices, image_index, prompts, strict=True)
+        ]
+        for row in rows:
+            row.generator.manual_seed(sampling.seed)
+        for group in [rows] if self.joint else [[row] for row in rows]:
+            if group:
+                self._parts.append(_Part(_Context.start(prefix, [row.image for row in group]), group))
+
+    def drop(self, indices: Container[int]) -> None:
+        """Take rows out that need not go on."""
+        for part in self._parts:
+            part.keep([slot for slot, row in enumerate(part.rows) if row.index not in indices])
+        self._parts = [part for part in self._parts if part.rows]
+
+    @torch.inference_mode()
+    def step(self) -> Iterator[Step]:
+        """One forward pass for all rows that are running; to be read to its end."""
+        inputs = [part.context.prepare(self.model, part.rows) for part in self._parts]
+        states = hidden_states(self.model, inputs)
+        for part, one, state in zip(self._parts, inputs, states, strict=True):
+            part.context.took(one)
+            yield from part.step(self.model, state, self.model.codebook_input(state, one.words))
+        left = [part for part in self._parts if part.rows]
+        self._parts = [_Part.joined(left)] if left and self.joint else left
+
+
+@dataclass
+class _Part:
+    """Rows that go through the model together."""
+
+    context: "_Context"
+    rows: list[_Row]
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Part]") -> "_Part":
+        if len(parts) == 1:
+            return parts[0]
+        return cls(_Context.joined([part.context for part in parts]), [row for part in parts for row in part.rows])
+
+    def keep(self, slots: list[int]) -> None:
+        if slots and len(slots) < len(self.rows):
+            self.context.keep(torch.tensor(slots, device=self.context.valid.device))
+        self.rows = [self.rows[slot] for slot in slots]
+
+    def step(self, model: PixelLMForConditionalGeneration, states: Tensor, read: Tensor) -> Iterator[Step]:
+        """What follows from the states (R, W, D) of the rows' pending ids, and what the codebook reads of them."""
+        group = model.config.codebook_ids
         kept: list[int] = []
-        for slot, row in enumerate(rows):
+        for slot, row in enumerate(self.rows):
             new = read[slot, : len(row.pending)]
             if row.pending == group:
-                finished = chooser.ends(row)
+                finished = row.chooser.ends(row)
                 yield Step(row.index, tuple(group), _group_states(model, row, new), finished)
                 if finished:
                     continue
             row.last_read, row.last_state = new[-1], states[slot, len(row.pending) - 1]
-            row.pending = chooser.choose(row)
+            row.pending = row.chooser.choose(row)
             row.ids.extend(row.pending)
             row.generated += len(row.pending)
-            finished = row.pending != group and chooser.ends(row)  # a group is run first
+            finished = row.pending != group and row.chooser.ends(row)  # a group is run first
             if row.pending != group:
-                ids = () if row.ids[-1] in chooser.eos_ids else tuple(row.pending)
+                ids = () if row.ids[-1] in row.chooser.eos_ids else tuple(row.pending)
                 yield Step(row.index, ids, None, finished)
             if not finished:
                 kept.append(slot)
-        if kept and len(kept) < len(rows):
-            context.keep(torch.tensor(kept, device=device))
-        rows = [rows[slot] for slot in kept]
+        self.keep(kept)
 
 
 def _group_states(model: PixelLMForConditionalGeneration, row: _Row, new: Tensor) -> Tensor:
@@ -231,8 +303,8 @@ class _Context:
         position = torch.full_like(index, prefix.valid.shape[1])
         return cls(cache, prefix.valid[index], position, None if scores is None else scores[index])
 
-    def feed(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> tuple[Tensor, Tensor]:
-        """Run every row's pending ids, padded to the longest: states (R, W, D), and what the codebook reads of them."""
+    def prepare(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> "_Inputs":
+        """Every row's pending ids, padded to the longest, ready for the language model."""
         device = self.valid.device
         lengths = torch.tensor([len(row.pending) for row in rows], device=device)
         width = int(lengths.max())
@@ -241,13 +313,15 @@ class _Context:
         own = offsets < lengths[:, None]
         causal = (offsets[None] <= offsets[:, None]) & own[:, None, :]
         seen = torch.cat([self.valid[:, None].expand(-1, width, -1), causal], dim=2)
-        embeddings = model.get_input_embeddings()(ids)
-        bias = additive(seen, embeddings.dtype)[:, None]
-        inputs = embeddings + self._told(model, rows, ids)
-        states = model.hidden_states(inputs, bias, self.position[:, None] + offsets, self.cache)
-        self.valid = torch.cat([self.valid, own], dim=1)
-        self.position = self.position + lengths
-        return states, model.codebook_input(states, embeddings)
+        words = model.get_input_embeddings()(ids)
+        bias = additive(seen, words.dtype)[:, None]
+        positions = self.position[:, None] + offsets
+        return _Inputs(words + self._told(model, rows, ids), bias, positions, self.cache, words, own)
+
+    def took(self, inputs: "_Inputs") -> None:
+        """The model has read them; the cache knows that by itself."""
+        self.valid = torch.cat([self.valid, inputs.own], dim=1)
+        self.position = self.position + inputs.own.sum(dim=1)
 
     def _told(self, model: PixelLMForConditionalGeneration, rows: list[_Row], ids: Tensor) -> Tensor | float:
         """See `PixelLMForConditionalGeneration.told`; a name of several tokens may have begun in an earlier step."""
@@ -257,10 +331,39 @@ class _Context:
         padded = torch.tensor([[IMAGE_TOKEN_ID] * (LOOKBACK - len(text)) + text for text in past], device=ids.device)
         return model.told(torch.cat([padded, ids], dim=1), self.name_scores)[:, LOOKBACK:]
 
+    @classmethod
+    def joined(cls, parts: "Sequence[_Context]") -> "_Context":
+        """Rows of all; the shorter get columns that nobody sees."""
+        width = max(part.valid.shape[1] for part in parts)
+        missing = [width - part.valid.shape[1] for part in parts]
+        cache = parts[0].cache
+        for layer, *others in zip(*(part.cache.layers for part in parts), strict=True):
+            layers = list(zip([layer, *others], missing, strict=True))
+            layer.keys = torch.cat([F.pad(one.keys, (0, 0, 0, more)) for one, more in layers])
+            layer.values = torch.cat([F.pad(one.values, (0, 0, 0, more)) for one, more in layers])
+        valid = torch.cat([F.pad(part.valid, (0, more)) for part, more in zip(parts, missing, strict=True)])
+        scores = [part.name_scores for part in parts if part.name_scores is not None]
+        return cls(cache, valid, torch.cat([part.position for part in parts]), torch.cat(scores) if scores else None)
+
     def keep(self, slots: Tensor) -> None:
+        """Only these rows, and only the columns that one of them sees."""
         self.cache.batch_select_indices(slots)
         self.valid, self.position = self.valid[slots], self.position[slots]
+        seen = self.valid.any(dim=0)
+        self.valid = self.valid[:, seen]
+        for layer in self.cache.layers:
+            assert layer.keys is not None
+            assert layer.values is not None
+            layer.keys, layer.values = layer.keys[:, :, seen], layer.values[:, :, seen]
         self.name_scores = None if self.name_scores is None else self.name_scores[slots]
+
+
+@dataclass(frozen=True)
+class _Inputs(RowInputs):
+    """Of R rows: word embeddings (R, W, D) before anything was added, and which ids are a row's own, not padding."""
+
+    words: Tensor
+    own: Tensor
 
 
 class _Chooser:

@@ -9,6 +9,7 @@ Shapes:  B images · S side of the square · T tokens
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, pairwise
 from typing import cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from pixellm import geometry
 from pixellm.images import load_image
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
-from pixellm.types import SEG_SLOT, Batch, Conversation, Sample
+from pixellm.types import SEG_SLOT, Answer, Batch, Conversation, Sample
 
 _FIELD = re.compile(r"\{(system|question|answer)\}")
 
@@ -129,20 +130,31 @@ class PixelLMProcessor(ProcessorMixin):
         """Ids that end an answer: the last control token of the answer template."""
         return self._encode(self.answer, answer="")[-1:]
 
-    def prompt_ids(self, question: str) -> list[int]:
-        """Ids of a question, up to where the answer begins."""
-        return self._encode(self.prompt, question=question)
+    def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
+        """Ids of a question, up to where the answer begins; `history`: what was asked and answered before it.
+
+        All text of the history is plain text. A codebook group stands where a target's phrase ends.
+        """
+        past = [self._encode(self.prompt, question=answer.question) + self._said_ids(answer) for answer in history]
+        return [*chain.from_iterable(past), *self._encode(self.prompt, question=question)]
+
+    def _said_ids(self, answer: Answer) -> list[int]:
+        cuts = [0, *sorted(target.span[1] for target in answer.targets), len(answer.text)]
+        return self._encode(self.answer, answer=[answer.text[start:end] for start, end in pairwise(cuts)])
 
     def answer_ids(self, answer: str) -> list[int]:
         """Ids of a training answer, in which every `{seg}` becomes a codebook group, with the token that ends it."""
-        return self._encode(self.answer, answer=answer)
+        return self._encode(self.answer, answer=answer.split(SEG_SLOT))
 
     def encode_trusted(self, text: str) -> list[int]:
         """Ids of a text whose control tokens are meant as such (templates, released annotation); no BOS is added."""
         return self._encode(text)
 
-    def _encode(self, template: str, **fields: str) -> list[int]:
-        """Tokenise a template: its control tokens by id, runs of text between them with what users wrote put in."""
+    def _encode(self, template: str, **fields: str | Sequence[str]) -> list[int]:
+        """Tokenise a template: its control tokens by id, runs of text between them with what users wrote put in.
+
+        Between the pieces of a field that has several there is a codebook group.
+        """
         runs: list[int | str] = [""]
 
         def control(ids: list[int]) -> None:
@@ -161,7 +173,8 @@ class PixelLMProcessor(ProcessorMixin):
             if index % 2 == 0:
                 literal(part)
                 continue
-            for slot, piece in enumerate(fields[part].split(SEG_SLOT) if part == "answer" else [fields[part]]):
+            pieces = fields[part]
+            for slot, piece in enumerate([pieces] if isinstance(pieces, str) else pieces):
                 if slot:
                     # No space token between a phrase and its mask: the state before a group is the phrase's last word.
                     runs[-1] = runs[-1].rstrip() if isinstance(runs[-1], str) else runs[-1]

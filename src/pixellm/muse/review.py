@@ -237,21 +237,6 @@ def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
     return app
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """An open socket, port 0: any that is free.
-
-    Raises:
-        ValueError: it is in use, or not this computer's.
-    """
-    try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        raise ValueError(
-            f"expected an address to listen on, got {host}:{port} ({error.strerror}). "
-            "Give another --port, or 0 for any that is free."
-        ) from None
-
-
 class _Server(uvicorn.Server):
     """Says when Ctrl-C ends it cleanly: not before it has begun."""
 

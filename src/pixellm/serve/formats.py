@@ -1,0 +1,78 @@
+"""What `Accept` may ask of /v1/segment: JSON, the photograph with the masks drawn in, or a COCO file."""
+
+import io
+from typing import Any
+
+from pixellm.serve.asking import Answered
+from pixellm.serve.errors import ApiError
+
+JSON, PNG, COCO = "application/json", "image/png", "application/vnd.coco+json"
+OFFERED = (JSON, PNG, COCO)
+
+
+def chosen(accept: str | None) -> str:
+    """The format that a client likes best; the first of them where it does not mind. ApiError 406: none is good."""
+    wanted = [_weighed(part) for part in (accept or "*/*").split(",")]
+    best, found = 0.0, None
+    for offered in OFFERED:
+        fitting = [(len(kind.strip("*")), weight) for kind, weight in wanted if _fits(kind, offered)]
+        weight = max(fitting)[1] if fitting else 0.0  # what is said most precisely counts
+        if weight > best:
+            best, found = weight, offered
+    if found is None:
+        raise ApiError(406, f"expected Accept with one of {', '.join(OFFERED)}.")
+    return found
+
+
+def _weighed(part: str) -> tuple[str, float]:
+    kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+    try:
+        return kind, min(1.0, max(0.0, float(quality)))
+    except ValueError:
+        return kind, 0.0
+
+
+def _fits(kind: str, offered: str) -> bool:
+    return kind in ("*/*", offered) or (kind.endswith("/*") and offered.startswith(kind[:-1]))
+
+
+def coco(answered: Answered) -> dict[str, Any]:
+    """A COCO instances file of one image; phrases are the categories, and an annotation has its score."""
+    width, height = answered.picture.size
+    names = list(dict.fromkeys(target["phrase"] for target in answered.targets))
+    annotations = [
+        {
+            "id": number,
+            "image_id": 1,
+            "category_id": names.index(target["phrase"]) + 1,
+            "segmentation": target["segmentation"],
+            "area": target["area"],
+            "bbox": target["box"] or [0, 0, 0, 0],
+            "iscrowd": 0,
+            "score": target["score"],
+        }
+        for number, target in enumerate(answered.targets, 1)
+    ]
+    return {
+        "info": {"description": answered.text},
+        "images": [{"id": 1, "width": width, "height": height, "file_name": f"{answered.picture.digest[:16]}.png"}],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
+    }
+
+
+def overlay(answered: Answered) -> bytes:
+    """The photograph with the masks drawn in, as PNG."""
+    from pixellm import masks
+    from pixellm.types import Answer, Target
+
+    width, height = answered.picture.size
+    targets = [
+        Target(one["phrase"], tuple(one["span"]), masks.decode(one["segmentation"], height, width), one["score"])
+        for one in answered.targets
+    ]
+    drawn = Answer(answered.question, answered.text, tuple(targets), answered.picture.image()).overlay()
+    stream = io.BytesIO()
+    drawn.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
