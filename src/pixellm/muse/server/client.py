@@ -156,7 +156,7 @@ class Client:
         if isinstance(error, openai.APIStatusError):
             return self._refused(error), False
         where = self.settings.url or "the OpenAI API"
-        if isinstance(error, openai.APIConnectionError) and type(error.__cause__).__name__ in NEVER_SENT:
+        if isinstance(error, openai.APIConnectionError) and _never_sent(error):
             return BrokenReplyError(f"no connection to {where}"), False
         if isinstance(error, openai.APIError | json.JSONDecodeError | BrokenReplyError) or _is_transport(error):
             return BrokenReplyError(str(error) or type(error).__name__), True
@@ -181,11 +181,17 @@ class Client:
             logger.warning("%s: %s", self.model, words)
 
 
-NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")  # of a request that no server can have answered
+def _never_sent(error: BaseException | None) -> bool:
+    """Whether there was no connection: then no server can have answered."""
+    import aiohttp
+
+    while error is not None and not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        error = error.__cause__
+    return error is not None
 
 
 def _is_transport(error: Exception) -> bool:
-    """A connection that broke while the reply came; by name, since `openai` does not say which HTTP library it uses."""
+    """A connection that broke while the reply came; by name: which HTTP library `openai` uses depends on its version."""
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 

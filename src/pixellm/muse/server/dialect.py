@@ -38,7 +38,7 @@ class Dialect:
             first, *others = messages
             words = f"{first['content']}\n\n{IN_WORDS.format(schema=json.dumps(schema))}"
             body["messages"] = [first | {"content": words}, *others]
-        # As extra_body, since the client walks through all others for their types, which takes longer than to send them.
+        # As extra_body: the client walks through all else for its types, which takes longer than to send it.
         common = {"model": settings.model, "temperature": settings.temperature, "stream": self.stream}
         return common | {"messages": [], "extra_body": body}
 
