@@ -191,7 +191,7 @@ def _never_sent(error: BaseException | None) -> bool:
 
 
 def _is_transport(error: Exception) -> bool:
-    """A connection that broke while the reply came; by name: which HTTP library `openai` uses depends on its version."""
+    """A connection that broke while the reply came; by name: `openai` may use one HTTP library or another."""
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
