@@ -1,0 +1,148 @@
+"""MUSE-mini: questions made by rules about COCO and LVIS photographs, and what training on them does at nano size.
+
+    instances → generate, check → MUSE-mini → train with and without it (seeds) → questions about held-out photographs
+
+    python benchmarks/muse_mini.py --data DIR [--out runs/muse] [--seeds 3] [--jobs 2] [--report docs/muse_mini.md]
+
+DIR holds coco_480 (instances_train.json, lvis_val.json, instances_val.json, images, images_lvis) and more_416. What is
+finished is not done again. Held-out questions are made by the same rules about other photographs, or are those of
+`benchmarks/baselines.py`, which have another grammar. All ask for two things or more by what they are for.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from baselines import figures, held_out_questions
+
+from pixellm.data.coco import CocoSource
+from pixellm.eval import comparison
+from pixellm.eval.answering import answer_all, fingerprint
+from pixellm.eval.benchmarks import load_benchmark
+from pixellm.eval.photographs import evaluate
+from pixellm.eval.predictions import read_predictions
+from pixellm.eval.protocols import choose_protocol
+from pixellm.eval.scoring import score
+from pixellm.files import write_text
+from pixellm.muse import layout, operations
+from pixellm.segmenter import load_segmenter, weights_of
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SOURCES = {"instances_train": "images", "lvis_val": "images_lvis", "instances_val": "images"}
+# Small things, and many questions of a photograph: there are few photographs.
+GENERATE = ("--engine", "template", "--questions", "80", "--min-area", "0.0005")
+REPEATS = "3"  # records that may have the words of one about another photograph
+VAL_QUESTIONS = 1  # of a photograph
+ANSWER_BUDGET = 160  # tokens: a small model's answers may not end
+KINDS = ("with_muse", "without_muse")
+
+
+def make(data: Path, out: Path) -> Path:
+    """The root of MUSE-mini, with photographs beside it; train and val."""
+    root = out / "root"
+    if (root / "muse" / "muse_val.json").is_file():
+        return root
+    for name, images in SOURCES.items():
+        files = ("--annotations", str(data / f"coco_480/{name}.json"), "--images", str(data / "coco_480" / images))
+        pixellm("muse", "generate", str(out / name), *files, *GENERATE)
+        pixellm("muse", "check", str(out / name), "--reject", "--repeats", REPEATS)
+        if not (out / f"out-{name}").is_dir():
+            pixellm("muse", "export", str(out / name), str(out / f"out-{name}"), "--val", "0", "--test", "0")
+    files = {name: layout.read(out / f"out-{name}" / "muse_train.json") for name in SOURCES}
+    held_out = {one["id"] for one in json.loads((data / "coco_480/instances_val.json").read_text())["images"]}
+    lvis = [one for one in files["lvis_val"] if one["id"] not in held_out]
+    layout.write(root / "muse" / "muse_train.json", operations.merge([*files["instances_train"], *lvis]))
+    _link_images(data, root)
+    layout.write(root / "muse" / "muse_val.json", map(_some, files["instances_val"]))
+    return root
+
+
+def _some(entry: dict) -> dict:
+    pairs = layout.pairs_of(entry)
+    drawn = random.Random(entry["id"]).sample(pairs, min(VAL_QUESTIONS, len(pairs)))
+    return layout.entry(entry, entry["ann_list"], drawn)
+
+
+def _link_images(data: Path, root: Path) -> None:
+    """The layout of `pixellm data layout`, and the sources of recipes/nano.yaml."""
+    for year in ("train2017", "val2017"):
+        folder = root / "coco" / year
+        folder.mkdir(parents=True, exist_ok=True)
+        for images in ("images", "images_lvis"):
+            for path in sorted((data / "coco_480" / images).iterdir()):
+                link = folder / path.name
+                if not link.exists():
+                    link.symlink_to(path.resolve())
+    for name in ("coco_480", "more_416"):
+        if not (root / name).exists():
+            (root / name).symlink_to((data / name).resolve())
+
+
+def pixellm(*arguments: str) -> None:
+    """A command, as users run it."""
+    subprocess.run([sys.executable, "-m", "pixellm", *arguments], check=True)
+
+
+def train(out: Path, seeds: int, jobs: int) -> None:
+    """All trainings, `jobs` at a time; those that are finished end at once."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+
+    def one(run: tuple[str, int]) -> int:
+        kind, seed = run
+        command = [sys.executable, "-m", "pixellm", "train", str(RECIPES / f"nano_{kind}.yaml")]
+        command += ["--seed", str(seed), "--out", str(out / f"{kind}-{seed}")]
+        with (out / f"{kind}-{seed}.log").open("w") as log:
+            return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+
+    runs = [(kind, seed) for seed in range(seeds) for kind in KINDS]
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(one, runs))
+    if failed := [f"{kind}-{seed}.log" for (kind, seed), code in zip(runs, codes, strict=True) if code]:
+        sys.exit(f"expected all trainings to end, see {', '.join(failed)} in {out}")
+
+
+def measure(data: Path, root: Path, out: Path, kind: str, seed: int) -> None:
+    """Ask one model all held-out questions, and write its figures as those of a run."""
+    folder, model = out / "results" / f"{kind}-{seed}", str(out / f"{kind}-{seed}" / "model")
+    if (folder / comparison.RUN).is_file():
+        return
+    segmenter = load_segmenter(model, sampling={"max_new_tokens": ANSWER_BUDGET})
+    benchmark = load_benchmark("muse", root, "val")
+    made = fingerprint(benchmark, weights_of(model, None), model, False)
+    path = answer_all(segmenter, benchmark, folder / "muse", made, teacher_forced=False, progress=True)
+    assert path is not None, "one process answers"
+    muse = score(benchmark, read_predictions(path), choose_protocol("muse", None)).overall.values
+    source = CocoSource(data / "coco_480/instances_val.json", data / "coco_480/images")
+    others = [one for one in held_out_questions(source) if one.kind == "knowledge" and len(one.names) > 1]
+    report = evaluate(segmenter, source, others, True, folder / "answers.jsonl", f"{kind} {seed}")
+    found = {"muse_giou": muse["giou"], "muse_ciou": muse["ciou"], "other_giou": figures(report)["reasoning_giou"]}
+    run = {"recipe": {"name": kind.replace("_", " "), "seed": seed, "validation": "muse_mini"}, "figures": found}
+    write_text(folder / comparison.RUN, json.dumps(run, indent=2) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/muse"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each with its share of the cores")
+    parser.add_argument("--report", type=Path, default=Path("docs/muse_mini.md"))
+    given = parser.parse_args(arguments)
+    root = make(given.data, given.out)
+    train(given.out, given.seeds, given.jobs)
+    for seed in range(given.seeds):
+        for kind in KINDS:
+            measure(given.data, root, given.out, kind, seed)
+    found = comparison.with_base(comparison.read_runs([given.out / "results"]), "without muse")
+    comparison.write_into(given.report, comparison.markdown(found))
+    comparison.plot(found, given.report.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
