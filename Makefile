@@ -1,10 +1,11 @@
-# setup: .venv with everything · demo: a first answer · test · check: what CI runs · bench · ablations · baselines · clean
+# setup: .venv with everything · demo: a first answer · test · check: what CI runs · bench · ablations · baselines · muse ·
+# clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test check bench ablations baselines clean
+.PHONY: setup demo test check bench ablations baselines muse clean
 
 setup: $(STAMP)
 
@@ -34,6 +35,7 @@ bench: setup
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/muse.py
 
 # 24 runs of some minutes each on two cores; those that are finished are not run again.
 SEEDS := 0 1 2
@@ -47,6 +49,10 @@ ablations: setup
 DATA := ../shared/data/coco_480
 baselines: setup
 	$(BIN)/python benchmarks/baselines.py --data $(DATA)
+
+# MUSE-mini, and six trainings with and without it: about an hour and a half on two cores.
+muse: setup
+	$(BIN)/python benchmarks/muse_mini.py --data $(dir $(DATA))
 
 # Everything made here but the environment; `rm -r .venv` removes that.
 clean:
