@@ -89,6 +89,12 @@ def test_a_reply_that_is_none(text) -> None:
     assert found.complaint
 
 
+def test_a_refusal_is_none_that_could_be_mended() -> None:
+    found = read_reply(json.dumps({"refusal": "I can't."}), SCENE, MADE)
+    assert [(one.fault, one.reason) for one in found.rejects] == [("refusal", "the model refuses: I can't.")]
+    assert found.complaint is None
+
+
 @pytest.fixture
 def images(tmp_path):
     Image.new("RGB", (640, 480), "red").save(tmp_path / "5.jpg")

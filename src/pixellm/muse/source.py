@@ -33,6 +33,7 @@ CREATE TABLE annotations (
 ) WITHOUT ROWID;
 CREATE TABLE captions (image_id INTEGER NOT NULL, text TEXT NOT NULL);
 CREATE INDEX captions_of ON captions (image_id);
+CREATE INDEX shown ON images (photograph);
 """
 
 

@@ -6,7 +6,7 @@ Scene → prompt → Call (in the journal, paid once) → records; a reply that 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pixellm.muse.calls import Calls, Client, answered
 from pixellm.muse.prompts import Prompt
@@ -27,8 +27,6 @@ class ServerEngine:
         images: folder of the photographs.
         questions: pairs to ask for of a photograph.
     """
-
-    name: Literal["server"] = "server"
 
     def __init__(self, client: Client, calls: Calls, prompt: Prompt, images: Path, questions: int) -> None:
         self._client, self._calls, self._prompt = client, calls, prompt

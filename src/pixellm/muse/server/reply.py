@@ -15,6 +15,7 @@ from pixellm.muse.scene import Scene
 from pixellm.types import SEG_SLOT
 
 MARK = re.compile(r"\[([^\[\]]+)\]\s?\((\d+)\)")  # [the white mug](3)
+REFUSAL = "refusal"  # a fault; see `Client.ask`
 SHOWN = 120  # characters of a reply in a message
 
 
@@ -27,18 +28,19 @@ class Read:
 
     @property
     def complaint(self) -> str | None:
-        """What to tell the model where nothing of its reply can be used."""
-        if self.records or not self.rejects:
+        """What to tell the model where nothing of its reply can be used; a refusal stays one."""
+        if self.records or not self.rejects or self.rejects[0].fault == REFUSAL:
             return None
         return " ".join(sorted({f"{one.reason[0].upper()}{one.reason[1:]}." for one in self.rejects}))
 
 
 def read_reply(reply: str, scene: Scene, provenance: Provenance) -> Read:
     """The pairs of a reply; a reply that can't be read at all is one reject."""
-    pairs = _pairs(reply)
+    row = _json(reply)
+    pairs = _pairs(row, reply)
     if isinstance(pairs, str):
-        reject = Reject(f"{scene.image.image_id}/1", {"reply": reply}, "reply", pairs)
-        return Read((), (reject,))
+        fault = REFUSAL if "refusal" in row else "reply"
+        return Read((), (Reject(f"{scene.image.image_id}/1", {"reply": reply}, fault, pairs),))
     records: list[MuseRecord] = []
     rejects: list[Reject] = []
     for number, pair in enumerate(pairs, 1):
@@ -51,17 +53,24 @@ def read_reply(reply: str, scene: Scene, provenance: Provenance) -> Read:
     return Read(tuple(records), tuple(rejects))
 
 
-def _pairs(reply: str) -> list[Any] | str:
-    """The list of pairs, or what is wrong."""
+def _json(reply: str) -> dict[str, Any]:
+    """The object in a reply; without one, nothing."""
     thought = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
     found = re.search(r"\{.*\}", thought, re.DOTALL)
     try:
         row = json.loads(found[0]) if found else None
     except (json.JSONDecodeError, RecursionError):
         row = None
-    pairs = row.get("pairs") if isinstance(row, dict) else None
+    return row if isinstance(row, dict) else {}
+
+
+def _pairs(row: dict[str, Any], reply: str) -> list[Any] | str:
+    """The list of pairs, or what is wrong."""
+    if "refusal" in row:
+        return f"the model refuses: {row['refusal']}"
+    pairs = row.get("pairs")
     if not isinstance(pairs, list):
-        return f'the reply is no JSON with a list of "pairs": {thought.strip()[:SHOWN]!r}'
+        return f'the reply is no JSON with a list of "pairs": {reply.strip()[:SHOWN]!r}'
     return pairs or 'the list of "pairs" is empty'
 
 
