@@ -144,7 +144,7 @@ def test_a_reply_that_trickles_is_given_up() -> None:
                 yield piece
 
     with Slow(reply=lambda text: "words " * 60) as server:
-        (error,), _, budget = ask(settings(server.url, timeout=0.4, retries=1))
+        (error,), _, budget = ask(settings(server.url, timeout=0.4, retries=1, stream=True))
     assert "no answer in 2 tries" in str(error)
     assert budget.lost_calls == 2
 

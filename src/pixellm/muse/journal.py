@@ -131,7 +131,8 @@ class Journal:
 
     def save_lost(self, tokens_in: int, tokens_out: int, cost: float) -> None:
         """Keep that a reply was lost, and the most that it can have taken."""
-        self._db.execute("INSERT INTO lost VALUES (?, ?, ?)", (tokens_in, tokens_out, cost))
+        with self._writing:
+            self._db.execute("INSERT INTO lost VALUES (?, ?, ?)", (tokens_in, tokens_out, cost))
 
     def is_done(self, image_id: int) -> bool:
         """Whether an image is finished, used or not."""
