@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 RETRIES = 5  # of one request, with growing waits or as the server asks (429, 5xx, broken connections)
 KEY = "OPENAI_API_KEY"
+NO_KEY = "none"  # for servers that want none: the client wants one
 
 
 def connect(url: str | None) -> "OpenAI":
@@ -40,7 +41,7 @@ def connect_async(url: str | None, key_file: Path | None, timeout: float) -> "As
 
 def _key(file: Path | None) -> str:
     if file is None:
-        return os.environ.get(KEY) or "none"
+        return os.environ.get(KEY, "").strip() or NO_KEY
     try:
         key = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -154,10 +154,10 @@ def test_one_process_at_a_time(tmp_path) -> None:
 def test_a_cap_on_cost(tmp_path) -> None:
     source = muse_source.write(tmp_path, 100)
     with VlmServer() as server:
-        done = run(command(tmp_path, source, server, "--max-cost", "0.3"))
+        done = run(command(tmp_path, source, server, "--max-cost", "0.12"))
         assert done.returncode == 2
-        assert "the cap of 0.3 USD is reached" in done.stderr
-        assert 0 < (2 * server.account.tokens_in + 10 * server.account.tokens_out) / 1e6 <= 0.3
+        assert "the cap of 0.12 USD is reached" in done.stderr
+        assert 0.08 < (2 * server.account.tokens_in + 10 * server.account.tokens_out) / 1e6 <= 0.12
         assert run(command(tmp_path, source, server, "--max-cost", "30")).returncode == 0
         assert server.account.replies == len(records(tmp_path / "out")) == 100
         assert set(server.account.answered.values()) == {1}

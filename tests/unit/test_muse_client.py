@@ -101,7 +101,6 @@ def test_the_server_says_how_long_to_wait(monkeypatch) -> None:
     with VlmServer(script=("429", "503"), retry_after="7", reply=said) as server:
         ask(server)
     assert [round(wait) for wait in waits if wait > 1] == [7, 7]
-    assert module._seconds("Wed, 21 Oct 2026 07:28:00 GMT") is None
 
 
 def _recorded(waits: list[float], sleep: Any) -> Any:
@@ -224,19 +223,6 @@ def test_limits_per_minute_are_kept() -> None:
         ask(server, 6, requests_per_minute=1200)
         gaps = [b - a for a, b in zip(server.account.times, server.account.times[1:], strict=False)]
         assert sum(gaps) >= 0.2  # 5 waits of 0.05 s
-        server.account.times.clear()
-        # A request may take 100 + 40 tokens and is counted as such: 4 of them fit into the first ten seconds.
-        settings = Settings("vlm", server.url, tokens_per_minute=6 * 4 * 140, max_output=100)
-
-        async def work() -> int:
-            async with Asked(settings) as client:
-                jobs = [asyncio.create_task(client.ask(f"k{i}", messages(i), SCHEMA)) for i in range(8)]
-                await asyncio.wait(jobs, timeout=0.5)
-                for job in jobs:
-                    job.cancel()
-                return sum(job.done() and not job.cancelled() for job in jobs)
-
-        assert 3 <= asyncio.run(work()) <= 5
 
 
 def test_settings_of_a_file(tmp_path) -> None:

@@ -52,7 +52,7 @@ INTERRUPTED = 130  # what shells report for Ctrl-C
 # What pyproject.toml calls the rest of the packages that not everybody needs; all others are of `train`.
 EXTRAS = {
     **dict.fromkeys(("openai", "pyarrow"), "eval"),
-    **dict.fromkeys(("aiohttp", "aiolimiter", "datasketch", "ijson", "py3langid", "tenacity"), "muse"),
+    **dict.fromkeys(("aiohttp", "datasketch", "ijson", "py3langid", "tenacity"), "muse"),
     **dict.fromkeys(("fastapi", "multipart", "prometheus_client", "python_multipart", "uvicorn"), "serve"),
     "ray": "ray",
 }

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY, reply TEXT NOT NULL,
     tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS lost (tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS images (image_id INTEGER PRIMARY KEY, reason TEXT);
 CREATE TABLE IF NOT EXISTS left_out (reason TEXT PRIMARY KEY, things INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS records (record_id TEXT PRIMARY KEY, image_id INTEGER NOT NULL, body TEXT NOT NULL);
@@ -128,6 +129,11 @@ class Journal:
         with self._writing:
             self._db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?)", row)
 
+    def save_lost(self, tokens_in: int, tokens_out: int, cost: float) -> None:
+        """Keep that a reply was lost, and the most that it can have taken."""
+        with self._writing:
+            self._db.execute("INSERT INTO lost VALUES (?, ?, ?)", (tokens_in, tokens_out, cost))
+
     def is_done(self, image_id: int) -> bool:
         """Whether an image is finished, used or not."""
         return self._db.execute("SELECT 1 FROM images WHERE image_id = ?", (image_id,)).fetchone() is not None
@@ -219,9 +225,16 @@ class Journal:
 
     def spent(self) -> tuple[int, int, int, float]:
         """Calls, tokens in, tokens out, and cost of all replies."""
-        query = "SELECT COUNT(*), TOTAL(tokens_in), TOTAL(tokens_out), TOTAL(cost) FROM calls"
-        calls, tokens_in, tokens_out, cost = self._db.execute(query).fetchone()
-        return calls, int(tokens_in), int(tokens_out), cost
+        return self._sums("calls")
+
+    def lost(self) -> tuple[int, int, int, float]:
+        """The same of replies that were lost, at most; not part of `spent`."""
+        return self._sums("lost")
+
+    def _sums(self, table: Literal["calls", "lost"]) -> tuple[int, int, int, float]:
+        query = f"SELECT COUNT(*), TOTAL(tokens_in), TOTAL(tokens_out), TOTAL(cost) FROM {table}"
+        count, tokens_in, tokens_out, cost = self._db.execute(query).fetchone()
+        return count, int(tokens_in), int(tokens_out), cost
 
     def counts(self) -> dict[str, Counter[str]]:
         """How many images (`skipped`) and things (`left_out`) by reason, and records by check (`rejected`)."""

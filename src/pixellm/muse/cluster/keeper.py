@@ -90,7 +90,7 @@ class Keeper:
 
     def state(self) -> tuple[tuple[int, int], Budget | None]:
         """Photographs that are finished, records, and what was spent."""
-        return self._journal.totals(), self._budget
+        return self._journal.totals(), self._budget and self._budget.figures()
 
     def close(self) -> None:
         """Before the directory is read by others."""

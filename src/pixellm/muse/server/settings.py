@@ -1,9 +1,11 @@
 """How a server is asked, and what may be spent: one YAML file, single values of which options can change."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,11 @@ class Settings:
         positive = ("in_flight", "requests_per_minute", "tokens_per_minute", "timeout", "max_output", "image_tokens")
         for name in (*positive, "max_cost", "max_tokens"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not (0 < value < math.inf):  # "not a number" would switch a limit off
                 raise ValueError(f"expected {name} above 0, got {value}.")
         if self.retries < 0:
             raise ValueError(f"expected retries of 0 or more, got {self.retries}.")
+        _check_url(self.url)
         if self.max_cost is not None and self.model not in self.prices:
             raise ValueError(
                 f"expected a price of {self.model} for a cap on cost, got prices of {sorted(self.prices) or 'none'}. "
@@ -109,6 +112,19 @@ KINDS: dict[str, Any] = {
     **dict.fromkeys(("requests_per_minute", "tokens_per_minute", "timeout", "temperature", "max_cost"), NUMBER),
     **{"stream": bool, "prices": dict, "key_file": (str, Path)},
 }
+
+
+def _check_url(url: str | None) -> None:
+    if url is None:
+        return
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"expected a URL like https://host/v1, got {url}.")
+    if "@" in parts.netloc or parts.query or parts.fragment:  # not shown: there may be a key in it
+        raise ValueError(
+            f"expected a URL of scheme, host and path alone, got more at {parts.hostname}. "
+            "A key belongs into OPENAI_API_KEY or a file: --key-file."
+        )
 
 
 def _said(kinds: Any) -> str:
