@@ -1,6 +1,9 @@
 """An answer drawn on its photograph: each mask in its colour, with its edge and its phrase."""
 
+import base64
+import io
 import warnings
+from html import escape
 
 import numpy as np
 from PIL import Image, ImageFont
@@ -35,6 +38,24 @@ def ink_on(index: int) -> str:
     red, green, blue = (int(colour_of(index)[at : at + 2], 16) for at in (1, 3, 5))
     # Perceived lightness, ITU-R BT.601; 140 by eye on these colours.
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#FFFFFF"
+
+
+def html(answer: Answer) -> str:
+    """One piece of HTML that needs nothing else: the question, the picture as a JPEG, the text with coloured phrases."""
+    buffer = io.BytesIO()
+    draw(answer).save(buffer, "JPEG", quality=90)
+    picture = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    parts, end = [], 0
+    for index, target in enumerate(answer.targets):
+        start, stop = target.span
+        style = f"background:{colour_of(index)};color:{ink_on(index)};border-radius:3px;padding:0 3px"
+        parts += [escape(answer.text[end:start]), f'<mark style="{style}">{escape(answer.text[start:stop])}</mark>']
+        end = stop
+    text = "".join((*parts, escape(answer.text[end:])))
+    return (
+        f'<figure style="margin:0"><figcaption>{escape(answer.question)}</figcaption>'
+        f'<img src="{picture}" alt="{escape(answer.text)}" style="max-width:100%"><p>{text}</p></figure>'
+    )
 
 
 def draw(answer: Answer) -> Image.Image:

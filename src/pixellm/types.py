@@ -165,6 +165,12 @@ class Answer:
 
         return draw(self)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture, and the text with each phrase in the colour of its mask."""
+        from pixellm.overlay import html
+
+        return html(self)
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the pixels, ready for `json.dumps`; masks are COCO RLEs."""
         return {

@@ -18,8 +18,11 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PIXELLM = Path(sys.executable).with_name("pixellm")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PAGES = sorted([ROOT / "docs/index.md", ROOT / "docs/notebook.md", *(ROOT / "docs/recipes").glob("*.md")])
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(program: str) -> list[list[str]]:
@@ -69,6 +72,16 @@ def test_python_blocks_run(block, work):
     result = subprocess.run([sys.executable, "-c", block], cwd=work, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout
+
+
+@pytest.mark.usefixtures("mini")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_run(page, work):
+    found = blocks("python", page.read_text(encoding="utf-8"))
+    assert found
+    for block in found:
+        result = subprocess.run([sys.executable, "-c", block], cwd=work, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=shlex.join)

@@ -1,10 +1,13 @@
 """Drawing answers: masks change where they are, and nothing odd breaks it."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from pixellm.overlay import COLOURS, colour_of, draw, ink_on, shorten
+from pixellm.overlay import COLOURS, colour_of, draw, html, ink_on, shorten
 from pixellm.types import Answer, Target
 
 WIDTH, HEIGHT = 160, 120
@@ -112,3 +115,20 @@ def test_shorten():
 def test_answer_overlay():
     given = answer(("cat", box(10, 10, 60, 60)))
     assert np.array_equal(np.asarray(given.overlay()), np.asarray(draw(given)))
+
+
+def test_a_notebook_shows_picture_and_coloured_phrases():
+    mask = box(30, 40, 100, 130)
+    targets = (Target("the <b> cat", (0, 11), mask, 0.9), Target("a dog", (16, 21), mask, 0.9))
+    shown = Answer("What & who?", "the <b> cat and a dog.", targets, Image.new("RGB", (WIDTH, HEIGHT)))
+    text = shown._repr_html_()
+    assert text == html(shown)
+    assert (
+        f'background:{colour_of(0)};color:{ink_on(0)};border-radius:3px;padding:0 3px">the &lt;b&gt; cat</mark> and '
+        in text
+    )
+    assert ">a dog</mark>." in text
+    assert "What &amp; who?" in text
+    picture = Image.open(io.BytesIO(base64.b64decode(text.split("base64,")[1].split('"')[0])))
+    assert picture.size == (WIDTH, HEIGHT)
+    assert "<mark" not in html(Answer("q", "Nothing.", (), Image.new("RGB", (8, 8))))
