@@ -41,7 +41,7 @@ def ink_on(index: int) -> str:
 
 
 def html(answer: Answer) -> str:
-    """One piece of HTML that needs nothing else: the question, the picture as a JPEG, the text with coloured phrases."""
+    """One piece of HTML that needs nothing else: question, picture, and the text with coloured phrases."""
     buffer = io.BytesIO()
     draw(answer).save(buffer, "JPEG", quality=90)
     picture = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
