@@ -69,10 +69,15 @@ def chat(question: str, image: bytes | None = None, **fields) -> dict:
 
 
 def offline(directory: Path, question: str, image: int = 0, history=(), **sampling) -> dict:
-    """What the predictor answers."""
-    predictor = Predictor.load(directory)
-    predictor.set_image(tiny.picture(60, 40, image))
-    return predictor.ask(question, history, **{"max_new_tokens": TOKENS, **sampling}).to_json()
+    """What the predictor answers, with one thread, as the servers of tests have it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        predictor = Predictor.load(directory)
+        predictor.set_image(tiny.picture(60, 40, image))
+        return predictor.ask(question, history, **{"max_new_tokens": TOKENS, **sampling}).to_json()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Running:
