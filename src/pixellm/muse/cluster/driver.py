@@ -1,9 +1,7 @@
 """Starts a generation on a cluster, follows it, and ends it."""
 
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from pixellm.muse.running import MAX_FAILURES
 from pixellm.muse.server.budget import Budget
 from pixellm.muse.server.settings import Settings
 from pixellm.muse.source import FILE
+from pixellm.ray_cluster import connected
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -72,7 +71,7 @@ class Cluster:
         Raises:
             ValueError: another process works on the directory, or it holds another generation.
         """
-        with _connected(self._address, self._workers):
+        with connected(self._address, self._workers):
             self._keeper = self._start_keeper()
             try:
                 return self._follow(seen)
@@ -131,23 +130,6 @@ def _share(server: Settings | None, workers: int) -> Settings | None:
         requests_per_minute=requests and requests / workers,
         tokens_per_minute=tokens and tokens / workers,
     )
-
-
-@contextmanager
-def _connected(address: str | None, workers: int) -> Iterator[None]:
-    import ray
-
-    mine = not ray.is_initialized()
-    if mine:
-        local = {} if address else {"num_cpus": workers + 1, "include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        if mine:
-            ray.shutdown()
 
 
 def _get(reference: Any) -> Any:
