@@ -19,7 +19,7 @@ from pixellm.examples import EXAMPLES
 
 PIXELLM = Path(sys.executable).with_name("pixellm")
 COMMANDS = ["", "ask", "examples", "convert", "train", "eval", "models", "models list", "models pull", "models where"]
-COMMANDS += ["data", "data layout", "data check", "compare", "attention", "score", "questions", "cost"]
+COMMANDS += ["data", "data layout", "data check", "compare", "attention", "score", "questions", "cost", "batch"]
 COMMANDS += [
     f"muse {name}"
     for name in ("generate", "verify", "check", "export", "validate", "stats", "merge", "subset", "split")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pixellm.cli import muse, scoring
+from pixellm.cli.batch import batch
 from pixellm.cli.common import (
     Device,
     Dtype,
@@ -46,6 +47,7 @@ app.command("eval")(scoring.evaluate)
 app.command("score")(scoring.score)
 app.command("questions")(scoring.questions)
 app.command()(cost)
+app.command()(batch)
 app.command()(serve)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C

@@ -11,6 +11,7 @@ import typer
 
 from pixellm.cli import muse_server
 from pixellm.cli.common import err_console, print_lines
+from pixellm.cli.interrupt import interrupting
 from pixellm.cli.muse_server import (
     Config,
     InFlight,
@@ -147,7 +148,7 @@ def _generate_on_cluster(directory: Path, plan: "Plan", workers: int, address: s
     with Journal(directory, plan.about()) as journal, _reading(), plan.source(directory) as source:
         (done, before), total = journal.totals(), plan.rules.images or source.count()
     cluster = Cluster(plan, directory, workers, address, processor if vllm else None)
-    with Running("asking", total, done) as bar, muse_server.interrupting(cluster.stop):
+    with Running("asking", total, done) as bar, interrupting(cluster.stop):
         found = cluster.run(
             lambda images, records, budget: bar.at(images, f"{records:,} records  {muse_server.spent(budget)}")
         )

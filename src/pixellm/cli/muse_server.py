@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Coroutine, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from pixellm.cli.common import err_console
+from pixellm.cli.interrupt import FINISHING, INTERRUPTED
 
 if TYPE_CHECKING:
     from pixellm.muse.cluster.driver import Followed
@@ -105,22 +106,6 @@ def complete(run: "Run", work: Coroutine[Any, Any, None], client: "Client | None
         raise _first(group) from None
 
 
-@contextmanager
-def interrupting(stop: Callable[[str], None]) -> Iterator[None]:
-    """The first Ctrl-C calls `stop`, the second one ends everything."""
-
-    def interrupted(*_: object) -> None:
-        stop(INTERRUPTED)
-        err_console.print(FINISHING)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def report(run: "Run | Followed", budget: "Budget | None") -> Iterator[str]:
     """What is left for the next run, and what broke off and may be on the bill nevertheless."""
     for reason, count in run.failures.most_common(SHOWN):
@@ -139,8 +124,6 @@ def leave(run: "Run | Followed") -> None:
     raise typer.Exit(1 if run.failures else 0)
 
 
-INTERRUPTED = "interrupted"
-FINISHING = "finishing what is in flight (Ctrl-C again drops it)"
 SHOWN = 5  # reasons
 
 

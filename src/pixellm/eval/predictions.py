@@ -21,7 +21,7 @@ from pixellm.types import SEG_SLOT, Answer
 
 logger = logging.getLogger(__name__)
 
-FIELDS = {"id", "text", "masks", "spans", "scores"}  # others are left alone: systems may keep notes of their own
+FIELDS = {"id", "text", "masks", "spans", "scores", "image", "question"}  # others are left alone: notes of systems
 NAMED = 5  # ids that an error message lists
 
 
