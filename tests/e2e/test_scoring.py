@@ -160,3 +160,19 @@ def test_teacher_forced(root, model, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Answers: teacher-forced" in done.stdout
     assert "2 questions" in done.stdout
+
+
+def test_a_batch_is_scored_as_an_evaluation_is(root, model, tmp_path):
+    """questions → batch → score gives what `eval --benchmark` gives."""
+    common = (*MUSE, "--root", root)
+    assert pixellm("questions", *common, "--out", tmp_path / "asked/questions.jsonl").returncode == 0
+    answers = tmp_path / "answers.jsonl"
+    done = pixellm("batch", tmp_path / "asked/questions.jsonl", "--model", model, "--out", answers, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    scored = pixellm("score", answers, *common, "--out", tmp_path / "scored")
+    assert scored.returncode == 0, scored.stderr
+    evaluated = pixellm("eval", "--model", model, *common, "--device", "cpu", "--out", tmp_path / "evaluated")
+    assert evaluated.returncode == 0, evaluated.stderr
+    one, other = (json.loads((tmp_path / name / "score.json").read_text()) for name in ("scored", "evaluated"))
+    assert one["overall"] == other["overall"]
+    assert one["missing"] == 0

@@ -227,7 +227,7 @@ def write_questions(benchmark: Benchmark, path: Path) -> None:
     rows = (
         {
             "id": q.id,
-            "image": str(q.image),
+            "image": str(q.image.resolve()),  # wherever the file is taken
             "height": q.hw[0],
             "width": q.hw[1],
             "question": q.text,
