@@ -163,7 +163,7 @@ def test_teacher_forced(root, model, tmp_path):
 
 
 def test_a_batch_is_scored_as_an_evaluation_is(root, model, tmp_path):
-    """questions → batch → score gives what `eval --benchmark` gives."""
+    """That is, `questions`, `batch` and `score` give what `eval --benchmark` gives."""
     common = (*MUSE, "--root", root)
     assert pixellm("questions", *common, "--out", tmp_path / "asked/questions.jsonl").returncode == 0
     answers = tmp_path / "answers.jsonl"
