@@ -95,7 +95,7 @@ def train(out: Path, seeds: int, jobs: int) -> None:
 
     def one(run: tuple[str, int]) -> int:
         kind, seed = run
-        command = [sys.executable, "-m", "pixellm", "train", str(RECIPES / f"nano_{kind}.yaml")]
+        command = [sys.executable, "-m", "pixellm", "train", str(RECIPES / f"muse_{kind.removesuffix('_muse')}.yaml")]
         command += ["--seed", str(seed), "--out", str(out / f"{kind}-{seed}")]
         with (out / f"{kind}-{seed}.log").open("w") as log:
             return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
