@@ -16,7 +16,7 @@ from pixellm import masks
 from pixellm.batch.questions import Asked, read_questions
 from pixellm.data.records import expect
 from pixellm.eval.predictions import Prediction, read_predictions
-from pixellm.images import load_image
+from pixellm.images import EXAMPLE, MAX_PIXELS, load_image
 from pixellm.types import SEG_SLOT
 
 UNNAMED = "object"  # the category of a mask that the text has no words for
@@ -122,7 +122,7 @@ def read_answers(path: Path, image: str | None = None, questions: Path | None = 
     if all(isinstance(row, dict) and "targets" in row for row in rows):
         return [_of_answer(row, number, image, path) for number, row in enumerate(rows, 1)]
     asked = _asked(questions)
-    return [_of_prediction(one, asked, image) for one in read_predictions(path).answers.values()]
+    return [_of_prediction(one, asked, image, path) for one in read_predictions(path).answers.values()]
 
 
 def _json(path: Path) -> Any:
@@ -135,49 +135,64 @@ def _json(path: Path) -> Any:
         raise ValueError(f"expected a file of answers at {path} ({error.strerror}). Check the path.") from None
 
 
-def _of_answer(row: Mapping[str, Any], number: int, image: str | None, path: Path) -> Given:
+def of_answer(row: Mapping[str, Any], answer_id: str, image: str) -> Given:
+    """An answer as `Answer.to_json` and the server write it.
+
+    Raises:
+        ValueError: a field is missing or malformed.
+    """
     try:
         hw = (int(row["height"]), int(row["width"]))
         text, question = expect(row["text"], str, "a text"), expect(row.get("question", ""), str, "a question")
         targets = expect(row["targets"], list, "a list of targets")
         given = {"masks": [t["segmentation"] for t in targets], "spans": [t["span"] for t in targets]}
         scores = [t["score"] for t in targets] if all("score" in t for t in targets) else None
-        prediction = Prediction.from_json({"id": str(number), "text": text, "scores": scores} | given)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        prediction = Prediction.from_json({"id": answer_id, "text": text, "scores": scores} | given)
+    except (KeyError, TypeError, AttributeError) as error:
         reason = f"no field {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path}, answer {number}: {reason}. Give what `pixellm ask --json` writes.") from None
+        raise ValueError(f"expected an answer as `pixellm ask --json` writes it, got {reason}") from None
+    return _given(replace(prediction, question=question), image, hw)
+
+
+def _of_answer(row: Mapping[str, Any], number: int, image: str | None, path: Path) -> Given:
     named = image or row.get("image")
     if not isinstance(named, str) or not named:
         raise ValueError(f"{path}, answer {number}: expected an image, got none. Name it with --image.")
-    return _given(replace(prediction, image=named, question=question), named, hw)
+    try:
+        return of_answer(row, str(number), named)
+    except ValueError as error:
+        raise ValueError(f"{path}, answer {number}: {error}. Mend or remove it.") from None
 
 
 def _asked(questions: Path | None) -> dict[str, Asked]:
     return {} if questions is None else {one.id: one for one in read_questions(questions)[0]}
 
 
-def _of_prediction(one: Prediction, asked: Mapping[str, Asked], image: str | None) -> Given:
+def _of_prediction(one: Prediction, asked: Mapping[str, Asked], image: str | None, path: Path) -> Given:
     known = asked.get(one.id)
     named = image or one.image or (str(known.image) if known else None)
     if named is None:
         raise ValueError(
-            f"answer {one.id!r}: expected an image, got none. Give --questions with the file that was answered."
+            f"{path}, answer {one.id!r}: expected an image, got none. Give --questions with the file that was answered."
         )
     question = one.question or (known.question if known else "")
-    sizes = {tuple(int(side) for side in rle["size"]) for rle in one.masks}
-    if len(sizes) > 1:
-        raise ValueError(f"answer {one.id!r}: expected masks of one size, got {sorted(sizes)}. Mend the line.")
-    hw = sizes.pop() if sizes else load_image(named).size[::-1]
-    return _given(replace(one, question=question), named, hw)
+    height, width = one.masks[0]["size"] if one.masks else load_image(named).size[::-1]
+    try:
+        return _given(replace(one, question=question), named, (height, width))
+    except ValueError as error:
+        raise ValueError(f"{path}, answer {one.id!r}: {error}. Mend or remove the line.") from None
 
 
 def _given(one: Prediction, image: str, hw: tuple[int, int]) -> Given:
+    if hw[0] * hw[1] > MAX_PIXELS:
+        raise ValueError(f"expected at most {MAX_PIXELS / 1e6:.0f} million pixels, got {hw[0]}×{hw[1]}")
     text, spans = _plain(one)
     scores = one.scores or (None,) * len(one.masks)
     shown = [Shown(s, text[slice(*s)], m, p) for s, m, p in zip(spans, one.masks, scores, strict=True)]
     if any(found.rle["size"] != list(hw) for found in shown):
-        raise ValueError(f"answer {one.id!r}: expected masks of {hw[0]}×{hw[1]} pixels, got others. Check its size.")
+        raise ValueError(f"expected masks of {hw[0]}×{hw[1]} pixels, got others")
     kept = tuple(found for found in shown if found.area)
+    image = image if image.startswith(EXAMPLE) else str(Path(image))
     return Given(one.id, image, hw, one.question or "", text, kept, len(shown) - len(kept))
 
 
@@ -221,7 +236,7 @@ def _stems(images: Iterable[str]) -> Iterator[str]:
     """The images' names without folder and suffix; with a number where another one has the same, whatever its case."""
     used: set[str] = set()
     for image in images:
-        stem = Path(image.rpartition(":")[2] if image.startswith("example:") else image).stem
+        stem = Path(image.removeprefix(EXAMPLE)).stem
         name, number = stem, 1
         while name.lower() in used:
             number += 1

@@ -17,23 +17,30 @@ from pixellm.export.outlines import iou, polygons
 from pixellm.files import write_text
 from pixellm.images import EXAMPLE
 
+INFO = {"description": "answers, exported by pixellm"}
 RARE, COMMON = 10, 100  # LVIS (arXiv 1908.03195): categories of at most so many images are "r", "c"; others "f"
 
 
 def write_coco(images: Sequence[Pictured], out: Path, tolerance: float | None) -> list[float]:
-    """Write a COCO instances file; answers' scores and phrases are further fields.
+    """Write a COCO instances file, see `coco_file`; the IoU of each mask with its polygons, empty for run lengths."""
+    content, ious = coco_file(images, tolerance)
+    _write(out, content)
+    return ious
+
+
+def coco_file(images: Sequence[Pictured], tolerance: float | None = None) -> tuple[dict[str, Any], list[float]]:
+    """The content of a COCO instances file; phrases, scores and the ids of answers are further fields.
 
     Args:
         images: with their answers.
-        out: JSON file.
         tolerance: None: run lengths; else polygons, see `pixellm.export.outlines.polygons`.
 
     Returns:
-        The IoU of each mask with its polygons; empty for run lengths.
+        It, and the IoU of each mask with its polygons; empty for run lengths.
     """
     numbers = category_ids(images)
     ious: list[float] = []
-    found = []
+    found: list[dict[str, Any]] = []
     for image_id, one in enumerate(images, 1):
         for answer in one.answers:
             for shown in answer.shown:
@@ -46,8 +53,7 @@ def write_coco(images: Sequence[Pictured], out: Path, tolerance: float | None) -
         for number, (one, name) in enumerate(zip(images, file_names(images), strict=True), 1)
     ]
     categories = [{"id": number, "name": name, "supercategory": ""} for name, number in numbers.items()]
-    _write(out, {"images": entries, "annotations": found, "categories": categories, "licenses": []})
-    return ious
+    return {"info": INFO, "images": entries, "annotations": found, "categories": categories, "licenses": []}, ious
 
 
 def write_lvis(images: Sequence[Pictured], out: Path, tolerance: float | None) -> list[float]:
@@ -79,7 +85,7 @@ def write_lvis(images: Sequence[Pictured], out: Path, tolerance: float | None) -
         }
         for name, number in numbers.items()
     ]
-    _write(out, {"images": entries, "annotations": found, "categories": categories, "licenses": []})
+    _write(out, {"info": INFO, "images": entries, "annotations": found, "categories": categories, "licenses": []})
     return ious
 
 
@@ -108,5 +114,4 @@ def _frequency(images: int) -> str:
 
 
 def _write(out: Path, content: Mapping[str, Any]) -> None:
-    info = {"description": "answers exported by pixellm"}
-    write_text(out, json.dumps({"info": info, **content}, ensure_ascii=False) + "\n")
+    write_text(out, json.dumps(content, ensure_ascii=False) + "\n")

@@ -1,6 +1,6 @@
 """PNG: masks as pictures with the answers in the format that trains from them; cut-outs of the photograph.
 
-STEM-1-black-cat.png     the first mask of an image: 255 inside, 0 outside; or the thing itself, clear around it
+STEM-1_black-cat.png     the first mask of an image: 255 inside, 0 outside; or the thing itself, clear around it
 answers.jsonl            (masks) questions and answers that name them, see `pixellm.data.jsonl`
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixellm.export.answers import Given, Pictured
+from pixellm.export.answers import UNNAMED, Given, Pictured
 from pixellm.export.files import load, place
 from pixellm.files import new_directory
 from pixellm.images import EXAMPLE
@@ -65,8 +65,8 @@ def cut_out(photograph: Image.Image, mask: np.ndarray) -> Image.Image:
 
 def _names(one: Pictured) -> Iterator[str]:
     for number, shown in enumerate(one.shown, 1):
-        words = re.sub(r"[^\w]+", "-", shown.category)[:NAME].strip("-")
-        yield f"{one.stem}-{number}-{words or number}.png"
+        words = re.sub(r"[\W_]+", "-", shown.category)[:NAME].strip("-")  # the last _ of a name is ours
+        yield f"{one.stem}-{number}_{words or UNNAMED}.png"
 
 
 def _row(answer: Given, image: str, files: Sequence[str]) -> dict[str, Any]:
