@@ -34,7 +34,11 @@ def row(image: Path, masks_: list[np.ndarray], phrases: list[str], number: int =
         spans.append([len(text), len(text) + len(phrase)])
         text += phrase
     return {
-        **{"id": f"{image.parent.name}/{image.stem}/{number}", "text": f"{text}.", "masks": [masks.encode(mask) for mask in masks_]},
+        **{
+            "id": f"{image.parent.name}/{image.stem}/{number}",
+            "text": f"{text}.",
+            "masks": [masks.encode(mask) for mask in masks_],
+        },
         **{"spans": spans, "scores": [0.5] * len(spans), "image": str(image), "question": QUESTION},
     }
 
