@@ -65,6 +65,7 @@ def test_nothing_is_lost_of_any_mask(mask):
 def test_one_polygon_for_all_parts_holds_at_least_the_mask(mask):
     found = polygons(mask, centres=True, together=True)
     assert len(found) == bool(mask.any())
+    assert filled(found, *mask.shape)[mask].all()
     if ndimage.label(mask)[1] == 1:
         assert np.array_equal(filled(found, *mask.shape), mask)
 
@@ -73,6 +74,15 @@ def test_parts_that_are_tied_lose_a_line():
     mask = drawn("##....##", "##....##")
     (found,) = polygons(mask, centres=True, together=True)
     assert filled([found], *mask.shape).sum() == mask.sum() + 4
+
+
+def test_many_parts_are_tied_in_one_walk():
+    mask = np.zeros((90, 90), dtype=bool)
+    mask[::3, ::3] = True
+    mask[:40, :40] = True
+    (found,) = polygons(mask, centres=True, together=True)
+    assert filled([found], *mask.shape)[mask].all()
+    assert len(found) < 4 * ndimage.label(mask)[1]
 
 
 def test_points_that_change_nothing_are_left_out():

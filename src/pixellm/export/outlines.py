@@ -57,14 +57,25 @@ def polygons(
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    walk, *others = parts
-    for part in others:
-        distance, nearest = cKDTree(walk).query(part)
-        there = int(np.argmin(distance))
-        here = int(nearest[there])
-        ring = np.roll(part, -there, axis=0)
-        walk = np.concatenate([walk[: here + 1], ring, ring[:1], walk[here:]])
-    return walk
+    """One walk: each part is tied to those before it, between the two nearest points."""
+    forest: list[tuple[cKDTree, np.ndarray]] = []  # trees of twice as many points each, and whose they are: part, place
+    ties: list[tuple[int, int, int]] = []  # for each part but the first: the other part, the place there, its own place
+    for number, part in enumerate(parts):
+        near = [(*tree.query(part), whose) for tree, whose in forest]
+        if near:
+            distance, nearest, whose = min(near, key=lambda found: found[0].min())
+            own = int(distance.argmin())
+            ties.append((*whose[nearest[own]].tolist(), own))
+        points, whose = part, np.stack([np.full(len(part), number), np.arange(len(part))], axis=1)
+        while forest and forest[-1][0].n <= len(points):
+            tree, others = forest.pop()
+            points, whose = np.concatenate([tree.data, points]), np.concatenate([others, whose])
+        forest.append((cKDTree(points), whose))
+    inserted: dict[int, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+    for number in range(len(parts) - 1, 0, -1):  # what is tied to a part comes after it
+        other, there, own = ties[number - 1]
+        inserted[other][there].append(_expanded(parts[number], inserted[number], own))
+    return _expanded(parts[0], inserted[0])
 
 
 def _walks(mask: np.ndarray, centres: bool) -> list[np.ndarray]:
@@ -96,12 +107,14 @@ def _walks(mask: np.ndarray, centres: bool) -> list[np.ndarray]:
 
 def _expanded(ring: np.ndarray, inserted: dict[int, list[np.ndarray]], start: int = 0) -> np.ndarray:
     """The points of a loop from `start` on, with closed walks put in behind some of them."""
-    pieces = []
-    for at in [*range(start, len(ring)), *range(min(start, len(ring)))]:
-        pieces.append(ring[at : at + 1])
-        for walk in inserted.get(at, ()):
-            pieces += [walk, walk[:1], ring[at : at + 1]]
-    return np.concatenate(pieces)
+    turned = np.roll(ring, -start, axis=0)
+    pieces, done = [], 0
+    for at in sorted((place - start) % len(ring) for place in inserted):
+        pieces.append(turned[done : at + 1])
+        for walk in inserted[(at + start) % len(ring)]:
+            pieces += [walk, walk[:1], turned[at : at + 1]]
+        done = at + 1
+    return np.concatenate([*pieces, turned[done:]])
 
 
 def _edges(mask: np.ndarray) -> _Edges:
