@@ -61,24 +61,34 @@ def html(answer: Answer) -> str:
 def draw(answer: Answer) -> Image.Image:
     """The answer's photograph, RGB of the same size, with every mask that has a pixel in the colour of its index."""
     photograph = answer.image.convert("RGB")
-    shown = [(index, target) for index, target in enumerate(answer.targets) if target.area]
+    shown = [index for index, target in enumerate(answer.targets) if target.area]
     if not shown:
         return photograph
-    stack = np.stack([target.mask for _, target in shown]).astype(bool)
+    found = detections(answer)[shown]
     palette = sv.ColorPalette.from_hex(list(COLOURS))
-    detections = sv.Detections(
-        xyxy=sv.mask_to_xyxy(stack),
-        mask=stack,
-        class_id=np.array([index for index, _ in shown]),
-    )
     line = max(1, round(LINE_SHARE * _side(photograph)))
-    scene = sv.MaskAnnotator(palette, OPACITY).annotate(photograph.copy(), detections)
+    scene = sv.MaskAnnotator(palette, OPACITY).annotate(photograph.copy(), found)
     # White below the colour: the edge shows on every ground. A picture of a few pixels would be all edge.
     if min(scene.size) >= 16 * line:
-        scene = sv.PolygonAnnotator(sv.Color.WHITE, line + 2).annotate(scene, detections)
-        scene = sv.PolygonAnnotator(palette, line).annotate(scene, detections)
-    labels = {index: target.phrase for index, target in shown}
-    return _label(scene, labels, {index: target.mask for index, target in shown})
+        scene = sv.PolygonAnnotator(sv.Color.WHITE, line + 2).annotate(scene, found)
+        scene = sv.PolygonAnnotator(palette, line).annotate(scene, found)
+    targets = {index: answer.targets[index] for index in shown}
+    labels = {index: target.phrase for index, target in targets.items()}
+    return _label(scene, labels, {index: target.mask for index, target in targets.items()})
+
+
+def detections(answer: Answer) -> sv.Detections:
+    """All targets for supervision: `class_id` is a target's place in the answer, `data["class_name"]` its phrase."""
+    if not answer.targets:
+        return sv.Detections.empty()
+    stack = np.stack([target.mask for target in answer.targets]).astype(bool)
+    return sv.Detections(
+        xyxy=sv.mask_to_xyxy(stack).astype(np.float32),
+        mask=stack,
+        confidence=np.array([target.score for target in answer.targets], dtype=np.float32),
+        class_id=np.arange(len(answer.targets)),
+        data={"class_name": np.array([target.phrase for target in answer.targets])},
+    )
 
 
 def _label(scene: Image.Image, phrases: dict[int, str], masks: dict[int, np.ndarray]) -> Image.Image:

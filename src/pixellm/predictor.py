@@ -108,11 +108,22 @@ class Predictor:
                 f"expected one question for each image, got {len(images)} images and {len(questions)} questions. "
                 "For several questions on one image use ask_many."
             )
-        if not images:
-            return []
+        return [answer for (answer,) in self.ask_about(images, [[question] for question in questions], **sampling)]
+
+    def ask_about(
+        self, images: Sequence[ImageSource], questions: Sequence[Sequence[str]], **sampling
+    ) -> list[list[Answer]]:
+        """Answer each photograph's questions, all at once; the photograph of `set_image` stays as it is."""
         photographs = [load_image(image) for image in images]
-        asked = [_Asked(question, photographs[i], i) for i, question in enumerate(questions)]
-        return self._answers(self.encode(photographs), asked, sampling)
+        asked = [
+            _Asked(question, photograph, i)
+            for i, (photograph, texts) in enumerate(zip(photographs, questions, strict=True))
+            for question in texts
+        ]
+        if not asked:
+            return [[] for _ in images]
+        answers = iter(self._answers(self.encode(photographs), asked, sampling))
+        return [[next(answers) for _ in texts] for texts in questions]
 
     @torch.inference_mode()
     def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:

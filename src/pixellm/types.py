@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from supervision import Detections
     from torch import Tensor  # for commands that need no model, it takes too long to import
 
 SEG_SLOT = "{seg}"  # stands for a mask in the text of an answer
@@ -164,6 +165,12 @@ class Answer:
         from pixellm.overlay import draw
 
         return draw(self)
+
+    def to_detections(self) -> "Detections":
+        """All targets as `supervision.Detections`: masks, boxes, `confidence`; see `pixellm.overlay.detections`."""
+        from pixellm.overlay import detections
+
+        return detections(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture, and the text with each phrase in the colour of its mask."""

@@ -119,7 +119,26 @@ def test_bad_lines_are_reported_and_the_rest_is_answered(model, questions) -> No
     ):
         assert reason in row["reason"]
     assert f"line {start + 1}: expected an image" in done.stdout
+    before = questions.with_name("answers.jsonl").stat().st_mtime_ns
     assert run(command(model, questions)).returncode == 1
+    assert questions.with_name("answers.jsonl").stat().st_mtime_ns == before
+
+
+def test_what_could_not_be_answered_is_tried_again(model, questions) -> None:
+    """Once the image is there; what was answered stays as it is."""
+    gone = questions.with_name("5.png")
+    kept = gone.rename(questions.with_name("away"))
+    assert run(command(model, questions)).returncode == 1
+    first = answers(questions)
+    assert len(first) == 4 * IMAGES - 4
+    kept.rename(gone)
+    done = run(command(model, questions))
+    assert done.returncode == 0, done.stderr
+    rows = answers(questions)
+    assert [row["id"] for row in rows] == wanted(questions)
+    assert [row for row in rows if not row["id"].startswith("5/")] == first
+    assert not questions.with_name("answers.jsonl.bad.jsonl").exists()
+    assert not questions.with_name("answers.jsonl.part").exists()
 
 
 def test_ctrl_c_and_a_second_process(model, questions) -> None:

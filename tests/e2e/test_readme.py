@@ -18,7 +18,9 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PIXELLM = Path(sys.executable).with_name("pixellm")
 
 
-PAGES = sorted([ROOT / "docs/index.md", ROOT / "docs/notebook.md", *(ROOT / "docs/recipes").glob("*.md")])
+PAGES = sorted(
+    [ROOT / "docs/index.md", ROOT / "docs/notebook.md", ROOT / "docs/export.md", *(ROOT / "docs/recipes").glob("*.md")]
+)
 
 
 def blocks(language: str, text: str = README) -> list[str]:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pixellm.batch.questions import Asked
+from pixellm.batch.questions import Asked, batches
 from pixellm.batch.run import Batch, answer
+from pixellm.eval.resumable import CHUNK
 from pixellm.ray_cluster import connected
 
 BLOCKS = 20  # for each worker: what is lost with one is small
@@ -23,8 +24,15 @@ class Worker:
         self._segmenter = load()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        groups = ([Asked(**one | {"image": Path(one["image"])}) for one in json.loads(text)] for text in batch["group"])
-        return {"rows": [json.dumps(answer(self._segmenter, group)) for group in groups]}
+        return {"rows": [json.dumps(answer(self._segmenter, _read(text))) for text in batch["groups"]]}
+
+
+def _written(groups: list[list[Asked]]) -> str:
+    return json.dumps([[vars(one) | {"image": str(one.image)} for one in group] for group in groups])
+
+
+def _read(text: str) -> list[list[Asked]]:
+    return [[Asked(**one | {"image": Path(one["image"])}) for one in group] for group in json.loads(text)]
 
 
 def run(
@@ -49,11 +57,11 @@ def run(
     """
     import ray
 
-    pending = batch.pending()
+    pending = batches(batch.pending(), CHUNK)
     if not pending:
         return
     with connected(address, workers):
-        items = [{"group": json.dumps([vars(one) | {"image": str(one.image)} for one in group])} for group in pending]
+        items = [{"groups": _written(groups)} for groups in pending]
         groups = ray.data.from_items(items, override_num_blocks=min(len(items), workers * BLOCKS))
         answered = groups.map_batches(
             Worker,

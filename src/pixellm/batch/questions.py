@@ -80,7 +80,7 @@ def _read(line: str, number: int, folder: Path) -> Asked:
     image = folder / expect(row["image"], str, "the path of an image")
     if not image.is_file():
         raise ValueError(f"expected an image at {image}, found none")
-    return Asked(str(row.get("id", number)), number, image, question)
+    return Asked(str(number if row.get("id") is None else row["id"]), number, image, question)
 
 
 def by_image(asked: Sequence[Asked]) -> list[list[Asked]]:
@@ -89,3 +89,16 @@ def by_image(asked: Sequence[Asked]) -> list[list[Asked]]:
     for one in asked:
         groups[one.image].append(one)
     return [sorted(group, key=lambda one: len(one.question)) for group in groups.values()]
+
+
+def batches(groups: Sequence[list[Asked]], size: int) -> list[list[list[Asked]]]:
+    """Groups that are answered at once: `size` questions at most, of much the same length; a larger group is alone."""
+    found: list[list[list[Asked]]] = []
+    room = 0
+    for group in sorted(groups, key=lambda group: len(group[-1].question)):
+        if len(group) > room:
+            found.append([])
+            room = size
+        found[-1].append(group)
+        room -= len(group)
+    return found

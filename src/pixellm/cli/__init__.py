@@ -27,6 +27,7 @@ from pixellm.cli.common import (
     quieten_transformers,
 )
 from pixellm.cli.cost import cost
+from pixellm.cli.export import export
 from pixellm.cli.serve import serve
 from pixellm.hub import MINI
 
@@ -48,6 +49,7 @@ app.command("score")(scoring.score)
 app.command("questions")(scoring.questions)
 app.command()(cost)
 app.command()(batch)
+app.command()(export)
 app.command()(serve)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C

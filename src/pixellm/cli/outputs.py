@@ -26,11 +26,13 @@ class Outputs:
         pictures: one path for each question.
         always: a picture is written even if it shows no mask, because its path was asked for.
         json: file for the answers themselves.
+        image: what they are about, as it was typed.
     """
 
     pictures: tuple[Path, ...]
     always: bool
     json: Path | None
+    image: str
 
 
 def plan_outputs(image: str, questions: Sequence[str], out: Path | None, json_path: Path | None) -> Outputs:
@@ -54,7 +56,7 @@ def plan_outputs(image: str, questions: Sequence[str], out: Path | None, json_pa
             _check_writable(path, image)
     if json_path is not None and json_path.resolve() in [path.resolve() for path in pictures]:
         raise ValueError(f"--json: expected another file than the picture, got {json_path} for both.")
-    return Outputs(tuple(pictures), out is not None, json_path)
+    return Outputs(tuple(pictures), out is not None, json_path, image)
 
 
 def _check_writable(path: Path, image: str) -> None:
@@ -83,7 +85,7 @@ def save(answers: Sequence["Answer"], outputs: Outputs, console: Console) -> Non
             answer.overlay().save(temporary, PICTURE_FORMATS[path.suffix.lower()])
         console.print(f"picture: {path}")
     if outputs.json is not None:
-        found = [answer.to_json() for answer in answers]
+        found = [{"image": outputs.image} | answer.to_json() for answer in answers]
         text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False, indent=2)
         write_text(outputs.json, f"{text}\n")
         console.print(f"answers: {outputs.json}")

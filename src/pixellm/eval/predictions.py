@@ -4,7 +4,8 @@
      "spans": [[0, 7], [12, 19]], "scores": [0.9, 0.8]}
 
 `masks` are COCO RLEs at the image's size, compressed or not; `spans` tells which characters of the text each stands for
-and `scores` how sure the system is, both optional. A first line `{"fingerprint": {…}}` says how the answers were made.
+and `scores` how sure the system is; `image` (its file) and `question` are what was answered. These four are optional. A
+first line `{"fingerprint": {…}}` says how the answers were made.
 """
 
 import json
@@ -35,6 +36,7 @@ class Prediction:
         masks: compressed RLEs at the image's size.
         spans: (start, end) in the text of each mask's phrase; None: see `phrases`.
         scores: 0..1 for each mask; only kept, no protocol reads them.
+        image, question: what was answered, for exports; no protocol reads them.
     """
 
     id: str
@@ -42,6 +44,8 @@ class Prediction:
     masks: tuple[Rle, ...] = ()
     spans: tuple[tuple[int, int], ...] | None = None
     scores: tuple[float, ...] | None = None
+    image: str | None = None
+    question: str | None = None
 
     @property
     def phrases(self) -> list[str]:
@@ -65,7 +69,8 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"id": self.id, "text": self.text, "masks": list(self.masks)}
         row |= {} if self.spans is None else {"spans": [list(span) for span in self.spans]}
-        return row | ({} if self.scores is None else {"scores": list(self.scores)})
+        row |= {} if self.scores is None else {"scores": list(self.scores)}
+        return row | {name: value for name in ("image", "question") if (value := getattr(self, name)) is not None}
 
     @classmethod
     def from_json(cls, row: Any) -> "Prediction":
@@ -80,7 +85,9 @@ class Prediction:
         text, stored = expect(row["text"], str, "a text"), expect(row["masks"], list, "a list of masks")
         found = tuple(_mask(index, mask) for index, mask in enumerate(stored))
         spans = _each(row, "spans", len(found), lambda span: _span(span, len(text)))
-        return cls(expect(row["id"], str, "an id"), text, found, spans, _each(row, "scores", len(found), _score))
+        scores = _each(row, "scores", len(found), _score)
+        asked = (row[name] if isinstance(row.get(name), str) else None for name in ("image", "question"))
+        return cls(expect(row["id"], str, "an id"), text, found, spans, scores, *asked)
 
 
 def _mask(index: int, mask: Any) -> Rle:

@@ -8,17 +8,16 @@ Records are read twice, once for the names of their categories, and never all ke
 """
 
 import json
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixellm import masks
+from pixellm.files import new_directory
 from pixellm.muse import layout
 from pixellm.muse.layout import Pair, photograph
 from pixellm.muse.quality.checks import DEFAULT, few_targets, mask, schema, slots
@@ -71,11 +70,8 @@ def export(
     Raises:
         ValueError: something is in `out`; there is no record to write; an image's records are apart.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"expected a new or empty directory to write to, got {out}. Give another one.")
-    numbers = _category_ids(records(), source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _whole_directory(out) as directory, ExitStack() as stack:
+    with new_directory(out) as directory, ExitStack() as stack:
+        numbers = _category_ids(records(), source)
         writers = {name: stack.enter_context(_SplitWriter(directory, name)) for name in SPLITS}
         found = Exported()
         for image_id, group in _images(records(), found):
@@ -139,20 +135,6 @@ def _instances(pairs: Iterable[Pair]) -> list[dict[str, Any]]:
     """Without the annotations: every target once."""
     targets = {target["id"]: target for pair in pairs for target in pair.answer}
     return [{key: value for key, value in one.items() if key != "rephrased_name"} for one in targets.values()]
-
-
-@contextmanager
-def _whole_directory(out: Path) -> Iterator[Path]:
-    """A directory to write in, which becomes `out` once everything is there."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _SplitWriter:

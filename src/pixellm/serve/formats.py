@@ -38,28 +38,12 @@ def _fits(kind: str, offered: str) -> bool:
 
 
 def coco(answered: Answered) -> dict[str, Any]:
-    """A COCO instances file of one image; phrases are the categories, and an annotation has its score."""
-    width, height = answered.picture.size
-    names = list(dict.fromkeys(target["phrase"] for target in answered.targets))
-    annotations = [
-        {
-            "id": number,
-            "image_id": 1,
-            "category_id": names.index(target["phrase"]) + 1,
-            "segmentation": target["segmentation"],
-            "area": target["area"],
-            "bbox": target["box"] or [0, 0, 0, 0],
-            "iscrowd": 0,
-            "score": target["score"],
-        }
-        for number, target in enumerate(answered.targets, 1)
-    ]
-    return {
-        "info": {"description": answered.text},
-        "images": [{"id": 1, "width": width, "height": height, "file_name": f"{answered.picture.digest[:16]}.png"}],
-        "annotations": annotations,
-        "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
-    }
+    """A COCO instances file of one image, as `pixellm export` writes it."""
+    from pixellm.export.answers import by_image, of_answer
+    from pixellm.export.coco import coco_file
+
+    content, _ = coco_file(by_image([of_answer(answered.to_json(), "1", f"{answered.picture.digest[:16]}.png")]))
+    return content | {"info": {"description": answered.text}}
 
 
 def overlay(answered: Answered) -> bytes:
