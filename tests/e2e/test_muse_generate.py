@@ -241,3 +241,29 @@ def test_a_broken_journal_is_not_overwritten(tmp_path) -> None:
     assert "expected a journal" in done.stderr
     with pytest.raises(sqlite3.DatabaseError):
         sqlite3.connect(tmp_path / "out" / FILE).execute("SELECT 1 FROM calls")
+
+
+def test_a_mistake_leaves_nothing_in_the_way(tmp_path) -> None:
+    """A file that is no source, and the folder of other images; then the right ones, with the same output."""
+    annotations, images = muse_source.write(tmp_path, 30)
+    (tmp_path / "other.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    out = [str(PIXELLM), "muse", "generate", str(tmp_path / "out"), "--engine", "template"]
+    done = run([*out, "--annotations", str(tmp_path / "other.json"), "--images", str(images)])
+    assert done.returncode == 2
+    assert "expected images and categories" in done.stderr
+    done = run([*out, "--annotations", str(annotations), "--images", str(tmp_path)])
+    assert done.returncode == 2
+    assert "is --images the right folder?" in done.stderr
+    assert done.stderr.count("missing") == 1
+    assert run([*out, "--annotations", str(annotations), "--images", str(images)]).returncode == 0
+    assert len({one.image.image_id for one in records(tmp_path / "out")}) > 20
+
+
+def test_vllm_is_missing(tmp_path) -> None:
+    annotations, images = muse_source.write(tmp_path, 3)
+    more = ["--engine", "ray", "--backend", "vllm", "--model", "a/model"]
+    arguments = ["muse", "generate", str(tmp_path / "out"), "--annotations", str(annotations), "--images", str(images)]
+    done = run([str(PIXELLM), *arguments, *more])
+    assert done.returncode == 2
+    assert "pip install 'ray[llm]'" in done.stderr
+    assert "Traceback" not in done.stderr

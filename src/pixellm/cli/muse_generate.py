@@ -123,6 +123,7 @@ def _generate(directory: Path, plan: "Plan") -> None:
     from pixellm.muse.generate import Generation
     from pixellm.muse.journal import Journal
 
+    _begin(directory, plan)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(directory, plan.about()))
         with _reading():
@@ -145,6 +146,7 @@ def _generate_on_cluster(directory: Path, plan: "Plan", workers: int, address: s
     from pixellm.muse.cluster.vllm import processor
     from pixellm.muse.journal import Journal
 
+    _begin(directory, plan)
     with Journal(directory, plan.about()) as journal, _reading(), plan.source(directory) as source:
         (done, before), total = journal.totals(), plan.rules.images or source.count()
     cluster = Cluster(plan, directory, workers, address, processor if vllm else None)
@@ -155,6 +157,15 @@ def _generate_on_cluster(directory: Path, plan: "Plan", workers: int, address: s
     with Journal(directory) as journal:
         print_lines(*_report(journal, journal.totals()[1] - before), *muse_server.report(found, found.budget))
     muse_server.leave(found)
+
+
+def _begin(directory: Path, plan: "Plan") -> None:
+    """A source that can't be read leaves no journal, which would refuse the right one afterwards."""
+    from pixellm.muse.journal import FILE
+
+    if not (directory / FILE).is_file():
+        with _reading():
+            plan.source(directory).close()
 
 
 def _reading() -> "Status":

@@ -65,7 +65,7 @@ class Run:
             await asyncio.sleep(0)  # the others' turn, also where nothing is waited for
 
     def _fail(self, reason: str) -> None:
-        logger.warning("left for the next run: %s", reason)
+        logger.info("left for the next run: %s", reason)
         self.failures[reason] += 1
         self._in_a_row += 1
         if self._in_a_row >= max(MAX_FAILURES, 2 * self.in_flight):

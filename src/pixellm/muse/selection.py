@@ -123,7 +123,7 @@ class Selection:
         return None if thing.segmentation and min(thing.box[2:]) > 0 else "no mask"
 
 
-MISSING = "the image file is missing"
+MISSING = "the image file is missing (is --images the right folder?)"
 
 
 def _repeats(thing: MuseTarget, before: list[MuseTarget], image: MuseImage) -> str | None:

@@ -4,6 +4,7 @@ photographs → Prepare (messages) → processor (vLLM) → Conclude (reply → 
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,15 +90,14 @@ def processor(plan: Plan, workers: int) -> "Any":
     """Dataset → Dataset: from `messages` to `generated_text` and its tokens, on `workers` GPUs.
 
     Raises:
-        ValueError: ray[llm] is not installed.
+        ValueError: vLLM is not installed.
     """
-    try:
-        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-    except ModuleNotFoundError as error:
+    if find_spec("vllm") is None:
         raise ValueError(
-            f"expected ray[llm] for --backend vllm, but {error.name} is missing. Install it on machines with GPUs: "
+            "expected vLLM for --backend vllm, found none. Install it here and on the machines with GPUs: "
             "pip install 'ray[llm]'."
-        ) from None
+        )
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     assert plan.server is not None, "it has the model's name"
     server, schema = plan.server, Prompt(plan.prompt).schema
