@@ -99,13 +99,11 @@ def generate(
     """
     from pixellm.muse.plan import Plan
     from pixellm.muse.selection import Rules
-    from pixellm.muse.server.settings import Settings
 
     settings, asked = None, backend.value if engine is EngineName.RAY else engine.value
     if asked != "template":
-        options = {"model": model, "url": server, "key_file": key_file, "in_flight": in_flight}
-        options |= {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
-        settings = Settings.read(config, **options, max_cost=max_cost, max_tokens=max_tokens)
+        limits = (requests_per_minute, tokens_per_minute), (max_cost, max_tokens)
+        settings = muse_server.settings_of(config, model, server, key_file, in_flight, *limits)
     rules = Rules(min_area, max_things, per_category, limit)
     count = questions or QUESTIONS[asked]
     plan = Plan(annotations, images, captions, rules, count, language, settings, prompt.value, seed)

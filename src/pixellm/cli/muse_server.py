@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pixellm.muse.running import Run
     from pixellm.muse.server.budget import Budget
     from pixellm.muse.server.client import Client
+    from pixellm.muse.server.settings import Settings
 
 ServerModel = Annotated[str | None, typer.Option("--model", help="Its name at the server.")]
 Url = Annotated[
@@ -44,6 +45,26 @@ PerMinute = Annotated[float | None, typer.Option(help="Requests that the server 
 TokensPerMinute = Annotated[float | None, typer.Option(help="Tokens, in and out, that it allows in a minute.")]
 MaxCost = Annotated[float | None, typer.Option(help="In the currency of --config: no request that might exceed it.")]
 MaxTokens = Annotated[int | None, typer.Option(help="In and out: no request that might exceed it.")]
+
+
+def settings_of(
+    config: Path | None,
+    model: str | None,
+    server: str | None,
+    key_file: Path | None,
+    in_flight: int | None,
+    per_minute: tuple[float | None, float | None],
+    caps: tuple[float | None, int | None],
+) -> "Settings":
+    """What the options say, over what the file says; requests and tokens per minute, caps on cost and tokens."""
+    from pixellm.muse.server.settings import Settings
+
+    return Settings.read(
+        config,
+        **{"model": model, "url": server, "key_file": key_file, "in_flight": in_flight},
+        **dict(zip(("requests_per_minute", "tokens_per_minute"), per_minute, strict=True)),
+        **dict(zip(("max_cost", "max_tokens"), caps, strict=True)),
+    )
 
 
 class Running:

@@ -41,11 +41,9 @@ def verify(
     from pixellm.muse.quality.verifier import Verification
     from pixellm.muse.server.budget import journal_budget
     from pixellm.muse.server.client import Client
-    from pixellm.muse.server.settings import Settings
 
-    options = {"model": model, "url": server, "key_file": key_file, "in_flight": in_flight}
-    options |= {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
-    settings = Settings.read(config, **options, max_cost=max_cost, max_tokens=max_tokens)
+    limits = (requests_per_minute, tokens_per_minute), (max_cost, max_tokens)
+    settings = muse_server.settings_of(config, model, server, key_file, in_flight, *limits)
     with Journal(directory) as journal:
         budget = journal_budget(settings, journal)
         client = Client(settings, budget)
