@@ -125,19 +125,19 @@ def systems(models: Path, seed: int) -> Iterator[tuple[str, Callable[[], Segment
     yield "SEEM-style, told names", system("seem", namer="lisa")
 
 
-def train(out: Path, seeds: int, jobs: int) -> None:
+def train(recipes: dict[str, Path], out: Path, seeds: int, jobs: int) -> None:
     """All trainings, `jobs` at a time; those that are finished end at once."""
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
 
     def one(run: tuple[str, int]) -> int:
         name, seed = run
-        command = [sys.executable, "-m", "pixellm", "train", str(RECIPES / f"baseline_{name}.yaml")]
+        command = [sys.executable, "-m", "pixellm", "train", str(recipes[name])]
         command += ["--seed", str(seed), "--out", str(out / f"{name}-{seed}")]
         with (out / f"{name}-{seed}.log").open("w") as log:
             environment = os.environ | {"OMP_NUM_THREADS": threads}
             return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
 
-    runs = [(name, seed) for seed in range(seeds) for name in TRAINED]
+    runs = [(name, seed) for seed in range(seeds) for name in recipes]
     with ThreadPoolExecutor(jobs) as pool:
         codes = list(pool.map(one, runs))
     if failed := [f"{name}-{seed}.log" for (name, seed), code in zip(runs, codes, strict=True) if code]:
@@ -168,7 +168,8 @@ def main() -> None:
     folder, images = arguments.out / "data", arguments.data / "images"
     if not (folder / "words.jsonl").is_file():
         write_data(CocoSource(arguments.data / "instances_train.json", images), folder)
-    train(arguments.out, arguments.seeds, arguments.jobs)
+    recipes = {name: RECIPES / f"baseline_{name}.yaml" for name in TRAINED}
+    train(recipes, arguments.out, arguments.seeds, arguments.jobs)
     source = CocoSource(arguments.data / "instances_val.json", images)
     questions = held_out_questions(source)
     for seed in range(arguments.seeds):

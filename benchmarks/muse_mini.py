@@ -11,15 +11,13 @@ finished is not done again. Held-out questions are made by the same rules about 
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from baselines import figures, held_out_questions
+from baselines import RECIPES, figures, held_out_questions, train
 
 from pixellm.data.coco import CocoSource
 from pixellm.eval import comparison
@@ -33,7 +31,6 @@ from pixellm.files import write_text
 from pixellm.muse import layout, operations
 from pixellm.segmenter import load_segmenter, weights_of
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 SOURCES = {"instances_train": "images", "lvis_val": "images_lvis", "instances_val": "images"}
 # Small things, and many questions of a photograph: there are few photographs.
 GENERATE = ("--engine", "template", "--questions", "80", "--min-area", "0.0005")
@@ -89,24 +86,6 @@ def pixellm(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pixellm", *arguments], check=True)
 
 
-def train(out: Path, seeds: int, jobs: int) -> None:
-    """All trainings, `jobs` at a time; those that are finished end at once."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-
-    def one(run: tuple[str, int]) -> int:
-        kind, seed = run
-        command = [sys.executable, "-m", "pixellm", "train", str(RECIPES / f"muse_{kind.removesuffix('_muse')}.yaml")]
-        command += ["--seed", str(seed), "--out", str(out / f"{kind}-{seed}")]
-        with (out / f"{kind}-{seed}.log").open("w") as log:
-            return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
-
-    runs = [(kind, seed) for seed in range(seeds) for kind in KINDS]
-    with ThreadPoolExecutor(jobs) as pool:
-        codes = list(pool.map(one, runs))
-    if failed := [f"{kind}-{seed}.log" for (kind, seed), code in zip(runs, codes, strict=True) if code]:
-        sys.exit(f"expected all trainings to end, see {', '.join(failed)} in {out}")
-
-
 def measure(data: Path, root: Path, out: Path, kind: str, seed: int) -> None:
     """Ask one model all held-out questions, and write its figures as those of a run."""
     folder, model = out / "results" / f"{kind}-{seed}", str(out / f"{kind}-{seed}" / "model")
@@ -135,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", type=Path, default=Path("docs/muse_mini.md"))
     given = parser.parse_args(arguments)
     root = make(given.data, given.out)
-    train(given.out, given.seeds, given.jobs)
+    recipes = {kind: RECIPES / f"muse_{kind.removesuffix('_muse')}.yaml" for kind in KINDS}
+    train(recipes, given.out, given.seeds, given.jobs)
     for seed in range(given.seeds):
         for kind in KINDS:
             measure(given.data, root, given.out, kind, seed)
