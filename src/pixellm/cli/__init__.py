@@ -27,6 +27,7 @@ from pixellm.cli.common import (
 )
 from pixellm.cli.cost import cost
 from pixellm.cli.serve import serve
+from pixellm.cli.web import web
 from pixellm.hub import MINI
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ app.command("score")(scoring.score)
 app.command("questions")(scoring.questions)
 app.command()(cost)
 app.command()(serve)
+app.command()(web)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 # What pyproject.toml calls the rest of the packages that not everybody needs; all others are of `train`.
