@@ -35,14 +35,13 @@ POLICY = "; ".join(
     )
 )
 THUMBNAIL = 320  # pixels of its longer side
-# What the page offers to ask about each example.
+# The examples that the page offers, and what it offers to ask about each.
 QUESTIONS = {
-    "astronaut": "Segment the person and the flag.",
-    "cameraman": "Segment the person and the camera.",
     "cat": "Segment the cat.",
     "coffee": "Segment the cup and the spoon.",
-    "coins": "Segment the coins.",
     "motorcycle": "What could I ride on?",
+    "astronaut": "Segment the person and the flag.",
+    "cameraman": "Segment the person and the camera.",
     "rocket": "Segment the rocket.",
 }
 
@@ -83,8 +82,8 @@ def mount(app: FastAPI, settings: Settings) -> None:
     async def about() -> dict[str, Any]:
         """What the page can't know by itself."""
         examples = [
-            {"name": name, "caption": example.caption, "question": QUESTIONS[name]}
-            for name, example in EXAMPLES.items()
+            {"name": name, "caption": EXAMPLES[name].caption, "question": question}
+            for name, question in QUESTIONS.items()
         ]
         return {
             "model": settings.model_name,
@@ -108,10 +107,10 @@ def mount(app: FastAPI, settings: Settings) -> None:
     app.mount(FILES, Shown(pages))
 
 
-@lru_cache(maxsize=2 * len(EXAMPLES))
+@lru_cache(maxsize=2 * len(QUESTIONS))
 def _example(name: str, kind: str, longest: int | None) -> bytes:
     """An example photograph as a file; ApiError 404: there is none of that name."""
-    if name not in EXAMPLES:
+    if name not in QUESTIONS:
         raise errors.ApiError(404, "There is no example of that name.")
     photograph = load_example(name)
     if longest is not None:

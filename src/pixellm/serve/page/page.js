@@ -65,7 +65,9 @@ function takeFile(list) {
 }
 
 function suggest() {
-  const fresh = photo?.suggestion && !entries.some((entry) => entry.photo === photo);
+  const asked = entries.some((entry) => entry.photo === photo);
+  const fresh = photo.suggestion && !asked;
+  $("follow-label").hidden = !asked;
   $("suggestions").replaceChildren();
   if (!fresh) return;
   const chip = element("button", { type: "button", text: photo.suggestion, parent: $("suggestions") });
@@ -76,6 +78,7 @@ function suggest() {
 
 // Earlier questions on the same photograph. Masks that were left out are not told of.
 function history() {
+  if (!$("follow").checked) return [];
   const earlier = entries.filter((entry) => entry.photo === photo && entry.state === "done" && entry.text);
   return earlier.slice(1 - about.max_turns || earlier.length).flatMap(({ question, text, targets }) => [
     { role: "user", content: question },
