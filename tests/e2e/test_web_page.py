@@ -147,6 +147,7 @@ def test_an_example_takes_two_clicks(page, server):
 def test_follow_up_questions_and_history(page, model):
     upload(page)
     ask(page, WHERE)
+    page.locator("#follow").check()
     ask(page, WHAT)
     predictor = Predictor.load(model)
     predictor.set_image(tiny.picture(60, 40))
@@ -287,11 +288,12 @@ def test_masks_are_read_and_outlined_rightly(page):
             {"size": rle["size"], "counts": rle["counts"].decode()},
         )
         assert np.array_equal(np.reshape(read, mask.shape[::-1]).T, mask)
-        again = np.reshape(filled, mask.shape) > 127
-        if mask is masks[3] or mask is masks[4]:  # single pixels lose their corners
-            assert (again <= mask).all()
-        else:
-            assert np.array_equal(again, mask)
+        # Corners are cut, at most half of a pixel: the halves that two sides' middles leave.
+        alpha = np.reshape(filled, mask.shape)
+        assert (alpha[mask] >= 120).all()
+        assert (alpha[~mask] <= 135).all()
+        if mask is blob:
+            assert ((alpha > 127) == mask).all()
 
 
 # --- what people take away ---
