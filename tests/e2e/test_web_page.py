@@ -134,6 +134,24 @@ def test_upload_ask_and_watch_the_answer_come(page, model):
 
 
 @needs_browser
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_images_are_dropped_and_pasted(page, way):
+    page.evaluate(
+        """([way, bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "given.png", {type: "image/png"}));
+            const event = way === "drop"
+                ? new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})
+                : new ClipboardEvent("paste", {clipboardData: data, bubbles: true});
+            document.body.dispatchEvent(event);
+        }""",
+        [way, list(serving.png())],
+    )
+    expect(page.locator("#photograph")).to_have_attribute("alt", "given.png")
+    expect(page.locator("#photograph")).to_have_js_property("naturalWidth", 60)
+
+
+@needs_browser
 def test_an_example_takes_two_clicks(page, server):
     page.locator("#examples button", has_text="cat").first.click()
     expect(page.locator("#photograph")).to_have_js_property("naturalWidth", 451)
