@@ -1,8 +1,6 @@
 """The review page in a real browser: Debian's `chromium`, or another Chromium on the PATH."""
 
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,26 +9,20 @@ import threading
 import pytest
 import uvicorn
 
+import browsing
 import muse_examples
+from browsing import expect, needs_browser
 from pixellm.listening import listen
 from pixellm.muse.journal import Journal
 from pixellm.muse.review import Review, create_app
 
-playwright = pytest.importorskip("playwright.sync_api")
-expect = playwright.expect
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 FIRST, HOSTILE, LAST = muse_examples.RECORDS
-ROOT = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses root
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if ROOT else [])
-        yield chromium
-        chromium.close()
+    with browsing.chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +52,11 @@ def address(review):
 
 @pytest.fixture
 def page(browser, address):
-    """The page on the first record; whatever it complains of fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(10_000)
-    faults = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.goto(address)
-    expect(page.locator("#question")).to_have_text(FIRST.question)
-    yield page
-    context.close()
-    # Every answer that is not 200 is logged by the browser itself.
-    assert not [fault for fault in faults if not fault.startswith("Failed to load resource")]
+    """The page on the first record."""
+    with browsing.opened(browser) as page:
+        page.goto(address)
+        expect(page.locator("#question")).to_have_text(FIRST.question)
+        yield page
 
 
 def lit(page, kind: str) -> list[str]:

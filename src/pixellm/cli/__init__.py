@@ -29,6 +29,7 @@ from pixellm.cli.common import (
 from pixellm.cli.cost import cost
 from pixellm.cli.export import export
 from pixellm.cli.serve import serve
+from pixellm.cli.web import web
 from pixellm.hub import MINI
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ app.command()(cost)
 app.command()(batch)
 app.command()(export)
 app.command()(serve)
+app.command()(web)
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 # What pyproject.toml calls the rest of the packages that not everybody needs; all others are of `train`.

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,18 +19,19 @@ from pixellm.listening import LOOPBACK, listen
 
 MIB = 1 << 20
 Limit = typer.Option(min=1, rich_help_panel="Limits")
+ModelName = Annotated[str, typer.Argument(help="A name of `pixellm models list`, a Hub id, or a directory.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; others than this computer's own want API keys.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
+Name = Annotated[str | None, typer.Option(help="What clients call the model; by default its own name.")]
+KeyFile = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="File of API keys, one a line.")]
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="A name of `pixellm models list`, a Hub id, or a directory.")] = MINI,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this computer's own want API keys.")] = (
-        LOOPBACK[0]
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="What clients call the model; by default its own name.")] = None,
-    keys: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="File of API keys, one a line.")
-    ] = None,
+    model: ModelName = MINI,
+    host: Host = LOOPBACK[0],
+    port: Port = 8000,
+    name: Name = None,
+    keys: KeyFile = None,
     device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers that are written together.")] = 8,
@@ -49,6 +50,7 @@ def serve(
         list[str] | None,
         typer.Option(help="Host[:port] that images may be fetched from; may be given several times. None by default."),
     ] = None,
+    page: Annotated[bool, typer.Option("--page", help="With the page of `pixellm web`.")] = False,
     max_queue: Annotated[int, Limit] = 256,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Of one API key.", rich_help_panel="Limits")] = 256,
     max_body_mb: Annotated[int, Limit] = 16,
@@ -74,6 +76,49 @@ def serve(
 
     API keys are read from PIXELLM_API_KEYS (separated by commas) and from --keys FILE (one a line).
     """
+    run_server(
+        model,
+        host,
+        port,
+        name,
+        keys,
+        device,
+        dtype,
+        loading={"batch_size": batch_size, "cache_bytes": cache_mb * MIB, "max_prompt_tokens": max_prompt_tokens},
+        limits={
+            "max_queue": max_queue,
+            "max_in_flight": max_in_flight,
+            "max_body_bytes": max_body_mb * MIB,
+            "max_pixels": round(max_megapixels * 1e6),
+            "max_turns": max_turns,
+            "max_question_chars": max_question_chars,
+            "max_new_tokens": max_new_tokens,
+            "header_timeout": header_timeout,
+            "body_timeout": body_timeout,
+            "request_timeout": request_timeout,
+            "drain_timeout": drain_timeout,
+            "image_hosts": tuple(image_host or ()),
+        },
+        joint=joint,
+        page=page,
+    )
+
+
+def run_server(
+    model: str,
+    host: str,
+    port: int,
+    name: str | None,
+    keys: Path | None,
+    device: Device,
+    dtype: Dtype,
+    *,
+    loading: dict[str, Any],
+    limits: dict[str, Any],
+    joint: bool | None,
+    page: bool,
+) -> None:
+    """Answer until Ctrl-C or SIGTERM. `loading` and `limits` are further fields of `Start` and `Settings`."""
     quieten_transformers()
     from pixellm import hub
     from pixellm.serve.api import create_app
@@ -93,28 +138,16 @@ def serve(
     where, precision = device_and_dtype(device, dtype)
     settings = Settings(
         model_name=name or (model if model == MINI or "/" not in model else directory.name),
-        max_queue=max_queue,
-        max_in_flight=max_in_flight,
-        max_body_bytes=max_body_mb * MIB,
-        max_pixels=round(max_megapixels * 1e6),
-        max_turns=max_turns,
-        max_question_chars=max_question_chars,
-        max_new_tokens=max_new_tokens,
-        header_timeout=header_timeout,
-        body_timeout=body_timeout,
-        request_timeout=request_timeout,
-        drain_timeout=drain_timeout,
-        image_hosts=tuple(image_host or ()),
         trusted_hosts=("127.0.0.1", "localhost", "[::1]") if local else None,
+        page=page,
+        **limits,
     )
     start = Start(
         model=str(directory),
         device=where,
         dtype=str(precision).removeprefix("torch."),
-        batch_size=batch_size,
         joint=where != "cpu" if joint is None else joint,
-        cache_bytes=cache_mb * MIB,
-        max_prompt_tokens=max_prompt_tokens,
+        **loading,
     )
     failures: list[str] = []
 
@@ -126,8 +159,8 @@ def serve(
     _, gate = create_app(start, settings, accepted, failed)
     with listen(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listening.getsockname()[1]}"
-        server = Server(gate, settings, lambda: out_console.print(f"{address}/v1  (Ctrl-C ends)"))
+        address = f"http://{shown}:{listening.getsockname()[1]}{'' if page else '/v1'}"
+        server = Server(gate, settings, lambda: out_console.print(f"{address}  (Ctrl-C ends)"))
         run(server, listening)
     for reason in failures:
         err_console.print(f"Error: {reason}", style="red")

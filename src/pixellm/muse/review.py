@@ -21,6 +21,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+import pixellm
 from pixellm.images import load_image
 from pixellm.muse.journal import Journal, Verdict
 from pixellm.muse.records import MuseImage, MuseRecord
@@ -28,6 +29,7 @@ from pixellm.muse.view import view
 from pixellm.types import SEG_SLOT
 
 PAGE = Path(__file__).parent / "page"
+SHARED = Path(pixellm.__file__).parent / "page"
 JPEG_QUALITY = 90
 # Nothing but the page's own files: a record's text could not load or run anything, even if the page took it for HTML.
 HEADERS = {
@@ -233,6 +235,7 @@ def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
     def photograph(record_id: str) -> Response:
         return Response(review.photograph(known(record_id)), media_type="image/jpeg")
 
+    app.mount("/shared", StaticFiles(directory=SHARED))
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
 

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 
 from pixellm import __version__
-from pixellm.serve import errors, routes, schema
+from pixellm.serve import errors, routes, schema, web
 from pixellm.serve.asking import Asking
 from pixellm.serve.auth import Keys
 from pixellm.serve.dispatcher import Dispatcher
@@ -49,6 +49,8 @@ def create_app(start: Start, settings: Settings, keys: Keys, failed: Callable[[s
     app.include_router(routes.chat_routes(asking), dependencies=described)
     app.include_router(routes.segment_routes(asking), dependencies=described)
     app.include_router(routes.state_routes(asking))
+    if settings.page:
+        web.mount(app, settings)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app, Gate(app, settings, keys, metrics)
 

@@ -12,10 +12,11 @@ from pixellm.serve.auth import ANYBODY, Keys
 from pixellm.serve.errors import ApiError
 from pixellm.serve.metrics import Metrics
 from pixellm.serve.settings import Settings
+from pixellm.serve.web import is_page
 
 logger = logging.getLogger(__name__)
 OPEN = ("/healthz", "/readyz", "/openapi.json")  # for everybody
-# Of answers to browsers: nothing of them is ever more than data.
+# Of answers to browsers: but for the page, which says so itself, nothing of them is ever more than data.
 SECURE = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -41,7 +42,9 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], *SECURE]}
+                said = {name for name, _ in message["headers"]}
+                secure = [(name, value) for name, value in SECURE if name not in said]
+                message = {**message, "headers": [*message["headers"], *secure]}
             await send(message)
 
         tenant = None
@@ -62,10 +65,11 @@ class Gate:
             raise ApiError(431, f"expected at most {settings.max_headers} headers, got {len(scope['headers'])}.")
         if settings.trusted_hosts is not None and _name(headers.get("host", "")) not in settings.trusted_hosts:
             raise ApiError(421, "This server is not called by that name.")
-        if not self.keys and headers.get("sec-fetch-site") == "cross-site":
+        arriving = self._shows(scope) and headers.get("sec-fetch-mode") == "navigate"  # by a link to the page
+        if not self.keys and headers.get("sec-fetch-site") == "cross-site" and not arriving:
             # No key keeps out the web sites that its owner's browser has open.
             raise ApiError(403, "Other web sites may not ask here.")
-        if scope["path"] in OPEN:
+        if self._open(scope):
             return ANYBODY
         tenant = self.keys.tenant(headers.get("authorization"))
         if tenant is None:
@@ -75,7 +79,7 @@ class Gate:
         return tenant
 
     async def _counted(self, tenant: str, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in OPEN:
+        if self._open(scope):
             await self.app(scope, receive, send)
             return
         if self._in_flight[tenant] >= self.settings.max_in_flight:
@@ -92,6 +96,12 @@ class Gate:
             self._in_flight[tenant] -= 1
             if not self._in_flight[tenant]:
                 del self._in_flight[tenant]
+
+    def _open(self, scope: Scope) -> bool:
+        return scope["path"] in OPEN or self._shows(scope)
+
+    def _shows(self, scope: Scope) -> bool:
+        return self.settings.page and is_page(scope["path"])
 
     def _limited(self, receive: Receive) -> Receive:
         """A body that is neither too large nor too slow."""
@@ -127,7 +137,7 @@ class Gate:
         route = getattr(scope.get("route"), "path", "other")
         self.metrics.requests.labels(route, str(status)).inc()
         self.metrics.stage.labels("total").observe(seconds)
-        if scope["path"] not in OPEN:
+        if not self._open(scope):
             logger.info("%s %s %d %.3f s by %s", scope["method"], route, status, seconds, tenant or "nobody")
 
 

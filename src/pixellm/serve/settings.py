@@ -27,6 +27,7 @@ class Settings:
         image_hosts: hosts that images may be fetched from; none by default.
         fetch_timeout: seconds for one image.
         trusted_hosts: names that the server may be called by; None: any.
+        page: whether there is a page for people, at /.
     """
 
     model_name: str
@@ -49,3 +50,4 @@ class Settings:
     image_hosts: tuple[str, ...] = ()
     fetch_timeout: float = 10
     trusted_hosts: tuple[str, ...] | None = None
+    page: bool = False

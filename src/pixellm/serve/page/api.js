@@ -1,0 +1,61 @@
+// Requests to the server: the same API that programs use.
+
+const KEY = "pixellm-key";
+
+export const setKey = (key) => sessionStorage.setItem(KEY, key);
+export class KeyWanted extends Error {}
+
+export async function about() {
+  const response = await reached("web/about.json");
+  return response.json();
+}
+
+export const ready = () => fetch("readyz").then(({ ok }) => ok, () => false);
+
+// Ask about a photograph; `heard` gets each piece: {content, targets} and at the end {finish_reason}.
+export async function ask(model, { blob, name }, messages, signal, heard) {
+  const body = new FormData();
+  body.set("image", blob, name);
+  body.set("request", JSON.stringify({ model, messages, stream: true }));
+  const key = sessionStorage.getItem(KEY);
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const response = await reached("v1/chat/completions", { method: "POST", body, headers, signal });
+  for await (const data of events(response.body)) {
+    if (data === "[DONE]") return;
+    const { error, choices } = JSON.parse(data);
+    if (error) throw new Error(sentence(error.message));
+    for (const { delta, finish_reason } of choices) heard({ ...delta, finish_reason });
+  }
+  throw new Error("The connection broke before the answer was complete. Ask again.");
+}
+
+async function reached(address, options) {
+  let response;
+  try {
+    response = await fetch(address, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server does not answer. Is it still running?");
+  }
+  if (response.ok) return response;
+  const { error } = await response.json().catch(() => ({}));
+  const Kind = response.status === 401 ? KeyWanted : Error;
+  throw new Kind(sentence(error?.message ?? `The server answers with status ${response.status}.`));
+}
+
+async function* events(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      return { done: true };
+    });
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) yield block.replace(/^data: /, "");
+  }
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -1,0 +1,98 @@
+// What people take away: the picture as they see it, cut-outs, COCO JSON. Made here, so that it has what they left out.
+
+import { decode } from "./masks.js";
+
+const kept = (entry, lit) => entry.targets.filter((one, i) => !one.removed && (lit === null || lit === i));
+const stem = (name) => name.replace(/\.[^.]*$/, "") || "image";
+
+// At the photograph's own size; `scale`: its pixels for one of the screen.
+export async function picture(entry, lit, { mode, opacity, scale, ground }) {
+  const { canvas, context } = await drawn(entry.photo);
+  const targets = kept(entry, lit).filter(({ path }) => path);
+  if (mode === "cutout") await coverOutside(context, targets, opacity, ground);
+  context.lineWidth = (mode === "contour" ? 2.5 : 1.5) * scale;
+  context.lineJoin = "round";
+  for (const { path, colour } of mode === "cutout" ? [] : targets) {
+    const shape = new Path2D(path);
+    context.fillStyle = context.strokeStyle = colour;
+    context.globalAlpha = opacity;
+    if (mode === "fill") context.fill(shape, "evenodd");
+    context.globalAlpha = 1;
+    context.stroke(shape);
+  }
+  return save(await png(canvas), `${stem(entry.photo.name)}-answer.png`);
+}
+
+async function coverOutside(context, targets, opacity, ground) {
+  const { width, height } = context.canvas;
+  const cover = new OffscreenCanvas(width, height).getContext("2d");
+  cover.fillStyle = ground;
+  cover.fillRect(0, 0, width, height);
+  cover.globalCompositeOperation = "destination-out";
+  for (const { path } of targets) cover.fill(new Path2D(path), "evenodd");
+  context.globalAlpha = opacity;
+  context.drawImage(cover.canvas, 0, 0);
+  context.globalAlpha = 1;
+}
+
+// One file for each mask: its box, transparent where the mask is not.
+export async function cutouts(entry, lit) {
+  const { context } = await drawn(entry.photo);
+  for (const target of kept(entry, lit).filter(({ box }) => box)) {
+    const [x, y, width, height] = target.box;
+    const pixels = context.getImageData(x, y, width, height);
+    const mask = decode(target.segmentation);
+    for (let row = 0; row < height; row++) {
+      for (let column = 0; column < width; column++) {
+        if (!mask.bits[(x + column) * mask.height + y + row]) pixels.data[4 * (row * width + column) + 3] = 0;
+      }
+    }
+    const cut = new OffscreenCanvas(width, height);
+    cut.getContext("2d").putImageData(pixels, 0, 0);
+    const number = entry.targets.indexOf(target) + 1;
+    const words = target.phrase.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40);
+    save(await png(cut), [stem(entry.photo.name), number, words].filter(Boolean).join("-") + ".png");
+  }
+}
+
+// As /v1/segment writes it.
+export function coco(entry, lit) {
+  const targets = kept(entry, lit);
+  const names = [...new Set(targets.map(({ phrase }) => phrase))];
+  const annotations = targets.map(({ phrase, segmentation, area, box, score }, i) => ({
+    id: i + 1,
+    image_id: 1,
+    category_id: names.indexOf(phrase) + 1,
+    segmentation,
+    area,
+    bbox: box ?? [0, 0, 0, 0],
+    iscrowd: 0,
+    score,
+  }));
+  const { name, width, height } = entry.photo;
+  const file = {
+    info: { description: entry.text },
+    images: [{ id: 1, width, height, file_name: name }],
+    annotations,
+    categories: names.map((phrase, i) => ({ id: i + 1, name: phrase })),
+  };
+  save(new Blob([JSON.stringify(file)], { type: "application/json" }), `${stem(name)}-coco.json`);
+}
+
+async function drawn({ url, width, height }) {
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0, width, height);
+  return { canvas, context };
+}
+
+const png = (canvas) => canvas.convertToBlob({ type: "image/png" });
+
+function save(blob, name) {
+  const url = URL.createObjectURL(blob);
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
