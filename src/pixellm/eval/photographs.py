@@ -24,7 +24,7 @@ from pixellm.data.wording import all_question, category_question, several_questi
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
 from pixellm.eval.resumable import append, ask_all, resume, write
-from pixellm.files import write_text
+from pixellm.files import alone, write_text
 from pixellm.types import Answer, Segmenter
 
 logger = logging.getLogger(__name__)
@@ -323,7 +323,7 @@ def run(
         namer: a first stage, see `load_segmenter`.
 
     Raises:
-        ValueError: no such model or annotations, or `out` holds the results of another evaluation.
+        ValueError: no such model or annotations, or `out` holds the results of another evaluation, or one is at work.
     """
     from pixellm.eval.sheet import result_sheet
     from pixellm.segmenter import load_segmenter, weights_of
@@ -332,7 +332,8 @@ def run(
     questions = build_questions(source, limit)
     path = Path(out) / "results.jsonl"
     segmenter = load_segmenter(model, namer=namer)
-    report = evaluate(segmenter, source, questions, True, path, weights_of(model, namer))
+    with alone(path):
+        report = evaluate(segmenter, source, questions, True, path, weights_of(model, namer))
     write_text(
         Path(out) / "summary.json", json.dumps({**report.summary, "fingerprint": report.fingerprint}, indent=2) + "\n"
     )
