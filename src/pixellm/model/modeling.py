@@ -106,6 +106,19 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         model.freeze_constants()
         return (model, info) if output_loading_info else model
 
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """As in `PreTrainedModel`.
+
+        Raises:
+            ValueError: the model is quantised.
+        """
+        if getattr(self, "hf_quantizer", None) is not None:
+            raise ValueError(
+                "expected a model with all of its weights, got one that was quantised when it was loaded. Load it "
+                "without quantize, or copy the directory that it came from."
+            )
+        super().save_pretrained(save_directory, **kwargs)
+
     def freeze_constants(self) -> None:
         """Freeze what the config's switches hold constant; nothing is unfrozen."""
         if not self.config.train_neck:

@@ -47,8 +47,8 @@ def read_weights(source: Path) -> dict[str, Tensor]:
 class MappedTensor:
     """One tensor of a safetensors file; reading it maps the file anew.
 
-    A mapping keeps what was read of it in memory until its last tensor is gone. One for the whole file would stay beside
-    weights that are made from it in another precision, as a second copy; one for each tensor goes with that tensor.
+    A mapping keeps what was read of it in memory until its last tensor is gone. One for the whole file would stay
+    beside weights that are made from it in another precision, as a second copy; one for each tensor goes with that.
     """
 
     file: Path
@@ -94,8 +94,10 @@ def load_whole(load: Callable[..., Any], config_class: type, source: Any, *args,
     Args:
         load: `PreTrainedModel.from_pretrained` of a class.
         config_class: that class's.
-        source, args, kwargs: what it is given. From a directory, weights that become others (by `dtype`, or quantised)
-            are read one by one.
+        source: what to load. From a directory, weights that become others (by `dtype`, or quantised) are read one by
+            one.
+        *args: for `load`.
+        **kwargs: for `load`.
 
     Raises:
         ValueError: the checkpoint lacks weights, or can't be read.

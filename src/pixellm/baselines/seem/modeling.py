@@ -15,7 +15,6 @@ Shapes:  I images · P phrases · T tokens · C width · h, w size of mask logit
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
