@@ -43,7 +43,7 @@ class Knows:
 
     def ask(self, question: str) -> Answer:
         self.asked.append(question)
-        return Answer(question, "The thing.", (Target("The thing", (0, 9), self.mask, 0.75),), None)
+        return Answer(question, "The thing.", (Target.of_mask("The thing", (0, 9), self.mask, 0.75),), None)
 
 
 MADE = {"model": "abc", "name": "knows", "teacher_forced": False}

@@ -75,7 +75,7 @@ class Oracle:
     def say(self, question: str, named: list[tuple[str, np.ndarray]]) -> Answer:
         text, targets = "", []
         for phrase, mask in reversed(named):
-            targets.append(Target(phrase, (len(text), len(text) + len(phrase)), mask, 1.0))
+            targets.append(Target.of_mask(phrase, (len(text), len(text) + len(phrase)), mask, 1.0))
             text += f"{phrase} "
         return Answer(question, text.strip() or NOTHING_FITS, tuple(targets), self.image)
 

@@ -94,6 +94,7 @@ def attention_sheet(answer: Answer, targets: Sequence[TargetMaps], path: Path) -
             f"expected an answer with a mask, got {answer.text!r}. Ask for something that is in the image."
         )
     rows = [(t, s) for t, target in enumerate(targets) for s in range(len(target.scales))]
+    masks = [target.mask for target in answer.targets]
     columns = len(targets[0].scales[0]) + 1
     height = CELL * answer.image.height / answer.image.width + 0.1
     figure = Figure(figsize=(CELL * columns, height * len(rows) + 0.7), layout="constrained")
@@ -101,7 +102,7 @@ def attention_sheet(answer: Answer, targets: Sequence[TargetMaps], path: Path) -
     grey = np.asarray(answer.image.convert("L"))
     for row, (t, s) in zip(panels, rows, strict=True):
         row[0].imshow(np.asarray(answer.image))
-        row[0].contour(answer.targets[t].mask, [0.5], colors="#E69F00", linewidths=1.5)
+        row[0].contour(masks[t], [0.5], colors="#E69F00", linewidths=1.5)
         row[0].set_ylabel(f"{targets[t].phrase}\nscale {s + 1}", fontsize=9)
         for k, (panel, map_) in enumerate(zip(row[1:], targets[t].scales[s], strict=True)):
             panel.imshow(grey, cmap="gray")

@@ -148,12 +148,12 @@ def _absent(present: set[str], known: frozenset[str], rng: random.Random) -> Ite
 def score(question: Question, answer: Answer, photograph: Photograph, known: frozenset[str]) -> Result:
     """Compare an answer with the photograph's annotations."""
     united = category_masks(photograph.things)
-    targets = [united[name] for name in question.names]
-    predicted = [target.mask for target in answer.targets]
+    targets = [masks.encode(united[name]) for name in question.names]
+    predicted = [target.rle for target in answer.targets]
     phrases = [target.phrase for target in answer.targets]
     if question.kind == "category":  # as many masks as the model likes, for instance one for each thing
         name = question.names[0]
-        counts = overlap(masks.union(predicted, *targets[0].shape), targets[0])
+        counts = overlap(masks.united([predicted], *targets[0]["size"]), targets[0])
         phrase = phrases[0] if phrases else None
         scores = [Score(name, phrase, *counts, phrase is not None and names_category(phrase, name, known))]
     elif question.names:
