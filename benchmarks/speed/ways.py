@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from benchmarks.speed.task import Script, Task
-from pixellm import geometry
-from pixellm.model.answering import mask_and_score
+from pixellm.binarize import binarize
 from pixellm.model.modeling import EncodedImages, additive
 from pixellm.types import Done, Target, TextPiece
 
@@ -190,8 +189,7 @@ def per_target(task: Task, images: EncodedImages, states: Tensor, targets: int) 
 def _restore(task: Task, logits: Tensor, images: EncodedImages) -> None:
     height, width = images.resized_hw[0].tolist()
     size = (task.photograph.height, task.photograph.width)
-    for one in logits:
-        mask_and_score(geometry.restore(one[None], (height, width), size)[0])
+    list(binarize(logits, (height, width), size))
 
 
 def _timed(call: Callable[[], object]) -> float:
