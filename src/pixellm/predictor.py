@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from pixellm import hub
 from pixellm.binarize import Binary, binarize
+from pixellm.cost.plan import Loaded, expect_room
 from pixellm.images import ImageSource, load_image
-from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.answering import AnswerBuilder
 from pixellm.model.generation import Prefix, Sampling, Step, encode_prefix, generate
+from pixellm.model.quantization import Quantize, load_quantised
 from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, TextPiece
 
 
@@ -63,17 +65,32 @@ class Predictor:
         dtype: torch.dtype = torch.float32,
         system: str | None = None,
         sampling: Mapping[str, Any] | None = None,
+        quantize: Quantize | None = None,
     ) -> "Predictor":
         """Load a model by name (`pixellm models` lists them), by Hugging Face Hub id, or from a directory.
 
+        Args:
+            name: of the model.
+            device: where it runs.
+            dtype: of its weights.
+            system: see `Predictor`.
+            sampling: see there.
+            quantize: the language model's weights at 8 or 4 bits, see `pixellm.model.quantization`.
+
         Raises:
-            ValueError: no such model, or a directory that does not hold one.
+            ValueError: no such model, a directory that does not hold one, or weights that don't fit into memory.
+            ModuleNotFoundError: torchao is missing, with which weights are quantised (the extra `quant`).
         """
         directory = hub.resolve(str(name))
-        model = AutoModel.from_pretrained(directory, dtype=dtype)
-        if not isinstance(model, PixelLMForConditionalGeneration):
-            raise ValueError(f"expected a model that writes answers in {directory}, got a {type(model).__name__}.")
-        return cls(model.to(device), PixelLMProcessor.from_pretrained(directory), system, sampling)
+        config = AutoConfig.from_pretrained(directory)
+        if not isinstance(config, PixelLMConfig):
+            raise ValueError(f"expected a model that writes answers in {directory}, got a {config.model_type!r}.")
+        expect_room(directory, config, Loaded(dtype, quantize, str(device)))
+        if quantize is None:
+            model = AutoModel.from_pretrained(directory, dtype=dtype).to(device)
+        else:
+            model = load_quantised(directory, config, quantize, torch.device(device), dtype)
+        return cls(model, PixelLMProcessor.from_pretrained(directory), system, sampling)
 
     def set_image(self, image: ImageSource) -> None:
         """Encode a photograph: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).

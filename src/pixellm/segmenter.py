@@ -15,6 +15,7 @@ from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemPredictor
 from pixellm.baselines.two_stage import Grounder, ModelGrounder, ModelNamer, Namer, PhraseGrounder, TwoStage
 from pixellm.baselines.vision_server import VisionServer
 from pixellm.eval.resumable import identify
+from pixellm.model.quantization import Quantize
 from pixellm.model.weights import read_json
 from pixellm.predictor import Predictor
 from pixellm.types import Segmenter
@@ -30,6 +31,7 @@ def load_segmenter(
     dtype: torch.dtype = torch.float32,
     sampling: Mapping[str, Any] | None = None,
     namer: str | None = None,
+    quantize: Quantize | None = None,
 ) -> Segmenter:
     """A trained model, or two in a row, ready to be asked.
 
@@ -40,18 +42,20 @@ def load_segmenter(
         sampling: how answers are written, see `pixellm.model.generation.Sampling`; None: as the model does by itself.
         namer: what first says in words which things are meant, of which `name` then segments each: a model's name, or
             MODEL@URL for one behind an OpenAI-compatible server.
+        quantize: of a language model's weights, see `Predictor.load`.
 
     Raises:
-        ValueError: no such model, a directory that does not hold one, or `sampling` for one that writes nothing.
+        ValueError: no such model, a directory that does not hold one, or `sampling` or `quantize` for one that writes
+            nothing.
     """
     if namer is not None:
-        return _two_stages(name, device, dtype, sampling, namer)
+        return _two_stages(name, device, dtype, sampling, namer, quantize)
     directory = hub.resolve(name)
     if not isinstance(AutoConfig.from_pretrained(directory), SeemConfig):
-        return Predictor.load(directory, device, dtype, sampling=sampling)
-    if sampling:
+        return Predictor.load(directory, device, dtype, sampling=sampling, quantize=quantize)
+    if given := [*(sampling or ()), *(["quantize"] if quantize else [])]:
         raise ValueError(
-            f"expected no {', '.join(sampling)} for {name}, which is SEEM-style: it writes no text. Leave that out."
+            f"expected no {', '.join(given)} for {name}, which is SEEM-style: it writes no text. Leave that out."
         )
     return SeemPredictor.load(directory, device, dtype)
 
@@ -63,12 +67,11 @@ def segmenter_of(model: PreTrainedModel, processor: Any, sampling: Mapping[str, 
     return Predictor(model, processor, sampling=sampling)
 
 
-def weights_of(name: str | Path, namer: str | None = None) -> str:
+def weights_of(name: str | Path, namer: str | None = None, quantize: Quantize | None = None) -> str:
     """What identifies the weights of a system: a digest of each directory, and of a server what it is called."""
-    if namer is None:
-        return identify(hub.resolve(name))
-    first = namer if SERVER in namer else identify(hub.resolve(namer))
-    return f"{first} {identify(_second(name))}"
+    first = [] if namer is None else [namer if SERVER in namer else identify(hub.resolve(namer))]
+    directory = hub.resolve(name) if namer is None else _second(name)
+    return " ".join([*first, identify(directory), *([quantize] if quantize else [])])
 
 
 def _second(name: str | Path) -> Path:
@@ -80,18 +83,27 @@ def _second(name: str | Path) -> Path:
 
 
 def _two_stages(
-    name: str | Path, device: str | torch.device, dtype: torch.dtype, sampling: Mapping[str, Any] | None, namer: str
+    name: str | Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    sampling: Mapping[str, Any] | None,
+    namer: str,
+    quantize: Quantize | None,
 ) -> TwoStage:
     directory = _second(name)
+    kind = read_json(directory / "config.json").get("model_type")
     model, at, url = namer.partition(SERVER)
-    writer = None if at else Predictor.load(namer, device, dtype, sampling=sampling)
+    silent = kind in (*SAM2_TYPES, SeemConfig.model_type)
+    if quantize and at and silent:
+        raise ValueError(f"expected no quantize for {name} after {namer}: no language model is loaded. Leave it out.")
+    writer = None if at else Predictor.load(namer, device, dtype, sampling=sampling, quantize=quantize)
     names: Namer = VisionServer(model, url or None) if writer is None else ModelNamer(writer)
     grounder: Grounder
-    if read_json(directory / "config.json").get("model_type") in SAM2_TYPES:
+    if kind in SAM2_TYPES:
         grounder = Sam2Grounder.load(directory, device)
     elif writer is not None and directory == hub.resolve(namer):  # LISA_rec: one model for both
         grounder = ModelGrounder(writer)
     else:
-        segmenter = load_segmenter(directory, device, dtype)
+        segmenter = load_segmenter(directory, device, dtype, quantize=None if silent else quantize)
         grounder = PhraseGrounder(segmenter) if isinstance(segmenter, SeemPredictor) else ModelGrounder(segmenter)
     return TwoStage(names, grounder)

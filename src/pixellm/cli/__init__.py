@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
-from pixellm.cli import muse, scoring
+from pixellm.cli import models, muse, scoring
 from pixellm.cli.batch import batch
 from pixellm.cli.common import (
     Device,
     Dtype,
     Model,
     NamerOption,
+    QuantizeOption,
     debugging,
     device_and_dtype,
     err_console,
@@ -40,10 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models = typer.Typer(help="The models kept on this computer.", no_args_is_help=True)
-app.add_typer(models, name="models")
 data = typer.Typer(help="Data sets on disk: where they belong, and whether they can be read.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(models.app, name="models")
 app.add_typer(muse.app, name="muse")
 app.command("eval")(scoring.evaluate)
 app.command("score")(scoring.score)
@@ -61,10 +61,8 @@ EXTRAS = {
     **dict.fromkeys(("aiohttp", "datasketch", "ijson", "py3langid", "tenacity"), "muse"),
     **dict.fromkeys(("fastapi", "multipart", "prometheus_client", "python_multipart", "uvicorn"), "serve"),
     "ray": "ray",
+    "torchao": "quant",
 }
-
-
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm models list`, or a Hub id.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -113,6 +111,7 @@ def ask(
     seed: Annotated[int | None, typer.Option(help="Of the draw; by default 0.")] = None,
     device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    quantize: QuantizeOption = None,
 ) -> None:
     """Answer questions about a photograph, and save it with the masks drawn in."""
     quieten_transformers()
@@ -130,7 +129,7 @@ def ask(
 
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     given = {name: value for name, value in sampling.items() if value is not None}
-    segmenter = load_segmenter(directory, *device_and_dtype(device, dtype), given, namer)
+    segmenter = load_segmenter(directory, *device_and_dtype(device, dtype), given, namer, quantize)
     segmenter.set_image(photograph)
     several = len(questions) > 1
     answers = [show(out_console, q, segmenter.stream(q), several) for q in questions]
@@ -144,46 +143,6 @@ def examples() -> None:
 
     for name, example in EXAMPLES.items():
         out_console.print(f"example:{name:<12} {example.caption}")
-
-
-@models.command("list")
-def models_list() -> None:
-    """List the models: what is here, and what can be had by name."""
-    from pixellm import hub
-
-    for info in hub.list_models():
-        state = f"{info.path}" if info.ready else f"not ready; prepare it with: pixellm models pull {info.name}"
-        out_console.print(f"{info.name:<28} {_megabytes(info.size):>9}  {state}")
-
-
-@models.command("pull")
-def models_pull(name: Name) -> None:
-    """Fetch a model, so that it can be used without a network."""
-    quieten_transformers()
-    from pixellm import hub
-
-    out_console.print(f"{name} is in {hub.resolve(name)}")
-
-
-@models.command("where")
-def models_where(name: Name) -> None:
-    """Print the directory of a model that is here."""
-    from pixellm import hub
-
-    out_console.print(str(hub.where(name)))
-
-
-@models.command("remove")
-def models_remove(
-    name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting.")] = False
-) -> None:
-    """Delete a model from the cache; directories of yours are never touched."""
-    from pixellm import hub
-
-    sizes = {info.name: info.size for info in hub.list_models()}
-    if sizes.get(name) and not yes:
-        typer.confirm(f"Delete {name} ({_megabytes(sizes[name])})?", abort=True)
-    out_console.print(f"{name}: {_megabytes(hub.remove(name))} freed")
 
 
 @app.command()
@@ -368,10 +327,6 @@ def attention(
     answer, targets = codebook_attention(Predictor.load(model), photograph, question)
     attention_sheet(answer, targets, out)
     print_lines(answer.text, f"picture: {out}")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"
 
 
 def _fail(message: str, code: int) -> None:

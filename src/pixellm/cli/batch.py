@@ -13,6 +13,7 @@ from pixellm.cli.common import (
     Dtype,
     Model,
     NamerOption,
+    QuantizeOption,
     device_and_dtype,
     err_console,
     hide_loading_bars,
@@ -20,6 +21,7 @@ from pixellm.cli.common import (
     quieten_transformers,
 )
 from pixellm.cli.interrupt import interrupting
+from pixellm.files import alone
 from pixellm.hub import MINI
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def batch(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer, masks included.")] = None,
     device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    quantize: QuantizeOption = None,
     engine: Annotated[Engine, typer.Option(help="This machine, or a Ray cluster.")] = Engine.LOCAL,
     workers: Annotated[int, typer.Option(min=1, help="Of ray: processes, each with a model.")] = 2,
     num_gpus: Annotated[float, typer.Option(min=0, help="Of ray: GPUs of a worker.")] = 0,
@@ -63,15 +66,16 @@ def batch(
 
     where, precision = device_and_dtype(device, dtype)
     sampling = {"max_new_tokens": max_new_tokens} if max_new_tokens else None
-    made = {"model": weights_of(model, namer), "dtype": str(precision).removeprefix("torch."), "sampling": sampling}
+    weights = weights_of(model, namer, quantize)
+    made = {"model": weights, "dtype": str(precision).removeprefix("torch."), "sampling": sampling}
     hide_loading_bars()
 
     def load() -> Any:
-        return load_segmenter(model, where, precision, sampling=sampling, namer=namer)
+        return load_segmenter(model, where, precision, sampling, namer, quantize)
 
     work = Batch(questions, out, made)
     stops: list[str] = []
-    with work.alone(), interrupting(stops.append):
+    with alone(work.out), interrupting(stops.append):
         if engine is Engine.LOCAL:
             _here(work, load, lambda: bool(stops))
         else:

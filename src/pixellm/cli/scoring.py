@@ -14,6 +14,8 @@ from pixellm.cli.common import (
     Folder,
     Model,
     NamerOption,
+    Quantization,
+    QuantizeOption,
     device_and_dtype,
     err_console,
     hide_loading_bars,
@@ -167,6 +169,7 @@ def evaluate(
     namer: NamerOption = None,
     device: Annotated[Device, typer.Option(help="Of a benchmark; auto: a GPU where there is one.")] = Device.AUTO,
     dtype: Annotated[Dtype, typer.Option(help="Of a benchmark; auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    quantize: QuantizeOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many photographs.")] = None,
     licence: Annotated[
         list[int] | None, typer.Option(help="Only show photographs with this licence id on the sheet; repeatable.")
@@ -182,7 +185,7 @@ def evaluate(
 
         assert annotations is not None
         assert images is not None
-        report = run(model, annotations, images, out, limit, licence or None, namer)
+        report = run(model, annotations, images, out, limit, licence or None, namer, quantize)
         print_lines(report.markdown(), f"results: {out}")
         return
     from pixellm.eval.benchmarks import load_benchmark
@@ -194,22 +197,26 @@ def evaluate(
     ordered = teacher_forced and benchmark is BenchmarkName.MULTI_REFER
     chosen = choose_protocol(benchmark.value, protocol or ("ordered" if ordered else None))
     found = load_benchmark(benchmark.value, root, split, dataset, grouping.value).first(limit)
-    path = _answer(found, (model, namer), (device, dtype), out, teacher_forced)
+    path = _answer(found, (model, namer, quantize), (device, dtype), out, teacher_forced)
     if path is not None:
         _report(found, read_predictions(path), chosen, (rater, rater_url, max_calls, max_tokens), seed, out)
 
 
 def _answer(
-    benchmark: "Benchmark", models: tuple[str, str | None], where: tuple[Device, Dtype], out: Path, teacher_forced: bool
+    benchmark: "Benchmark",
+    models: tuple[str, str | None, Quantization | None],
+    where: tuple[Device, Dtype],
+    out: Path,
+    teacher_forced: bool,
 ) -> Path | None:
     """Ask the model; the file of answers, on the first process."""
     from pixellm.eval.answering import answer_all, fingerprint
     from pixellm.segmenter import load_segmenter, weights_of
 
-    model, namer = models
-    weights = weights_of(model, namer)
+    model, namer, quantize = models
+    weights = weights_of(model, namer, quantize)
     hide_loading_bars()
     name = model if namer is None else f"{model} after {namer}"
     made = fingerprint(benchmark, weights, name, teacher_forced)
-    segmenter = load_segmenter(model, *device_and_dtype(*where), namer=namer)
+    segmenter = load_segmenter(model, *device_and_dtype(*where), namer=namer, quantize=quantize)
     return answer_all(segmenter, benchmark, out, made, teacher_forced, is_first_process())

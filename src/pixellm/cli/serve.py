@@ -9,6 +9,8 @@ import typer
 from pixellm.cli.common import (
     Device,
     Dtype,
+    Quantization,
+    QuantizeOption,
     device_and_dtype,
     err_console,
     out_console,
@@ -34,6 +36,7 @@ def serve(
     keys: KeyFile = None,
     device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    quantize: QuantizeOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers that are written together.")] = 8,
     joint: Annotated[
         bool | None,
@@ -84,6 +87,7 @@ def serve(
         keys,
         device,
         dtype,
+        quantize,
         loading={"batch_size": batch_size, "cache_bytes": cache_mb * MIB, "max_prompt_tokens": max_prompt_tokens},
         limits={
             "max_queue": max_queue,
@@ -112,6 +116,7 @@ def run_server(
     keys: Path | None,
     device: Device,
     dtype: Dtype,
+    quantize: Quantization | None,
     *,
     loading: dict[str, Any],
     limits: dict[str, Any],
@@ -146,6 +151,7 @@ def run_server(
         model=str(directory),
         device=where,
         dtype=str(precision).removeprefix("torch."),
+        quantize=quantize and quantize.value,
         joint=where != "cpu" if joint is None else joint,
         **loading,
     )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pixellm.cli.common import Device, Dtype
+from pixellm.cli.common import Device, Dtype, QuantizeOption
 from pixellm.cli.serve import Host, KeyFile, ModelName, Name, Port, run_server
 from pixellm.hub import MINI
 from pixellm.listening import LOOPBACK
@@ -18,9 +18,10 @@ def web(
     keys: KeyFile = None,
     device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
     dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    quantize: QuantizeOption = None,
 ) -> None:
     """Ask in a browser: a page with photograph, answer and masks, and the API of `pixellm serve` beside it.
 
     Limits are those of `pixellm serve`; `pixellm serve --page` is the same with all of its options.
     """
-    run_server(model, host, port, name, keys, device, dtype, loading={}, limits={}, joint=None, page=True)
+    run_server(model, host, port, name, keys, device, dtype, quantize, loading={}, limits={}, joint=None, page=True)

@@ -72,7 +72,7 @@ class LanguageSystem:
             prefill, cost = self.reread(1, self.start(scenario) - 1), self.reread
         lines = [
             *self.image_lines(reads),
-            Line(bill.PREFILL, prefill, 1, parameters(self.model.language_model)),
+            Line(bill.PREFILL, prefill, 1, parameters(*self.parts[bill.PREFILL])),
             *self.decoding_lines(scenario, self.start(scenario), cost),
             self.mask_line(scenario.targets),
         ]
@@ -83,6 +83,21 @@ class LanguageSystem:
         length = self.length(scenario)
         read = self.image_tokens + scenario.system_tokens if scenario.cache else length
         return self.memory_of(length if scenario.cache else 0, read, scenario.targets)
+
+    @property
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules behind each line of the bill that has some of its own."""
+        named = {
+            bill.VISION: ("vision_encoder",),
+            bill.LLM_PROJECTOR: ("llm_projector",),
+            bill.SAM: ("sam_encoder",),
+            bill.DECODER_FEATURES: ("pixel_projector", "neck", "word_mix"),
+            bill.PREFILL: ("language_model",),
+            bill.MASKS: ("codebook", "pixel_decoder"),
+        }
+        there = dict(self.model.named_children())
+        found = {part: [there[name] for name in names if name in there] for part, names in named.items()}
+        return {part: modules for part, modules in found.items() if modules}
 
     @property
     def image_tokens(self) -> int:
@@ -98,15 +113,14 @@ class LanguageSystem:
 
     def image_lines(self, reads: int) -> list[Line]:
         """What depends on the image alone, of which the language model's share is computed `reads` times."""
-        model, (vision, projector) = self.model, self._vision
-        lines = [
-            Line(bill.VISION, vision.flops, reads, parameters(model.vision_encoder)),
-            Line(bill.LLM_PROJECTOR, projector.flops, reads, parameters(model.llm_projector)),
-        ]
-        if self.sam:
-            return [*lines, Line(bill.SAM, self.sam.flops, 1, parameters(model.sam_encoder))]
-        rest = [module for module in (model.pixel_projector, model.neck, model.word_mix) if module is not None]
-        return [*lines, Line(bill.DECODER_FEATURES, self.decoder_features, 1, parameters(*rest))]
+        vision, projector = self._vision
+        flops = {
+            bill.VISION: (vision.flops, reads),
+            bill.LLM_PROJECTOR: (projector.flops, reads),
+            bill.SAM: (self.sam.flops if self.sam else 0, 1),
+            bill.DECODER_FEATURES: (self.decoder_features, 1),
+        }
+        return [Line(part, *flops[part], parameters(*self.parts[part])) for part in flops if part in self.parts]
 
     def prefill(self, scenario: Scenario) -> float:
         """Image and system text, then the question; the next token is chosen at the last position alone."""
@@ -137,7 +151,7 @@ class LanguageSystem:
 
     def mask_line(self, targets: int) -> Line:
         each = self.mask_head.flops(targets) / max(1, targets)
-        return Line(bill.MASKS, each, targets, parameters(self.model.codebook, self.model.pixel_decoder))
+        return Line(bill.MASKS, each, targets, parameters(*self.parts[bill.MASKS]))
 
     def memory_of(self, cached: int, read: int, targets: int) -> Memory:
         """With so many tokens in the cache at the end, so many read at a time, and so many masks decoded at once."""

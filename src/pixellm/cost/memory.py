@@ -1,10 +1,11 @@
 """Parameters, and bytes of weights and of keys and values."""
 
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from pixellm.model.quantization import Quantize, group_size, quantised_layers
 
 BF16 = 2
-GROUP_SIZE = 128  # input channels that share a scale at 4 bits, as is usual (torchao, AWQ, GPTQ)
 
 
 def parameters(*modules: nn.Module) -> int:
@@ -12,27 +13,32 @@ def parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def weight_bytes(model: nn.Module, language_model: nn.Module | None) -> dict[str, int]:
-    """Weights at bf16, int8 and int4.
+def weight_bytes(model: nn.Module, language_model: PreTrainedModel | None) -> dict[str, int]:
+    """Weights at bf16, int8 and int4, as `pixellm.model.quantization` holds them; buffers are not counted.
 
     Quantised are the language model's linear layers but its output layer: at 8 bits with one bf16 scale for each output
-    channel, at 4 bits with a bf16 scale and a bf16 zero point for each 128 inputs of one. All else stays bf16:
-    embeddings, vision, codebook, mask heads. Buffers are not counted.
+    channel, at 4 bits with a bf16 scale and a bf16 zero point for each group of inputs of one. All else stays bf16:
+    embeddings, vision, codebook, mask heads.
     """
     everything = BF16 * parameters(model)
-    layers = [] if language_model is None else _inner_linears(language_model)
-    plain = BF16 * sum(layer.weight.numel() for layer in layers)
-    int8 = sum(layer.weight.numel() + BF16 * layer.out_features for layer in layers)
-    int4 = sum(
-        layer.out_features * (-(-layer.in_features // 2) + 2 * BF16 * -(-layer.in_features // GROUP_SIZE))
-        for layer in layers
+    kinds: tuple[Quantize, ...] = ("int8", "int4")
+    return {"bf16": everything} | {
+        kind: everything - (0 if language_model is None else saved_bytes(language_model, BF16, kind)) for kind in kinds
+    }
+
+
+def saved_bytes(language_model: PreTrainedModel, width: int, quantize: Quantize) -> int:
+    """How much less a language model's weights take when they are quantised, else being `width` bytes each."""
+    layers = quantised_layers(language_model).values()
+    return sum(width * layer.weight.numel() - _quantised_bytes(layer, quantize) for layer in layers)
+
+
+def _quantised_bytes(layer: nn.Linear, quantize: Quantize) -> int:
+    if quantize == "int8":
+        return layer.weight.numel() + BF16 * layer.out_features
+    return layer.weight.numel() // 2 + layer.out_features * 2 * BF16 * (
+        layer.in_features // group_size(layer.in_features)
     )
-    return {"bf16": everything, "int8": everything - plain + int8, "int4": everything - plain + int4}
-
-
-def _inner_linears(language_model: nn.Module) -> list[nn.Linear]:
-    head = language_model.get_output_embeddings()
-    return [module for module in language_model.modules() if isinstance(module, nn.Linear) and module is not head]
 
 
 def kv_cache_bytes(config: PreTrainedConfig, tokens: int) -> int:

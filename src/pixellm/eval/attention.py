@@ -58,21 +58,21 @@ def _attention(model: PixelLMForConditionalGeneration, images: EncodedImages, st
     codebook, decoder = model.codebook, model.pixel_decoder
     tokens = codebook.project(states.to(images.maps[0].dtype))
     tokens = tokens.unflatten(0, (codebook.num_scales, codebook.tokens_per_scale)).transpose(0, 1)
-    found: list[Tensor] = []
+    attentions = [transformer.final_attn_token_to_image for transformer in decoder.transformers]
+    found: dict[torch.nn.Module, list[Tensor]] = {attention: [] for attention in attentions}
 
     def look(attention: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(attention.weights(*inputs[:2]).mean(dim=1)[:, -1])  # the prompt is the last of the tokens
+        # The prompt is the last of the tokens.
+        found[attention].append(attention.weights(*inputs[:2]).mean(dim=1)[:, -1])
 
-    hooks = [t.final_attn_token_to_image.register_forward_pre_hook(look) for t in decoder.transformers]
+    hooks = [attention.register_forward_pre_hook(look) for attention in attentions]
     try:
         decoder(images.maps, tokens, torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
         model.decode_masks(images, states, torch.zeros(1, dtype=torch.long, device=tokens.device))
     finally:
         for hook in hooks:
             hook.remove()
-    scales = len(decoder.grids)
-    together = [torch.cat(pair) for pair in zip(found[:scales], found[scales:], strict=True)]
-    return [maps.unflatten(1, (grid, grid)) for maps, grid in zip(together, decoder.grids, strict=True)]
+    return [torch.cat(found[at]).unflatten(1, (grid, grid)) for at, grid in zip(attentions, decoder.grids, strict=True)]
 
 
 def _at_size(maps: Tensor, images: EncodedImages, size: tuple[int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pixellm import __version__, masks
 from pixellm.data.coco import CocoSource, Photograph, category_masks
@@ -24,8 +24,11 @@ from pixellm.data.wording import all_question, category_question, several_questi
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
 from pixellm.eval.resumable import append, ask_all, resume, write
-from pixellm.files import write_text
+from pixellm.files import alone, write_text
 from pixellm.types import Answer, Segmenter
+
+if TYPE_CHECKING:
+    from pixellm.model.quantization import Quantize
 
 logger = logging.getLogger(__name__)
 
@@ -308,6 +311,7 @@ def run(
     limit: int | None = None,
     licences: Collection[int] | None = None,
     namer: str | None = None,
+    quantize: "Quantize | None" = None,
 ) -> Report:
     """Evaluate a model and write `results.jsonl`, `summary.json`, `summary.md` and `sheet.jpg`.
 
@@ -321,9 +325,10 @@ def run(
         limit: ask about the first photographs only.
         licences: show only photographs with these licence ids (COCO's) on the sheet; None shows any.
         namer: a first stage, see `load_segmenter`.
+        quantize: of a language model's weights, see there.
 
     Raises:
-        ValueError: no such model or annotations, or `out` holds the results of another evaluation.
+        ValueError: no such model or annotations, or `out` holds the results of another evaluation, or one is at work.
     """
     from pixellm.eval.sheet import result_sheet
     from pixellm.segmenter import load_segmenter, weights_of
@@ -331,8 +336,9 @@ def run(
     source = CocoSource(Path(annotations), Path(images))
     questions = build_questions(source, limit)
     path = Path(out) / "results.jsonl"
-    segmenter = load_segmenter(model, namer=namer)
-    report = evaluate(segmenter, source, questions, True, path, weights_of(model, namer))
+    segmenter = load_segmenter(model, namer=namer, quantize=quantize)
+    with alone(path):
+        report = evaluate(segmenter, source, questions, True, path, weights_of(model, namer, quantize))
     write_text(
         Path(out) / "summary.json", json.dumps({**report.summary, "fingerprint": report.fingerprint}, indent=2) + "\n"
     )

@@ -17,7 +17,7 @@ from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.lora import merge_lora
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor, add_codebook_tokens
-from pixellm.model.weights import read_json, save_state
+from pixellm.model.weights import mapped_weights, read_json, save_state
 
 WEIGHTS = "model.safetensors"
 _ROWS = "language_model.codebook_rows"
@@ -86,15 +86,15 @@ def assemble(trained: Path, language_model: Path, out: Path) -> None:
         language_model: directory of the base language model.
         out: an empty directory.
     """
-    base = {_LLM + key: tensor for key, tensor in load_file(language_model / "model.safetensors").items()}
+    # Half precision keeps 11 bits of the adapted weights where bf16 would keep 8.
+    base = {_LLM + key: mapped[...].half() for key, mapped in mapped_weights(language_model).items()}
     state = load_file(trained / WEIGHTS)
     with safe_open(trained / WEIGHTS, "pt") as reader:
         alpha = float(reader.metadata()["lora_alpha"])
     table = _LLM + "model.embed_tokens.weight"
-    base[table] = torch.cat([base[table].half(), state.pop(_ROWS)])
-    # Half precision keeps 11 bits of the adapted weights where bf16 would keep 8.
-    adapted = merge_lora({key: tensor.half() for key, tensor in base.items()} | state, alpha)
-    save_state({key: tensor.contiguous() for key, tensor in adapted.items()}, out)
+    base[table] = torch.cat([base[table], state.pop(_ROWS)])
+    base |= state
+    save_state(merge_lora(base, alpha), out)
     config = PixelLMConfig.from_pretrained(trained)
     config.save_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(language_model)

@@ -42,7 +42,8 @@ def merge_lora(state: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """Add `alpha / rank · B·A` to each weight that has an adapter in the same state dict.
 
     Args:
-        state: plain weights `X.weight`, adapters `X.lora_A[.default].weight` (rank, in) and `X.lora_B…` (out, rank).
+        state: plain weights `X.weight`, adapters `X.lora_A[.default].weight` (rank, in) and `X.lora_B…` (out, rank). It
+            is emptied, so that no weight stays beside the merged one.
         alpha: LoRA's scale before division by the rank.
 
     Returns:
@@ -53,11 +54,11 @@ def merge_lora(state: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """
     plain: dict[str, Tensor] = {}
     adapters: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in state.items():
+    for key in list(state):
         if match := _ADAPTER.fullmatch(key):
-            adapters.setdefault(match["target"], {})[match["side"]] = tensor
+            adapters.setdefault(match["target"], {})[match["side"]] = state.pop(key)
         else:
-            plain[key] = tensor
+            plain[key] = state.pop(key)
     for target, sides in adapters.items():
         weight = plain.get(f"{target}.weight")
         if weight is None or set(sides) != {"A", "B"}:

@@ -20,7 +20,7 @@ from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
-from pixellm.model.weights import expect_all_weights
+from pixellm.model.weights import load_whole
 from pixellm.model.word_mix import WordMix
 from pixellm.types import LossCounts, Output
 
@@ -95,17 +95,29 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         self.freeze_constants()
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """As in `PreTrainedModel`, but what is frozen stays frozen, and every weight has to be there.
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
+        """As in `PreTrainedModel`, but what is frozen stays frozen; see also `load_whole`.
 
         Raises:
-            ValueError: the checkpoint lacks weights.
+            ValueError: the checkpoint lacks weights, or can't be read.
         """
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        expect_all_weights(info["missing_keys"], args[0] if args else "the checkpoint")
+        load = super().from_pretrained
+        model, info = load_whole(load, cls.config_class, pretrained_model_name_or_path, *args, **kwargs)
         model.freeze_constants()
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """As in `PreTrainedModel`.
+
+        Raises:
+            ValueError: the model is quantised.
+        """
+        if getattr(self, "hf_quantizer", None) is not None:
+            raise ValueError(
+                "expected a model with all of its weights, got one that was quantised when it was loaded. Load it "
+                "without quantize, or copy the directory that it came from."
+            )
+        super().save_pretrained(save_directory, **kwargs)
 
     def freeze_constants(self) -> None:
         """Freeze what the config's switches hold constant; nothing is unfrozen."""

@@ -10,7 +10,7 @@ class Start:
 
     Args:
         model: directory.
-        device, dtype: of the model.
+        device, dtype, quantize: see `Predictor.load`.
         batch_size: answers that are decoded together.
         joint: see `pixellm.model.generation.Decoding`.
         cache_bytes: for encoded images.
@@ -20,6 +20,7 @@ class Start:
     model: str
     device: str = "cpu"
     dtype: str = "float32"
+    quantize: Literal["int8", "int4"] | None = None
     batch_size: int = 8
     joint: bool = False
     cache_bytes: int = 512 << 20

@@ -7,7 +7,7 @@ has limits of its own for slow headers. API keys come from PIXELLM_API_KEYS on t
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +28,7 @@ class Arguments(BaseModel):
     Args:
         model: a name of `pixellm models list`, a Hub id, or a directory that all machines see.
         name: what clients call it.
-        device, dtype: of the model; a GPU wants `num_gpus`, too.
+        device, dtype, quantize: of the model; a GPU wants `num_gpus`, too.
         batch_size, joint, cache_mb: as of `pixellm serve`.
         keys_file: API keys, one a line, in place of PIXELLM_API_KEYS.
         open_to_anybody: no keys are wanted: for clusters that nobody else reaches.
@@ -44,6 +44,7 @@ class Arguments(BaseModel):
     name: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    quantize: Literal["int8", "int4"] | None = None
     batch_size: int = Field(8, ge=1)
     joint: bool = False
     cache_mb: int = Field(512, ge=0)
@@ -101,7 +102,7 @@ def _gate(args: Arguments, failures: list[str]) -> Any:
     directory = hub.resolve(args.model)
     name = args.name or (args.model if args.model == MINI else directory.name)
     start = Start(
-        *(str(directory), args.device, args.dtype, args.batch_size, args.joint),
+        *(str(directory), args.device, args.dtype, args.quantize, args.batch_size, args.joint),
         cache_bytes=args.cache_mb << 20,
     )
     return create_app(start, Settings(model_name=name, **args.limits), _keys(args), failures.append)[1]

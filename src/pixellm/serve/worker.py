@@ -28,7 +28,8 @@ def run(connection: Connection) -> None:
     """Load the model that the first message names, then answer until the pipe is closed."""
     start = connection.recv()
     assert isinstance(start, Start)
-    predictor = Predictor.load(start.model, start.device, getattr(torch, start.dtype))
+    dtype = getattr(torch, start.dtype)
+    predictor = Predictor.load(start.model, start.device, dtype, quantize=start.quantize)
     engine = Engine(predictor, start.batch_size, start.cache_bytes, start.max_prompt_tokens, start.joint)
     inbox: Inbox = SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()

@@ -15,7 +15,6 @@ Shapes:  I images · P phrases · T tokens · C width · h, w size of mask logit
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ from pixellm.baselines.seem.decoder import Prediction, SeemDecoder
 from pixellm.baselines.seem.losses import Targets, grounding_losses, place_targets
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures, SeemPixelDecoder
 from pixellm.model.vision import build_vision_encoder
-from pixellm.model.weights import expect_all_weights
+from pixellm.model.weights import load_whole
 from pixellm.types import LossCounts, Output
 
 FIRST_TEMPERATURE, HIGHEST_SCALE = 0.07, 100.0  # as CLIP has them
@@ -51,15 +50,14 @@ class SeemForGrounding(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """As in `PreTrainedModel`, but every weight has to be there.
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
+        """As in `PreTrainedModel`; see also `load_whole`.
 
         Raises:
-            ValueError: the checkpoint lacks weights.
+            ValueError: the checkpoint lacks weights, or can't be read.
         """
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        expect_all_weights(info["missing_keys"], args[0] if args else "the checkpoint")
+        load = super().from_pretrained
+        model, info = load_whole(load, cls.config_class, pretrained_model_name_or_path, *args, **kwargs)
         return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,0 +1,166 @@
+"""Weight-only quantisation: the language model's inner linear layers at 8 or 4 bits, everything else as it is.
+
+torchao chooses the scales and quantises, layer by layer while the weights are read. On a CPU its layers then make a
+bf16 matrix of an int8 weight for every product, which takes longer than bf16 weights would; so there each becomes a
+module that calls torch's own kernels (docs/decisions/quantisation.md, with figures). On a GPU torchao's layers stay.
+
+Shapes:  N outputs · K inputs · G inputs of a group that share a scale
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, TorchAoConfig
+
+Quantize = Literal["int8", "int4"]
+
+GROUP_SIZES = (128, 64, 32)  # at 4 bits; the first that divides the inputs. 128 is usual (torchao, AWQ, GPTQ).
+# What torch's kernels take; with other inputs the one for int8 reads beyond its operands.
+INPUTS, OUTPUTS = 32, 16
+KERNEL_ROWS = 16  # with more, the int8 kernel is slower than a bf16 product with weights made for it
+CHUNK = 1 << 20  # weights that are made at a time: they stay in the processor's cache
+
+
+def quantised_layers(language_model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The layers that are quantised, by name: linear, not the output layer, of sizes that the kernels take."""
+    head = language_model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in language_model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and not _odd(module)
+    }
+
+
+def _odd(layer: nn.Linear) -> bool:
+    return bool(layer.in_features % INPUTS or layer.out_features % OUTPUTS)
+
+
+def group_size(inputs: int) -> int:
+    """G of a layer with K inputs, a multiple of 32."""
+    return next(size for size in GROUP_SIZES if inputs % size == 0)
+
+
+def load_quantised(
+    directory: Any, config: PreTrainedConfig, quantize: Quantize, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
+    """Load a PixelLM or LISA model and quantise its language model meanwhile: at no time are all its weights there.
+
+    Args:
+        directory: of the checkpoint.
+        config: of the model.
+        quantize: bits of a weight. int8: a scale for each output; int4: scale and zero point for each G inputs of one.
+        device: where it is to run.
+        dtype: of everything else. On a CPU the quantised layers' own products are bf16 all the same.
+
+    Raises:
+        ValueError: nothing in it can be quantised, or not for this device and dtype.
+        ModuleNotFoundError: torchao is missing.
+    """
+    if device.type != "cpu" and quantize == "int4" and dtype != torch.bfloat16:
+        raise ValueError(f"int4 on {device.type}: expected bfloat16, which its kernel wants, got {dtype}.")
+    model = AutoModel.from_pretrained(
+        directory,
+        dtype=dtype,
+        quantization_config=torchao_config(config, quantize, device),
+        device_map=None if device.type == "cpu" else {"": device},
+    )
+    if device.type == "cpu":
+        use_kernels(model.language_model)
+    return model
+
+
+def torchao_config(config: PreTrainedConfig, quantize: Quantize, device: torch.device) -> TorchAoConfig:
+    """What transformers needs to have the layers quantised as it reads them; see `load_quantised`."""
+    from torchao.quantization import FqnToConfig
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    layers = quantised_layers(model.language_model)
+    if not layers:
+        raise ValueError(
+            f"quantize: expected linear layers with a multiple of {INPUTS} inputs and of {OUTPUTS} outputs in the "
+            f"language model, found none in a {config.text_config.model_type!r}. Load it as it is."
+        )
+    settings = {
+        f"language_model.{name}": layer_config(quantize, layer.in_features, device) for name, layer in layers.items()
+    }
+    return TorchAoConfig(FqnToConfig(settings), modules_to_not_convert=[])
+
+
+def layer_config(quantize: Quantize, inputs: int, device: torch.device) -> Any:
+    """How torchao is to quantise a layer with K inputs."""
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+
+    if quantize == "int8":
+        return Int8WeightOnlyConfig(set_inductor_config=False)
+    if device.type != "cpu":
+        tiles: Any = "tile_packed_to_4d"
+        return Int4WeightOnlyConfig(group_size(inputs), set_inductor_config=False, int4_packing_format=tiles)
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+
+    return PrototypeInt4WeightOnlyConfig(group_size(inputs), set_inductor_config=False)
+
+
+def use_kernels(language_model: PreTrainedModel) -> None:
+    """Put an `Int8Linear` or `Int4Linear` in the place of each layer that torchao quantised, with its weights."""
+    for name, layer in quantised_layers(language_model).items():
+        weight: Any = layer.weight
+        bias = None if layer.bias is None else layer.bias.detach()
+        if weight.qdata.dtype == torch.int8:
+            module = Int8Linear(weight.qdata, weight.scale.flatten(), bias)
+        else:
+            module = Int4Linear(weight.qdata, weight.scale_and_zero, bias, weight.block_size[1])
+        language_model.set_submodule(name, module)
+
+
+class _KernelLinear(nn.Module):
+    """A linear layer whose product is computed in bf16, whatever the dtype of what it reads."""
+
+    weight: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("scales", scales.to(torch.bfloat16))
+        self.register_buffer("bias", bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(…, K) → (…, N), in the dtype of `states`."""
+        rows = states.reshape(-1, states.shape[-1]).to(torch.bfloat16)
+        product = self.product(rows).to(states.dtype).unflatten(0, states.shape[:-1])
+        return product if self.bias is None else product + self.bias
+
+    def product(self, rows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Int8Linear(_KernelLinear):
+    """Weights int8 (N, K), scales bf16 (N,)."""
+
+    def product(self, rows: Tensor) -> Tensor:
+        if len(rows) <= KERNEL_ROWS:
+            return torch._weight_int8pack_mm(rows, self.weight, self.scales)
+        count, inputs = self.weight.shape
+        product = rows.new_empty(len(rows), count)
+        step = max(1, CHUNK // inputs)
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            product[:, part] = rows @ self.weight[part].to(rows.dtype).T
+        return product.mul_(self.scales)
+
+
+class Int4Linear(_KernelLinear):
+    """Weights packed as torch's kernel wants them, uint8 (N, K / 2); scales and zero points bf16 (K / G, N, 2).
+
+    For many rows, too: to unpack the weights takes as long as the kernel does.
+    """
+
+    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, group: int) -> None:
+        super().__init__(weight, scales, bias)
+        self.group = group
+
+    def product(self, rows: Tensor) -> Tensor:
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, self.group, self.scales)
