@@ -45,7 +45,7 @@ def binarize(
         peak_share: 0..1; None: 0 alone is the threshold.
 
     Yields:
-        Each mask when it is asked for. Meanwhile (h, W) logits are held twice, and a megabyte or two of pixels.
+        Each mask when it is asked for. Meanwhile (h, W) logits are held, and some megabytes for the pixels.
     """
     return (_binarize(one, resized, original, peak_share) for one in logits)
 
@@ -53,58 +53,54 @@ def binarize(
 @torch.inference_mode()
 def _binarize(logits: Tensor, resized: tuple[int, int], original: tuple[int, int], peak_share: float | None) -> Binary:
     height, width = original
-    columns = _columns(logits[None], resized, original)
-    threshold = 0.0 if peak_share is None else _threshold(columns, height, peak_share)
-    # Interpolation between logits that are all outside, and they are in most columns, gives none inside.
-    active = (columns > threshold - SLACK * abs(threshold)).any(dim=1)
+    rows = _at_width(logits[None], resized, original)
+    highest = rows.amax(dim=0)
+    threshold = 0.0 if peak_share is None else _threshold(rows, highest, height, peak_share)
     edges, total = [np.zeros(0, dtype=np.int64)], 0.0
-    for numbers, restored in _restored(columns, active, height):
-        inside = restored > threshold
+    # Between logits that are all outside, as they are in most columns, interpolation finds none inside.
+    for numbers, columns in _columns(rows, highest > threshold - SLACK * abs(threshold), height):
+        inside = columns > threshold
         edges.append(_edges(inside, numbers))
-        total += float(torch.where(inside, restored.sigmoid_(), 0).sum())
+        total += float(torch.where(inside, columns.sigmoid_(), 0).sum())
     rle = masks.from_edges(np.concatenate(edges), height, width)
     return Binary(rle, total / max(1, masks.area(rle)))
 
 
-def _columns(logits: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    """(1, S, S) → the columns at the photograph's width (W, h), or where few pixels are all there are, (W, H)."""
+def _at_width(logits: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
+    """(1, S, S) → (h, W), or where there are few pixels anyway, (H, W)."""
     height, width = original
-    if (
-        height * width <= CHUNK
-    ):  # for the smallest outputs, torch interpolates both ways at once, and rounds differently
-        return geometry.restore(logits, resized, original)[0].T.contiguous()
-    rows = geometry.unpad(logits, resized)
-    return F.interpolate(rows, width, mode="linear", align_corners=False)[0].T.contiguous()
+    # For the smallest outputs, torch interpolates both ways at once, and rounds differently.
+    if height * width <= CHUNK:
+        return geometry.restore(logits, resized, original)[0]
+    return F.interpolate(geometry.unpad(logits, resized), width, mode="linear", align_corners=False)[0]
 
 
-def _threshold(columns: Tensor, height: int, peak_share: float) -> float:
+def _threshold(rows: Tensor, highest: Tensor, height: int, peak_share: float) -> float:
     """The logit that is `peak_share` of the highest probability, at most 0.
 
-    The highest logit is looked for in the columns that can have it: at full height, none goes beyond what it has here.
+    The highest logit is looked for in the columns that can have it: at full height none goes beyond `highest` (W,).
     """
-    bound = columns.amax(dim=1)
-    peak = _at_height(columns[bound.argmax()][None], height).max()
-    for _, restored in _restored(columns, bound + SLACK * bound.abs() > peak, height):
-        peak = torch.maximum(peak, restored.max())
+    peak = _at_height(rows, highest.argmax()[None], height).max()
+    for _, columns in _columns(rows, highest + SLACK * highest.abs() > peak, height):
+        peak = torch.maximum(peak, columns.max())
     return min(0.0, float((peak.sigmoid() * peak_share).logit()))
 
 
-def _restored(columns: Tensor, chosen: Tensor, height: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The `chosen` (W,) of the columns (W, h), some at a time: their numbers (C,), and themselves (C, H)."""
+def _columns(rows: Tensor, chosen: Tensor, height: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The `chosen` (W,) columns of (h, W), some at a time: their numbers (C,), and their logits (C, H)."""
     (numbers,) = chosen.nonzero(as_tuple=True)
     for chunk in numbers.split(max(1, CHUNK // height)) if len(numbers) else ():
-        yield chunk, _at_height(columns[chunk], height)
+        yield chunk, _at_height(rows, chunk, height)
 
 
-def _at_height(columns: Tensor, height: int) -> Tensor:
-    """(C, h) → (C, H), which changes nothing where h is H."""
-    return F.interpolate(columns[None], height, mode="linear", align_corners=False)[0]
+def _at_height(rows: Tensor, numbers: Tensor, height: int) -> Tensor:
+    """The columns of (h, W) with these numbers (C,), at full height: (C, H); where h is H, they stay as they are."""
+    return F.interpolate(rows.T[numbers][None], height, mode="linear", align_corners=False)[0]
 
 
-def _edges(inside: Tensor, columns: Tensor) -> np.ndarray:
-    """Where runs begin and end in bool (C, H), in turn, as positions in the mask; `columns` (C,): their numbers."""
-    height = inside.shape[1]
+def _edges(inside: Tensor, numbers: Tensor) -> np.ndarray:
+    """Where runs begin and end in bool (C, H), in turn, as positions in the mask; `numbers` (C,) of the columns."""
     closed = F.pad(inside, (1, 1))
     changed = (closed[:, 1:] != closed[:, :-1]).cpu().numpy()
-    column, row = np.divmod(np.flatnonzero(changed), height + 1)
-    return columns.cpu().numpy()[column] * height + row
+    column, row = np.divmod(np.flatnonzero(changed), inside.shape[1] + 1)
+    return numbers.cpu().numpy()[column] * inside.shape[1] + row

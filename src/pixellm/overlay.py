@@ -109,10 +109,10 @@ def _edge(scene: Image.Image, rings: dict[int, list[np.ndarray]], line: int) -> 
     canvas = sv.pillow_to_cv2(scene)
     for index in sorted(rings):
         for ring in rings[index]:
-            sv.draw_polygon(canvas, ring, sv.Color.WHITE, line + 2)
+            canvas = sv.draw_polygon(canvas, ring, sv.Color.WHITE, line + 2)
     for index in sorted(rings):
         for ring in rings[index]:
-            sv.draw_polygon(canvas, ring, sv.Color.from_hex(colour_of(index)), line)
+            canvas = sv.draw_polygon(canvas, ring, sv.Color.from_hex(colour_of(index)), line)
     return sv.cv2_to_pillow(canvas)
 
 

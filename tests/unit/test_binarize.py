@@ -73,6 +73,23 @@ def test_any_size_in_chunks(monkeypatch, height, width, size, level, peak_share)
     same(blobs(3, 28, level, height * width), (height, width), size, peak_share)
 
 
+@pytest.mark.parametrize("original", [(60, 60), (100, 100), (600, 600), (45, 60), (900, 1200)], ids=str)
+def test_logits_next_to_zero(original):
+    """Along the diagonal of a plane all depends on how sums were rounded."""
+    side = torch.arange(56.0) / 7
+    planes = torch.stack([k * side[:, None] - k * side / scale for k in (0.1, 1.0, 3.3) for scale in (1.0, 0.75)])
+    same(planes, original, size=64)
+
+
+@pytest.mark.parametrize("original", [(100, 150), (150, 100), (700, 900)], ids=str)
+def test_the_peak_may_be_in_any_column(original, monkeypatch):
+    """Of noise that is scaled down, the column with the highest logit may lose it."""
+    monkeypatch.setattr(binarize, "CHUNK", 1000)
+    noise = torch.randn(6, 448, 448, generator=torch.Generator().manual_seed(0)) - 8
+    expected = same(noise, original, peak_share=0.95)
+    assert all(0 < masks.area(rle) < 40 for rle, _ in expected)
+
+
 def test_at_once_or_one_by_one():
     """What all masks of a photograph gave when they were restored together."""
     logits = blobs(5, 112, -1.0)
@@ -159,8 +176,8 @@ def test_memory_does_not_grow_with_masks_nor_hold_one():
         return memory.peak, arrays
 
     (tensors, arrays), (more_tensors, more_arrays) = peak(1), peak(4)
-    columns = resized[0] * original[1] * 4
-    assert tensors < 2 * columns + 16 * binarize.CHUNK
+    rows = resized[0] * original[1] * 4
+    assert tensors < rows + 12 * binarize.CHUNK
     assert more_tensors <= tensors + 2**20
-    assert arrays < 8e6
+    assert arrays < 2e6
     assert more_arrays < arrays + 2**20  # of runs, and the RLEs themselves
