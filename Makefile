@@ -36,6 +36,8 @@ docs: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/quantised_layers.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/scoring.py
