@@ -1,11 +1,11 @@
-# setup: .venv with everything · demo: a first answer · test · check: what CI runs · docs · bench · ablations · baselines ·
-# muse · clean
+# setup: .venv with everything · demo: a first answer · test · test-slow · check: what CI runs · docs · bench ·
+# ablations · baselines · muse · clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test check docs bench ablations baselines muse clean
+.PHONY: setup demo test test-slow check docs bench ablations baselines muse clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,10 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest
+
+# Trainings of minutes, which CI leaves out.
+test-slow: setup
+	$(BIN)/pytest -m slow
 
 check: setup
 	$(BIN)/ruff format --check
