@@ -3,7 +3,7 @@
     python -m benchmarks.speed                                        # all but the 7B, some 20 minutes on two cores
     python -m benchmarks.speed --sizes mid --parts question --dtypes float32
 
-A part that is measured again replaces its earlier rows. The full size is `python benchmarks/full_size.py`.
+A part that is measured again replaces its earlier rows.
 """
 
 import argparse

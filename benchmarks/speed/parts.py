@@ -45,14 +45,13 @@ def sharing(size: str, dtype: torch.dtype) -> Iterator[Row]:
     """Several questions on one photograph, and a question on each of several, against as many calls of `generate`."""
     predictor = load(size, dtype)
     asked = task(predictor, size, TYPICAL)
-    options = {"processors": (asked.script,), "max_new_tokens": len(asked.answer)}
 
     def questions(count: int) -> None:
         predictor.set_image(asked.photograph)
-        predictor.ask_many([asked.question] * count, **options)
+        predictor.ask_many([asked.question] * count, **asked.options)
 
     def photographs(count: int) -> None:
-        predictor.ask_batch([asked.photograph] * count, [asked.question] * count, **options)
+        predictor.ask_batch([asked.photograph] * count, [asked.question] * count, **asked.options)
 
     single = min(ways.cached(asked).end for _ in range(ROUNDS))
     for kind, call in (("questions", questions), ("photographs", photographs)):

@@ -1,6 +1,7 @@
 """What is asked, and the answer that every way is made to give: the same ids, so that only the way differs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -29,6 +30,11 @@ class Task:
     @property
     def prompt(self) -> list[int]:
         return self.predictor.prompt_ids(self.question)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For `Predictor`: the answer's ids, though they repeat themselves."""
+        return {"processors": (self.script,), "max_new_tokens": len(self.answer), "no_repeat_ngram_size": 0}
 
     @property
     def script(self) -> "Script":

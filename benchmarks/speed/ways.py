@@ -35,8 +35,7 @@ def ours(task: Task) -> Times:
     """`Predictor.stream`."""
     began, seen = time.perf_counter(), {}
     task.predictor.set_image(task.photograph)
-    events = task.predictor.stream(task.question, processors=(task.script,), max_new_tokens=len(task.answer))
-    for event in events:
+    for event in task.predictor.stream(task.question, **task.options):
         seen.setdefault(type(event), time.perf_counter() - began)
         last = event
     assert isinstance(last, Done)
