@@ -96,15 +96,14 @@ def memory(line: str) -> float:
 def measure(call: Callable[[], Any], repeat: int) -> dict[str, Any]:
     """Seconds of the quickest run, the first one's growth of peak memory in MB, and what identifies the masks."""
     Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
-    start, seconds, result = memory("VmRSS"), [], None
-    for number in range(repeat):
+    start, seconds, peaks, result = memory("VmRSS"), [], [], None
+    for _ in range(repeat):
         began = time.perf_counter()
         result = call()
         seconds.append(time.perf_counter() - began)
-        if number == 0:
-            peak = memory("VmHWM") - start
+        peaks.append(memory("VmHWM") - start)
     text = json.dumps([row["segmentation"] for row in result] if isinstance(result, list) else None)
-    return {"seconds": min(seconds), "peak_mb": peak, "masks": hashlib.sha256(text.encode()).hexdigest()}
+    return {"seconds": min(seconds), "peak_mb": peaks[0], "masks": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def run(what: str, hw: tuple[int, int], count: int, repeat: int) -> dict[str, Any]:
