@@ -42,7 +42,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/quantised_layers.py
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python -m benchmarks.training
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/cost.py

@@ -7,7 +7,7 @@ products are those that our step was seen to make, forward and backward, and not
 The model is of a middle size, with random weights: a ViT of 12 layers and width 384 at 448 pixels, frozen; a LLaMA of 8
 layers and width 768 with adapters of rank 8; a decoder of width 256.
 
-    python benchmarks/training.py [--images 2] [--conversations 4] [--targets 2] [--bf16]
+    python -m benchmarks.training [--images 2] [--conversations 4] [--targets 2] [--bf16]
 """
 
 import argparse
@@ -20,23 +20,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from transformers import LlamaConfig
 
-from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMVisionConfig
+from benchmarks.products import Products
+from benchmarks.speed.models import mid
+from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration
 from pixellm.model.codebook import find_groups
-from pixellm.model.modeling import (
-    IGNORE_INDEX,
-    IMAGE_TOKEN_ID,
-    loss_counts,
-    packed_attention_bias,
-    packed_positions,
-)
+from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID, loss_counts
+from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.train.adapt import adapt
 from pixellm.train.recipe import Lora, Stage
 from pixellm.types import Batch
@@ -44,22 +37,11 @@ from pixellm.types import Batch
 RESULTS = Path(__file__).parent / "results"
 SYSTEM, QUESTION, PHRASE = 35, 20, 8  # tokens of the system text, of a question, and before each mask
 PHOTOGRAPH = (480, 640)
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward", "dot_product")
 
 
 def build(seed: int = 0) -> PixelLMForConditionalGeneration:
     torch.manual_seed(seed)
-    clip = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6}
-    text = LlamaConfig(
-        vocab_size=32009,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=8,
-        num_attention_heads=12,
-        attn_implementation="sdpa",
-    )
-    vision = PixelLMVisionConfig("clip", 448, {**clip, "patch_size": 14, "hidden_act": "quick_gelu"})
-    model = PixelLMForConditionalGeneration(PixelLMConfig(vision, text))
+    model = PixelLMForConditionalGeneration(mid())
     adapt(model, Lora(targets=("q_proj", "v_proj")), Stage(1, 1, 1.0).trained)
     return model.train()
 
@@ -136,35 +118,6 @@ def plain_loss(model: PixelLMForConditionalGeneration, batch: Batch) -> Tensor:
     return ce + masks["bce"] + masks["dice"]
 
 
-class Products(TorchDispatchMode):
-    """Notes every matrix product and convolution, with what it took."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[Callable, Any, Any]] = []
-        self.stored: dict[tuple, Tensor] = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        if name in PRODUCTS or PRODUCTS[-1] in name:
-            self.seen.append((func, *tree_map_only(Tensor, self._like, (args, kwargs or {}))))
-        return func(*args, **(kwargs or {}))
-
-    def _like(self, tensor: Tensor) -> Tensor:
-        """Another tensor of this form; one for all that lay in the same place, as weights do in both passes."""
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if key not in self.stored:
-            extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-            storage = torch.rand(max(extent, 1)).to(tensor.dtype)
-            self.stored[key] = torch.as_strided(storage, tensor.shape, tensor.stride())
-        return self.stored[key]
-
-    @torch.no_grad()
-    def replay(self) -> None:
-        for func, args, kwargs in self.seen:
-            func(*args, **kwargs)
-
-
 def stepper(loss: Callable[..., Tensor], batch: Batch, bf16: bool) -> tuple[Callable[[], float], nn.Module]:
     """A training step with all that belongs to it; returns its loss."""
     model = build()
@@ -207,7 +160,7 @@ def added_memory(step: Callable[[], float]) -> int:
 
 def measured_memory(arguments: argparse.Namespace, which: str) -> int:
     """What `added_memory` says in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", which]
+    command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], "--memory-of", which]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
@@ -231,8 +184,9 @@ def main() -> None:
     losses = {name: step() for name, step in steps.items()}
     if abs(losses["ours"] / losses["plain"] - 1) > (0.01 if arguments.bf16 else 1e-4):
         raise SystemExit(f"expected the same loss of the same step, got {losses}")
-    with Products() as products:
-        steps["ours"]()
+    step, model = stepper(*kinds["ours"], arguments.bf16)
+    with Products(model.parameters()) as products:
+        step()
     steps["products"] = products.replay
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(arguments.repeat):  # in turns: what else the machine does meets all alike
@@ -248,7 +202,7 @@ def main() -> None:
         "targets_per_conversation": arguments.targets,
         "dtype": "bfloat16" if arguments.bf16 else "float32",
         "threads": torch.get_num_threads(),
-        "products": len(products.seen),
+        "products": len(products.calls),
         "plain_loop_over_ours": round(middle["plain"] / middle["ours"], 2),
         "ours_over_products": round(middle["ours"] / middle["products"], 2),
         "memory_of_plain_loop_over_ours": round(memory["plain"] / memory["ours"], 2),

@@ -38,7 +38,7 @@ def mid() -> PixelLMConfig:
         pad_token_id=0,
     )
     return PixelLMConfig(
-        vision_config=PixelLMVisionConfig(kind="clip", image_size=448, clip=clip, hidden_layers=(-2, -7)),
+        vision_config=PixelLMVisionConfig(kind="clip", image_size=448, clip=clip),
         text_config=text,
         codebook_ids=tuple(range(32003, 32009)),
     )

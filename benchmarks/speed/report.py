@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pixellm.cost.report import Rows
 from pixellm.eval.comparison import write_into
 from pixellm.files import replacing
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT, IMAGES = ROOT / "docs" / "performance.md", ROOT / "docs" / "images"
-Rows = Sequence[dict]
+Measured = Sequence[dict]
 # Okabe and Ito's colours, as in the product's own pictures.
 LOOKS = {
     "released": ("#D55E00", "the released code's way"),
@@ -18,7 +19,7 @@ LOOKS = {
 }
 
 
-def write_report(rows: Rows) -> None:
+def write_report(rows: Measured) -> None:
     """Whatever was measured so far goes into the document, between its marks."""
     tables = {"question": question, "sharing": sharing, "decoder": decoder, "start": start}
     for part, table in tables.items():
@@ -28,7 +29,7 @@ def write_report(rows: Rows) -> None:
     plot([row for row in rows if row["part"] == "question" and row["dtype"] == "float32"], IMAGES / "performance.png")
 
 
-def question(rows: Rows) -> str:
+def question(rows: Measured) -> str:
     heads = ["size", "dtype", "targets", "tokens", "first text", "first mask", "end", "released ÷ ours", "ours ÷ limit"]
     lines = []
     for (size, dtype, targets), ways in grouped(rows, "size", "dtype", "targets").items():
@@ -47,7 +48,7 @@ def question(rows: Rows) -> str:
     return markdown(heads, lines)
 
 
-def sharing(rows: Rows) -> str:
+def sharing(rows: Measured) -> str:
     heads = ["size", "dtype", "what", "count", "calls of generate ÷ ours"]
     order = sorted(rows, key=lambda row: (row["size"], row["dtype"] != "float32", row["kind"] != "questions"))
     names = {"questions": "questions on one photograph", "photographs": "photographs, a question each"}
@@ -60,7 +61,7 @@ def sharing(rows: Rows) -> str:
     )
 
 
-def decoder(rows: Rows) -> str:
+def decoder(rows: Measured) -> str:
     heads = ["size", "dtype", "time of a further target ÷ released layout", "memory of a further target ÷ same"]
     lines = []
     for (size, dtype), ways in grouped(rows, "size", "dtype", key=("way", "targets")).items():
@@ -76,14 +77,14 @@ def slope(ways: dict, way: str, figure: str) -> float:
     return (ways[way, high][figure] - ways[way, low][figure]) / (high - low)
 
 
-def start(rows: Rows) -> str:
+def start(rows: Measured) -> str:
     lines = []
     for (size, dtype), ways in grouped(rows, "size", "dtype").items():
         lines.append([size, dtype, *(f"{ways[way]['seconds']:.2f} s" for way in ("cold", "imports", "warm"))])
     return markdown(["size", "dtype", "process to answer", "of that imports", "asked again, same process"], lines)
 
 
-def grouped(rows: Rows, *by: str, key: str | tuple[str, ...] = "way") -> dict[tuple, dict]:
+def grouped(rows: Measured, *by: str, key: str | tuple[str, ...] = "way") -> dict[tuple, dict]:
     """Rows by some of their fields, and within each group by `key`."""
     found: dict[tuple, dict] = {}
     for row in sorted(rows, key=lambda row: (row["size"], row["dtype"] != "float32", row.get("targets", 0))):
@@ -92,13 +93,11 @@ def grouped(rows: Rows, *by: str, key: str | tuple[str, ...] = "way") -> dict[tu
     return found
 
 
-def markdown(heads: Iterable[object], lines: Iterable[Iterable[object]]) -> str:
-    rows = [list(heads), *map(list, lines)]
-    rows.insert(1, ["---"] * len(rows[0]))
-    return "".join(f"| {' | '.join(str(cell) for cell in row)} |\n" for row in rows)
+def markdown(heads: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
+    return Rows("", tuple(heads), tuple(tuple(map(str, line)) for line in lines)).markdown()
 
 
-def plot(rows: Rows, path: Path) -> None:
+def plot(rows: Measured, path: Path) -> None:
     """Time to the end over the number of targets, for each size, as multiples of ours without a target."""
     from matplotlib.figure import Figure
 

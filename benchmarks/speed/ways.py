@@ -4,19 +4,19 @@ Shapes:  T targets · D LLM width
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
+from benchmarks.products import Products
 from benchmarks.speed.task import Script, Task
 from pixellm.binarize import binarize
-from pixellm.model.modeling import EncodedImages, additive
+from pixellm.model.modeling import EncodedImages
+from pixellm.model.packing import additive
 from pixellm.types import Done, Target, TextPiece
 
 SAMPLES = 6  # lengths at which the released way is timed; what lies between is interpolated
@@ -105,47 +105,9 @@ def cached(task: Task) -> Times:
     return Times(first[0], end, end)
 
 
-class Products(TorchDispatchMode):
-    """Notes the matrix products and convolutions of an answer, to make them again, and nothing else.
-
-    Weights stay themselves, so that each is read from memory as often as the answer reads it. All other operands are
-    random numbers of the same shapes, shared where shapes are the same.
-    """
-
-    KINDS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "_scaled_dot_product")
-
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.calls: list[Callable[[], object]] = []
-        self._weights = {weight.untyped_storage().data_ptr() for weight in weights}
-        self._pool: dict[tuple, Tensor] = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::")
-        if name.startswith(self.KINDS):
-            kept, named = tree_map(self._stand_in, (args, kwargs))
-            self.calls.append(lambda: func(*kept, **named))
-        return func(*args, **kwargs)
-
-    def _stand_in(self, value: object) -> object:
-        if not isinstance(value, Tensor) or value.untyped_storage().data_ptr() in self._weights:
-            return value
-        key = (value.dtype, value.shape, value.stride())
-        if key not in self._pool:
-            self._pool[key] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-            self._pool[key].normal_()
-        return self._pool[key]
-
-    @torch.inference_mode()
-    def run(self) -> float:
-        """Seconds that the products take."""
-        return _timed(lambda: [call() for call in self.calls])
-
-
 def products(task: Task) -> Products:
     """Those of `ours`: the image once, its prefix once, a pass for each text token and each group, the masks."""
-    with Products(list(task.predictor.model.parameters())) as noted:
+    with Products(task.predictor.model.parameters()) as noted:
         ours(task)
     return noted
 

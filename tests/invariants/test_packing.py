@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 import tiny
-from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID, packed_attention_bias, packed_positions
+from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
+from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.types import Conversation, Sample
 
 HEIGHT, WIDTH = 24, 50

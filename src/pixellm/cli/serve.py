@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,11 @@ from pixellm.cli.common import (
 )
 from pixellm.hub import MINI
 from pixellm.listening import LOOPBACK, listen
+
+if TYPE_CHECKING:
+    from pixellm.serve.auth import Keys
+    from pixellm.serve.messages import Start
+    from pixellm.serve.settings import Settings
 
 MIB = 1 << 20
 Limit = typer.Option(min=1, rich_help_panel="Limits")
@@ -126,10 +131,8 @@ def run_server(
     """Answer until Ctrl-C or SIGTERM. `loading` and `limits` are further fields of `Start` and `Settings`."""
     quieten_transformers()
     from pixellm import hub
-    from pixellm.serve.api import create_app
     from pixellm.serve.auth import Keys, read_keys
     from pixellm.serve.messages import Start
-    from pixellm.serve.server import Server, log_to, run
     from pixellm.serve.settings import Settings
 
     accepted = Keys(read_keys(keys))
@@ -155,6 +158,14 @@ def run_server(
         joint=where != "cpu" if joint is None else joint,
         **loading,
     )
+    _listen(start, settings, accepted, host, port)
+
+
+def _listen(start: "Start", settings: "Settings", keys: "Keys", host: str, port: int) -> None:
+    """Answer at an address; exit code 1 if the model can't be run."""
+    from pixellm.serve.api import create_app
+    from pixellm.serve.server import Server, log_to, run
+
     failures: list[str] = []
 
     def failed(reason: str) -> None:
@@ -162,10 +173,10 @@ def run_server(
         server.end()
 
     log_to(logging.INFO)
-    _, gate = create_app(start, settings, accepted, failed)
+    _, gate = create_app(start, settings, keys, failed)
     with listen(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listening.getsockname()[1]}{'' if page else '/v1'}"
+        address = f"http://{shown}:{listening.getsockname()[1]}{'' if settings.page else '/v1'}"
         server = Server(gate, settings, lambda: out_console.print(f"{address}  (Ctrl-C ends)"))
         run(server, listening)
     for reason in failures:

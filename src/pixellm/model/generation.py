@@ -27,7 +27,8 @@ from transformers import (
 
 from pixellm.model.key_values import KeyValues
 from pixellm.model.lockstep import RowInputs, hidden_states
-from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration, additive
+from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.packing import additive
 
 LOOKBACK = 16  # tokens of text, in which any name has room
 

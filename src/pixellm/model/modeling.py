@@ -18,6 +18,7 @@ from pixellm import geometry
 from pixellm.model import losses
 from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig
+from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
 from pixellm.model.weights import load_whole
@@ -378,26 +379,3 @@ def loss_counts(
     masks = sum(len(stack) for stack in target_masks or ())
     names = masks if target_names is None else int((target_names != IGNORE_INDEX).sum())
     return LossCounts(tokens, masks, names, images)
-
-
-def packed_positions(segment_ids: Tensor) -> Tensor:
-    """Positions (B, T) in which every conversation continues right after the prefix."""
-    prefix = (segment_ids == 0).sum(dim=1, keepdim=True)
-    index = torch.arange(segment_ids.shape[1], device=segment_ids.device).expand_as(segment_ids)
-    changes = F.pad(segment_ids[:, 1:] != segment_ids[:, :-1], (1, 0), value=False)
-    start = torch.where(changes, index, 0).cummax(dim=1).values
-    return torch.where(segment_ids > 0, index - start + prefix, index)
-
-
-def packed_attention_bias(segment_ids: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive attention mask (B, 1, T, T): causal, to the prefix and to one's own conversation, to valid keys only."""
-    length = segment_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
-    keys = segment_ids[:, None, :]
-    seen = causal & ((keys == 0) | (keys == segment_ids[:, :, None])) & valid[:, None, :]
-    return additive(seen, dtype)[:, None]
-
-
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bool mask (True is seen) → 0 and the dtype's smallest number."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
