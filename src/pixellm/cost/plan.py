@@ -106,7 +106,7 @@ def make_plan(system: LanguageSystem, loaded: Loaded, use: Use, available: int |
     needs["keys and values"] = int(factor * kv_cache_bytes(system.config.text_config, cached))
     needs[f"activations ({busiest})"] = int(factor * memory.peak)
     needs["a mask in the making"] = RESTORING * pixels if masks else 0
-    if loaded.device == "cpu":
+    if not loaded.device.startswith("cuda"):
         needs |= {"photograph and masks": pixels * (PHOTOGRAPH + MASK * masks), "the process itself": PROCESS}
     return Plan(loaded, needs, available_memory(loaded.device) if available is None else available)
 
@@ -127,8 +127,8 @@ def _saved(model: nn.Module, loaded: Loaded) -> int:
 
 
 def available_memory(device: str) -> int:
-    """Bytes that can be had now: of the GPU, or of the computer without making it swap."""
-    return psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+    """Bytes that can be had now: of a CUDA device, else of the computer without making it swap."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available
 
 
 def expect_room(directory: Path, config: PreTrainedConfig, loaded: Loaded) -> None:

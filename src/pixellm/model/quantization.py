@@ -78,7 +78,7 @@ def load_quantised(
 
 
 def _give_back_freed() -> None:
-    """Let glibc return what was freed between the weights that stay; of a small model that can be as much as they are."""
+    """Let glibc return what was freed between the weights that stay: of a small model it can be as much as those."""
     if sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)  # other C libraries have none
 
