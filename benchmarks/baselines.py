@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from pixellm import masks
 from pixellm.baselines.two_stage import IN_WORDS
 from pixellm.data.coco import CocoSource, Photograph
@@ -48,7 +50,7 @@ def write_data(source: CocoSource, folder: Path) -> None:
         turns = reasoning_turns(photograph)
         for turn in turns[:REASONING_QUESTIONS]:
             stacks = [[photograph.things[i].mask for i in target] for target in turn.targets]
-            stored = [masks.encode(masks.union(stack, *stack[0].shape)) for stack in stacks]
+            stored = [masks.encode(np.any(stack, axis=0)) for stack in stacks]
             row = {"image": image, "question": turn.question, "answer": turn.answer, "masks": stored}
             rows["reasoning"].append(row)
             if len(stored) == 1:

@@ -3,7 +3,7 @@
 The answer's ids are forced: text with two masks. Each stage is a process of its own, whose peak memory the operating
 system tells. Checkpoint and results of finished stages are kept in DIR (14 GB): the same command goes on.
 
-    python benchmarks/full_size.py --dir DIR [--layers 2] [--again]
+    python -m benchmarks.full_size --dir DIR [--layers 2] [--again]
 """
 
 import argparse
@@ -18,28 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoding import Script
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
+from benchmarks.speed.models import FULL, word_processor
+from benchmarks.speed.task import Task, task
 from pixellm.cost.language import LanguageSystem
 from pixellm.cost.plan import Loaded, Use, make_plan
 from pixellm.cost.scenario import Scenario
 from pixellm.embedded import build_once
+from pixellm.eval.comparison import write_into
 from pixellm.files import write_text
-from pixellm.images import load_image
-from pixellm.model import PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
-from pixellm.model.generation import Decoding, Sampling, encode_prefix
+from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.model.generation import Decoding
 from pixellm.model.presets import pixellm_7b
-from pixellm.model.processing import add_codebook_tokens
-from pixellm.model.templates import VICUNA
 from pixellm.predictor import AnswerDecoder, Predictor
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "full_size.json"
-PHOTOGRAPH, QUESTION = "example:coffee", "What stands on the table? Please output segmentation masks."
-ANSWER = "On the table there is a cup {seg} of coffee, and below it the saucer {seg}."
-TEXT_VOCABULARY = 32_000  # LLaMA's
+RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "full_size.json", ROOT / "docs" / "memory.md"
+TARGETS = 2
 LIMIT = 17e9  # bytes that a process may have at most
 STAGES = ("make", "bf16", "int8", "int4")
 
@@ -63,13 +58,31 @@ def main() -> None:
     for stage in STAGES:
         path = _result(checkpoint, stage)
         if not path.is_file() or (arguments.again and stage != "make"):
-            subprocess.run([sys.executable, __file__, *sys.argv[1:], "--stage", stage], check=True)
+            subprocess.run([sys.executable, "-m", "benchmarks.full_size", *sys.argv[1:], "--stage", stage], check=True)
         stages[stage] = json.loads(path.read_text(encoding="utf-8"))
         print(stage, json.dumps(stages[stage], indent=1), flush=True)
     report = {"layers": arguments.layers or pixellm_7b().text_config.num_hidden_layers, "stages": stages}
     write_text(checkpoint.with_suffix(".json") if arguments.layers else RESULTS, json.dumps(report, indent=1) + "\n")
+    if arguments.layers:
+        print(table(stages))
+    else:
+        write_into(DOCUMENT, table(stages), "full-size")
     if above := [stage for stage, result in stages.items() if result["peak_bytes"] > LIMIT]:
         raise SystemExit(f"expected at most {LIMIT:.3g} bytes in each stage, got more in {', '.join(above)}")
+
+
+def table(stages: dict[str, Any]) -> str:
+    """Peaks beside what was planned; times of the second answers, as shares of those with bf16 weights."""
+    kinds, parts = STAGES[1:], ("encode", "prefill", "text", "group", "mask")
+    seconds = {kind: stages[kind]["answers"][1]["seconds_each"] for kind in kinds}
+    names = ("reading an image", "prefill", "a text token", "a target's tokens", "a mask")
+    header = ["weights", "peak", "planned", *names]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for kind in kinds:
+        peak, planned = (f"{stages[kind][name] / 1e9:.1f} GB" for name in ("peak_bytes", "planned_bytes"))
+        shares = [f"{seconds[kind][part] / seconds['bf16'][part]:.2f}" for part in parts]
+        lines.append([kind, peak, planned, *shares])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _result(checkpoint: Path, stage: str) -> Path:
@@ -90,7 +103,7 @@ def make(checkpoint: Path, layers: int | None) -> dict[str, Any]:
             model = random_model(config)
         with timed(seconds, "save"):
             model.save_pretrained(out, max_shard_size="2GB")
-            random_processor(config).save_pretrained(out)
+            word_processor(config).save_pretrained(out)
 
     build_once(checkpoint, build)
     files = list(checkpoint.glob("*.safetensors"))
@@ -116,80 +129,48 @@ def random_model(config) -> PixelLMForConditionalGeneration:
     return model.eval()
 
 
-def random_processor(config) -> PixelLMProcessor:
-    """As PixelLM-7B's, but with words from this repository's documentation, filled up to LLaMA's number."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<unk>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=TEXT_VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train([str(path) for path in sorted(ROOT.glob("docs/**/*.md"))], trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
-    )
-    wrapped.add_tokens([f"<unused{i}>" for i in range(TEXT_VOCABULARY - len(wrapped))])
-    markers = ["<im_patch>", "<im_start>", "<im_end>"]
-    wrapped.add_tokens([AddedToken(token, special=True, normalized=False) for token in markers], special_tokens=True)
-    codebook = add_codebook_tokens(wrapped, len(config.codebook_ids))
-    assert wrapped.convert_tokens_to_ids(codebook) == config.codebook_ids
-    pixels = PixelLMImageProcessor(image_size=config.vision_config.image_size)
-    return PixelLMProcessor(pixels, wrapped, codebook, config.num_image_tokens, **VICUNA)
-
-
 # An answer
 
 
 def answer(checkpoint: Path, kind: str) -> dict[str, Any]:
     """Load the checkpoint and answer twice: the first time weights that are mapped come from the disk."""
+    loaded = Loaded(torch.bfloat16, None if kind == "bf16" else kind)
     process, loading = status("VmRSS"), {}
     with timed(loading, "load"):
-        predictor = Predictor.load(checkpoint, dtype=torch.bfloat16, quantize=None if kind == "bf16" else kind)
-    loaded = status("VmRSS")
-    photograph = load_image(PHOTOGRAPH)
-    rounds = [answer_once(predictor, photograph) for _ in range(2)]
-    first = rounds[0]
-    plan = make_plan(
-        LanguageSystem(kind, predictor.model.config),
-        Loaded(torch.bfloat16, None if kind == "bf16" else kind),
-        Use(1, first["scenario"], (photograph.height, photograph.width)),
+        predictor = Predictor.load(checkpoint, dtype=loaded.dtype, quantize=loaded.quantize)
+    loaded_bytes = status("VmRSS")
+    asked = task(predictor, FULL, TARGETS)
+    answers = [answer_once(predictor, asked) for _ in range(2)]
+    system = LanguageSystem(kind, predictor.model.config)
+    shared, group = (
+        len(predictor.processor.prefix_ids) - system.image_tokens,
+        len(asked.predictor.processor.codebook_ids),
     )
+    text = len(asked.answer) - TARGETS * group
+    scenario = Scenario(shared + len(asked.prompt), text, TARGETS, system_tokens=shared)
+    plan = make_plan(system, loaded, Use(1, scenario, (asked.photograph.height, asked.photograph.width)))
     return {
         "threads": torch.get_num_threads(),
         "seconds": loading,
-        "answers": [{key: value for key, value in one.items() if key != "scenario"} for one in rounds],
+        "tokens": {"image and system": system.image_tokens + shared, "question": len(asked.prompt), "text": text},
+        "answers": answers,
         "process_bytes": process,
-        "loaded_bytes": loaded,
+        "loaded_bytes": loaded_bytes,
         "peak_bytes": status("VmHWM"),
         "planned_bytes": plan.total,
     }
 
 
 @torch.inference_mode()
-def answer_once(predictor: Predictor, photograph) -> dict[str, Any]:
+def answer_once(predictor: Predictor, asked: Task) -> dict[str, Any]:
     """Seconds by part, and the shapes of what came out."""
-    model, processor = predictor.model, predictor.processor
-    prompt, wanted = processor.prompt_ids(QUESTION), processor.answer_ids(ANSWER)
+    model, processor, photograph = predictor.model, predictor.processor, asked.photograph
     seconds: dict[str, list[float]] = defaultdict(list)
-    inputs = processor.images([photograph])
-    pixels = inputs["pixel_values"].to(model.dtype)
-    encode = model.encode_images
-
-    def timed_encode(*arguments):
-        with timed(seconds, "encode"):
-            return encode(*arguments)
-
-    model.encode_images = timed_encode
-    with timed(seconds, "encode and prefill"):
-        prefix = encode_prefix(model, pixels, inputs["resized_hw"], processor.prefix_ids)
-    model.encode_images = encode
-    script = Script(len(prefix.text_ids) + len(prompt), wanted)
-    sampling = Sampling(max_new_tokens=len(wanted) + 1, processors=(script,))
+    with timing(seconds, "encode", model, "encode_images"), timed(seconds, "encode and prefill"):
+        prefix = predictor.encode([photograph])
     decoding = Decoding(model, processor.eos_ids)
-    decoding.join([0], prefix, [0], [prompt], sampling)
-    decoder = AnswerDecoder(predictor, QUESTION, photograph, prefix)
+    decoding.join([0], prefix, [0], [asked.prompt], predictor.settings(**asked.options))
+    decoder = AnswerDecoder(predictor, asked.question, photograph, prefix)
     part = "question"
     while decoding:
         start = time.perf_counter()
@@ -197,29 +178,33 @@ def answer_once(predictor: Predictor, photograph) -> dict[str, Any]:
         group = any(step.states is not None for step in steps)
         seconds["group" if group else part].append(time.perf_counter() - start)
         part = "text"
-        with timed(seconds, "mask" if group else "events"):
+        with timed(seconds, "mask" if group else "words"):
             for step in steps:
                 decoder.events(step)
     found = decoder.builder.finish()
-    assert [*found.token_ids, *processor.eos_ids] == wanted
+    assert [*found.token_ids, *processor.eos_ids] == asked.answer
     shapes = [list(target.mask.shape) for target in found.targets]
-    assert shapes == [[photograph.height, photograph.width]] * 2, shapes
-    means = {name: round(sum(times) / len(times), 4) for name, times in seconds.items() if name != "events"}
+    assert shapes == [[photograph.height, photograph.width]] * TARGETS, shapes
+    means = {name: round(sum(times) / len(times), 4) for name, times in seconds.items()}
     means["prefill"] = round(means.pop("encode and prefill") - means["encode"], 4)
-    text = len(found.token_ids) - 2 * len(processor.codebook_ids)
-    return {
-        "seconds_each": means,
-        "steps": {name: len(seconds[name]) for name in ("text", "group")},
-        "tokens": {"prefix": len(processor.prefix_ids), "question": len(prompt), "text": text},
-        "mask_shapes": shapes,
-        "text": found.text,
-        "scenario": Scenario(
-            len(processor.prefix_ids) - processor.num_image_tokens + len(prompt),
-            text,
-            2,
-            system_tokens=len(processor.prefix_ids) - processor.num_image_tokens,
-        ),
-    }
+    steps = {name: len(seconds[name]) for name in ("text", "group")}
+    return {"seconds_each": means, "steps": steps, "mask_shapes": shapes}
+
+
+@contextmanager
+def timing(seconds: dict[str, Any], name: str, owner: Any, method: str) -> Iterator[None]:
+    """Keep how long a method takes whenever it is called meanwhile."""
+    original = getattr(owner, method)
+
+    def measured(*arguments):
+        with timed(seconds, name):
+            return original(*arguments)
+
+    setattr(owner, method, measured)
+    try:
+        yield
+    finally:
+        delattr(owner, method)
 
 
 @contextmanager

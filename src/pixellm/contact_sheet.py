@@ -124,7 +124,8 @@ def _fitted(answer: Answer) -> Answer:
     scale = min(CARD / answer.image.width, PICTURE / answer.image.height)
     size = (max(1, round(answer.image.width * scale)), max(1, round(answer.image.height * scale)))
     targets = tuple(
-        Target(target.phrase, target.span, _resized(target.mask, size), target.score) for target in answer.targets
+        Target.of_mask(target.phrase, target.span, _resized(target.mask, size), target.score)
+        for target in answer.targets
     )
     return Answer(answer.question, answer.text, targets, answer.image.convert("RGB").resize(size), answer.token_ids)
 

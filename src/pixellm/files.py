@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and no two write the same."""
 
 import os
 import shutil
@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -25,6 +27,27 @@ def write_text(path: Path, text: str) -> None:
     """UTF-8, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While this process has `path`, which need not be there yet, for itself; a file beside it says so.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"expected to work on {path} alone, but another process does. Wait for it.") from None
+    try:
+        yield
+    finally:
+        # While it is held: whoever opened it before finds out and opens another. Later, it might be theirs already.
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

@@ -37,7 +37,14 @@ def restore(logits: Tensor, resized: tuple[int, int], original: tuple[int, int])
     """
     if not len(logits):
         return logits.new_zeros((0, *original), dtype=torch.float32)
+    return F.interpolate(unpad(logits, resized)[None], original, mode="bilinear", align_corners=False)[0]
+
+
+def unpad(logits: Tensor, resized: tuple[int, int]) -> Tensor:
+    """What of mask logits (T, S, S), T ≥ 1, lies on the image: fp32 (T, h, w) at the resolution that the encoder reads.
+
+    Arguments as in `restore`.
+    """
     size = max(resized)
     square = F.interpolate(logits[None].float(), (size, size), mode="bilinear", align_corners=False)
-    inside = square[..., : resized[0], : resized[1]]
-    return F.interpolate(inside, original, mode="bilinear", align_corners=False)[0]
+    return square[0, :, : resized[0], : resized[1]]

@@ -30,7 +30,7 @@ def decode(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: a malformed segmentation, or an RLE whose size is not the image's.
     """
-    return coco_mask.decode(united([to_rles(segmentation, height, width)], height, width)).astype(bool)
+    return coco_mask.decode(united([to_rles(segmentation, height, width)], height, width)).view(bool)
 
 
 def to_rles(segmentation: Segmentation, height: int, width: int) -> list[Rle]:
@@ -124,10 +124,34 @@ def _decompress(counts: bytes) -> np.ndarray:
     return runs
 
 
-def encode(mask: np.ndarray) -> dict[str, Any]:
+def encode(mask: np.ndarray) -> Rle:
     """Compress a bool (H, W) mask to a COCO RLE whose counts are text, ready for JSON."""
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return as_text(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
+
+
+def from_edges(edges: np.ndarray, height: int, width: int) -> Rle:
+    """The COCO RLE, its counts text, of a mask that is given by where its runs are.
+
+    Args:
+        edges: ascending int (2R,): where each run of pixels begins and ends, counted down the columns. Where one ends,
+            the next one may begin.
+        height: of the mask in pixels.
+        width: of the mask in pixels.
+    """
+    touching = np.diff(edges) == 0
+    apart = edges[~(np.r_[touching, False] | np.r_[False, touching])] if len(edges) else edges
+    runs = np.diff(np.r_[0, apart, height * width])
+    counts = runs if runs[-1] or len(runs) == 1 else runs[:-1]  # as pycocotools writes a mask that ends inside
+    return as_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width))
+
+
+def as_text(rle: Rle) -> Rle:
+    """The same compressed RLE, its counts text, ready for JSON."""
+    counts = rle["counts"]
+    return {
+        "size": [int(side) for side in rle["size"]],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -137,8 +161,3 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
         return None
     x, y = int(columns[0]), int(rows[0])
     return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
-
-
-def union(masks: Sequence[np.ndarray] | np.ndarray, height: int, width: int) -> np.ndarray:
-    """Union of M bool masks: bool (H, W); all False for M = 0."""
-    return np.any(np.asarray(masks), axis=0) if len(masks) else np.zeros((height, width), dtype=bool)

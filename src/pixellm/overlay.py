@@ -6,9 +6,9 @@ import warnings
 from html import escape
 
 import numpy as np
-from PIL import Image, ImageFont
+from PIL import Image, ImageColor, ImageFont
 
-from pixellm.types import Answer
+from pixellm.types import Answer, Target
 
 with warnings.catch_warnings():
     # It recommends OpenCV at every start; its NumPy code draws the same and is quick enough for single pictures.
@@ -61,27 +61,26 @@ def html(answer: Answer) -> str:
 def draw(answer: Answer) -> Image.Image:
     """The answer's photograph, RGB of the same size, with every mask that has a pixel in the colour of its index."""
     photograph = answer.image.convert("RGB")
-    shown = [index for index, target in enumerate(answer.targets) if target.area]
-    if not shown:
+    targets = {index: target for index, target in enumerate(answer.targets) if target.area}
+    if not targets:
         return photograph
-    found = detections(answer)[shown]
-    palette = sv.ColorPalette.from_hex(list(COLOURS))
     line = max(1, round(LINE_SHARE * _side(photograph)))
-    scene = sv.MaskAnnotator(palette, OPACITY).annotate(photograph.copy(), found)
-    # White below the colour: the edge shows on every ground. A picture of a few pixels would be all edge.
-    if min(scene.size) >= 16 * line:
-        scene = sv.PolygonAnnotator(sv.Color.WHITE, line + 2).annotate(scene, found)
-        scene = sv.PolygonAnnotator(palette, line).annotate(scene, found)
-    targets = {index: answer.targets[index] for index in shown}
-    labels = {index: target.phrase for index, target in targets.items()}
-    return _label(scene, labels, {index: target.mask for index, target in targets.items()})
+    edged = min(photograph.size) >= 16 * line  # a picture of a few pixels would be all edge
+    scene, rings = photograph.copy(), {}
+    for index in sorted(targets, key=lambda index: (-targets[index].area, -index)):  # small masks lie on large ones
+        mask, box = _cut(targets[index])
+        scene.paste(_tinted(photograph.crop(box), colour_of(index)), box[:2], Image.fromarray(mask))
+        rings[index] = [ring + box[:2] for ring in sv.mask_to_polygons(mask)] if edged else []
+    return _label(_edge(scene, rings, line), targets)
 
 
 def detections(answer: Answer) -> sv.Detections:
     """All targets for supervision: `class_id` is a target's place in the answer, `data["class_name"]` its phrase."""
     if not answer.targets:
         return sv.Detections.empty()
-    stack = np.stack([target.mask for target in answer.targets]).astype(bool)
+    stack = np.empty((len(answer.targets), *answer.targets[0].rle["size"]), dtype=bool)
+    for row, target in zip(stack, answer.targets, strict=True):
+        row[:] = target.mask
     return sv.Detections(
         xyxy=sv.mask_to_xyxy(stack).astype(np.float32),
         mask=stack,
@@ -91,17 +90,43 @@ def detections(answer: Answer) -> sv.Detections:
     )
 
 
-def _label(scene: Image.Image, phrases: dict[int, str], masks: dict[int, np.ndarray]) -> Image.Image:
+def _cut(target: Target) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """A mask that has a pixel, within its box; and the box: left, top, right, bottom."""
+    box = target.box
+    assert box is not None
+    x, y, width, height = box
+    return target.mask[y : y + height, x : x + width], (x, y, x + width, y + height)
+
+
+def _tinted(picture: Image.Image, colour: str) -> Image.Image:
+    """A picture below a colour."""
+    tints = ImageColor.getrgb(colour)
+    return picture.point([round(OPACITY * tint + (1 - OPACITY) * value) for tint in tints for value in range(256)])
+
+
+def _edge(scene: Image.Image, rings: dict[int, list[np.ndarray]], line: int) -> Image.Image:
+    """Draw the edge of each target, `rings` (N, 2) in pixels; white below the colour shows on every ground."""
+    canvas = sv.pillow_to_cv2(scene)
+    for index in sorted(rings):
+        for ring in rings[index]:
+            canvas = sv.draw_polygon(canvas, ring, sv.Color.WHITE, line + 2)
+    for index in sorted(rings):
+        for ring in rings[index]:
+            canvas = sv.draw_polygon(canvas, ring, sv.Color.from_hex(colour_of(index)), line)
+    return sv.cv2_to_pillow(canvas)
+
+
+def _label(scene: Image.Image, targets: dict[int, Target]) -> Image.Image:
     """Write each phrase on its mask where there is room, otherwise just above it."""
     size = max(MIN_FONT_SIZE, round(FONT_SHARE * _side(scene)))
     padding = max(2, size // 4)
     font = ImageFont.load_default(size)
     room = LABEL_SHARE * scene.width - 2 * padding
-    texts = {index: shorten(" ".join(phrase.split()), font, room) for index, phrase in phrases.items()}
+    texts = {index: shorten(" ".join(target.phrase.split()), font, room) for index, target in targets.items()}
     texts = {index: text for index, text in texts.items() if text}
     if not texts or scene.height < 3 * size:
         return scene
-    anchors = [_anchor(masks[index], size + 2 * padding) for index in texts]
+    anchors = [_anchor(targets[index].mask, size + 2 * padding) for index in texts]
     annotator = sv.RichLabelAnnotator(
         color=sv.ColorPalette.from_hex(list(COLOURS)),
         text_color=sv.ColorPalette.from_hex([ink_on(index) for index in range(len(COLOURS))]),

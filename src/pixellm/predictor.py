@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from pixellm import geometry, hub
+from pixellm import hub
+from pixellm.binarize import Binary, binarize
 from pixellm.cost.plan import Loaded, expect_room
 from pixellm.images import ImageSource, load_image
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor
@@ -161,15 +162,16 @@ class Predictor:
         context = None if context is None else context.to(device, self.model.dtype)
         (logits,) = self.model(pixels, *inputs, context_pixel_values=context).mask_logits
         height, width = batch.resized_hw[0].tolist()
-        restored = iter(geometry.restore(logits, (height, width), (photograph.height, photograph.width)))
-        return [self._given(turn, restored, photograph) for turn in turns]
+        size = (photograph.height, photograph.width)
+        found = binarize(logits, (height, width), size, self.model.config.peak_share)
+        return [self._given(turn, found, photograph) for turn in turns]
 
-    def _given(self, turn: Conversation, logits: Iterator[Tensor], photograph: Image.Image) -> Answer:
-        builder = AnswerBuilder(turn.question, photograph, self.model.config.peak_share)
+    def _given(self, turn: Conversation, found: Iterator[Binary], photograph: Image.Image) -> Answer:
+        builder = AnswerBuilder(turn.question, photograph)
         first, *rest = turn.answer.split(SEG_SLOT)
         builder.add_text(first)
         for piece in rest:
-            builder.add_target(next(logits))
+            builder.add_target(*next(found))
             builder.add_text(piece)
         return builder.finish()
 
@@ -241,7 +243,7 @@ class AnswerDecoder:
         self, predictor: Predictor, question: str, photograph: Image.Image, prefix: Prefix, image: int = 0
     ) -> None:
         self.model, self.processor = predictor.model, predictor.processor
-        self.builder = AnswerBuilder(question, photograph, self.model.config.peak_share)
+        self.builder = AnswerBuilder(question, photograph)
         self._prefix, self._image = prefix, image
         self._run: list[int] = []
         self._decoded = ""
@@ -253,7 +255,7 @@ class AnswerDecoder:
             self._run.extend(step.ids)
             events = self._new_text(final=step.finished)
         else:
-            events = [*self._new_text(final=True), self.builder.add_target(self._mask(step.states))]
+            events = [*self._new_text(final=True), self.builder.add_target(*self._mask(step.states))]
             self._run, self._decoded = [], ""
         return [*events, Done(self.builder.finish())] if step.finished else events
 
@@ -266,9 +268,11 @@ class AnswerDecoder:
         return [TextPiece(piece)] if piece else []
 
     @torch.inference_mode()
-    def _mask(self, states: Tensor) -> Tensor:
-        """States of one group → (H, W) logits at the photograph's size."""
+    def _mask(self, states: Tensor) -> Binary:
+        """States of one group → its mask at the photograph's size."""
         images, photograph = self._prefix.images, self.builder.image
         logits, _ = self.model.decode_masks(images, states, torch.tensor([self._image], device=states.device))
         height, width = images.resized_hw[self._image].tolist()
-        return geometry.restore(logits, (height, width), (photograph.height, photograph.width))[0]
+        size = (photograph.height, photograph.width)
+        (found,) = binarize(logits, (height, width), size, self.model.config.peak_share)
+        return found

@@ -110,43 +110,54 @@ class Target:
     Args:
         phrase: the words for it.
         span: their (start, end) in the answer's text, in characters.
-        mask: bool (H, W) at the photograph's size.
+        rle: the mask as a COCO RLE at the photograph's size, its counts text, ready for JSON.
         score: mean probability of the mask's pixels, 0..1 (0 for an empty mask).
     """
 
     phrase: str
     span: tuple[int, int]
-    mask: np.ndarray
+    rle: dict[str, Any]
     score: float
+
+    @classmethod
+    def of_mask(cls, phrase: str, span: tuple[int, int], mask: np.ndarray, score: float) -> "Target":
+        """With a mask that is a bool (H, W) array."""
+        from pixellm.masks import encode
+
+        return cls(phrase, span, encode(mask), score)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool (H, W) at the photograph's size, decoded each time: an answer holds RLEs, which are small."""
+        from pixellm.masks import decode
+
+        height, width = self.rle["size"]
+        return decode(self.rle, height, width)
 
     @property
     def area(self) -> int:
         """Pixels of the mask."""
-        return int(self.mask.sum())
+        from pixellm.masks import area
+
+        return area(self.rle)
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """Tight box (x, y, width, height) in pixels; None where the mask is empty."""
-        from pixellm.masks import bounding_box
+        from pixellm.masks import box
 
-        return bounding_box(self.mask)
-
-    @property
-    def rle(self) -> dict[str, Any]:
-        """The mask as a COCO RLE, ready for JSON."""
-        from pixellm.masks import encode
-
-        return encode(self.mask)
+        return box(self.rle) if self.area else None
 
     def to_json(self) -> dict[str, Any]:
         """Ready for `json.dumps`; the mask is a COCO RLE."""
+        box = self.box
         return {
             "phrase": self.phrase,
             "span": list(self.span),
             "score": round(self.score, 4),
             "area": self.area,
-            "box": list(self.box) if self.box else None,
-            "segmentation": self.rle,
+            "box": list(box) if box else None,
+            "segmentation": dict(self.rle),
         }
 
 

@@ -132,6 +132,7 @@ def test_processes_kills_and_resuming_change_nothing(recipe, tmp_path) -> None:
             assert all(torch.equal(tensor, resumed[key]) for key, tensor in alone.items())
 
 
+@pytest.mark.slow
 def test_sharding_changes_nothing(recipe, tmp_path) -> None:
     """FSDP2 = one process, step by step; the model is whole; killed while sharded and resumed on one, and back."""
     alone = train(1, recipe, tmp_path / "alone")

@@ -12,8 +12,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
 import tiny
 from pixellm import geometry
+from pixellm.binarize import binarize
+from pixellm.masks import area as area_of
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
-from pixellm.model.answering import mask_and_score
 from pixellm.model.conversion_report import report_lines
 from pixellm.model.convert import check, convert, resize_positions
 from pixellm.model.generation import Sampling, encode_prefix, generate
@@ -133,11 +134,12 @@ def test_generation(reference, model, processor, name):
     logits, scales = model.decode_masks(prefix.images, torch.cat(states), torch.zeros(len(states), dtype=torch.long))
     torch.testing.assert_close(scales[0], data["scale0_logits"][:, 0], atol=4e-4, rtol=0)
     torch.testing.assert_close(scales[1], data["scale1_logits"][:, 0], atol=4e-4, rtol=0)
-    full = geometry.restore(logits, tuple(data["resized_hw"].tolist()), tuple(data["image"].shape[:2]))
+    sizes = tuple(data["resized_hw"].tolist()), tuple(data["image"].shape[:2])
+    full = geometry.restore(logits, *sizes)
     torch.testing.assert_close(full[:, ::4, ::4], data["mask_logits"], atol=2e-4, rtol=0)
-    masks, scores = zip(*(mask_and_score(one) for one in full), strict=True)
-    for mask, area in zip(masks, data["mask_area"].tolist(), strict=True):
-        assert abs(int(mask.sum()) - area) <= 2
+    rles, scores = zip(*binarize(logits, *sizes), strict=True)
+    for rle, area in zip(rles, data["mask_area"].tolist(), strict=True):
+        assert abs(area_of(rle) - area) <= 2
     assert scores == pytest.approx(data["mask_scores"].tolist(), abs=1e-3)
 
 

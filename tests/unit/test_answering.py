@@ -1,18 +1,19 @@
 """Phrases and spans of an answer, and white space around masks."""
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from pixellm.model.answering import AnswerBuilder, mask_and_score, phrase_span
+from pixellm.masks import encode
+from pixellm.model.answering import AnswerBuilder, phrase_span
 
-LOGITS = torch.tensor([[1.0, -1.0], [3.0, 0.0]])
+MASK = encode(np.array([[True, False], [True, False]]))
 
 
 def build(pieces):
     """Pieces of text, None for a mask → the answer, and what the builder gave back for each piece."""
     builder = AnswerBuilder("question", Image.new("RGB", (2, 2)))
-    given = [builder.add_target(LOGITS) if piece is None else builder.add_text(piece) for piece in pieces]
+    given = [builder.add_target(MASK, 0.75) if piece is None else builder.add_text(piece) for piece in pieces]
     return builder.finish(), given
 
 
@@ -92,28 +93,6 @@ def test_white_space(pieces, text):
 def test_what_is_streamed_is_the_text(pieces, text):
     _, given = build(pieces)
     assert "".join(piece for piece in given if isinstance(piece, str)).rstrip() == text
-
-
-def test_mask_and_score():
-    mask, score = mask_and_score(LOGITS)
-    assert mask.dtype == bool
-    assert mask.tolist() == [[True, False], [True, False]]  # a logit of 0 is outside
-    assert score == pytest.approx((torch.sigmoid(torch.tensor(1.0)) + torch.sigmoid(torch.tensor(3.0))).item() / 2)
-    empty, nothing = mask_and_score(torch.full((3, 2), -1.0))
-    assert not empty.any()
-    assert nothing == 0.0
-
-
-def test_a_faint_mask_keeps_its_likeliest_pixels():
-    faint = torch.tensor([[0.3, 0.16], [0.14, 0.01]]).logit()
-    mask, score = mask_and_score(faint, peak_share=0.5)
-    assert mask.tolist() == [[True, True], [False, False]]
-    assert score == pytest.approx(0.23)
-    strong = torch.tensor([[0.98, 0.51], [0.48, 0.01]]).logit()
-    assert mask_and_score(strong, peak_share=0.5)[0].tolist() == [[True, True], [False, False]]
-    assert mask_and_score(strong, peak_share=1.0)[0].tolist() == mask_and_score(strong)[0].tolist()
-    certain, _ = mask_and_score(torch.full((2, 2), 50.0), peak_share=1.0)  # its probability is 1, its logit infinite
-    assert certain.all()
 
 
 def test_target_reports():

@@ -7,6 +7,7 @@ import pytest
 import tiny
 from pixellm.batch.questions import Asked, batches, by_image
 from pixellm.batch.run import Batch, answer
+from pixellm.files import alone
 
 
 def asked(folder: Path, *images: int) -> list[Asked]:
@@ -88,7 +89,7 @@ def test_killed_between_the_answers_and_the_end_of_the_part(folder):
     path.write_text('{"image": "0.png", "question": "Where?"}\n')
     batch = Batch(path, folder / "out.jsonl", {"model": "x"})
     row = {"id": "1", "text": "Here.", "masks": []}
-    with batch.alone():
+    with alone(batch.out):
         assert len(batch.pending()) == 1
         batch.keep([row])
         part = (folder / "out.jsonl.part").read_text()

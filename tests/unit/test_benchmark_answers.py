@@ -14,6 +14,7 @@ from pixellm.eval.benchmarks import load_benchmark
 from pixellm.eval.predictions import read_predictions
 from pixellm.eval.protocols import choose_protocol
 from pixellm.eval.scoring import score
+from pixellm.files import alone
 from pixellm.types import Answer, Target
 
 
@@ -42,7 +43,7 @@ class Knows:
 
     def ask(self, question: str) -> Answer:
         self.asked.append(question)
-        return Answer(question, "The thing.", (Target("The thing", (0, 9), self.mask, 0.75),), None)
+        return Answer(question, "The thing.", (Target.of_mask("The thing", (0, 9), self.mask, 0.75),), None)
 
 
 MADE = {"model": "abc", "name": "knows", "teacher_forced": False}
@@ -83,6 +84,11 @@ def test_interrupted_it_goes_on(benchmark, tmp_path):
     assert run(again, benchmark, tmp_path / "out") == path
     with pytest.raises(ValueError, match="got those of another \\(model: abc, now other\\)"):
         run(again, benchmark, tmp_path / "out", model="other")
+
+
+def test_not_while_another_process_writes_there(benchmark, tmp_path):
+    with alone(tmp_path / "parts/0.jsonl"), pytest.raises(ValueError, match="alone, but another process does"):
+        run(Knows(), benchmark, tmp_path)
 
 
 def test_another_number_of_processes_goes_on(benchmark, tmp_path, monkeypatch):

@@ -228,7 +228,7 @@ def test_real_masks(shared, tmp_path):
 
 def answer(*targets: tuple[str, np.ndarray]) -> Answer:
     text = ", ".join(phrase for phrase, _ in targets)
-    found = tuple(Target(p, (text.index(p), text.index(p) + len(p)), mask, 0.75) for p, mask in targets)
+    found = tuple(Target.of_mask(p, (text.index(p), text.index(p) + len(p)), mask, 0.75) for p, mask in targets)
     return Answer("Where?", text, found, tiny.picture(exports.WIDTH, exports.HEIGHT))
 
 

@@ -145,11 +145,16 @@ def test_bounding_box_by_hand():
     assert masks.bounding_box(np.zeros((3, 3), bool)) is None
 
 
-def test_union():
-    first, second = np.eye(4, dtype=bool), np.eye(4, dtype=bool)[::-1]
-    assert (masks.union([first, second], 4, 4) == (first | second)).all()
-    assert (masks.union(np.stack([first, second]), 4, 4) == (first | second)).all()
-    empty = masks.union([], 2, 3)
-    assert empty.shape == (2, 3)
-    assert empty.dtype == bool
-    assert not empty.any()
+@given(BOOL_MASKS)
+def test_from_edges(mask):
+    """Every column ends the run that it is in; in the RLE runs go on over columns, as pycocotools writes them."""
+    edges, height = [], len(mask)
+    for column, pixels in enumerate(mask.T):
+        for row in np.flatnonzero(np.diff(np.r_[False, pixels, False].astype(int))):
+            edges.append(column * height + row)
+    assert masks.from_edges(np.array(edges, dtype=np.int64), *mask.shape) == masks.encode(mask)
+
+
+def test_counts_as_text():
+    rle = masks.encode(np.eye(3, dtype=bool))
+    assert masks.as_text({"size": (3, 3), "counts": rle["counts"].encode()}) == masks.as_text(rle) == rle

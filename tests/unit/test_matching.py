@@ -8,11 +8,15 @@ import pytest
 from pixellm.data.names import NAMES, SYNONYMS
 from pixellm.eval.matching import match, names_category
 from pixellm.eval.metrics import Overlap, overlap
+from pixellm.masks import Rle, encode
 
-LEFT = np.array([[1, 1, 0, 0, 0, 0]], dtype=bool)
-MIDDLE = np.array([[0, 0, 1, 1, 0, 0]], dtype=bool)
-RIGHT = np.array([[0, 0, 0, 0, 1, 1]], dtype=bool)
-EMPTY = np.zeros((1, 6), dtype=bool)
+
+def row(*pixels: int) -> Rle:
+    return encode(np.array([pixels], dtype=bool))
+
+
+LEFT, MIDDLE, RIGHT = row(1, 1, 0, 0, 0, 0), row(0, 0, 1, 1, 0, 0), row(0, 0, 0, 0, 1, 1)
+EMPTY = row(0, 0, 0, 0, 0, 0)
 
 
 def partners(pairs):
@@ -39,6 +43,11 @@ def test_missing_mask():
     assert pairs[0].counts == Overlap(0, 2)
 
 
+def test_ignored_pixels_count_as_nothing():
+    pairs = match([row(1, 1, 1, 0, 0, 0), row(0, 0, 0, 1, 1, 1)], [LEFT], ignored=row(0, 0, 1, 1, 0, 0))
+    assert [pair.counts for pair in pairs] == [Overlap(2, 2), Overlap(0, 2)]
+
+
 def test_empty_masks():
     assert [pair.iou for pair in match([EMPTY], [EMPTY])] == [1.0]
     assert [pair.iou for pair in match([EMPTY, LEFT], [LEFT])] == [1.0, 0.0]  # an extra mask is one, even if empty
@@ -57,8 +66,7 @@ def test_masks_that_do_not_touch_are_still_a_pair():
 
 
 def test_best_sum_wins_over_the_best_pair():
-    wide = LEFT | MIDDLE
-    pairs = match([wide, LEFT], [LEFT, MIDDLE])
+    pairs = match([row(1, 1, 1, 1, 0, 0), LEFT], [LEFT, MIDDLE])
     assert partners(pairs) == [(1, 0), (0, 1)]
 
 
@@ -66,8 +74,8 @@ def test_best_sum_wins_over_the_best_pair():
 def test_equals_all_permutations(seed):
     rng = np.random.default_rng(seed)
     count, total = (int(number) for number in rng.integers(1, 5, size=2))
-    predicted = list(rng.random((count, 6, 6)) < rng.uniform(0.1, 0.7))
-    targets = list(rng.random((total, 6, 6)) < rng.uniform(0.1, 0.7))
+    predicted = [encode(mask) for mask in rng.random((count, 6, 6)) < rng.uniform(0.1, 0.7)]
+    targets = [encode(mask) for mask in rng.random((total, 6, 6)) < rng.uniform(0.1, 0.7)]
     if count <= total:
         orders = [list(enumerate(order)) for order in permutations(range(total), count)]
     else:

@@ -2,12 +2,14 @@
 
 import base64
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
+import supervision as sv
 from PIL import Image, ImageFont
 
-from pixellm.overlay import COLOURS, colour_of, draw, html, ink_on, shorten
+from pixellm.overlay import COLOURS, OPACITY, colour_of, detections, draw, html, ink_on, shorten
 from pixellm.types import Answer, Target
 
 WIDTH, HEIGHT = 160, 120
@@ -15,7 +17,7 @@ WIDTH, HEIGHT = 160, 120
 
 def answer(*targets: tuple[str, np.ndarray], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Answer:
     image = Image.new("RGB", size, (110, 120, 130))
-    return Answer("q", "a", tuple(Target(phrase, (0, 0), mask, 0.9) for phrase, mask in targets), image)
+    return Answer("q", "a", tuple(Target.of_mask(phrase, (0, 0), mask, 0.9) for phrase, mask in targets), image)
 
 
 def box(top: int, left: int, bottom: int, right: int) -> np.ndarray:
@@ -48,6 +50,44 @@ def test_each_target_has_the_colour_of_its_index():
         ground = np.array([110, 120, 130])
         expected = ground + 0.45 * (colour - ground)
         assert np.abs(pixels[y, x] - expected).max() < 3
+
+
+def test_equals_drawing_all_at_once():
+    """Target by target, the picture is that of supervision's annotators with all masks at once: small ones on top."""
+    grown = [box(5, 5, 115, 155), box(20, 30, 70, 100), box(50, 60, 110, 150), box(60, 70, 65, 80)]
+    ring = box(80, 10, 110, 50) & ~box(90, 20, 100, 40)
+    targets = tuple(Target.of_mask("", (0, 0), mask, 0.9) for mask in (grown[1], *grown, ring, grown[3]))
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    given = Answer("q", "a", targets, Image.fromarray(noise))
+    palette = sv.ColorPalette.from_hex(list(COLOURS))
+    scene = sv.MaskAnnotator(palette, OPACITY).annotate(given.image.copy(), detections(given))
+    scene = sv.PolygonAnnotator(sv.Color.WHITE, 3).annotate(scene, detections(given))
+    scene = sv.PolygonAnnotator(palette, 1).annotate(scene, detections(given))
+    difference = np.abs(np.asarray(draw(given), dtype=int) - np.asarray(scene, dtype=int))
+    assert difference.max() <= 1  # with OpenCV, it rounds
+
+
+def test_masks_are_drawn_one_by_one():
+    """Thirty masks take the memory of some pictures, not of thirty masks."""
+    size = (400, 300)
+    parts = np.zeros((30, size[1], size[0]), dtype=bool)
+    for index in range(30):
+        parts[index, 50:250, 10 * index : 10 * index + 100] = True
+    given = answer(*(("", mask) for mask in parts), size=size)
+    tracemalloc.start()
+    draw(given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * size[0] * size[1]  # a picture is three bytes a pixel
+
+
+def test_detections():
+    first, second = box(10, 10, 110, 70), box(10, 90, 110, 150)
+    found = detections(answer(("cat", first), ("dog", second)))
+    assert np.array_equal(found.mask, np.stack([first, second]))
+    assert found.xyxy.tolist() == [[10, 10, 69, 109], [90, 10, 149, 109]]
+    assert found.data["class_name"].tolist() == ["cat", "dog"]
+    assert len(detections(answer())) == 0
 
 
 def test_an_empty_mask_keeps_the_colours_of_the_others():
@@ -91,7 +131,7 @@ def test_long_and_odd_phrases():
 
 
 def test_many_targets_and_grey_pictures():
-    targets = tuple(Target("cat", (0, 3), box(k, 2 * k, k + 40, 2 * k + 50), 1.0) for k in range(25))
+    targets = tuple(Target.of_mask("cat", (0, 3), box(k, 2 * k, k + 40, 2 * k + 50), 1.0) for k in range(25))
     given = Answer("q", "cat", targets, Image.new("L", (WIDTH, HEIGHT), 90))
     assert draw(given).size == (WIDTH, HEIGHT)
 
@@ -119,7 +159,7 @@ def test_answer_overlay():
 
 def test_a_notebook_shows_picture_and_coloured_phrases():
     mask = box(30, 40, 100, 130)
-    targets = (Target("the <b> cat", (0, 11), mask, 0.9), Target("a dog", (16, 21), mask, 0.9))
+    targets = (Target.of_mask("the <b> cat", (0, 11), mask, 0.9), Target.of_mask("a dog", (16, 21), mask, 0.9))
     shown = Answer("What & who?", "the <b> cat and a dog.", targets, Image.new("RGB", (WIDTH, HEIGHT)))
     text = shown._repr_html_()
     assert text == html(shown)

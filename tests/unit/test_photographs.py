@@ -15,6 +15,7 @@ from pixellm.data.names import COCO
 from pixellm.data.wording import NOTHING_FITS
 from pixellm.eval import photographs, resumable
 from pixellm.eval.photographs import KINDS, Report, build_questions, evaluate
+from pixellm.files import alone
 from pixellm.types import Answer, Target
 
 SIZE = (60, 40)  # (width, height)
@@ -74,7 +75,7 @@ class Oracle:
     def say(self, question: str, named: list[tuple[str, np.ndarray]]) -> Answer:
         text, targets = "", []
         for phrase, mask in reversed(named):
-            targets.append(Target(phrase, (len(text), len(text) + len(phrase)), mask, 1.0))
+            targets.append(Target.of_mask(phrase, (len(text), len(text) + len(phrase)), mask, 1.0))
             text += f"{phrase} "
         return Answer(question, text.strip() or NOTHING_FITS, tuple(targets), self.image)
 
@@ -165,6 +166,14 @@ def test_wrong_names_and_extra_masks(source):
     assert summary["all"]["named_giou"] == 0.0
     assert summary["nothing"]["without_mask"] == 0.0
     assert all(result.misnamed for result in report.results if result.scores)
+
+
+def test_not_while_another_evaluation_writes_there(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("pixellm.segmenter.load_segmenter", lambda *_, **__: Oracle(source))
+    where = (source.annotations, tmp_path, tmp_path / "out")
+    with alone(tmp_path / "out/results.jsonl"), pytest.raises(ValueError, match="alone, but another process does"):
+        photographs.run("model", *where)
+    assert not (tmp_path / "out/results.jsonl").exists()
 
 
 def test_interrupted_and_resumed_is_the_same(source, tmp_path):

@@ -20,7 +20,7 @@ from pixellm.types import Answer, Target
 def item(text: str, *spans: tuple[int, int], size: tuple[int, int] = (80, 60), good: bool = True) -> Item:
     mask = np.zeros(size[::-1], dtype=bool)
     mask[: size[1] // 2] = True
-    targets = tuple(Target(text[slice(*span)], span, mask, 0.9) for span in spans)
+    targets = tuple(Target.of_mask(text[slice(*span)], span, mask, 0.9) for span in spans)
     return Item(Answer("Segment the cat.", text, targets, Image.new("RGB", size, "grey")), "IoU 0.50", good)
 
 

@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 import tiny
+from pixellm import masks
 from pixellm.baselines.two_stage import ModelGrounder, ModelNamer, Named, TwoStage, parse_names
+from pixellm.binarize import Binary
 from pixellm.predictor import Predictor
 from pixellm.types import Done, Target, TextPiece
 
@@ -48,10 +50,9 @@ class Parts:
 
     def ground(self, things):
         self.grounded.append([thing.phrase for thing in things])
-        masks = [np.zeros((30, 40), dtype=bool) for _ in things]
-        for number, mask in enumerate(masks):
-            mask[number] = True
-        return [(mask, 0.5 + number / 10) for number, mask in enumerate(masks)]
+        found = np.zeros((len(things), 30, 40), dtype=bool)
+        found[range(len(things)), range(len(things))] = True
+        return [Binary(masks.encode(mask), 0.5 + number / 10) for number, mask in enumerate(found)]
 
 
 def test_each_name_gets_its_mask() -> None:

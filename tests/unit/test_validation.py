@@ -21,7 +21,7 @@ LEFT, RIGHT, TOP = box(slice(0, 10), slice(0, 5)), box(slice(0, 10), slice(5, 10
 
 
 def answer(*masks: np.ndarray) -> Answer:
-    return Answer("", "", tuple(Target("it", (0, 2), mask, 1.0) for mask in masks), tiny.picture(10, 10))
+    return Answer("", "", tuple(Target.of_mask("it", (0, 2), mask, 1.0) for mask in masks), tiny.picture(10, 10))
 
 
 def test_counts_by_hand() -> None:

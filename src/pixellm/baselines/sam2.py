@@ -6,12 +6,13 @@ With `VisionServer` before it, the modern cascade: a strong vision-language mode
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import Sam2Model, Sam2Processor
 
+from pixellm import masks
 from pixellm.baselines.two_stage import Named
+from pixellm.binarize import Binary
 
 
 class Sam2Grounder:
@@ -40,7 +41,7 @@ class Sam2Grounder:
         self._embeddings = self.model.get_image_embeddings(pixels.to(self.model.device))
 
     @torch.inference_mode()
-    def ground(self, things: Sequence[Named]) -> list[tuple[np.ndarray, float]]:
+    def ground(self, things: Sequence[Named]) -> list[Binary]:
         """For each point, of the three masks that SAM 2 offers the one that it thinks best, and its own estimate.
 
         Raises:
@@ -58,6 +59,10 @@ class Sam2Grounder:
             input_points=torch.as_tensor(inputs["input_points"], device=self.model.device, dtype=torch.float32),
             input_labels=torch.as_tensor(inputs["input_labels"], device=self.model.device),
         )
-        (masks,) = self.processor.post_process_masks(output.pred_masks.cpu(), [[height, width]])
-        best = output.iou_scores[0].argmax(dim=-1).tolist()
-        return [(masks[i, one].numpy(), float(output.iou_scores[0, i, one].clamp(0, 1))) for i, one in enumerate(best)]
+        found = []
+        for logits, scores in zip(output.pred_masks[0].cpu(), output.iou_scores[0], strict=True):
+            best = int(scores.argmax())
+            # One at a time: at the photograph's size the three of all things may not fit.
+            (mask,) = self.processor.post_process_masks([logits[best][None, None]], [[height, width]])
+            found.append(Binary(masks.encode(mask[0, 0].numpy()), float(scores[best].clamp(0, 1))))
+        return found

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from PIL import Image
 
+from pixellm import masks
 from pixellm.baselines.seem import SeemPredictor
+from pixellm.binarize import Binary
 from pixellm.data.wording import join
 from pixellm.images import ImageSource, load_image
 from pixellm.predictor import Predictor
@@ -53,8 +54,8 @@ class Grounder(Protocol):
 
     def set_image(self, image: Image.Image) -> None: ...
 
-    def ground(self, things: Sequence[Named]) -> list[tuple[np.ndarray, float]]:
-        """For each thing a bool (H, W) mask at the photograph's size, and a score in 0..1."""
+    def ground(self, things: Sequence[Named]) -> list[Binary]:
+        """For each thing a mask at the photograph's size."""
         ...
 
 
@@ -82,10 +83,10 @@ class ModelGrounder:
         self._hw = (image.height, image.width)
         self.predictor.set_image(image)
 
-    def ground(self, things: Sequence[Named]) -> list[tuple[np.ndarray, float]]:
+    def ground(self, things: Sequence[Named]) -> list[Binary]:
         answers = self.predictor.ask_many([SHORT_QUESTION.format(phrase=thing.phrase) for thing in things])
-        empty = (np.zeros(self._hw, dtype=bool), 0.0)
-        return [(a.targets[0].mask, a.targets[0].score) if a.targets else empty for a in answers]
+        empty = Binary(masks.as_text(masks.empty(*self._hw)), 0.0)
+        return [Binary(a.targets[0].rle, a.targets[0].score) if a.targets else empty for a in answers]
 
 
 class PhraseGrounder:
@@ -97,7 +98,7 @@ class PhraseGrounder:
     def set_image(self, image: Image.Image) -> None:
         self.model.set_image(image)
 
-    def ground(self, things: Sequence[Named]) -> list[tuple[np.ndarray, float]]:
+    def ground(self, things: Sequence[Named]) -> list[Binary]:
         return self.model.ground([thing.phrase for thing in things])
 
 
@@ -126,9 +127,9 @@ class TwoStage:
         text = join([f"the {thing.phrase}" for thing in things])
         text = f"{text[0].upper()}{text[1:]}."
         targets, start = [], 0
-        for thing, (mask, score) in zip(things, self.grounder.ground(things), strict=True):
+        for thing, (rle, score) in zip(things, self.grounder.ground(things), strict=True):
             start = text.index(thing.phrase, start)
-            targets.append(Target(thing.phrase, (start, start + len(thing.phrase)), mask, score))
+            targets.append(Target(thing.phrase, (start, start + len(thing.phrase)), rle, score))
             start += len(thing.phrase)
         return Answer(question, text, tuple(targets), self._image)
 

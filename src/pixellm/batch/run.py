@@ -6,13 +6,11 @@ in the order of the questions, with what could not be answered in `OUT.bad.jsonl
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from PIL import Image
 
 from pixellm import __version__
@@ -36,7 +34,7 @@ class Result:
 
 
 class Batch:
-    """A file of questions and the file of their answers; use it as a context.
+    """A file of questions and the file of their answers; one process at a time may work on them (`files.alone`).
 
     Args:
         questions: JSON lines, see `pixellm.batch.questions`.
@@ -44,7 +42,7 @@ class Batch:
         model: what tells the weights from others, with everything else that the answers depend on.
 
     Raises:
-        ValueError: there are no questions; another process works on `out`; it holds answers of something else.
+        ValueError: there are no questions.
     """
 
     def __init__(self, questions: Path, out: Path, model: dict[str, Any]) -> None:
@@ -54,21 +52,6 @@ class Batch:
         self.out, self._part = out, out.with_name(f"{out.name}.part")
         self._faults = out.with_name(f"{out.name}.bad.jsonl")
         out.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(out.with_name(f".{out.name}.lock"))
-
-    @contextmanager
-    def alone(self) -> Iterator["Batch"]:
-        """While this process has the output for itself."""
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"expected to work on {self.out} alone, but another process does. Wait for it.") from None
-        try:
-            yield self
-        finally:
-            # While it is held: whoever opened it before finds out and opens another. Later, it might be theirs already.
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release()
 
     def pending(self) -> list[list[Asked]]:
         """What is not answered yet, by image.

@@ -21,6 +21,7 @@ from pixellm.cli.common import (
     quieten_transformers,
 )
 from pixellm.cli.interrupt import interrupting
+from pixellm.files import alone
 from pixellm.hub import MINI
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def batch(
 
     work = Batch(questions, out, made)
     stops: list[str] = []
-    with work.alone(), interrupting(stops.append):
+    with alone(work.out), interrupting(stops.append):
         if engine is Engine.LOCAL:
             _here(work, load, lambda: bool(stops))
         else:

@@ -36,10 +36,10 @@ def _show_masks(console: Console, answer: Answer) -> None:
         console.print("  no mask")
     width = max((len(target.phrase) for target in answer.targets), default=0)
     for index, target in enumerate(answer.targets):
-        share = target.area / target.mask.size
+        share = target.area / (answer.image.width * answer.image.height)
         where = "empty mask"
-        if target.box:
-            x, y, box_width, box_height = target.box
+        if box := target.box:
+            x, y, box_width, box_height = box
             where = f"score {target.score:.2f}   box {box_width}×{box_height} at {x}, {y}"
         name = target.phrase or f"mask {index + 1}"
         line = Text.assemble("  ", (f" {name} ", _style(index)), " " * (width - len(target.phrase)))

@@ -143,7 +143,9 @@ def pixel_decoder(config: PixelLMConfig) -> int:
     tokens = 1 + config.num_mask_tokens + 1
     total = linear((2 * config.decoder_grids[-1]) ** 2, config.num_scales, 1)
     for grid in config.decoder_grids:
-        total += two_way(tokens, grid**2, dim, config.decoder_mlp_dim, config.decoder_depth)
+        total += folded_two_way(
+            tokens, grid**2, dim, config.decoder_heads, config.decoder_mlp_dim, config.decoder_depth
+        )
         total += convolution(grid**2, 2, dim, upscaled)
         total += 2 * linear(1, dim, dim) + linear(1, dim, upscaled)
         total += linear((2 * grid) ** 2, upscaled, 1)
@@ -159,6 +161,15 @@ def sam_mask_decoder(config: SamMaskDecoderConfig, grid: int) -> int:
     inner, depth = config.iou_head_hidden_dim, config.iou_head_depth
     total += linear(1, dim, inner) + (depth - 2) * linear(1, inner, inner) + linear(1, inner, masks)
     return total + linear((4 * grid) ** 2, dim // 8, masks)
+
+
+def folded_two_way(tokens: int, positions: int, dim: int, heads: int, mlp_dim: int, depth: int) -> int:
+    """The same with projections taken over by the few tokens, see `pixellm.model.two_way.Attention`."""
+    half = dim // 2
+    itself = 4 * linear(tokens, dim, dim) + 2 * linear(heads * tokens, dim, tokens)
+    reads = 4 * linear(tokens, dim, half) + 2 * linear(heads * tokens, dim, positions)
+    is_read = reads + linear(tokens, half, 1)
+    return depth * (itself + reads + is_read + 2 * linear(tokens, dim, mlp_dim)) + reads
 
 
 def two_way(tokens: int, positions: int, dim: int, mlp_dim: int, depth: int) -> int:

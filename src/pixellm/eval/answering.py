@@ -17,6 +17,7 @@ from pixellm.eval.benchmarks import Benchmark, BenchmarkQuestion
 from pixellm.eval.predictions import Prediction
 from pixellm.eval.report import digest
 from pixellm.eval.resumable import CHUNK, append, ask_all, read, resume, write
+from pixellm.files import alone
 from pixellm.types import Answer, Segmenter
 
 GENERATED = "by generation: the model is asked and writes its answer freely"
@@ -65,11 +66,9 @@ def answer_all(
         The file of all answers; None on all processes but the first.
 
     Raises:
-        ValueError: `out` holds answers of something else, or the segmenter can't be teacher-forced.
+        ValueError: `out` holds answers of something else, another process works on it, or the segmenter can't be
+            teacher-forced.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     if teacher_forced and not hasattr(segmenter, "segment_given"):
         raise ValueError("--teacher-forced: expected a PixelLM model, got one that can't be given an answer.")
     rank, world = processes()
@@ -79,6 +78,20 @@ def answer_all(
         return path if rank == 0 else None
     meet(world)
     part = out / PARTS / f"{rank}.jsonl"
+    with alone(part):
+        _answer_mine(segmenter, benchmark, part, made, teacher_forced, progress)
+    meet(world)
+    return _join(benchmark, out, made) if rank == 0 else None
+
+
+def _answer_mine(
+    segmenter: Segmenter, benchmark: Benchmark, part: Path, made: dict[str, Any], teacher_forced: bool, progress: bool
+) -> None:
+    """Of the questions that are not answered yet, the share of this process."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    rank, world = processes()
     done = {
         row["id"] for other in sorted(part.parent.glob("[0-9]*.jsonl")) if other != part for row in read(other, made)
     }
@@ -92,8 +105,6 @@ def answer_all(
             answers = _answers(segmenter, asked, teacher_forced)
             append(part, (Prediction.of(q.id, a).to_json() for q, a in zip(asked, answers, strict=True)))
             bar.advance(task, len(asked))
-    meet(world)
-    return _join(benchmark, out, made) if rank == 0 else None
 
 
 def _by_image(questions: Sequence[BenchmarkQuestion]) -> list[list[BenchmarkQuestion]]:

@@ -58,21 +58,21 @@ def _attention(model: PixelLMForConditionalGeneration, images: EncodedImages, st
     codebook, decoder = model.codebook, model.pixel_decoder
     tokens = codebook.project(states.to(images.maps[0].dtype))
     tokens = tokens.unflatten(0, (codebook.num_scales, codebook.tokens_per_scale)).transpose(0, 1)
-    found: list[Tensor] = []
+    attentions = [transformer.final_attn_token_to_image for transformer in decoder.transformers]
+    found: dict[torch.nn.Module, list[Tensor]] = {attention: [] for attention in attentions}
 
     def look(attention: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(attention.weights(*inputs[:2]).mean(dim=1)[:, -1])  # the prompt is the last of the tokens
+        # The prompt is the last of the tokens.
+        found[attention].append(attention.weights(*inputs[:2]).mean(dim=1)[:, -1])
 
-    hooks = [t.final_attn_token_to_image.register_forward_pre_hook(look) for t in decoder.transformers]
+    hooks = [attention.register_forward_pre_hook(look) for attention in attentions]
     try:
         decoder(images.maps, tokens, torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
         model.decode_masks(images, states, torch.zeros(1, dtype=torch.long, device=tokens.device))
     finally:
         for hook in hooks:
             hook.remove()
-    scales = len(decoder.grids)
-    together = [torch.cat(pair) for pair in zip(found[:scales], found[scales:], strict=True)]
-    return [maps.unflatten(1, (grid, grid)) for maps, grid in zip(together, decoder.grids, strict=True)]
+    return [torch.cat(found[at]).unflatten(1, (grid, grid)) for at, grid in zip(attentions, decoder.grids, strict=True)]
 
 
 def _at_size(maps: Tensor, images: EncodedImages, size: tuple[int, int]) -> np.ndarray:
@@ -94,6 +94,7 @@ def attention_sheet(answer: Answer, targets: Sequence[TargetMaps], path: Path) -
             f"expected an answer with a mask, got {answer.text!r}. Ask for something that is in the image."
         )
     rows = [(t, s) for t, target in enumerate(targets) for s in range(len(target.scales))]
+    masks = [target.mask for target in answer.targets]
     columns = len(targets[0].scales[0]) + 1
     height = CELL * answer.image.height / answer.image.width + 0.1
     figure = Figure(figsize=(CELL * columns, height * len(rows) + 0.7), layout="constrained")
@@ -101,7 +102,7 @@ def attention_sheet(answer: Answer, targets: Sequence[TargetMaps], path: Path) -
     grey = np.asarray(answer.image.convert("L"))
     for row, (t, s) in zip(panels, rows, strict=True):
         row[0].imshow(np.asarray(answer.image))
-        row[0].contour(answer.targets[t].mask, [0.5], colors="#E69F00", linewidths=1.5)
+        row[0].contour(masks[t], [0.5], colors="#E69F00", linewidths=1.5)
         row[0].set_ylabel(f"{targets[t].phrase}\nscale {s + 1}", fontsize=9)
         for k, (panel, map_) in enumerate(zip(row[1:], targets[t].scales[s], strict=True)):
             panel.imshow(grey, cmap="gray")

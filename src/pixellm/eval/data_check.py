@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.data.chat import Chat, draft
 from pixellm.data.records import BadRecord, DataSet, Record
 from pixellm.images import load_image
+from pixellm.masks import encode
 from pixellm.model.answering import AnswerBuilder
 from pixellm.types import SEG_SLOT, Answer, Conversation, Sample
 
@@ -104,7 +103,7 @@ def _answer(conversation: Conversation, sample: Sample) -> Answer:
     builder = AnswerBuilder(conversation.question, sample.image)
     for number, piece in enumerate(conversation.answer.split(SEG_SLOT)):
         if number:
-            builder.add_target(torch.from_numpy(conversation.masks[number - 1]).float() - 0.5)
+            builder.add_target(encode(conversation.masks[number - 1]), 1.0)
         builder.add_text(piece)
     return builder.finish()
 

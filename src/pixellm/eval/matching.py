@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 
+from pixellm import masks
 from pixellm.data.describe import noun, pluralize, spoken
 from pixellm.data.names import NAMES, SINGLE_PERSON_WORDS, SYNONYMS
 from pixellm.eval.metrics import Overlap, overlap
@@ -49,15 +50,16 @@ class Score:
         return 0.0 if self.name is None or self.phrase is None else Overlap(self.intersection, self.union).iou
 
 
-def match(predicted: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> list[Pair]:
+def match(predicted: Sequence[masks.Rle], targets: Sequence[masks.Rle], ignored: masks.Rle | None = None) -> list[Pair]:
     """Pair predicted and target masks one to one with the largest sum of IoU.
 
     As many pairs are made as the smaller side allows, even of masks that do not touch; whoever is left over is paired
     with an empty mask. The same input always gives the same pairs.
 
     Args:
-        predicted: P bool (H, W) masks at the photograph's size.
-        targets: T bool (H, W) masks.
+        predicted: P masks at the photograph's size, as compressed RLEs.
+        targets: T masks, likewise.
+        ignored: pixels that count as nothing; none of them is a target's.
 
     Returns:
         max(P, T) pairs: the targets in their order, then the predicted masks that are left over.
@@ -65,23 +67,19 @@ def match(predicted: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> lis
     Raises:
         ValueError: masks differ in size.
     """
-    table = [[overlap(mask, target) for target in targets] for mask in predicted]
-    areas = [[int(np.count_nonzero(mask)) for mask in side] for side in (predicted, targets)]
-    return pair_up(table, *areas)
-
-
-def pair_up(table: Sequence[Sequence[Overlap]], predicted_areas: Sequence[int], areas: Sequence[int]) -> list[Pair]:
-    """As `match`, from the overlap of every predicted mask (rows) with every target, and the pixels of each."""
     from scipy.optimize import linear_sum_assignment
 
-    cost = np.array([[1 - counts.iou for counts in row] for row in table]).reshape(len(predicted_areas), len(areas))
+    table = [[overlap(mask, target, ignored) for target in targets] for mask in predicted]
+    cost = np.array([[1 - counts.iou for counts in row] for row in table]).reshape(len(predicted), len(targets))
     partner = {int(column): int(row) for row, column in zip(*linear_sum_assignment(cost), strict=True)}
     pairs = []
-    for index, area in enumerate(areas):
+    for index, target in enumerate(targets):
         row = partner.get(index)
-        pairs.append(Pair(row, index, Overlap(0, area) if row is None else table[row][index]))
-    taken = set(partner.values())
-    return pairs + [Pair(i, None, Overlap(0, area)) for i, area in enumerate(predicted_areas) if i not in taken]
+        pairs.append(Pair(row, index, Overlap(0, masks.area(target)) if row is None else table[row][index]))
+    for index in sorted(set(range(len(predicted))) - set(partner.values())):
+        nothing = masks.empty(*predicted[index]["size"])
+        pairs.append(Pair(index, None, overlap(predicted[index], nothing, ignored)))
+    return pairs
 
 
 def names_category(phrase: str, category: str, known: frozenset[str] = NAMES) -> bool:

@@ -1,13 +1,8 @@
-"""Mask metrics: gIoU and cIoU over pairs of a predicted and a target mask.
-
-Shapes:  H, W image height and width
-"""
+"""Mask metrics: gIoU and cIoU over pairs of a predicted and a target mask."""
 
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
-
-import numpy as np
 
 from pixellm import masks
 
@@ -24,28 +19,22 @@ class Overlap(NamedTuple):
         return self.intersection / self.union if self.union else 1.0
 
 
-def overlap(predicted: np.ndarray, target: np.ndarray) -> Overlap:
-    """Count the common pixels of two bool (H, W) masks.
-
-    Raises:
-        ValueError: the masks differ in size.
-    """
-    if predicted.shape != target.shape:
-        raise ValueError(
-            f"expected a predicted mask of the target's size {target.shape}, got {predicted.shape}. "
-            "Compare masks at the photograph's size."
-        )
-    return Overlap(int(np.count_nonzero(predicted & target)), int(np.count_nonzero(predicted | target)))
-
-
-def rle_overlap(predicted: masks.Rle, target: masks.Rle, ignored: masks.Rle | None = None) -> Overlap:
-    """The same of two compressed RLEs of one size, none of them decoded.
+def overlap(predicted: masks.Rle, target: masks.Rle, ignored: masks.Rle | None = None) -> Overlap:
+    """Count the common pixels of two compressed RLEs, none of them decoded.
 
     Args:
         predicted: a mask.
         target: another one.
         ignored: pixels that count as nothing; none of them is the target's.
+
+    Raises:
+        ValueError: the masks differ in size.
     """
+    if list(predicted["size"]) != list(target["size"]):
+        raise ValueError(
+            f"expected a predicted mask of the target's size {list(target['size'])}, got {list(predicted['size'])}. "
+            "Compare masks at the photograph's size."
+        )
     shared = masks.common(predicted, target)
     outside = masks.common(predicted, ignored) if ignored else 0
     return Overlap(shared, masks.area(predicted) + masks.area(target) - shared - outside)
@@ -71,10 +60,6 @@ class IouSum:
         self.iou += counts.iou if iou is None else iou
         self.intersection += counts.intersection
         self.union += counts.union
-
-    def add_masks(self, predicted: np.ndarray, target: np.ndarray) -> None:
-        """Add one pair of bool (H, W) masks."""
-        self.add(overlap(predicted, target))
 
     @property
     def giou(self) -> float:

@@ -24,7 +24,7 @@ from pixellm.data.wording import all_question, category_question, several_questi
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
 from pixellm.eval.resumable import append, ask_all, resume, write
-from pixellm.files import write_text
+from pixellm.files import alone, write_text
 from pixellm.types import Answer, Segmenter
 
 if TYPE_CHECKING:
@@ -148,12 +148,12 @@ def _absent(present: set[str], known: frozenset[str], rng: random.Random) -> Ite
 def score(question: Question, answer: Answer, photograph: Photograph, known: frozenset[str]) -> Result:
     """Compare an answer with the photograph's annotations."""
     united = category_masks(photograph.things)
-    targets = [united[name] for name in question.names]
-    predicted = [target.mask for target in answer.targets]
+    targets = [masks.encode(united[name]) for name in question.names]
+    predicted = [target.rle for target in answer.targets]
     phrases = [target.phrase for target in answer.targets]
     if question.kind == "category":  # as many masks as the model likes, for instance one for each thing
         name = question.names[0]
-        counts = overlap(masks.union(predicted, *targets[0].shape), targets[0])
+        counts = overlap(masks.united([predicted], *targets[0]["size"]), targets[0])
         phrase = phrases[0] if phrases else None
         scores = [Score(name, phrase, *counts, phrase is not None and names_category(phrase, name, known))]
     elif question.names:
@@ -328,7 +328,7 @@ def run(
         quantize: of a language model's weights, see there.
 
     Raises:
-        ValueError: no such model or annotations, or `out` holds the results of another evaluation.
+        ValueError: no such model or annotations, or `out` holds the results of another evaluation, or one is at work.
     """
     from pixellm.eval.sheet import result_sheet
     from pixellm.segmenter import load_segmenter, weights_of
@@ -337,7 +337,8 @@ def run(
     questions = build_questions(source, limit)
     path = Path(out) / "results.jsonl"
     segmenter = load_segmenter(model, namer=namer, quantize=quantize)
-    report = evaluate(segmenter, source, questions, True, path, weights_of(model, namer, quantize))
+    with alone(path):
+        report = evaluate(segmenter, source, questions, True, path, weights_of(model, namer, quantize))
     write_text(
         Path(out) / "summary.json", json.dumps({**report.summary, "fingerprint": report.fingerprint}, indent=2) + "\n"
     )

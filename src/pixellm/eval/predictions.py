@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pixellm.data.records import expect
-from pixellm.masks import Rle, to_rles
+from pixellm.masks import Rle, as_text, to_rles
 from pixellm.types import SEG_SLOT, Answer
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,7 @@ def _mask(index: int, mask: Any) -> Rle:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no field {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"mask {index}: {reason}") from None
-    counts = rle["counts"]  # as text, ASCII, they take no more memory than as bytes, and go into JSON as they are
-    return {"size": [height, width], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+    return as_text(rle)  # ASCII: it takes no more memory than bytes, and goes into JSON as it is
 
 
 def _each(row: dict[str, Any], name: str, count: int, read: Any) -> tuple | None:

@@ -11,8 +11,8 @@ from typing import Literal
 
 from pixellm import masks
 from pixellm.eval.benchmarks import BenchmarkQuestion
-from pixellm.eval.matching import Pair, pair_up
-from pixellm.eval.metrics import Overlap, rle_overlap
+from pixellm.eval.matching import Pair, match
+from pixellm.eval.metrics import Overlap, overlap
 from pixellm.eval.predictions import Prediction
 
 ProtocolName = Literal["fixed", "paper", "released", "ordered", "united"]
@@ -69,16 +69,8 @@ class Protocol:
 
 def fixed_pairs(question: BenchmarkQuestion, prediction: Prediction) -> list[PairScore]:
     """One to one with the largest sum of IoU at full resolution; what is missing or too many counts 0."""
-    return [_scored(pair) for pair in matched(question, prediction)]
-
-
-def matched(question: BenchmarkQuestion, prediction: Prediction) -> list[Pair]:
-    """`matching.match` on RLEs."""
-    table = [
-        [rle_overlap(mask, target.rle, question.ignored) for target in question.targets] for mask in prediction.masks
-    ]
-    predicted = [rle_overlap(mask, masks.empty(*question.hw), question.ignored).union for mask in prediction.masks]
-    return pair_up(table, predicted, [masks.area(target.rle) for target in question.targets])
+    targets = [target.rle for target in question.targets]
+    return [_scored(pair) for pair in match(prediction.masks, targets, question.ignored)]
 
 
 def _scored(pair: Pair) -> PairScore:
@@ -92,7 +84,7 @@ def ordered_pairs(question: BenchmarkQuestion, prediction: Prediction) -> list[P
     for index in range(max(count, total)):
         mask = prediction.masks[index] if index < count else masks.empty(*question.hw)
         target = question.targets[index].rle if index < total else masks.empty(*question.hw)
-        counts = rle_overlap(mask, target, question.ignored)
+        counts = overlap(mask, target, question.ignored)
         pair = Pair(index if index < count else None, index if index < total else None, counts)
         pairs.append(_scored(pair))
     return pairs
@@ -105,7 +97,7 @@ def united_pairs(question: BenchmarkQuestion, prediction: Prediction) -> list[Pa
     """
     predicted = masks.united([prediction.masks], *question.hw)
     target = masks.united([[target.rle for target in question.targets]], *question.hw)
-    counts = rle_overlap(predicted, target, question.ignored)
+    counts = overlap(predicted, target, question.ignored)
     answered = masks.area(predicted) > 0
     return [PairScore(0 if answered else None, 0 if question.targets else None, counts, counts.iou)]
 

@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 from pixellm import masks
 from pixellm.eval.benchmarks import BenchmarkQuestion, BenchmarkTarget
-from pixellm.eval.metrics import Overlap, rle_overlap
+from pixellm.eval.metrics import Overlap, overlap
 from pixellm.eval.predictions import Prediction
 from pixellm.eval.protocols import PairScore
 
@@ -51,9 +51,9 @@ def _pair(predicted: int | None, target: int | None, counts: Overlap) -> PairSco
 
 def _overlap(mask: masks.Rle, target: BenchmarkTarget, hw: tuple[int, int]) -> Overlap:
     if not target.parts:
-        return rle_overlap(mask, target.rle)
+        return overlap(mask, target.rle)
     once = _sum(target.parts) == 1
-    return rle_overlap(mask, masks.encode(once))
+    return overlap(mask, masks.encode(once))
 
 
 def _sum(parts: Sequence[masks.Rle]) -> np.ndarray:

@@ -16,6 +16,7 @@ from pixellm.eval.figures import Figures, figures, splits
 from pixellm.eval.protocols import Protocol, Scored
 from pixellm.files import replacing, write_text
 from pixellm.images import load_image
+from pixellm.masks import Rle, as_text
 from pixellm.types import Answer, Target
 
 if TYPE_CHECKING:
@@ -152,9 +153,8 @@ def digest(benchmark: Benchmark) -> str:
     """The same for the same questions and targets."""
     found = hashlib.sha256()
     for question in benchmark.questions:
-        masks = [target.rle["counts"] for target in question.targets]
-        plain = [mask.decode("ascii") if isinstance(mask, bytes) else mask for mask in masks]
-        found.update(json.dumps([question.id, question.text, question.hw, plain]).encode())
+        counts = [as_text(target.rle)["counts"] for target in question.targets]
+        found.update(json.dumps([question.id, question.text, question.hw, counts]).encode())
     return found.hexdigest()[:16]
 
 
@@ -232,8 +232,6 @@ def _cards(one: Scored, good: bool) -> list[Item]:
     return [Item(answers[0], f"IoU {mean_iou(one):.2f}", good), Item(answers[1], "wanted", good)]
 
 
-def _answer(question: str, text: str, found: Sequence[tuple[str, tuple[int, int], Any]], image: Any) -> Answer:
-    from pixellm.masks import decode
-
-    targets = (Target(name, span, decode(rle, image.height, image.width), 1.0) for name, span, rle in found)
+def _answer(question: str, text: str, found: Sequence[tuple[str, tuple[int, int], Rle]], image: Any) -> Answer:
+    targets = (Target(name, span, as_text(rle), 1.0) for name, span, rle in found)
     return Answer(question, text, tuple(targets), image)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from pixellm import masks
 from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.data.coco import CocoSource
 from pixellm.eval.photographs import KINDS, Result
@@ -81,12 +80,7 @@ def _spread(ranked: Sequence[Result]) -> list[Result]:
 def answer_of(result: Result, image: Image.Image) -> Answer:
     """The answer that a result was made from, without its token ids."""
     targets = tuple(
-        Target(
-            row["phrase"],
-            (row["span"][0], row["span"][1]),
-            masks.decode(row["segmentation"], image.height, image.width),
-            row["score"],
-        )
+        Target(row["phrase"], (row["span"][0], row["span"][1]), row["segmentation"], row["score"])
         for row in result.targets
     )
     return Answer(result.question, result.answer, targets, image)

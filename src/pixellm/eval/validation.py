@@ -13,6 +13,7 @@ import numpy as np
 from pixellm.contact_sheet import Item
 from pixellm.eval.matching import match
 from pixellm.eval.metrics import IouSum
+from pixellm.masks import encode
 from pixellm.types import Answer, Sample, Segmenter
 
 
@@ -46,7 +47,8 @@ class Validated:
             self.silent += not answer.targets
             return float(not answer.targets)
         counted = True if ignored is None else ~ignored
-        pairs = match([target.mask & counted for target in answer.targets], [mask & counted for mask in wanted])
+        targets = [encode(mask & counted) for mask in wanted]
+        pairs = match([found.rle for found in answer.targets], targets, None if ignored is None else encode(ignored))
         for pair in pairs:
             (self.single if len(wanted) == 1 else self.several).add(pair.counts, pair.iou)
         return sum(pair.iou for pair in pairs) / len(pairs)

@@ -7,11 +7,9 @@ the words that only introduce it ("Sure, it is …", "and …").
 import re
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from pixellm.masks import Rle
 from pixellm.types import Answer, Target
 
 _CLAUSE_START = re.compile(r"[.!?;:\n]\s+|\n")
@@ -38,14 +36,10 @@ def phrase_span(text: str, start: int) -> tuple[int, int]:
 
 @dataclass
 class AnswerBuilder:
-    """Gathers an answer piece by piece; `text` and `targets` are what there is so far.
-
-    `peak_share`: see `mask_and_score`.
-    """
+    """Gathers an answer piece by piece; `text` and `targets` are what there is so far."""
 
     question: str
     image: Image.Image
-    peak_share: float | None = None
     text: str = ""
     targets: list[Target] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -68,29 +62,14 @@ class AnswerBuilder:
         self.text += piece
         return piece
 
-    def add_target(self, logits: Tensor) -> Target:
-        """Append a mask, (H, W) logits at the photograph's size, for the phrase that the text ends with."""
+    def add_target(self, rle: Rle, score: float) -> Target:
+        """Append a mask at the photograph's size, see `Target`, for the phrase that the text ends with."""
         self._space = ""
         span = phrase_span(self.text, self._last)
         self._last = len(self.text)
-        mask, score = mask_and_score(logits, self.peak_share)
-        target = Target(self.text[slice(*span)], span, mask, score)
+        target = Target(self.text[slice(*span)], span, rle, score)
         self.targets.append(target)
         return target
 
     def finish(self) -> Answer:
         return Answer(self.question, self.text, tuple(self.targets), self.image, tuple(self.token_ids))
-
-
-def mask_and_score(logits: Tensor, peak_share: float | None = None) -> tuple[np.ndarray, float]:
-    """Logits (H, W) → bool mask and the mean probability inside it (0 for an empty mask).
-
-    A pixel is inside where its logit is > 0. With `peak_share`, in 0..1, also where its probability is above that share
-    of the highest: what the text says is there gets its likeliest pixels, however faint, and a low score.
-    """
-    threshold = 0.0
-    if peak_share is not None:
-        threshold = min(threshold, float((logits.max().sigmoid() * peak_share).logit()))
-    inside = logits > threshold
-    score = float(logits[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
-    return inside.to(torch.bool).cpu().numpy(), score

@@ -8,7 +8,6 @@ seen.
 Shapes:  B images · R rows (questions) · P prefix tokens · W tokens of a step · D LLM width
 """
 
-import copy
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
-    DynamicCache,
     EosTokenCriteria,
     LogitsProcessorList,
     NoRepeatNGramLogitsProcessor,
@@ -27,6 +25,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from pixellm.model.key_values import KeyValues
 from pixellm.model.lockstep import RowInputs, hidden_states
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration, additive
 
@@ -91,7 +90,7 @@ class Prefix:
     """
 
     images: EncodedImages
-    cache: DynamicCache
+    cache: KeyValues
     valid: Tensor
     text_ids: list[int]
 
@@ -145,7 +144,7 @@ def encode_prefix(
     length = ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     bias = additive(causal & valid[:, None, :], embeddings.dtype)[:, None]
-    cache = DynamicCache()  # of full length in every layer, as the masks are
+    cache = KeyValues()
     positions = torch.arange(length, device=ids.device).expand_as(ids)
     model.hidden_states(embeddings, bias, positions, cache)
     return Prefix(images, cache, valid, [i for i in prefix_ids if i != IMAGE_TOKEN_ID])
@@ -289,7 +288,7 @@ def _group_states(model: PixelLMForConditionalGeneration, row: _Row, new: Tensor
 class _Context:
     """Of all rows: keys and values, which of them may be seen, the next position, and what is known of names."""
 
-    cache: DynamicCache
+    cache: KeyValues
     valid: Tensor
     position: Tensor
     name_scores: Tensor | None
@@ -297,11 +296,9 @@ class _Context:
     @classmethod
     def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_Context":
         index = torch.tensor(image_index, device=prefix.valid.device)
-        cache = copy.deepcopy(prefix.cache)
-        cache.batch_select_indices(index)
         scores = prefix.images.name_scores
         position = torch.full_like(index, prefix.valid.shape[1])
-        return cls(cache, prefix.valid[index], position, None if scores is None else scores[index])
+        return cls(prefix.cache.select(index), prefix.valid[index], position, None if scores is None else scores[index])
 
     def prepare(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> "_Inputs":
         """Every row's pending ids, padded to the longest, ready for the language model."""
@@ -335,26 +332,17 @@ class _Context:
     def joined(cls, parts: "Sequence[_Context]") -> "_Context":
         """Rows of all; the shorter get columns that nobody sees."""
         width = max(part.valid.shape[1] for part in parts)
-        missing = [width - part.valid.shape[1] for part in parts]
-        cache = parts[0].cache
-        for layer, *others in zip(*(part.cache.layers for part in parts), strict=True):
-            layers = list(zip([layer, *others], missing, strict=True))
-            layer.keys = torch.cat([F.pad(one.keys, (0, 0, 0, more)) for one, more in layers])
-            layer.values = torch.cat([F.pad(one.values, (0, 0, 0, more)) for one, more in layers])
-        valid = torch.cat([F.pad(part.valid, (0, more)) for part, more in zip(parts, missing, strict=True)])
+        cache = KeyValues.joined([part.cache for part in parts])
+        valid = torch.cat([F.pad(part.valid, (0, width - part.valid.shape[1])) for part in parts])
         scores = [part.name_scores for part in parts if part.name_scores is not None]
         return cls(cache, valid, torch.cat([part.position for part in parts]), torch.cat(scores) if scores else None)
 
     def keep(self, slots: Tensor) -> None:
         """Only these rows, and only the columns that one of them sees."""
-        self.cache.batch_select_indices(slots)
         self.valid, self.position = self.valid[slots], self.position[slots]
         seen = self.valid.any(dim=0)
         self.valid = self.valid[:, seen]
-        for layer in self.cache.layers:
-            assert layer.keys is not None
-            assert layer.values is not None
-            layer.keys, layer.values = layer.keys[:, :, seen], layer.values[:, :, seen]
+        self.cache = self.cache.select(slots, seen)
         self.name_scores = None if self.name_scores is None else self.name_scores[slots]
 
 

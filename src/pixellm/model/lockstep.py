@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
-from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaModel
 
+from pixellm.model.key_values import KeyValues
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 
 
@@ -22,7 +22,7 @@ class RowInputs:
     embeddings: Tensor
     attention_mask: Tensor
     position_ids: Tensor
-    cache: DynamicCache
+    cache: KeyValues
 
 
 def hidden_states(model: PixelLMForConditionalGeneration, rows: Sequence[RowInputs]) -> list[Tensor]:

@@ -106,6 +106,25 @@ class PixelDecoder(nn.Module):
             logits: (T, 2g, 2g) with the finest grid g: the weighted sum of the scales.
             scale_logits: S logits (T, 2g, 2g), each at its own grid.
         """
+        codes = [
+            position_code(self.coarse_frequencies if scale == 0 else self.fine_frequencies, map_.shape[-1])
+            for scale, map_ in enumerate(maps)
+        ]
+        # On a CPU one target after the other: what is made for it stays in the processor's caches, and less memory is
+        # asked for (docs/LOG.md).
+        alone = maps[0].is_cpu and not torch.is_grad_enabled() and len(prompts) > 1
+        chunks = [slice(t, t + 1) for t in range(len(prompts))] if alone else [slice(None)]
+        found = [
+            self._decode(maps, codes, prompts[at], image_index[at], None if prior is None else prior[at])
+            for at in chunks
+        ]
+        logits, *scale_logits = (torch.cat(parts) if alone else parts[0] for parts in zip(*found, strict=True))
+        return logits, scale_logits
+
+    def _decode(
+        self, maps: list[Tensor], codes: list[Tensor], prompts: Tensor, image_index: Tensor, prior: Tensor | None
+    ) -> list[Tensor]:
+        """Logits (T, 2g, 2g) of the scales' weighted sum, then those of each scale."""
         scale_logits: list[Tensor] = []
         coarser = prior
         for scale, image in enumerate(maps):
@@ -114,22 +133,20 @@ class PixelDecoder(nn.Module):
                 grid = (self.grids[scale], self.grids[scale])
                 modulation = F.interpolate(coarser[:, None], grid, mode="bilinear", align_corners=False)
                 source = source * (modulation.sigmoid() + 1)
-            coarser = self._decode(source, prompts[:, scale], scale)
+            coarser = self._decode_scale(source, prompts[:, scale], codes[scale], scale)
             scale_logits.append(coarser)
         side = 2 * self.grids[-1]
         enlarged = [
             F.interpolate(logits[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]
             for logits in scale_logits
         ]
-        return torch.einsum("stxy,s->txy", torch.stack(enlarged), self.scale_weights), scale_logits
+        return [torch.einsum("stxy,s->txy", torch.stack(enlarged), self.scale_weights), *scale_logits]
 
-    def _decode(self, source: Tensor, prompt: Tensor, scale: int) -> Tensor:
-        """One scale: (T, C, g, g) image and (T, C) prompt → (T, 2g, 2g) logits."""
+    def _decode_scale(self, source: Tensor, prompt: Tensor, code: Tensor, scale: int) -> Tensor:
+        """One scale: (T, C, g, g) image, (T, C) prompt and (1, g·g, C) code → (T, 2g, 2g) logits."""
         output_tokens = torch.cat([self.iou_token, self.mask_tokens]).expand(len(prompt), -1, -1)
         tokens = torch.cat([output_tokens, prompt[:, None]], dim=1) + self.level_embed[scale]
         source = source + self.no_mask_embed[..., None, None]
-        frequencies = self.coarse_frequencies if scale == 0 else self.fine_frequencies
-        code = position_code(frequencies, source.shape[-1])
         tokens, image = self.transformers[scale](tokens, source.flatten(2).transpose(1, 2), code)
         upscaled = self.upscale(image.transpose(1, 2).reshape(source.shape))
         weights = self.hypernetworks[0](tokens[:, 1])

@@ -7,7 +7,11 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose inner width may be smaller than that of its input."""
+    """Multi-head attention whose inner width may be smaller than that of its input.
+
+    One side has but a few tokens, so only that side is projected, and takes the other side's projection into itself:
+    (W x)ᵀ y = xᵀ (Wᵀ y). The many positions of the other are multiplied by heads · few columns, not by the inner width.
+    """
 
     def __init__(self, dim: int, heads: int, inner_dim: int) -> None:
         super().__init__()
@@ -20,19 +24,37 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner_dim, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # One side always has but a few tokens: written out, this takes half the time of the fused kernel.
-        attended = self.weights(query, key) @ self._heads(self.v_proj(value))
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        """(T, Q, C), (T, P, C) and (T, P, C) → (T, Q, C)."""
+        weights = self.weights(query, key)
+        if query.shape[1] <= key.shape[1]:
+            read = weights.flatten(1, 2) @ value
+            values = read.unflatten(1, (self.heads, -1)) @ self._of_heads(self.v_proj).mT
+            return self.out_proj(values.transpose(1, 2).flatten(2) + self.v_proj.bias)  # weights sum to 1
+        values = self._heads(self.v_proj(value)) @ self.out_proj.weight.mT.unflatten(0, (self.heads, -1))
+        return weights.transpose(2, 3).flatten(1, 2).mT @ values.flatten(1, 2) + self.out_proj.bias
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
         """How much each of (T, Q, C) attends to each of (T, P, C), in each head: (T, heads, Q, P), sums to 1 over P."""
-        q, k = self._heads(self.q_proj(query)), self._heads(self.k_proj(key))
-        scale = q.shape[-1] ** -0.5
-        q, k = (q, k * scale) if q.shape[2] > k.shape[2] else (q * scale, k)  # the fewer
-        return (q @ k.transpose(-2, -1)).softmax(dim=-1)
+        if query.shape[1] <= key.shape[1]:
+            few = self._heads(self.q_proj(query)) * self._scale
+            # The bias of the keys adds the same to all scores of a query, which softmax takes away.
+            scores = (few @ self._of_heads(self.k_proj)).flatten(1, 2) @ key.mT
+            return scores.unflatten(1, (self.heads, -1)).softmax(dim=-1)
+        few = self._heads(self.k_proj(key)) * self._scale
+        bias = few @ self.q_proj.bias.unflatten(0, (self.heads, -1, 1))
+        scores = (few @ self._of_heads(self.q_proj)).flatten(1, 2) @ query.mT + bias.flatten(1, 2)
+        return scores.unflatten(1, (self.heads, -1)).softmax(dim=2).transpose(2, 3)
+
+    @property
+    def _scale(self) -> float:
+        return (self.q_proj.out_features // self.heads) ** -0.5
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _of_heads(self, projection: nn.Linear) -> Tensor:
+        """Weight (heads, width of one, C)."""
+        return projection.weight.unflatten(0, (self.heads, -1))
 
 
 class TwoWayBlock(nn.Module):

@@ -198,10 +198,9 @@ def row(entry: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
     targets = []
     for target in pair.answer:
         rle = masks.united([masks.to_rles(target["segmentation"], height, width)], height, width)
-        counts = rle["counts"] if isinstance(rle["counts"], str) else rle["counts"].decode("ascii")
         same = {name: target[name] for name in ("category_id", "area", "bbox")}
         renamed = {name: target[key] for name, key in named.items()}
-        targets.append(same | renamed | {"mask": {"size": [height, width], "counts": counts}})
+        targets.append(same | renamed | {"mask": masks.as_text(rle)})
     image = {name: entry.get(name) for name in ("file_name", "coco_url", "height", "width", "license")}
     made = dict(pair.provenance or {})
     return {

@@ -7,16 +7,16 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
+from pixellm import masks
 from pixellm.model.generation import Decoding, Step
 from pixellm.predictor import AnswerDecoder, Predictor
 from pixellm.serve.cache import Encoded, PrefixCache
 from pixellm.serve.messages import Failed, Finished, Found, Item, Job, Piece, Turn
 from pixellm.types import Answer, Done, Event, Target, TextPiece
 
-NO_MASK = np.zeros((0, 0), dtype=bool)  # of earlier turns nothing but text and spans is read
+NO_MASK = masks.as_text(masks.empty(1, 1))  # of earlier turns nothing but text and spans is read
 
 
 @dataclass

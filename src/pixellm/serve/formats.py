@@ -48,14 +48,9 @@ def coco(answered: Answered) -> dict[str, Any]:
 
 def overlay(answered: Answered) -> bytes:
     """The photograph with the masks drawn in, as PNG."""
-    from pixellm import masks
     from pixellm.types import Answer, Target
 
-    width, height = answered.picture.size
-    targets = [
-        Target(one["phrase"], tuple(one["span"]), masks.decode(one["segmentation"], height, width), one["score"])
-        for one in answered.targets
-    ]
+    targets = [Target(one["phrase"], tuple(one["span"]), one["segmentation"], one["score"]) for one in answered.targets]
     drawn = Answer(answered.question, answered.text, tuple(targets), answered.picture.image()).overlay()
     stream = io.BytesIO()
     drawn.save(stream, "PNG", compress_level=1)

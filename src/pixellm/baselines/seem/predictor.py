@@ -7,16 +7,15 @@ the things, gives those to `ground`.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
-from pixellm import geometry, hub
+from pixellm import hub
 from pixellm.baselines.seem.modeling import SeemForGrounding
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures
 from pixellm.baselines.seem.processing import SeemProcessor
+from pixellm.binarize import Binary, binarize
 from pixellm.images import ImageSource, load_image
-from pixellm.model.answering import mask_and_score
 from pixellm.types import Answer, Done, Event, Target, TextPiece
 
 
@@ -58,11 +57,8 @@ class SeemPredictor:
         self._photograph = (photograph, self.model.encode_images(pixels, inputs["resized_hw"].to(pixels.device)))
 
     @torch.inference_mode()
-    def ground(self, phrases: Sequence[str]) -> list[tuple[np.ndarray, float]]:
-        """One mask for each phrase, each as if it were given alone.
-
-        Returns:
-            Of each phrase its mask, bool (H, W) at the photograph's size, and the mean probability of its pixels, 0..1.
+    def ground(self, phrases: Sequence[str]) -> list[Binary]:
+        """One mask for each phrase, at the photograph's size, each as if it were given alone.
 
         Raises:
             ValueError: no photograph yet, or an empty phrase.
@@ -73,8 +69,7 @@ class SeemPredictor:
         ids, valid = (tensor.to(self.model.device) for tensor in self.processor.phrases(phrases))
         logits = self.model.ground(features, ids, valid, torch.zeros(len(ids), dtype=torch.long, device=ids.device))
         height, width = features.resized_hw[0].tolist()
-        restored = geometry.restore(logits, (height, width), (photograph.height, photograph.width))
-        return [mask_and_score(one) for one in restored]
+        return list(binarize(logits, (height, width), (photograph.height, photograph.width)))
 
     def ask(self, question: str) -> Answer:
         """The one mask that is most like a question; the answer's text is the question."""
@@ -86,9 +81,9 @@ class SeemPredictor:
         if not all(question.strip() for question in questions):
             raise ValueError("expected a question, got an empty text.")
         answers = []
-        for question, (mask, score) in zip(questions, self.ground(questions), strict=True):
+        for question, (rle, score) in zip(questions, self.ground(questions), strict=True):
             phrase = question.strip()
-            target = Target(phrase, (0, len(phrase)), mask, score)
+            target = Target(phrase, (0, len(phrase)), rle, score)
             answers.append(Answer(question, phrase, (target,), photograph))
         return answers
 

@@ -58,25 +58,34 @@ export async function cutouts(entry, lit) {
 // As /v1/segment writes it.
 export function coco(entry, lit) {
   const targets = kept(entry, lit);
-  const names = [...new Set(targets.map(({ phrase }) => phrase))];
-  const annotations = targets.map(({ phrase, segmentation, area, box, score }, i) => ({
+  const names = [...new Set(targets.map(categoryOf))];
+  const annotations = targets.map((target, i) => ({
     id: i + 1,
     image_id: 1,
-    category_id: names.indexOf(phrase) + 1,
-    segmentation,
-    area,
-    bbox: box ?? [0, 0, 0, 0],
+    category_id: names.indexOf(categoryOf(target)) + 1,
+    segmentation: target.segmentation,
+    area: target.area,
+    bbox: target.box ?? [0, 0, 0, 0],
     iscrowd: 0,
-    score,
+    phrase: target.phrase,
+    answer_id: "1",
+    score: target.score,
   }));
   const { name, width, height } = entry.photo;
   const file = {
     info: { description: entry.text },
     images: [{ id: 1, width, height, file_name: name }],
     annotations,
-    categories: names.map((phrase, i) => ({ id: i + 1, name: phrase })),
+    categories: names.map((name, i) => ({ id: i + 1, name, supercategory: "" })),
+    licenses: [],
   };
   save(new Blob([JSON.stringify(file)], { type: "application/json" }), `${stem(name)}-coco.json`);
+}
+
+// The phrase as a name: lower case, without an article (export/answers.py).
+function categoryOf({ phrase }) {
+  const words = phrase.toLowerCase().split(/\s+/).filter(Boolean).join(" ");
+  return words.replace(/^(?:(?:the|an?) )+(?=\S)/, "").replace(/^[ .,;:!?"']+|[ .,;:!?"']+$/g, "") || "object";
 }
 
 async function drawn({ url, width, height }) {

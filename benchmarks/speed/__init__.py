@@ -1,0 +1,1 @@
+"""How long answers take, and what memory, against other ways of the same answer: `python -m benchmarks.speed`."""
