@@ -1,11 +1,11 @@
 # setup: .venv with everything · demo: a first answer · test · test-slow · check: what CI runs · docs · bench ·
-# ablations · baselines · muse · clean
+# full-size · ablations · baselines · muse · clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test test-slow check docs bench ablations baselines muse clean
+.PHONY: setup demo test test-slow check docs bench full-size ablations baselines muse clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,10 @@ bench: setup
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/muse.py
+
+# pixellm-7b with random weights at bf16, int8 and int4: 14 GB on disk, up to 17 GB of memory.
+full-size: setup
+	$(BIN)/python -m benchmarks.full_size --dir build/full-size
 
 # 24 runs of some minutes each on two cores; those that are finished are not run again.
 SEEDS := 0 1 2

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, LlamaConfig
+from transformers import AutoConfig, AutoModel, LlamaConfig
 
 import tiny
 from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.model.quantization import load_quantised
 from pixellm.model.weights import mapped_weights, read_weights, save_state
 
 CLEAR = Path("/proc/self/clear_refs")
@@ -44,18 +45,18 @@ def size(model: torch.nn.Module) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())
 
 
+def random_model(**sizes: int) -> PixelLMForConditionalGeneration:
+    """The tiny model with a language model of these sizes."""
+    settings = tiny.clip_config()
+    vocabulary = settings.text_config.vocab_size
+    settings.text_config = LlamaConfig(vocab_size=vocabulary, num_attention_heads=8, **sizes)
+    return PixelLMForConditionalGeneration(settings)
+
+
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
 def checkpoint(request, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("weights")
-    settings = tiny.clip_config()
-    settings.text_config = LlamaConfig(
-        vocab_size=settings.text_config.vocab_size,
-        hidden_size=640,
-        intermediate_size=1792,
-        num_hidden_layers=10,
-        num_attention_heads=10,
-    )
-    model = PixelLMForConditionalGeneration(settings).to(request.param)
+    model = random_model(hidden_size=640, intermediate_size=1792, num_hidden_layers=10).to(request.param)
     with peak() as found:
         model.save_pretrained(directory, max_shard_size="30MB")
     assert found.bytes <= (SHARE - 1) * size(model)
@@ -71,6 +72,22 @@ def test_loading(checkpoint, dtype):
         read = [parameter.sum() for parameter in model.parameters()]  # what is mapped, too
     assert len(read) > 100
     assert found.bytes <= SHARE * size(model)
+
+
+@pytest.mark.parametrize(("quantize", "share"), [("int8", 0.75), ("int4", 0.5)])
+def test_quantised_weights_take_less(tmp_path, quantize, share):
+    """Half and a quarter of bf16, and what Python needs beside; nothing is left of how they were made."""
+    model = random_model(hidden_size=1024, intermediate_size=2816, num_hidden_layers=12).to(torch.bfloat16)
+    full = size(model)
+    model.save_pretrained(tmp_path, max_shard_size="100MB")
+    del model
+    config = AutoConfig.from_pretrained(tmp_path)
+    load_quantised(tmp_path, config, quantize, torch.device("cpu"), torch.bfloat16)  # whatever is imported by then
+    before = status("VmRSS")
+    model = load_quantised(tmp_path, config, quantize, torch.device("cpu"), torch.bfloat16)
+    read = [parameter.sum() for parameter in model.parameters()]  # what is mapped, too
+    assert len(read) > 100
+    assert status("VmRSS") - before <= share * full
 
 
 def test_our_own_writer(checkpoint, tmp_path):

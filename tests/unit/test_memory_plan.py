@@ -46,10 +46,10 @@ def test_what_is_kept_grows_with_what_is_asked():
     prefix, length = system.image_tokens + 4, system.image_tokens + 9 + 5 + 2 * 6
     per_token = kv_cache_bytes(system.config.text_config, 1)
     assert one.needs[KV] == (prefix + length) * per_token
-    assert one.needs[PICTURES] == 30 * 40 * (3 + 2)
+    assert one.needs[PICTURES] == 3 * 30 * 40 + 2 * plan.MASK * 40
     three = make_plan(system, BF16, replace(use, questions=3), available=0)
     assert three.needs[KV] == (prefix + 3 * length) * per_token
-    assert three.needs[PICTURES] == 30 * 40 * (3 + 3 * 2)
+    assert three.needs[PICTURES] == 3 * 30 * 40 + 3 * 2 * plan.MASK * 40
     exact = make_plan(system, Loaded(), use, available=0)
     assert exact.needs[KV] == 2 * one.needs[KV]
     assert exact.total > one.total

@@ -1,6 +1,8 @@
 """Weights at 8 and 4 bits: products, what is quantised and what is not, answers, and what is refused."""
 
+import json
 import sys
+from multiprocessing import Pipe
 
 import numpy as np
 import pytest
@@ -10,11 +12,13 @@ from torch.nn.functional import linear
 from torchao.quantization import quantize_
 from transformers import AutoConfig, AutoModel
 
+import serving
 import tiny
 from pixellm import cli
 from pixellm.cli import common
 from pixellm.cost.language import LanguageSystem
 from pixellm.cost.plan import Loaded, part_bytes
+from pixellm.model import quantization
 from pixellm.model.quantization import (
     KERNEL_ROWS,
     Int4Linear,
@@ -28,6 +32,8 @@ from pixellm.model.quantization import (
 )
 from pixellm.predictor import Predictor
 from pixellm.segmenter import load_segmenter, weights_of
+from pixellm.serve import worker
+from pixellm.serve.messages import Start
 
 QUESTION = "Where is the dog?"
 CPU = torch.device("cpu")
@@ -71,11 +77,8 @@ def test_product(quantize, dtype, inputs, outputs):
     layer = quantised(nn.Linear(inputs, outputs, bias=False).to(dtype), quantize)
     assert isinstance(layer, Int8Linear if quantize == "int8" else Int4Linear)
     weight = full_weight(layer)
-    for shape in (
-        (1, inputs),
-        (KERNEL_ROWS, inputs),
-        (2, KERNEL_ROWS, inputs),
-    ):  # the last takes the other way at 8 bits
+    rows = KERNEL_ROWS[quantize]
+    for shape in ((1, inputs), (rows, inputs), (3, rows // 2, inputs)):  # for the last a matrix is made
         x = torch.randn(shape).to(dtype)
         found, expected = layer(x), linear(x.float(), weight)
         assert found.shape == expected.shape
@@ -106,6 +109,24 @@ def test_bias_is_added(quantize):
     layer = nn.Linear(64, 32)
     bias = layer.bias.detach().clone()
     assert torch.equal(quantised(layer, quantize)(torch.zeros(3, 64)), bias.expand(3, -1))
+
+
+def test_int4_weights_are_unpacked_only_if_it_is_known_how(monkeypatch):
+    layer = quantised(nn.Linear(128, 128, bias=False), "int4")
+    x = torch.randn(KERNEL_ROWS["int4"] + 1, 128)
+    made = layer(x)
+    monkeypatch.setattr(quantization, "packing_is_known", lambda: False)
+    monkeypatch.setattr(quantization, "unpacked", lambda _: pytest.fail("it is unpacked"))
+    by_kernel = layer(x)
+    assert torch.allclose(made, by_kernel, atol=4 * 2**-9 * float(by_kernel.abs().max()))
+
+
+def test_unpacking():
+    if not quantization.packing_is_known():
+        pytest.skip("this processor packs otherwise; there the kernel does everything")
+    weights = torch.randint(16, (192, 64), dtype=torch.int32)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weights, 1).view(3, 64, 32)
+    assert torch.equal(quantization.unpacked(packed).transpose(1, 2).flatten(0, 1).int(), weights - 8)
 
 
 def test_group_sizes():
@@ -196,6 +217,90 @@ def test_results_of_other_weights_are_not_taken_up(directory):
     )
 
 
+# Commands
+
+
+@pytest.fixture
+def pixellm(monkeypatch, capsys):
+    """Run `pixellm ARGUMENTS`: exit code, what it printed, and what it complained of."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pixellm", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def talking(tmp_path_factory):
+    return serving.write_model(tmp_path_factory.mktemp("talking"))
+
+
+def test_ask(talking, tmp_path, pixellm):
+    arguments = ("--model", str(talking), "--max-new-tokens", "12", "--out", str(tmp_path / "a.png"))
+    written = []
+    for quantize in ((), ("--quantize", "int8")):
+        path = tmp_path / "a.json"
+        code, *_ = pixellm("ask", "example:cat", "Where is it?", *arguments, "--json", str(path), *quantize)
+        assert code == 0
+        written.append(json.loads(path.read_text(encoding="utf-8")))
+    predictor = Predictor.load(talking, quantize="int8")
+    predictor.set_image("example:cat")
+    expected = predictor.ask("Where is it?", max_new_tokens=12)
+    assert written[1]["text"] == expected.text
+    assert [one["score"] for one in written[1]["targets"]] != [one["score"] for one in written[0]["targets"]]
+    assert len(expected.targets) == len(written[1]["targets"]) > 0
+
+
+def test_batch_does_not_mix(talking, tmp_path, pixellm):
+    tiny.picture(40, 30).save(tmp_path / "a.png")
+    (tmp_path / "q.jsonl").write_text('{"image": "a.png", "question": "Where is it?"}\n', encoding="utf-8")
+    command = ["batch", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--model", str(talking)]
+    assert pixellm(*command, "--max-new-tokens", "8", "--quantize", "int8")[0] == 0
+    code, _, complaint = pixellm(*command, "--max-new-tokens", "8")
+    assert code == 2
+    assert "got those of another (model: " in complaint
+
+
+def test_the_server_passes_it_on(talking, pixellm, monkeypatch):
+    """To its worker, which loads the model."""
+
+    def create_app(start, *_):
+        raise ValueError(f"start with {start.quantize}")
+
+    monkeypatch.setattr("pixellm.serve.api.create_app", create_app)
+    for command in ("serve", "web"):
+        assert pixellm(command, str(talking), "--quantize", "int4")[2] == "Error: start with int4\n"
+
+    def load(*arguments, **options):
+        raise ValueError(options["quantize"])
+
+    monkeypatch.setattr(worker.Predictor, "load", load)
+    ours, theirs = Pipe()
+    ours.send(Start(str(talking), quantize="int8"))
+    with pytest.raises(ValueError, match="int8"):
+        worker.run(theirs)
+
+
+def test_eval(talking, tmp_path, pixellm, monkeypatch):
+    """On photographs; a benchmark is asked through `load_segmenter` in the same way."""
+    asked = []
+
+    def load(name, **options):
+        asked.append(options["quantize"])
+        raise ValueError("enough")
+
+    monkeypatch.setattr("pixellm.segmenter.load_segmenter", load)
+    annotations, images = tmp_path / "a.json", tmp_path / "images"
+    annotations.write_text('{"images": [], "annotations": [], "categories": []}', encoding="utf-8")
+    images.mkdir()
+    arguments = ["--annotations", str(annotations), "--images", str(images), "--model", str(talking)]
+    code, _, complaint = pixellm("eval", "--out", str(tmp_path / "out"), *arguments, "--quantize", "int4")
+    assert (code, complaint, asked) == (2, "Error: enough\n", ["int4"])
+
+
 # Refusals
 
 
@@ -229,12 +334,8 @@ def test_two_stages_without_a_language_model_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "command", [["ask", "example:cat", "Where?"], ["serve"], ["web"], ["batch", __file__, "--out", "a"]]
 )
-def test_the_extra_is_named(command, monkeypatch, capsys):
+def test_the_extra_is_named(command, pixellm, monkeypatch):
     monkeypatch.setattr(common, "find_spec", lambda _: None)
-    monkeypatch.setattr(sys, "argv", ["pixellm", *command, "--quantize", "int8"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 1
-    printed, complaint = capsys.readouterr()
-    assert not printed
+    code, printed, complaint = pixellm(*command, "--quantize", "int8")
+    assert (code, printed) == (1, "")
     assert complaint == "Error: the package torchao is needed for this. Install it: pip install 'pixellm[quant]'\n"

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from pixellm.binarize import CHUNK
 from pixellm.cost import bill
 from pixellm.cost.bill import Memory
 from pixellm.cost.counted import on_meta
@@ -19,9 +20,11 @@ from pixellm.model.quantization import Quantize
 
 # Python, torch and transformers, imported and idle, as Linux counts it (VmRSS, of which 40 % are the libraries' files).
 PROCESS = 830_000_000
-# Of each pixel of a photograph: its colours; of each mask that is kept, a bool; of the one that is being restored, fp32
-# logits, which of them are inside, and, where all are, those and their probabilities once more.
-PHOTOGRAPH, MASK, RESTORING = 3, 1, 4 + 1 + 4 + 4
+PHOTOGRAPH = 3  # a pixel
+# A column of a mask that is kept: two runs, of three bytes each as text, with what Python has around them.
+MASK = 12
+# While a mask is made (`pixellm.binarize`): chunks of logits, which of them are inside, probabilities, edges.
+CHUNKS = 8 * 4 * CHUNK
 LANGUAGE_MODEL = "language model"
 
 
@@ -101,13 +104,16 @@ def make_plan(system: LanguageSystem, loaded: Loaded, use: Use, available: int |
     memory: Memory = system.memory_of(0, max(prefix, questions), min(1, scenario.targets))
     busiest = max(memory.activations, key=lambda part: memory.activations[part])
     height, width = use.image_hw
-    pixels, masks = height * width, use.questions * scenario.targets
+    masks = use.questions * scenario.targets
     needs = {f"weights, {name}": size for name, size in part_bytes(system, loaded).items()}
     needs["keys and values"] = int(factor * kv_cache_bytes(system.config.text_config, cached))
     needs[f"activations ({busiest})"] = int(factor * memory.peak)
-    needs["a mask in the making"] = RESTORING * pixels if masks else 0
-    if loaded.device == "cpu":
-        needs |= {"photograph and masks": pixels * (PHOTOGRAPH + MASK * masks), "the process itself": PROCESS}
+    size = system.config.vision_config.image_size
+    # Logits at the size that the encoder reads, and from there at the photograph's width; fp32.
+    needs["a mask in the making"] = 4 * size * (2 * size + width) + CHUNKS if masks else 0
+    if not loaded.device.startswith("cuda"):
+        needs |= {"photograph and masks": PHOTOGRAPH * height * width + MASK * width * masks}
+        needs["the process itself"] = PROCESS
     return Plan(loaded, needs, available_memory(loaded.device) if available is None else available)
 
 
@@ -127,8 +133,8 @@ def _saved(model: nn.Module, loaded: Loaded) -> int:
 
 
 def available_memory(device: str) -> int:
-    """Bytes that can be had now: of the GPU, or of the computer without making it swap."""
-    return psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+    """Bytes that can be had now: of a CUDA device, else of the computer without making it swap."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available
 
 
 def expect_room(directory: Path, config: PreTrainedConfig, loaded: Loaded) -> None:

@@ -7,6 +7,9 @@ module that calls torch's own kernels (docs/decisions/quantisation.md, with figu
 Shapes:  N outputs · K inputs · G inputs of a group that share a scale
 """
 
+import ctypes
+import sys
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -18,8 +21,11 @@ Quantize = Literal["int8", "int4"]
 GROUP_SIZES = (128, 64, 32)  # at 4 bits; the first that divides the inputs. 128 is usual (torchao, AWQ, GPTQ).
 # What torch's kernels take; with other inputs the one for int8 reads beyond its operands.
 INPUTS, OUTPUTS = 32, 16
-KERNEL_ROWS = 16  # with more, the int8 kernel is slower than a bf16 product with weights made for it
-CHUNK = 1 << 20  # weights that are made at a time: they stay in the processor's cache
+# With more rows than these the kernels are slower than a bf16 product with weights made for it; and so many weights are
+# made at a time, so that they stay in the processor's cache.
+KERNEL_ROWS = {"int8": 16, "int4": 128}
+CHUNK = {"int8": 1 << 20, "int4": 1 << 18}
+BLOCK = 64  # outputs that torch packs together at 4 bits, where vectors have 512 bits
 
 
 def quantised_layers(language_model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -67,7 +73,14 @@ def load_quantised(
     )
     if device.type == "cpu":
         use_kernels(model.language_model)
+        _give_back_freed()
     return model
+
+
+def _give_back_freed() -> None:
+    """Let glibc return what was freed between the weights that stay: of a small model it can be as much as those."""
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)  # other C libraries have none
 
 
 def torchao_config(config: PreTrainedConfig, quantize: Quantize, device: torch.device) -> TorchAoConfig:
@@ -141,11 +154,11 @@ class Int8Linear(_KernelLinear):
     """Weights int8 (N, K), scales bf16 (N,)."""
 
     def product(self, rows: Tensor) -> Tensor:
-        if len(rows) <= KERNEL_ROWS:
+        if len(rows) <= KERNEL_ROWS["int8"]:
             return torch._weight_int8pack_mm(rows, self.weight, self.scales)
         count, inputs = self.weight.shape
         product = rows.new_empty(len(rows), count)
-        step = max(1, CHUNK // inputs)
+        step = max(1, CHUNK["int8"] // inputs)
         for start in range(0, count, step):
             part = slice(start, start + step)
             product[:, part] = rows @ self.weight[part].to(rows.dtype).T
@@ -153,14 +166,48 @@ class Int8Linear(_KernelLinear):
 
 
 class Int4Linear(_KernelLinear):
-    """Weights packed as torch's kernel wants them, uint8 (N, K / 2); scales and zero points bf16 (K / G, N, 2).
-
-    For many rows, too: to unpack the weights takes as long as the kernel does.
-    """
+    """Weights packed as torch's kernel wants them, uint8 (N, K / 2); scales and zero points bf16 (K / G, N, 2)."""
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, group: int) -> None:
         super().__init__(weight, scales, bias)
         self.group = group
 
     def product(self, rows: Tensor) -> Tensor:
+        if len(rows) > KERNEL_ROWS["int4"] and len(self.weight) % BLOCK == 0 and packing_is_known():
+            return self._unpacking_product(rows)
         return torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, self.group, self.scales)
+
+    def _unpacking_product(self, rows: Tensor) -> Tensor:
+        count, inputs = rows.shape
+        packed = self.weight.view(-1, inputs, BLOCK // 2)
+        # Each (blocks, groups of inputs, 1, BLOCK).
+        scales, zeros = self.scales.view(-1, len(packed), 1, BLOCK, 2).transpose(0, 1).movedim(-1, 0).contiguous()
+        product = rows.new_empty(count, len(packed), BLOCK)
+        step = max(1, CHUNK["int4"] // (BLOCK * inputs))
+        for start in range(0, len(packed), step):
+            part = slice(start, start + step)
+            weights = unpacked(packed[part]).unflatten(1, (-1, self.group))
+            weights.mul_(scales[part]).add_(zeros[part])
+            product[:, part] = torch.matmul(rows, weights.flatten(1, 2)).transpose(0, 1)
+        return product.flatten(1)
+
+
+def unpacked(packed: Tensor) -> Tensor:
+    """Packed weights (blocks, K, BLOCK / 2) → -8 to 7, bf16 (blocks, K, BLOCK).
+
+    A byte holds two outputs of a block that are BLOCK / 2 apart, the first in its low half.
+    """
+    numbers = torch.empty(*packed.shape[:2], BLOCK, dtype=torch.int16)
+    numbers[..., : BLOCK // 2] = packed & 15
+    numbers[..., BLOCK // 2 :] = packed >> 4
+    # In the last bits of bf16's 128 they make 128 to 143: quicker than to convert them.
+    return numbers.bitwise_or_(0x4300).view(torch.bfloat16).sub_(128 + 8)
+
+
+@cache
+def packing_is_known() -> bool:
+    """Whether `unpacked` undoes what torch packs, which depends on the processor, and might on torch's version."""
+    weights = torch.randint(16, (2 * BLOCK, 2 * INPUTS), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weights, 1)
+    found = unpacked(packed.view(2, -1, BLOCK // 2)) + 8
+    return torch.equal(found.to(torch.int32), weights.unflatten(0, (2, BLOCK)).transpose(1, 2))
