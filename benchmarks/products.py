@@ -15,7 +15,7 @@ class Products(TorchDispatchMode):
     of the same shapes, shared where shapes are the same.
     """
 
-    KINDS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "_scaled_dot_product")
+    KINDS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot_product")
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
         super().__init__()
@@ -29,7 +29,10 @@ class Products(TorchDispatchMode):
         if name.startswith(self.KINDS):
             kept, named = tree_map(self._stand_in, (args, kwargs))
             self.calls.append(lambda: func(*kept, **named))
-        return func(*args, **kwargs)
+            return func(*args, **kwargs)
+        with self:  # in inference mode operators come whole, with their products inside
+            parts = func.decompose(*args, **kwargs)
+        return func(*args, **kwargs) if parts is NotImplemented else parts
 
     def _stand_in(self, value: object) -> object:
         if not isinstance(value, Tensor) or value.untyped_storage().data_ptr() in self._weights:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed                                        # all but the 7B, some 20 minutes on two cores
     python -m benchmarks.speed --sizes mid --parts question --dtypes float32
+    python -m benchmarks.speed --sizes pixellm-7b --dtypes bfloat16 --device cuda
 
 A part that is measured again replaces its earlier rows.
 """
@@ -30,23 +31,29 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[MINI, MID])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # measure here, print the rows
     asked = parser.parse_args()
     if asked.one:
         torch.manual_seed(0)
-        for row in PARTS[asked.parts[0]](asked.sizes[0], getattr(torch, asked.dtypes[0])):
+        for row in PARTS[asked.parts[0]](asked.sizes[0], getattr(torch, asked.dtypes[0]), asked.device):
             print(json.dumps(row), flush=True)
         return
     jobs = [(part, size, dtype) for size in asked.sizes for dtype in asked.dtypes for part in asked.parts]
     for part, size, dtype in track(jobs, "measuring"):
-        named = {"part": part, "size": size, "dtype": dtype, "threads": torch.get_num_threads()}
-        keep([{**named, **row} for row in measured(part, size, dtype)], named)
+        named = {"device": name_of(asked.device), "part": part, "size": size, "dtype": dtype}
+        keep([{**named, **row} for row in measured(part, size, dtype, asked.device)], named)
     write_report(read())
 
 
-def measured(part: str, size: str, dtype: str) -> list[dict]:
+def name_of(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} cores"
+
+
+def measured(part: str, size: str, dtype: str, device: str) -> list[dict]:
     """The rows of a part, measured in a new process."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--one", "--parts", part, "--sizes", size, "--dtypes", dtype]
+    of = ["--parts", part, "--sizes", size, "--dtypes", dtype, "--device", device]
+    command = [sys.executable, "-m", "benchmarks.speed", "--one", *of]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -57,8 +64,7 @@ def read() -> list[dict]:
 
 def keep(rows: list[dict], named: dict) -> None:
     """Put a part's rows in the place of its earlier ones."""
-    same = ("part", "size", "dtype")
-    others = [row for row in read() if any(row[key] != named[key] for key in same)]
+    others = [row for row in read() if any(row[key] != value for key, value in named.items())]
     write_text(RESULTS, "".join(json.dumps(row) + "\n" for row in [*others, *rows]))
 
 

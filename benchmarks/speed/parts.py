@@ -7,13 +7,12 @@ quickest round counts.
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from benchmarks.speed import ways
+from benchmarks.speed import released_decoder, ways
 from benchmarks.speed.models import load
 from benchmarks.speed.task import PHOTOGRAPH, Task, task
 from pixellm.cost.counted import PeakMemory
@@ -26,14 +25,14 @@ TYPICAL = 4  # targets of an answer where their number is not what is measured
 ROUNDS = 3
 
 
-def question(size: str, dtype: torch.dtype, targets: tuple[int, ...] = TARGETS) -> Iterator[Row]:
+def question(size: str, dtype: torch.dtype, device: str, targets: tuple[int, ...] = TARGETS) -> Iterator[Row]:
     """One question: first text, first mask and end, in four ways."""
-    predictor = load(size, dtype)
+    predictor = load(size, dtype, device)
     for count in targets:
         asked = task(predictor, size, count)
         noted = ways.products(asked)
         best = quickest({"ours": ways.ours, "cached": ways.cached}, asked, rounds_for(count))
-        limit = min(seconds_of(noted.replay) for _ in range(rounds_for(count)))
+        limit = min(ways.seconds_of(noted.replay) for _ in range(rounds_for(count)))
         # It takes minutes where the others take seconds: once is enough, and its spread does not matter.
         found = {**best, "released": ways.released(asked)}
         for way, times in found.items():
@@ -41,9 +40,9 @@ def question(size: str, dtype: torch.dtype, targets: tuple[int, ...] = TARGETS) 
         yield {"targets": count, "tokens": len(asked.answer), "way": "products", "end": limit}
 
 
-def sharing(size: str, dtype: torch.dtype) -> Iterator[Row]:
+def sharing(size: str, dtype: torch.dtype, device: str) -> Iterator[Row]:
     """Several questions on one photograph, and a question on each of several, against as many calls of `generate`."""
-    predictor = load(size, dtype)
+    predictor = load(size, dtype, device)
     asked = task(predictor, size, TYPICAL)
 
     def questions(count: int) -> None:
@@ -56,41 +55,55 @@ def sharing(size: str, dtype: torch.dtype) -> Iterator[Row]:
     single = min(ways.cached(asked).end for _ in range(ROUNDS))
     for kind, call in (("questions", questions), ("photographs", photographs)):
         for count in MANY:
-            seconds = min(seconds_of(lambda call=call, count=count: call(count)) for _ in range(rounds_for(count)))
+            seconds = min(ways.seconds_of(lambda call=call, count=count: call(count)) for _ in range(rounds_for(count)))
             yield {"kind": kind, "count": count, "ours": seconds, "cached": count * single}
 
 
 @torch.inference_mode()
-def decoder(size: str, dtype: torch.dtype) -> Iterator[Row]:
-    """The pixel decoder alone, against the layout that brings features to the decoder's grids for each target."""
-    predictor = load(size, dtype)
+def decoder(size: str, dtype: torch.dtype, device: str) -> Iterator[Row]:
+    """The pixel decoder alone, against the released code's layout."""
+    predictor = load(size, dtype, device)
     asked = task(predictor, size, TYPICAL)
     images = predictor.encode([asked.photograph]).images
     model = predictor.model
     for count in [count for count in TARGETS if count]:
         width, group = model.config.text_config.hidden_size, len(model.config.codebook_ids)
-        states = torch.randn(count * group, width, dtype=dtype)
-        index = torch.zeros(count, dtype=torch.long)
+        states = torch.randn(count * group, width, dtype=dtype, device=device)
+        index = torch.zeros(count, dtype=torch.long, device=device)
         calls = {
             "ours": lambda states=states, index=index: model.decode_masks(images, states, index),
-            "released": lambda states=states, count=count: ways.per_target(asked, images, states, count),
+            "released": lambda states=states: released_decoder.decode(model, images, states),
         }
         for way, call in calls.items():
             with PeakMemory() as memory:
                 call()
-            seconds = min(seconds_of(call) for _ in range(2 * ROUNDS))
+            seconds = min(ways.seconds_of(call) for _ in range(2 * ROUNDS))
             yield {"targets": count, "way": way, "seconds": seconds, "peak_mb": memory.peak / 1e6}
 
 
-def start(size: str, dtype: torch.dtype) -> Iterator[Row]:
+def start(size: str, dtype: torch.dtype, device: str) -> Iterator[Row]:
     """`pixellm ask` in a process of its own, what its imports take of that, and a question on a model that is there."""
     if size != MINI:
         return
-    ask = [sys.executable, "-m", "pixellm", "ask", PHOTOGRAPH, "Segment the cat.", "--dtype", name_of(dtype)]
+    ask = [
+        sys.executable,
+        "-m",
+        "pixellm",
+        "ask",
+        PHOTOGRAPH,
+        "Segment the cat.",
+        "--dtype",
+        name_of(dtype),
+        "--device",
+        device,
+    ]
     imports = [sys.executable, "-c", "import pixellm.predictor, pixellm.overlay"]
     for way, command in (("cold", ask), ("imports", imports)):
-        yield {"way": way, "seconds": min(seconds_of(lambda command=command: run(command)) for _ in range(ROUNDS + 1))}
-    predictor = load(size, dtype)
+        yield {
+            "way": way,
+            "seconds": min(ways.seconds_of(lambda command=command: run(command)) for _ in range(ROUNDS + 1)),
+        }
+    predictor = load(size, dtype, device)
     predictor.set_image(PHOTOGRAPH)
     predictor.ask("Segment the cat.")
 
@@ -98,10 +111,10 @@ def start(size: str, dtype: torch.dtype) -> Iterator[Row]:
         predictor.set_image(PHOTOGRAPH)
         predictor.ask("Segment the cat.")
 
-    yield {"way": "warm", "seconds": min(seconds_of(warm) for _ in range(ROUNDS))}
+    yield {"way": "warm", "seconds": min(ways.seconds_of(warm) for _ in range(ROUNDS))}
 
 
-PARTS: dict[str, Callable[[str, torch.dtype], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[str, torch.dtype, str], Iterator[Row]]] = {
     "question": question,
     "sharing": sharing,
     "decoder": decoder,
@@ -116,12 +129,6 @@ def quickest(calls: dict[str, Callable[[Task], ways.Times]], asked: Task, rounds
 
 def rounds_for(count: int) -> int:
     return ROUNDS if count <= TYPICAL else 1
-
-
-def seconds_of(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def run(command: list[str]) -> None:

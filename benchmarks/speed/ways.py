@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.products import Products
+from benchmarks.speed import released_decoder
 from benchmarks.speed.task import Script, Task
 from pixellm.binarize import binarize
 from pixellm.model.modeling import EncodedImages
@@ -64,10 +65,10 @@ def released(task: Task) -> Times:
         return images, states
 
     lengths = sorted({round(share * (len(task.answer) - 1)) for share in np.linspace(0, 1, SAMPLES)})
-    seconds = [_timed(lambda length=length: token(length)) for length in lengths]
+    seconds = [seconds_of(lambda length=length: token(length)) for length in lengths]
     text = float(np.interp(range(len(task.answer)), lengths, seconds).sum())
     images, states = token(len(task.answer))
-    masks = _timed(lambda: _released_masks(task, images, states[0, len(before) :]))
+    masks = seconds_of(lambda: _released_masks(task, images, states[0, len(before) :]))
     return Times(seconds[0], text + masks if task.targets else None, text + masks)
 
 
@@ -82,7 +83,8 @@ def cached(task: Task) -> Times:
 
     def watched(seen: Tensor, scores: Tensor) -> Tensor:
         chosen = Script(0, task.answer)(seen, scores)
-        first.append(time.perf_counter() - began)
+        if not first:
+            first.append(_since(began))
         return chosen
 
     written: Any = model.language_model.generate(  # pyright: ignore[reportCallIssue]
@@ -98,10 +100,10 @@ def cached(task: Task) -> Times:
     )
     assert written.sequences[0].tolist() == task.answer
     if not task.targets:
-        return Times(first[0], None, time.perf_counter() - began)
+        return Times(first[0], None, _since(began))
     states = torch.stack([step[-1][0, -1] for step in written.hidden_states[1:]])  # of every token but the end
     _masks(task, images, _at_groups(task, states))
-    end = time.perf_counter() - began
+    end = _since(began)
     return Times(first[0], end, end)
 
 
@@ -131,20 +133,10 @@ def _masks(task: Task, images: EncodedImages, states: Tensor) -> None:
 
 
 def _released_masks(task: Task, images: EncodedImages, states: Tensor) -> None:
-    """The decoder's features are brought to their grids for each target."""
     if not task.targets:
         return
-    logits = per_target(task, images, _at_groups(task, states), task.targets)
+    logits = released_decoder.decode(task.predictor.model, images, _at_groups(task, states))
     _restore(task, logits, images)
-
-
-def per_target(task: Task, images: EncodedImages, states: Tensor, targets: int) -> Tensor:
-    """Logits of so many targets as the released code has them: what is the image's alone is computed for each."""
-    decoder, model = task.predictor.model.pixel_decoder, task.predictor.model
-    maps = decoder.prepare([map_.expand(targets, -1, -1, -1) for map_ in images.neck])
-    own = [map_.expand(targets, -1, -1, -1) if len(map_) == 1 else map_ for map_ in maps]
-    prompts = model.codebook(states.to(own[0].dtype))
-    return decoder(own, prompts, torch.arange(targets, device=states.device))[0]
 
 
 def _restore(task: Task, logits: Tensor, images: EncodedImages) -> None:
@@ -153,9 +145,14 @@ def _restore(task: Task, logits: Tensor, images: EncodedImages) -> None:
     list(binarize(logits, (height, width), size))
 
 
-def _timed(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
+    return _since(began)
+
+
+def _since(began: float) -> float:
+    """Seconds, once the device has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began

@@ -117,6 +117,24 @@ def run(model, processor, images, questions, *processors, **sampling):
     return list(generate(model, prefix, range(len(images)), prompts, processor.eos_ids, settings)), prefix
 
 
+@pytest.mark.parametrize("answer", [ONE_TARGET, FIVE_TARGETS], ids=["one", "five"])
+def test_answers_with_transformers_own_attention_are_the_same(clip_model, clip_processor, answer):
+    predictor, write = (
+        Predictor(clip_model, clip_processor),
+        tiny.Write(clip_processor, {DOG: plan(clip_processor, answer)}),
+    )
+    found = {}
+    for attention in ("sdpa", "eager", "pixellm"):
+        clip_model.set_attn_implementation(attention)
+        predictor.set_image(tiny.picture(50, 20))
+        found[attention] = predictor.ask(DOG, processors=(write,))
+    for attention in ("sdpa", "eager"):
+        assert found[attention].token_ids == found["pixellm"].token_ids
+        for one, other in zip(found[attention].targets, found["pixellm"].targets, strict=True):
+            assert (one.mask & other.mask).sum() >= 0.999 * (one.mask | other.mask).sum()
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
 def test_own_state_is_another_state(clip_model, clip_processor, monkeypatch):
     """Else the two cases of the test above would be one."""
     write = tiny.Write(clip_processor, {DOG: plan(clip_processor, ONE_TARGET)})
@@ -134,11 +152,15 @@ def test_own_state_is_another_state(clip_model, clip_processor, monkeypatch):
 
 @pytest.fixture
 def calls(clip_model):
-    """Counts forward passes of the language model and the vision encoder."""
+    """Counts forward passes of the language model, its output layer, and the vision encoder."""
     counter = Counter()
+    parts = {
+        "llm": clip_model.language_model.base_model,
+        "head": clip_model.get_output_embeddings(),
+        "vision": clip_model.vision_encoder,
+    }
     hooks = [
-        module.register_forward_hook(lambda *_, name=name: counter.update([name]))
-        for name, module in (("llm", clip_model.language_model.base_model), ("vision", clip_model.vision_encoder))
+        module.register_forward_hook(lambda *_, name=name: counter.update([name])) for name, module in parts.items()
     ]
     yield counter
     for hook in hooks:
@@ -152,9 +174,9 @@ def test_one_pass_for_each_text_token_and_each_group(predictor, clip_processor, 
     decisions = plan(clip_processor, answer)
     asked = predictor.ask(DOG, processors=(tiny.Write(clip_processor, {DOG: decisions}),))
     assert len(asked.targets) == answer.count("{seg}")
-    assert calls == {"vision": 1, "llm": 1 + 1 + len(decisions)}
+    assert calls == {"vision": 1, "llm": 1 + 1 + len(decisions), "head": 1 + len(decisions)}
     predictor.ask(DOG, processors=(tiny.Write(clip_processor, {DOG: decisions}),))
-    assert calls == {"vision": 1, "llm": 1 + 2 * (1 + len(decisions))}
+    assert calls == {"vision": 1, "llm": 1 + 2 * (1 + len(decisions)), "head": 2 * (1 + len(decisions))}
 
 
 def test_many_questions_share_the_image(predictor, clip_processor, calls):
@@ -167,9 +189,10 @@ def test_many_questions_share_the_image(predictor, clip_processor, calls):
     predictor.set_image(tiny.picture(50, 20))
     answers = predictor.ask_many(list(plans), processors=(tiny.Write(clip_processor, plans),))
     assert [len(a.targets) for a in answers] == [5, 1, 0, 0]
-    assert calls == {"vision": 1, "llm": 1 + 1 + max(map(len, plans.values()))}
+    steps = 1 + max(map(len, plans.values()))  # of all rows together, and so is the choice of their tokens
+    assert calls == {"vision": 1, "llm": 1 + steps, "head": steps}
     predictor.ask(CAT, max_new_tokens=1)  # the only token is chosen from the question's own pass
-    assert calls == {"vision": 1, "llm": 1 + 1 + max(map(len, plans.values())) + 1}
+    assert calls == {"vision": 1, "llm": 1 + steps + 1, "head": steps + 1}
 
 
 # --- groups are complete, and nothing of them stands alone ---

@@ -60,7 +60,10 @@ def test_answers_equal_the_predictors_whenever_questions_come(engine, predictor)
     joining = {0: jobs[:2], 3: jobs[2:3], 4: jobs[3:7], 11: jobs[7:8], 30: jobs[8:]}
     items = run(engine, joining)
     for one in jobs:
-        assert answer(items[one.job_id]) == offline(predictor, one)
+        text, targets = offline(predictor, one)
+        if engine._decoding.joint:  # the last bits of a row depend on its neighbours
+            targets = [{**target, "score": pytest.approx(target["score"], abs=2e-4)} for target in targets]
+        assert answer(items[one.job_id]) == (text, targets)
     assert any(item.target["area"] for item in items[0] if isinstance(item, Found))
 
 

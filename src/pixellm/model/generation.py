@@ -114,7 +114,6 @@ class _Row:
     pending: list[int]
     chooser: "_Chooser"
     generated: int = 0
-    last_state: Tensor | None = None
     last_read: Tensor | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
 
@@ -257,16 +256,24 @@ class _Part:
     def step(self, model: PixelLMForConditionalGeneration, states: Tensor, read: Tensor) -> Iterator[Step]:
         """What follows from the states (R, W, D) of the rows' pending ids, and what the codebook reads of them."""
         group = model.config.codebook_ids
-        kept: list[int] = []
+        going: list[int] = []
         for slot, row in enumerate(self.rows):
             new = read[slot, : len(row.pending)]
+            finished = row.pending == group and row.chooser.ends(row)
             if row.pending == group:
-                finished = row.chooser.ends(row)
                 yield Step(row.index, tuple(group), _group_states(model, row, new), finished)
-                if finished:
-                    continue
-            row.last_read, row.last_state = new[-1], states[slot, len(row.pending) - 1]
-            row.pending = row.chooser.choose(row)
+            if not finished:
+                row.last_read = new[-1]
+                going.append(slot)
+        if not going:
+            self.keep([])
+            return
+        last = torch.stack([states[slot, len(self.rows[slot].pending) - 1] for slot in going])
+        scores = model.get_output_embeddings()(last).float()
+        kept: list[int] = []
+        for slot, of_row in zip(going, scores.split(1), strict=True):
+            row = self.rows[slot]
+            row.pending = row.chooser.choose(row, of_row)
             row.ids.extend(row.pending)
             row.generated += len(row.pending)
             finished = row.pending != group and row.chooser.ends(row)  # a group is run first
@@ -359,7 +366,6 @@ class _Chooser:
     """The next id of a row: a text token, the end, or a whole codebook group."""
 
     def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int], sampling: Sampling) -> None:
-        self.head = model.get_output_embeddings()
         self.group = model.config.codebook_ids
         self.sampling = sampling
         self.eos_ids = set(eos_ids)
@@ -367,9 +373,8 @@ class _Chooser:
         ends = [EosTokenCriteria(list(eos_ids))] if eos_ids else []
         self.stopping = StoppingCriteriaList([*ends, *sampling.stopping])
 
-    def choose(self, row: _Row) -> list[int]:
-        assert row.last_state is not None
-        scores = self.head(row.last_state[None]).float()
+    def choose(self, row: _Row, scores: Tensor) -> list[int]:
+        """What follows, by the scores (1, V) of the row's last state."""
         # Inside a group nothing is chosen, and outside of it only its first token can be.
         scores[:, self.group[1:]] = -torch.inf
         scores = self.processors(torch.tensor([row.ids], device=scores.device), scores)

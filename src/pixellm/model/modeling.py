@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pixellm import geometry
-from pixellm.model import losses
+from pixellm.model import attention, losses
 from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.packing import packed_attention_bias, packed_positions
@@ -87,6 +87,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         self.vision_encoder = build_vision_encoder(config.vision_config)
         self.llm_projector = Projector(vision_width, hidden, width)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        if self.language_model.config._attn_implementation == "sdpa":
+            self.language_model.set_attn_implementation(attention.NAME)
         self.codebook = Codebook(config)
         self.pixel_projector = Projector(vision_width, pixel_hidden, pixel_width)
         self.neck = Neck(pixel_width, config.decoder_dim)

@@ -1,6 +1,6 @@
 """Vision encoders: a photograph → one feature map for each scale, coarse to fine.
 
-Two kinds with one interface: CLIP-ViT (hidden states of chosen layers, padding masked as keys) and any timm backbone
+Two kinds with one interface: CLIP-ViT (hidden states of chosen layers, padding left out as keys) and any timm backbone
 (its feature maps, brought to one width by a top-down pyramid, or as they are).
 
 Shapes:  B images · S image side · C channels · h, w grid sides · V names of the vocabulary
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from transformers import CLIPVisionModel
 
+from pixellm.model import attention
 from pixellm.model.configuration import PixelLMVisionConfig
+from pixellm.model.packing import additive
 
 
 @dataclass
@@ -51,25 +53,28 @@ def valid_area(resized_hw: Tensor, size: int, grid: int) -> Tensor:
 
 
 class ClipEncoder(nn.Module):
-    """CLIP-ViT with padding masked as keys; features are hidden states of `hidden_layers`, class token dropped."""
+    """CLIP-ViT that does not look at padding; features are hidden states of `hidden_layers`, class token dropped."""
 
     def __init__(self, config: PixelLMVisionConfig) -> None:
         super().__init__()
         self.image_size = config.image_size
         self.hidden_layers = config.hidden_layers
-        self.clip = CLIPVisionModel(config.clip_config)
+        clip_config = config.clip_config
+        clip_config._attn_implementation = attention.NAME
+        self.clip = CLIPVisionModel(clip_config)
         self.channels = [config.hidden_size] * len(self.hidden_layers)
 
     def forward(self, pixel_values: Tensor, resized_hw: Tensor) -> VisionFeatures:
         embeddings = self.clip.embeddings(pixel_values)
         grid = self.image_size // self.clip.config.patch_size
         valid = F.pad(valid_area(resized_hw, self.image_size, grid).flatten(1), (1, 0), value=True)
-        bias = torch.zeros(valid.shape, dtype=embeddings.dtype, device=embeddings.device)
-        bias = bias.masked_fill(~valid, torch.finfo(embeddings.dtype).min)[:, None, None]
+        bias = additive(valid, embeddings.dtype)[:, None, None].expand(-1, 1, valid.shape[1], -1)
+        # For our own attention function; without data (on the meta device) nobody can tell what is padding.
+        seen = [None if row.is_meta or bool(row.all()) else row.nonzero()[:, 0] for row in valid]
         states = [self.clip.pre_layrnorm(embeddings)]
         last = max(layer % (self.clip.config.num_hidden_layers + 1) for layer in self.hidden_layers)
         for layer in self.clip.encoder.layers[:last]:
-            states.append(layer(states[-1], attention_mask=bias.expand(-1, 1, valid.shape[1], -1)))
+            states.append(layer(states[-1], attention_mask=bias, seen=seen))
         total = self.clip.config.num_hidden_layers + 1
         chosen = [states[layer % total][:, 1:] for layer in self.hidden_layers]
         return VisionFeatures([state.transpose(1, 2).unflatten(2, (grid, grid)) for state in chosen])

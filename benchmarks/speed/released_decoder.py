@@ -1,0 +1,35 @@
+"""The pixel decoder in the released code's layout: all targets at once, features enlarged for each of them.
+
+Shapes:  T targets · S scales · C decoder width · D LLM width
+"""
+
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.pixel_decoder import position_code
+from pixellm.model.two_way import Attention
+
+
+def decode(model: PixelLMForConditionalGeneration, images: EncodedImages, states: Tensor) -> Tensor:
+    """States (T·S·K, D) of complete groups → logits (T, 2g, 2g) on the one photograph of `images`."""
+    decoder = model.pixel_decoder
+    prompts = model.codebook(states.to(images.neck[0].dtype))
+    targets = len(prompts)
+    maps = decoder.prepare([map_.expand(targets, -1, -1, -1) for map_ in images.neck])
+    frequencies = [decoder.coarse_frequencies, *[decoder.fine_frequencies] * (len(maps) - 1)]
+    codes = [position_code(matrix, map_.shape[-1]) for matrix, map_ in zip(frequencies, maps, strict=True)]
+    index = torch.arange(targets, device=states.device)
+    with patch.object(Attention, "forward", _attend):
+        return decoder._decode(maps, codes, prompts, index, None)[0]
+
+
+def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    q, k, v = (
+        attention._heads(projection(x))
+        for projection, x in ((attention.q_proj, query), (attention.k_proj, key), (attention.v_proj, value))
+    )
+    weights = (q @ k.transpose(-2, -1) * attention._scale).softmax(dim=-1)
+    return attention.out_proj((weights @ v).transpose(1, 2).flatten(2))
