@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig
 
 import tiny
-from pixellm.model import lockstep
+from pixellm.model import cuda_graphs, lockstep
 from pixellm.model.generation import Decoding, Sampling, encode_prefix, generate
 from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.predictor import Predictor
@@ -133,6 +133,26 @@ def test_answers_with_transformers_own_attention_are_the_same(clip_model, clip_p
         for one, other in zip(found[attention].targets, found["pixellm"].targets, strict=True):
             assert (one.mask & other.mask).sum() >= 0.999 * (one.mask | other.mask).sum()
             assert one.score == pytest.approx(other.score, abs=1e-4)
+
+
+@pytest.mark.parametrize("room", [1, 4, 256])
+def test_passes_that_are_recorded_change_nothing(tiny_pair, monkeypatch, room):
+    """As on a GPU, but that the pass is computed again where a graph would make its kernels again."""
+    model, processor = tiny_pair
+    plans = {DOG: plan(processor, FIVE_TARGETS), CAT: plan(processor, ONE_TARGET), APPLE: plan(processor, NO_TARGET)}
+    predictor, write = Predictor(model, processor), tiny.Write(processor, plans)
+    predictor.set_image(tiny.picture(50, 20))
+    plain = predictor.ask_many(list(plans), processors=(write,))
+    recorded = []
+    monkeypatch.setattr(cuda_graphs, "recordable", lambda _: True)
+    monkeypatch.setattr(cuda_graphs, "record", lambda run: recorded.append(run) or run)
+    monkeypatch.setattr(cuda_graphs, "ROOM", room)
+    for found, expected in zip(predictor.ask_many(list(plans), processors=(write,)), plain, strict=True):
+        assert found.token_ids == expected.token_ids
+        for one, other in zip(found.targets, expected.targets, strict=True):
+            assert np.array_equal(one.mask, other.mask)
+            assert one.score == pytest.approx(other.score, abs=1e-5)
+    assert recorded
 
 
 def test_own_state_is_another_state(clip_model, clip_processor, monkeypatch):

@@ -25,6 +25,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from pixellm.model.cuda_graphs import Recorder
 from pixellm.model.key_values import KeyValues
 from pixellm.model.lockstep import RowInputs, hidden_states
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
@@ -227,7 +228,10 @@ class Decoding:
     def step(self) -> Iterator[Step]:
         """One forward pass for all rows that are running; to be read to its end."""
         inputs = [part.context.prepare(self.model, part.rows) for part in self._parts]
-        states = hidden_states(self.model, inputs)
+        if len(inputs) == 1:
+            states = [self._parts[0].context.recorder.run(self.model, inputs[0])]
+        else:
+            states = hidden_states(self.model, inputs)
         for part, one, state in zip(self._parts, inputs, states, strict=True):
             part.context.took(one)
             yield from part.step(self.model, state, self.model.codebook_input(state, one.words))
@@ -300,6 +304,7 @@ class _Context:
     valid: Tensor
     position: Tensor
     name_scores: Tensor | None
+    recorder: Recorder = field(default_factory=Recorder)
 
     @classmethod
     def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_Context":
@@ -350,7 +355,7 @@ class _Context:
         self.valid, self.position = self.valid[slots], self.position[slots]
         seen = self.valid.any(dim=0)
         self.valid = self.valid[:, seen]
-        self.cache = self.cache.select(slots, seen)
+        self.cache, self.recorder = self.cache.select(slots, seen), Recorder()
         self.name_scores = None if self.name_scores is None else self.name_scores[slots]
 
 

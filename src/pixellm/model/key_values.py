@@ -5,7 +5,9 @@ Transformers' own cache concatenates: every step copies all keys and values of e
 Shapes:  R rows · H heads · K tokens so far · W tokens of a step · d width of a head
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,25 +23,50 @@ class RoomyLayer(DynamicLayer):
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
         super().__init__()
         self._room: list[Tensor] = []
+        self.columns: Tensor | None = None  # where a step writes, if not behind what is written
         if keys is not None and values is not None:
             self.lazy_initialization(keys, values)
             self.keys, self.values = keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Write the keys and values (R, H, W, d) of a step; all that there are now (R, H, K + W, d)."""
+        """Write the keys and values (R, H, W, d) of a step; all that there are now (R, H, K + W, d).
+
+        With `columns` (W,) set they are written there, and the whole room comes back, what isn't written yet with it.
+        """
+        if self.columns is not None:
+            for room, new in zip(self._room, (key_states, value_states), strict=True):
+                room.index_copy_(2, self.columns, new)
+            return self._room[0], self._room[1]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
             return self.keys, self.values
+        self.reserve(key_states.shape[2], ROOM)
+        written = self.get_seq_length()
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, written : written + new.shape[2]] = new
+        self.wrote(key_states.shape[2])
+        return self.written
+
+    @property
+    def written(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, once there are any."""
         assert self.keys is not None
         assert self.values is not None
-        written, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        if not self._room or end > self._room[0].shape[2]:
-            self._room = [F.pad(held, (0, 0, 0, end - written + ROOM)) for held in (self.keys, self.values)]
-        for room, new in zip(self._room, (key_states, value_states), strict=True):
-            room[:, :, written:end] = new
-        self.keys, self.values = (room[:, :, :end] for room in self._room)
         return self.keys, self.values
+
+    def reserve(self, tokens: int, room: int) -> bool:
+        """Have room for so many tokens more; True if all had to be copied, into tensors with `room` beyond that."""
+        if self._room and self.get_seq_length() + tokens <= self._room[0].shape[2]:
+            return False
+        self._room = [F.pad(held, (0, 0, 0, tokens + room)) for held in self.written]
+        self.wrote(0)
+        return True
+
+    def wrote(self, tokens: int) -> None:
+        """So many more are written."""
+        end = self.get_seq_length() + tokens
+        self.keys, self.values = (room[:, :, :end] for room in self._room)
 
 
 class KeyValues(Cache):
@@ -50,6 +77,29 @@ class KeyValues(Cache):
             super().__init__(layer_class_to_replicate=RoomyLayer)
         else:
             super().__init__(layers=list(layers))
+
+    @property
+    def room(self) -> int:
+        """Tokens, written ones among them, that there is room for."""
+        return self._own_layers()[0]._room[0].shape[2]
+
+    def reserve(self, tokens: int, room: int) -> bool:
+        """See `RoomyLayer.reserve`."""
+        return any([layer.reserve(tokens, room) for layer in self._own_layers()])
+
+    def wrote(self, tokens: int) -> None:
+        """See `RoomyLayer.wrote`."""
+        for layer in self._own_layers():
+            layer.wrote(tokens)
+
+    @contextmanager
+    def writing_at(self, columns: Tensor) -> Iterator[None]:
+        """See `RoomyLayer.update`."""
+        for layer in self._own_layers():
+            layer.columns = columns
+        yield
+        for layer in self._own_layers():
+            layer.columns = None
 
     def select(self, rows: Tensor, columns: Tensor | None = None) -> "KeyValues":
         """A copy of some rows (indexes), and of some columns (indexes, or bool (K,))."""
@@ -65,13 +115,10 @@ class KeyValues(Cache):
         return KeyValues([RoomyLayer(*map(_stacked, zip(*pairs, strict=True))) for pairs in layers])
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        found = []
-        for layer in self.layers:
-            assert isinstance(layer, RoomyLayer)
-            assert layer.keys is not None
-            assert layer.values is not None
-            found.append((layer.keys, layer.values))
-        return found
+        return [layer.written for layer in self._own_layers()]
+
+    def _own_layers(self) -> list[RoomyLayer]:
+        return cast("list[RoomyLayer]", self.layers)
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
