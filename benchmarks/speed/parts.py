@@ -97,7 +97,8 @@ def start(size: str, dtype: torch.dtype, device: str) -> Iterator[Row]:
         "--device",
         device,
     ]
-    imports = [sys.executable, "-c", "import pixellm.predictor, pixellm.overlay"]
+    modules = "from pixellm.cli.common import collect_less; collect_less(); import pixellm.predictor, pixellm.overlay"
+    imports = [sys.executable, "-c", modules]
     for way, command in (("cold", ask), ("imports", imports)):
         yield {
             "way": way,

@@ -17,6 +17,7 @@ from pixellm.cli.common import (
     Model,
     NamerOption,
     QuantizeOption,
+    collect_less,
     debugging,
     device_and_dtype,
     err_console,
@@ -336,6 +337,7 @@ def _fail(message: str, code: int) -> None:
 
 def main() -> None:
     """Entry point: mistakes become one line on stderr; PIXELLM_DEBUG=1 shows the traceback of anything."""
+    collect_less()
     try:
         app()
     except SystemExit as stop:
