@@ -5,7 +5,6 @@ Shapes:  T targets · S scales · C decoder width · D LLM width
 
 from unittest.mock import patch
 
-import torch
 from torch import Tensor
 
 from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
@@ -21,9 +20,8 @@ def decode(model: PixelLMForConditionalGeneration, images: EncodedImages, states
     maps = decoder.prepare([map_.expand(targets, -1, -1, -1) for map_ in images.neck])
     frequencies = [decoder.coarse_frequencies, *[decoder.fine_frequencies] * (len(maps) - 1)]
     codes = [position_code(matrix, map_.shape[-1]) for matrix, map_ in zip(frequencies, maps, strict=True)]
-    index = torch.arange(targets, device=states.device)
     with patch.object(Attention, "forward", _attend):
-        return decoder._decode(maps, codes, prompts, index, None)[0]
+        return decoder._decode(maps, codes, prompts, None)[0]
 
 
 def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

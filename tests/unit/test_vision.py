@@ -349,12 +349,23 @@ def test_decoder_grids(config, grids):
     features = [torch.randn(2, 32, grid, grid) for grid in config.vision_config.grid_sizes]
     maps = decoder.prepare(features)
     assert [m.shape[-1] for m in maps] == config.decoder_grids == grids
-    assert maps[0] is features[0]
+    assert torch.equal(maps[0], features[0])
     logits, scales = decoder(maps, torch.randn(3, len(grids), 32), torch.tensor([0, 1, 1]))
     assert logits.shape == (3, 2 * grids[-1], 2 * grids[-1])
     assert [s.shape[-1] for s in scales] == [2 * g for g in grids]
     empty, _ = decoder(maps, torch.randn(0, len(grids), 32), torch.zeros(0, dtype=torch.long))
     assert empty.shape == (0, 2 * grids[-1], 2 * grids[-1])
+
+
+@torch.no_grad()
+def test_dot_products_are_those_of_the_upscaled_image():
+    """The transposed convolution as a linear layer, and the products before its pixels are at their places."""
+    torch.manual_seed(0)
+    decoder = PixelDecoder(tiny.clip_config())
+    image, weights = torch.randn(2, 5 * 5, 32), torch.randn(2, 4)
+    upscaled = decoder.upscale(image.transpose(1, 2).unflatten(2, (5, 5)))
+    expected = torch.einsum("tc,tcxy->txy", weights, upscaled)
+    torch.testing.assert_close(decoder._dot_products(image, weights), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_position_code_by_hand():

@@ -87,9 +87,10 @@ class PixelDecoder(nn.Module):
         Returns:
             S maps (B, C, g, g) at the side `grids[s]`.
         """
-        if self.enlarge is None:
-            return features
-        return [features[0], *(self.enlarge(feature) for feature in features[1:])]
+        enlarge = self.enlarge or nn.Identity()
+        maps = [features[0], *(enlarge(feature) for feature in features[1:])]
+        # With the channels last, as the attention reads them: else every target would have to bring them there.
+        return [map_.contiguous(memory_format=torch.channels_last) for map_ in maps]
 
     def forward(
         self, maps: list[Tensor], prompts: Tensor, image_index: Tensor, prior: Tensor | None = None
@@ -112,27 +113,33 @@ class PixelDecoder(nn.Module):
         ]
         # On a CPU one target after the other: what is made for it stays in the processor's caches, and less memory is
         # asked for (docs/LOG.md).
-        alone = maps[0].is_cpu and not torch.is_grad_enabled() and len(prompts) > 1
-        chunks = [slice(t, t + 1) for t in range(len(prompts))] if alone else [slice(None)]
-        found = [
-            self._decode(maps, codes, prompts[at], image_index[at], None if prior is None else prior[at])
-            for at in chunks
-        ]
+        alone = maps[0].is_cpu and not torch.is_grad_enabled() and len(prompts) > 0
+        if alone:
+            found = [
+                self._decode(
+                    [map_[image : image + 1] for map_ in maps],
+                    codes,
+                    prompts[t : t + 1],
+                    None if prior is None else prior[t : t + 1],
+                )
+                for t, image in enumerate(image_index.tolist())
+            ]
+        else:  # the gradient of index_select costs half of what that of indexing does
+            found = [self._decode([map_.index_select(0, image_index) for map_ in maps], codes, prompts, prior)]
         logits, *scale_logits = (torch.cat(parts) if alone else parts[0] for parts in zip(*found, strict=True))
         return logits, scale_logits
 
-    def _decode(
-        self, maps: list[Tensor], codes: list[Tensor], prompts: Tensor, image_index: Tensor, prior: Tensor | None
-    ) -> list[Tensor]:
-        """Logits (T, 2g, 2g) of the scales' weighted sum, then those of each scale."""
+    def _decode(self, maps: list[Tensor], codes: list[Tensor], prompts: Tensor, prior: Tensor | None) -> list[Tensor]:
+        """Each target's own maps (T, C, g, g) → logits (T, 2g, 2g) of the scales' weighted sum, then of each scale."""
         scale_logits: list[Tensor] = []
-        coarser = prior
-        for scale, image in enumerate(maps):
-            source = image.index_select(0, image_index)  # its gradient costs half of what that of indexing does
-            if coarser is not None:
+        coarser, shift = prior, self.no_mask_embed[..., None, None]
+        for scale, source in enumerate(maps):
+            if coarser is None:
+                source = source + shift
+            else:
                 grid = (self.grids[scale], self.grids[scale])
                 modulation = F.interpolate(coarser[:, None], grid, mode="bilinear", align_corners=False)
-                source = source * (modulation.sigmoid() + 1)
+                source = torch.addcmul(shift, source, modulation.sigmoid() + 1)
             coarser = self._decode_scale(source, prompts[:, scale], codes[scale], scale)
             scale_logits.append(coarser)
         side = 2 * self.grids[-1]
@@ -146,11 +153,21 @@ class PixelDecoder(nn.Module):
         """One scale: (T, C, g, g) image, (T, C) prompt and (1, g·g, C) code → (T, 2g, 2g) logits."""
         output_tokens = torch.cat([self.iou_token, self.mask_tokens]).expand(len(prompt), -1, -1)
         tokens = torch.cat([output_tokens, prompt[:, None]], dim=1) + self.level_embed[scale]
-        source = source + self.no_mask_embed[..., None, None]
         tokens, image = self.transformers[scale](tokens, source.flatten(2).transpose(1, 2), code)
-        upscaled = self.upscale(image.transpose(1, 2).reshape(source.shape))
-        weights = self.hypernetworks[0](tokens[:, 1])
-        return torch.einsum("tc,tcxy->txy", weights, upscaled)
+        return self._dot_products(image, self.hypernetworks[0](tokens[:, 1]))
+
+    def _dot_products(self, image: Tensor, weights: Tensor) -> Tensor:
+        """(T, g·g, C) image and (T, C/8) weights → (T, 2g, 2g), the dot products of the upscaled image with the weights.
+
+        A convolution that makes 2 × 2 pixels of each position is a linear layer, and what follows looks at one pixel at a
+        time: only their dot products have to be brought to their places.
+        """
+        convolution, norm, activation = self.upscale
+        kernel = convolution.weight.permute(0, 2, 3, 1).flatten(1)
+        upscaled = (image @ kernel).unflatten(-1, (4, -1)) + convolution.bias
+        upscaled = activation(F.layer_norm(upscaled, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+        products = (upscaled.flatten(1, 2) @ weights[..., None]).unflatten(1, (math.isqrt(image.shape[1]), -1, 2, 2))
+        return products[..., 0].transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def position_code(frequencies: Tensor, grid: int) -> Tensor:

@@ -31,18 +31,19 @@ class Attention(nn.Module):
             values = read.unflatten(1, (self.heads, -1)) @ self._of_heads(self.v_proj).mT
             return self.out_proj(values.transpose(1, 2).flatten(2) + self.v_proj.bias)  # weights sum to 1
         values = self._heads(self.v_proj(value)) @ self.out_proj.weight.mT.unflatten(0, (self.heads, -1))
-        return weights.transpose(2, 3).flatten(1, 2).mT @ values.flatten(1, 2) + self.out_proj.bias
+        values = values + self.out_proj.bias / self.heads  # weights sum to 1 in each head
+        return weights.transpose(2, 3).flatten(1, 2).mT @ values.flatten(1, 2)
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
         """How much each of (T, Q, C) attends to each of (T, P, C), in each head: (T, heads, Q, P), sums to 1 over P."""
         if query.shape[1] <= key.shape[1]:
             few = self._heads(self.q_proj(query)) * self._scale
             # The bias of the keys adds the same to all scores of a query, which softmax takes away.
-            scores = (few @ self._of_heads(self.k_proj)).flatten(1, 2) @ key.mT
+            scores = _scores((few @ self._of_heads(self.k_proj)).flatten(1, 2), key)
             return scores.unflatten(1, (self.heads, -1)).softmax(dim=-1)
         few = self._heads(self.k_proj(key)) * self._scale
         bias = few @ self.q_proj.bias.unflatten(0, (self.heads, -1, 1))
-        scores = (few @ self._of_heads(self.q_proj)).flatten(1, 2) @ query.mT + bias.flatten(1, 2)
+        scores = _scores((few @ self._of_heads(self.q_proj)).flatten(1, 2), query) + bias.flatten(1, 2)
         return scores.unflatten(1, (self.heads, -1)).softmax(dim=2).transpose(2, 3)
 
     @property
@@ -55,6 +56,11 @@ class Attention(nn.Module):
     def _of_heads(self, projection: nn.Linear) -> Tensor:
         """Weight (heads, width of one, C)."""
         return projection.weight.unflatten(0, (self.heads, -1))
+
+
+def _scores(few: Tensor, many: Tensor) -> Tensor:
+    """(T, F, C) and (T, P, C) → (T, F, P); this way round the product reads the positions as they lie."""
+    return (many @ few.mT).mT.contiguous()
 
 
 class TwoWayBlock(nn.Module):
@@ -80,7 +86,7 @@ class TwoWayBlock(nn.Module):
         image_keys = image + image_code
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_code, image_keys, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(image_keys, tokens + token_code, tokens))
+        image = self.norm4(self.cross_attn_image_to_token(image_keys, tokens + token_code, tokens).add_(image))
         return tokens, image
 
 

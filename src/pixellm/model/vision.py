@@ -119,6 +119,8 @@ class TimmEncoder(nn.Module):
         return self
 
     def forward(self, pixel_values: Tensor, resized_hw: Tensor) -> VisionFeatures:
+        # Convolutions keep the layout that their input has; of separable ones this is the quicker.
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         final, maps = self.backbone.forward_intermediates(pixel_values, indices=sorted(self.levels))
         maps = maps[::-1]  # coarse to fine
         if self.takes_final:
