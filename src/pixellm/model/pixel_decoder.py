@@ -157,10 +157,10 @@ class PixelDecoder(nn.Module):
         return self._dot_products(image, self.hypernetworks[0](tokens[:, 1]))
 
     def _dot_products(self, image: Tensor, weights: Tensor) -> Tensor:
-        """(T, g·g, C) image and (T, C/8) weights → (T, 2g, 2g), the dot products of the upscaled image with the weights.
+        """(T, g·g, C) image and (T, C/8) weights → (T, 2g, 2g), dot products of the upscaled image with the weights.
 
-        A convolution that makes 2 × 2 pixels of each position is a linear layer, and what follows looks at one pixel at a
-        time: only their dot products have to be brought to their places.
+        A convolution that makes 2 × 2 pixels of each position is a linear layer, and what follows looks at one pixel at
+        a time: only their dot products have to be brought to their places.
         """
         convolution, norm, activation = self.upscale
         kernel = convolution.weight.permute(0, 2, 3, 1).flatten(1)

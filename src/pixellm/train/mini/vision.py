@@ -156,10 +156,10 @@ class VisionPretraining(nn.Module):
         images = self.model.encode_images(pixel_values.contiguous(memory_format=torch.channels_last), resized_hw)
         losses = self.model.class_losses(images, class_target, class_weight, counts.images)
         per_image = [len(masks) for masks in target_masks]
-        index = torch.arange(len(per_image), device=names.device).repeat_interleave(torch.tensor(per_image))
+        index = torch.arange(len(per_image)).repeat_interleave(torch.tensor(per_image)).to(names.device)
         logits, _ = self.model.decode_names(images, names, index)
         square = torch.full_like(resized_hw, pixel_values.shape[-1])  # the padding is to stay empty, too
-        answers = torch.arange(len(names)).split(per_image)  # names are asked one by one
+        answers = torch.arange(len(names), device=names.device).split(per_image)  # names are asked one by one
         logits = list(logits.split(per_image))
         losses |= self.model.mask_losses(logits, target_masks, square, answers, counts.masks)
         return Output(torch.stack(list(losses.values())).sum(), losses, [])
