@@ -54,7 +54,7 @@ def question(rows: Measured) -> str:
                 mask,
                 f"{cached['end'] / ours['end']:.2f}",
                 f"{ways['released']['end'] / ours['end']:.1f}",
-                f"{ours['end'] / ways['products']['end']:.2f}",
+                f"{ours['end'] / ways['products']['end']:.2f}" if "products" in ways else "",
             ]
         )
     return markdown(heads, lines)

@@ -145,7 +145,7 @@ def fit_names(model: PixelLMForConditionalGeneration, batches: Iterable[dict]) -
     mean = x.mean(dim=0)
     centred = x - mean
     gram = centred.T @ centred
-    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
     wanted = directions[target] * (SURE_SCORE / directions.shape[-1])
     weight = torch.linalg.solve(gram + ridge, centred.T @ wanted).T
     model.word_mix.to_names.weight.copy_(weight)

@@ -153,7 +153,7 @@ class VisionPretraining(nn.Module):
         counts: LossCounts,
     ) -> Output:
         """See `Batch`; `names` (M,) are indexes into the vocabulary, in the order of `target_masks`."""
-        images = self.model.encode_images(pixel_values.contiguous(memory_format=torch.channels_last), resized_hw)
+        images = self.model.encode_images(pixel_values, resized_hw)
         losses = self.model.class_losses(images, class_target, class_weight, counts.images)
         per_image = [len(masks) for masks in target_masks]
         index = torch.arange(len(per_image)).repeat_interleave(torch.tensor(per_image)).to(names.device)
