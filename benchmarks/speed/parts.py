@@ -71,7 +71,7 @@ def decoder(size: str, dtype: torch.dtype, device: str) -> Iterator[Row]:
         states = torch.randn(count * group, width, dtype=dtype, device=device)
         index = torch.zeros(count, dtype=torch.long, device=device)
         calls = {
-            "ours": lambda states=states, index=index: model.decode_masks(images, states, index),
+            "ours": lambda states=states, index=index: model.pixel_decoder(images.maps, model.codebook(states), index),
             "released": lambda states=states: released_decoder.decode(model, images, states),
         }
         for way, call in calls.items():

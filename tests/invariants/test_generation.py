@@ -1,5 +1,6 @@
 """Cached decoding with whole groups = one token at a time without a cache; batch of N = N singles; whole streams."""
 
+import copy
 from collections import Counter
 from dataclasses import dataclass
 
@@ -119,6 +120,7 @@ def run(model, processor, images, questions, *processors, **sampling):
 
 @pytest.mark.parametrize("answer", [ONE_TARGET, FIVE_TARGETS], ids=["one", "five"])
 def test_answers_with_transformers_own_attention_are_the_same(clip_model, clip_processor, answer):
+    clip_model = copy.deepcopy(clip_model)
     predictor, write = (
         Predictor(clip_model, clip_processor),
         tiny.Write(clip_processor, {DOG: plan(clip_processor, answer)}),
@@ -135,18 +137,49 @@ def test_answers_with_transformers_own_attention_are_the_same(clip_model, clip_p
             assert one.score == pytest.approx(other.score, abs=1e-4)
 
 
+def record_on_the_cpu(monkeypatch, room):
+    """As on a GPU, but that the pass is computed again where a graph would make its kernels again."""
+    recorded = []
+    monkeypatch.setattr(cuda_graphs, "recordable", lambda _: True)
+    monkeypatch.setattr(cuda_graphs, "record", lambda run, _: recorded.append(run) or run)
+    monkeypatch.setattr(cuda_graphs, "ROOM", room)
+    monkeypatch.setattr(cuda_graphs, "PATIENCE", 1)
+    return recorded
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("room", [4, 9, 256])
+def test_rows_that_come_and_go_while_passes_are_recorded(clip_model, clip_processor, monkeypatch, room, joint):
+    image, long, short = tiny.picture(50, 20), "Where is the dog?" * 3, "Where is the dog?"
+    inputs = clip_processor.images([image])
+    prefix = encode_prefix(clip_model, inputs["pixel_values"], inputs["resized_hw"], clip_processor.prefix_ids)
+
+    def answers():
+        decoding, found = Decoding(clip_model, (), joint), []
+        # One that stays, one that stays for a while, and many that end in their first step.
+        joining = {0: (long, 40), 5: (short, 8)} | {step: (short, 1) for step in range(20, 30)}
+        for step in range(40):
+            if step in joining:
+                text, count = joining[step]
+                prompt = clip_processor.prompt_ids(text)
+                decoding.join([step], prefix, [0], [prompt], Sampling(max_new_tokens=count))
+            found += [(one.row, one.ids) for one in decoding.step()]
+        return found
+
+    plain = answers()
+    recorded = record_on_the_cpu(monkeypatch, room)
+    assert answers() == plain
+    assert bool(recorded) == joint
+
+
 @pytest.mark.parametrize("room", [1, 4, 256])
 def test_passes_that_are_recorded_change_nothing(tiny_pair, monkeypatch, room):
-    """As on a GPU, but that the pass is computed again where a graph would make its kernels again."""
     model, processor = tiny_pair
     plans = {DOG: plan(processor, FIVE_TARGETS), CAT: plan(processor, ONE_TARGET), APPLE: plan(processor, NO_TARGET)}
     predictor, write = Predictor(model, processor), tiny.Write(processor, plans)
     predictor.set_image(tiny.picture(50, 20))
     plain = predictor.ask_many(list(plans), processors=(write,))
-    recorded = []
-    monkeypatch.setattr(cuda_graphs, "recordable", lambda _: True)
-    monkeypatch.setattr(cuda_graphs, "record", lambda run: recorded.append(run) or run)
-    monkeypatch.setattr(cuda_graphs, "ROOM", room)
+    recorded = record_on_the_cpu(monkeypatch, room)
     for found, expected in zip(predictor.ask_many(list(plans), processors=(write,)), plain, strict=True):
         assert found.token_ids == expected.token_ids
         for one, other in zip(found.targets, expected.targets, strict=True):

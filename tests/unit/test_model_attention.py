@@ -55,6 +55,17 @@ def test_one_token(dtype, groups):
         torch.testing.assert_close(found, expected, atol=NOISE[dtype], rtol=0)
 
 
+@torch.inference_mode()
+@dtypes
+def test_a_mask_of_truths_hides_what_is_false(dtype):
+    query, key, value = tensors((2, 6, 1, WIDTH), *[(2, 6, 9, WIDTH)] * 2, dtype=dtype)
+    seen = torch.ones(2, 1, 1, 9, dtype=torch.bool)
+    seen[1, ..., :4] = False
+    found, _ = attend(layer(), query, key, value, seen, SCALE)
+    expected = F.scaled_dot_product_attention(query, key, value, seen).transpose(1, 2)
+    torch.testing.assert_close(found, expected, atol=NOISE[dtype], rtol=0)
+
+
 @dtypes
 def test_gradients_are_those_of_torch(dtype):
     query, key, value = (tensor.requires_grad_() for tensor in tensors(*[(1, 2, 5, WIDTH)] * 3, dtype=dtype))

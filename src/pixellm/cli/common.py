@@ -87,7 +87,7 @@ def collect_less() -> None:
     """Have Python look for garbage less often, and not at the end.
 
     Importing torch and transformers makes objects by the million, which all stay: going through them again and again
-    is a quarter of the time to a first answer.
+    is a third of the time to a first answer.
     """
     gc.set_threshold(5_000)
     atexit.register(gc.freeze)

@@ -16,6 +16,7 @@ from pixellm.cost.language import LanguageSystem
 from pixellm.cost.memory import BF16, kv_cache_bytes, parameters, saved_bytes
 from pixellm.cost.report import Rows, quantity
 from pixellm.cost.scenario import Scenario
+from pixellm.model.cuda_graphs import ROOM
 from pixellm.model.quantization import Quantize
 
 # Python, torch and transformers, imported and idle, as Linux counts it (VmRSS, of which 40 % are the libraries' files).
@@ -99,7 +100,8 @@ def make_plan(system: LanguageSystem, loaded: Loaded, use: Use, available: int |
     scenario, factor = use.scenario, loaded.dtype.itemsize / BF16
     prefix = system.image_tokens + scenario.system_tokens
     questions = use.questions * (scenario.prompt_tokens - scenario.system_tokens)
-    cached = prefix + use.questions * system.length(scenario)
+    room = ROOM if loaded.device.startswith("cuda") else 0
+    cached = prefix + use.questions * (system.length(scenario) + room)
     # One after the other come the image, its prefix, the questions; masks are decoded one by one.
     memory: Memory = system.memory_of(0, max(prefix, questions), min(1, scenario.targets))
     busiest = max(memory.activations, key=lambda part: memory.activations[part])

@@ -36,7 +36,7 @@ def attend(
         query: (B, H, N, d).
         key: (B, G, K, d).
         value: (B, G, K, d).
-        attention_mask: what is added to the scores (B, 1, N, K), or None.
+        attention_mask: what is added to the scores (B, 1, N, K), or which keys are seen (bool), or None.
         scaling: of the scores.
         seen: for each image the indexes of the keys that are seen, or None for all of them; the mask is not looked at.
         options: for torch's fused attention.
@@ -44,19 +44,20 @@ def attend(
     Returns:
         (B, N, H, d) and None.
     """
-    if seen is not None:
+    if seen is not None and any(at is not None for at in seen):
         images = zip(query.split(1), key.split(1), value.split(1), seen, strict=True)
         attended = [
             attend(module, q, *((k, v) if at is None else (k[:, :, at], v[:, :, at])), None, scaling, **options)[0]
             for q, k, v, at in images
         ]
         return torch.cat(attended), None
-    if query.is_cpu and query.dtype == torch.bfloat16 and not torch.is_grad_enabled():
-        if query.shape[2] == 1:
-            return _of_one_token(query * scaling, key, value, attention_mask), None
-        if attention_mask is None and not getattr(module, "is_causal", True):
+    bias = None if seen is not None else attention_mask
+    if query.is_cpu and query.dtype == torch.bfloat16 and not torch.is_grad_enabled() and not options.get("dropout"):
+        if query.shape[2] == 1 and (bias is None or (bias.is_floating_point() and bias.shape[1] == 1)):
+            return _of_one_token(query * scaling, key, value, bias), None
+        if bias is None and not getattr(module, "is_causal", True) and query.shape[1] == key.shape[1]:
             return _head_by_head(query * scaling, key, value), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    return sdpa_attention_forward(module, query, key, value, bias, scaling=scaling, **options)
 
 
 def _of_one_token(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

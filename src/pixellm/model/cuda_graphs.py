@@ -7,6 +7,7 @@ yet.
 Shapes:  R rows · W tokens of a step · D LLM width · L tokens that there is room for
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -17,30 +18,33 @@ from pixellm.model.lockstep import RowInputs
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 
 ROOM = 256  # tokens; when they are used up, graphs are recorded anew
+PATIENCE = 3  # plain passes of a width before it is recorded, which takes as long as some of them
 
 
 def recordable(model: PixelLMForConditionalGeneration) -> bool:
     """Whether passes can be recorded: on an NVIDIA GPU, and of models that never wait for what they compute."""
-    return model.device.type == "cuda" and type(model.language_model.base_model) is LlamaModel
+    base = model.language_model.base_model
+    return model.device.type == "cuda" and type(base) is LlamaModel and "dynamic" not in base.rotary_emb.rope_type
 
 
 class Recorder:
-    """The forward passes of rows that stay the same, recorded when a width comes for the second time."""
+    """The forward passes of rows that stay the same, recorded when a width has come some times."""
 
     def __init__(self) -> None:
-        self._steps: dict[int, _Recorded | None] = {}
+        self._recorded: dict[int, _Recorded] = {}
+        self._plain: Counter[int] = Counter()
 
     def run(self, model: PixelLMForConditionalGeneration, inputs: RowInputs) -> Tensor:
         """Last-layer states (R, W, D), as `PixelLMForConditionalGeneration.hidden_states` has them."""
         width = inputs.embeddings.shape[1]
         if recordable(model):
             if inputs.cache.reserve(width, ROOM):
-                self._steps.clear()
-            if width in self._steps:
-                recorded = self._steps[width] or _Recorded(model, inputs)
-                self._steps[width] = recorded
-                return recorded.run(inputs)
-            self._steps[width] = None
+                self._recorded.clear()
+            if width in self._recorded or self._plain[width] >= PATIENCE:
+                if width not in self._recorded:
+                    self._recorded[width] = _Recorded(model, inputs)
+                return self._recorded[width].run(inputs)
+            self._plain[width] += 1
         return model.hidden_states(inputs.embeddings, inputs.attention_mask, inputs.position_ids, inputs.cache)
 
 
@@ -49,17 +53,17 @@ class _Recorded:
 
     def __init__(self, model: PixelLMForConditionalGeneration, inputs: RowInputs) -> None:
         cache, mask = inputs.cache, inputs.attention_mask
-        self.embeddings, self.position_ids = inputs.embeddings.clone(), inputs.position_ids.clone()
+        self.embeddings, self.position_ids = torch.empty_like(inputs.embeddings), torch.empty_like(inputs.position_ids)
         self.attention_mask = mask.new_full((*mask.shape[:-1], cache.room), torch.finfo(mask.dtype).min)
         self.offsets = torch.arange(mask.shape[2], device=mask.device)
-        self.columns = self.offsets.clone()
+        self.columns = torch.empty_like(self.offsets)
         self._fill(inputs)
 
         def run() -> Tensor:
             with cache.writing_at(self.columns):
                 return model.hidden_states(self.embeddings, self.attention_mask, self.position_ids, cache)
 
-        self._again = record(run)
+        self._again = record(run, model.device)
 
     def run(self, inputs: RowInputs) -> Tensor:
         self._fill(inputs)
@@ -74,14 +78,16 @@ class _Recorded:
         torch.add(self.offsets, inputs.cache.get_seq_length(), out=self.columns)
 
 
-def record(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """What makes the kernels of `run` again, and gives a copy of its result."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
+def record(run: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """What makes the kernels of `run` on a GPU again, and gives a copy of its result."""
+    with torch.cuda.device(device):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+            result = run()
 
     def replay() -> Tensor:
-        graph.replay()
+        with torch.cuda.device(device):
+            graph.replay()
         return result.clone()
 
     return replay

@@ -228,10 +228,12 @@ class Decoding:
     def step(self) -> Iterator[Step]:
         """One forward pass for all rows that are running; to be read to its end."""
         inputs = [part.context.prepare(self.model, part.rows) for part in self._parts]
-        if len(inputs) == 1:
+        if self.joint and len(inputs) == 1:
             states = [self._parts[0].context.recorder.run(self.model, inputs[0])]
         else:
             states = hidden_states(self.model, inputs)
+            for part in self._parts:
+                part.context.recorder = Recorder()  # its keys and values may be elsewhere now
         for part, one, state in zip(self._parts, inputs, states, strict=True):
             part.context.took(one)
             yield from part.step(self.model, state, self.model.codebook_input(state, one.words))

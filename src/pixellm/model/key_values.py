@@ -97,9 +97,11 @@ class KeyValues(Cache):
         """See `RoomyLayer.update`."""
         for layer in self._own_layers():
             layer.columns = columns
-        yield
-        for layer in self._own_layers():
-            layer.columns = None
+        try:
+            yield
+        finally:
+            for layer in self._own_layers():
+                layer.columns = None
 
     def select(self, rows: Tensor, columns: Tensor | None = None) -> "KeyValues":
         """A copy of some rows (indexes), and of some columns (indexes, or bool (K,))."""

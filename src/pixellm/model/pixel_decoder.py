@@ -124,8 +124,10 @@ class PixelDecoder(nn.Module):
                 )
                 for t, image in enumerate(image_index.tolist())
             ]
-        else:  # the gradient of index_select costs half of what that of indexing does
-            found = [self._decode([map_.index_select(0, image_index) for map_ in maps], codes, prompts, prior)]
+        else:
+            # The gradient of index_select costs half of what that of indexing does; it keeps no other layout than this.
+            last = [map_.permute(0, 2, 3, 1).index_select(0, image_index) for map_ in maps]
+            found = [self._decode([map_.permute(0, 3, 1, 2) for map_ in last], codes, prompts, prior)]
         logits, *scale_logits = (torch.cat(parts) if alone else parts[0] for parts in zip(*found, strict=True))
         return logits, scale_logits
 

@@ -86,7 +86,9 @@ class TwoWayBlock(nn.Module):
         image_keys = image + image_code
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_code, image_keys, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(self.cross_attn_image_to_token(image_keys, tokens + token_code, tokens).add_(image))
+        read = self.cross_attn_image_to_token(image_keys, tokens + token_code, tokens)
+        # In place, a large tensor less to be fetched from the system; not under autocast, where it would round.
+        image = self.norm4(read.add_(image) if read.dtype == image.dtype else image + read)
         return tokens, image
 
 
