@@ -31,9 +31,13 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[MINI, MID])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # measure here, print the rows
     asked = parser.parse_args()
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            "--device: expected a machine with an NVIDIA GPU, got one without. Leave it out to measure the CPU."
+        )
     if asked.one:
         torch.manual_seed(0)
         for row in PARTS[asked.parts[0]](asked.sizes[0], getattr(torch, asked.dtypes[0]), asked.device):
