@@ -23,6 +23,7 @@ from benchmarks.speed.models import FULL, word_processor
 from benchmarks.speed.task import Task, task
 from pixellm.cost.language import LanguageSystem
 from pixellm.cost.plan import Loaded, Use, make_plan
+from pixellm.cost.report import Rows
 from pixellm.cost.scenario import Scenario
 from pixellm.embedded import build_once
 from pixellm.eval.comparison import write_into
@@ -49,9 +50,8 @@ def main() -> None:
     arguments = parser.parse_args()
     checkpoint = arguments.dir / (f"layers-{arguments.layers}" if arguments.layers else "checkpoint")
     if arguments.stage:
-        result = (
-            make(checkpoint, arguments.layers) if arguments.stage == "make" else answer(checkpoint, arguments.stage)
-        )
+        made = arguments.stage == "make"
+        result = make(checkpoint, arguments.layers) if made else answer(checkpoint, arguments.stage)
         write_text(_result(checkpoint, arguments.stage), json.dumps(result))
         return
     arguments.dir.mkdir(parents=True, exist_ok=True)
@@ -80,13 +80,12 @@ def table(stages: dict[str, Any]) -> str:
         for kind in kinds
     }
     names = ("reading an image", "prefill", "a text token", "a target's tokens", "a mask")
-    header = ["weights", "peak", "planned", *names]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines = []
     for kind in kinds:
         peak, planned = (f"{stages[kind][name] / 1e9:.1f} GB" for name in ("peak_bytes", "planned_bytes"))
         shares = [f"{seconds[kind][part] / seconds['bf16'][part]:.2f}" for part in parts]
-        lines.append([kind, peak, planned, *shares])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        lines.append((kind, peak, planned, *shares))
+    return Rows("", ("weights", "peak", "planned", *names), tuple(lines)).markdown()
 
 
 def _result(checkpoint: Path, stage: str) -> Path:
@@ -146,11 +145,8 @@ def answer(checkpoint: Path, kind: str) -> dict[str, Any]:
     asked = task(predictor, FULL, TARGETS)
     answers = [answer_once(predictor, asked) for _ in range(ANSWERS)]
     system = LanguageSystem(kind, predictor.model.config)
-    shared, group = (
-        len(predictor.processor.prefix_ids) - system.image_tokens,
-        len(asked.predictor.processor.codebook_ids),
-    )
-    text = len(asked.answer) - TARGETS * group
+    shared = len(predictor.processor.prefix_ids) - system.image_tokens
+    text = len(asked.answer) - TARGETS * len(predictor.processor.codebook_ids)
     scenario = Scenario(shared + len(asked.prompt), text, TARGETS, system_tokens=shared)
     plan = make_plan(system, loaded, Use(1, scenario, (asked.photograph.height, asked.photograph.width)))
     return {

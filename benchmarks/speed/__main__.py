@@ -45,12 +45,12 @@ def main() -> None:
         return
     jobs = [(part, size, dtype) for size in asked.sizes for dtype in asked.dtypes for part in asked.parts]
     for part, size, dtype in track(jobs, "measuring"):
-        named = {"device": name_of(asked.device), "part": part, "size": size, "dtype": dtype}
+        named = {"device": device_name(asked.device), "part": part, "size": size, "dtype": dtype}
         keep([{**named, **row} for row in measured(part, size, dtype, asked.device)], named)
     write_report(read())
 
 
-def name_of(device: str) -> str:
+def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} cores"
 
 

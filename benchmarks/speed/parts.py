@@ -85,25 +85,13 @@ def start(size: str, dtype: torch.dtype, device: str) -> Iterator[Row]:
     """`pixellm ask` in a process of its own, what its imports take of that, and a question on a model that is there."""
     if size != MINI:
         return
-    ask = [
-        sys.executable,
-        "-m",
-        "pixellm",
-        "ask",
-        PHOTOGRAPH,
-        "Segment the cat.",
-        "--dtype",
-        name_of(dtype),
-        "--device",
-        device,
-    ]
+    options = ["--dtype", name_of(dtype), "--device", device]
+    ask = [sys.executable, "-m", "pixellm", "ask", PHOTOGRAPH, "Segment the cat.", *options]
     modules = "from pixellm.cli.common import collect_less; collect_less(); import pixellm.predictor, pixellm.overlay"
     imports = [sys.executable, "-c", modules]
     for way, command in (("cold", ask), ("imports", imports)):
-        yield {
-            "way": way,
-            "seconds": min(ways.seconds_of(lambda command=command: run(command)) for _ in range(ROUNDS + 1)),
-        }
+        seconds = min(ways.seconds_of(lambda command=command: run(command)) for _ in range(ROUNDS + 1))
+        yield {"way": way, "seconds": seconds}
     predictor = load(size, dtype, device)
     predictor.set_image(PHOTOGRAPH)
     predictor.ask("Segment the cat.")
