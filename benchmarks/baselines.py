@@ -24,16 +24,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pixellm import masks
 from pixellm.baselines.two_stage import IN_WORDS
 from pixellm.data.coco import CocoSource, Photograph
 from pixellm.data.phrasing import Turn, askable_attributes, knowledge_turn
 from pixellm.eval import comparison
 from pixellm.eval.metrics import IouSum, Overlap
 from pixellm.eval.photographs import Question, Report, build_questions, evaluate
-from pixellm.files import write_text
+from pixellm.imaging import masks
 from pixellm.segmenter import load_segmenter
 from pixellm.types import SEG_SLOT, Segmenter
+from pixellm.utils.files import write_text
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TRAINED = ("pixellm", "lisa_aug", "lisa", "seem")

@@ -12,7 +12,7 @@ from pixellm.cost.language import LanguageSystem
 from pixellm.cost.scenario import Scenario
 from pixellm.cost.systems import open_system
 from pixellm.eval.comparison import write_into
-from pixellm.files import write_text
+from pixellm.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT, IMAGES = ROOT / "docs" / "cost.md", ROOT / "docs" / "images"

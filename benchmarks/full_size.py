@@ -21,17 +21,17 @@ import torch
 
 from benchmarks.speed.models import FULL, word_processor
 from benchmarks.speed.task import Task, task
+from pixellm.checkpoints.presets import pixellm_7b
 from pixellm.cost.language import LanguageSystem
 from pixellm.cost.plan import Loaded, Use, make_plan
 from pixellm.cost.report import Rows
 from pixellm.cost.scenario import Scenario
-from pixellm.embedded import build_once
 from pixellm.eval.comparison import write_into
-from pixellm.files import write_text
+from pixellm.inference.generation import Decoding
 from pixellm.model import PixelLMForConditionalGeneration
-from pixellm.model.generation import Decoding
-from pixellm.model.presets import pixellm_7b
 from pixellm.predictor import AnswerDecoder, Predictor
+from pixellm.utils.cache import build_once
+from pixellm.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "full_size.json", ROOT / "docs" / "memory.md"

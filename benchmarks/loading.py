@@ -18,11 +18,11 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from pixellm import hub
 from pixellm.data.catalogue import open_data
 from pixellm.data.plan import LengthBatches, Plan
-from pixellm.examples import EXAMPLES
-from pixellm.images import load_image
+from pixellm.hub import models as hub
+from pixellm.imaging.examples import EXAMPLES
+from pixellm.imaging.images import load_image
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.train.collate import Collator
 from pixellm.train.samples import ChatSamples

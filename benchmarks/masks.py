@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pixellm import geometry, masks
-from pixellm.binarize import binarize
+from pixellm.imaging import geometry, masks
+from pixellm.imaging.postprocess import binarize
+from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.model import PixelLMImageProcessor
-from pixellm.model.answering import AnswerBuilder
 from pixellm.types import Answer
 
 RESULTS = Path(__file__).parent / "results" / "masks.json"
@@ -115,7 +115,7 @@ def run(what: str, hw: tuple[int, int], count: int, repeat: int) -> dict[str, An
             processor([photograph((60, 80))])
             return measure(lambda: processor([image]), repeat)
         if what == "overlay":
-            from pixellm import overlay
+            from pixellm.imaging import overlay
 
             overlay.draw(answered(logits, photograph((60, 80))))
             answer = answered(logits, image)

@@ -5,8 +5,8 @@
 
     python benchmarks/muse.py [--requests 3000] [--out benchmarks/results/muse.json]
 
-The server (tests/vlm_server.py) answers after 200 ms; with 64 requests in flight, 320 a second are ideal. The rate is
-taken from the tenth of the requests that came first to the last one, so that starting Python does not count.
+The server (tests/support/vlm_server.py) answers after 200 ms; with 64 requests in flight, 320 a second are ideal.
+The rate is taken from the first tenth of the requests on, so that starting Python does not count.
 """
 
 import argparse
@@ -19,10 +19,10 @@ import time
 import urllib.request
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
-import muse_source  # noqa: E402
+from tests.support import muse_source  # noqa: E402
 
 LATENCY, IN_FLIGHT = 0.2, 64
 SIZES = (1_000, 10_000, 100_000)
@@ -32,7 +32,7 @@ PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 def throughput(requests: int, folder: Path) -> dict[str, float]:
     """Requests a second with `IN_FLIGHT` at a time, beside the ideal."""
     annotations, images = muse_source.write(folder, requests)
-    command = [sys.executable, str(TESTS / "vlm_server.py"), "--latency", str(LATENCY)]
+    command = [sys.executable, str(ROOT / "tests/support/vlm_server.py"), "--latency", str(LATENCY)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()

@@ -27,9 +27,9 @@ from pixellm.eval.photographs import evaluate
 from pixellm.eval.predictions import read_predictions
 from pixellm.eval.protocols import choose_protocol
 from pixellm.eval.scoring import score
-from pixellm.files import write_text
 from pixellm.muse import layout, operations
 from pixellm.segmenter import load_segmenter, weights_of
+from pixellm.utils.files import write_text
 
 SOURCES = {"instances_train": "images", "lvis_val": "images_lvis", "instances_val": "images"}
 # Small things, and many questions of a photograph: there are few photographs.

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torchao.quantization import IntxWeightOnlyConfig, PerGroup, quantize_
 
 from pixellm.eval.comparison import write_into
-from pixellm.files import write_text
-from pixellm.model.quantization import Int4Linear, Int8Linear, layer_config
+from pixellm.inference.quantization import Int4Linear, Int8Linear, layer_config
+from pixellm.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "quantised_layers.json", ROOT / "docs/decisions/quantisation.md"

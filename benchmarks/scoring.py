@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixellm import masks
+from pixellm.imaging import masks
 
 RESULTS = Path(__file__).parent / "results" / "scoring.json"
 QUESTIONS, WIDTH, HEIGHT, CORES = 4300, 640, 480, 2

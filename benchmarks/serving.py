@@ -23,9 +23,9 @@ import httpx2
 import numpy as np
 import psutil
 
-from pixellm import hub
-from pixellm.examples import EXAMPLES
-from pixellm.images import load_image
+from pixellm.hub import models as hub
+from pixellm.imaging.examples import EXAMPLES
+from pixellm.imaging.images import load_image
 from pixellm.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"

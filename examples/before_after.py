@@ -7,10 +7,10 @@ import argparse
 import json
 from pathlib import Path
 
-from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.data.coco import CocoSource
 from pixellm.eval.photographs import Result
 from pixellm.eval.sheet import answer_of, choose
+from pixellm.imaging.contact_sheet import Item, contact_sheet
 
 
 def read(evaluation: Path) -> dict[str, Result]:

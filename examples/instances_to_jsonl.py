@@ -14,10 +14,10 @@ import os
 import random
 from pathlib import Path
 
-from pixellm import masks
 from pixellm.data.describe import noun
 from pixellm.data.semantic import read_instances
 from pixellm.data.wording import category_question
+from pixellm.imaging import masks
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-import tiny
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.predictor import Predictor
+from tests.support import tiny
 
 # A busy machine is not a failure.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -26,7 +26,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def converted(shared, tmp_path_factory) -> Path:
     """The reference checkpoint, brought to our format by the production converter. Only to be read."""
-    from pixellm.model.convert import convert
+    from pixellm.checkpoints.convert import convert
 
     out = tmp_path_factory.mktemp("released") / "ours"
     convert(shared / "reference" / "hf_model", out, shared / "reference" / "clip-tiny")

@@ -19,8 +19,8 @@ from rich.progress import track
 from benchmarks.speed.models import MID, SIZES
 from benchmarks.speed.parts import PARTS
 from benchmarks.speed.report import write_report
-from pixellm.files import write_text
-from pixellm.hub import MINI
+from pixellm.hub.models import MINI
+from pixellm.utils.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed.jsonl"
 DTYPES = ("float32", "bfloat16")

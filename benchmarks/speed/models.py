@@ -4,10 +4,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from pixellm.hub import MINI
+from pixellm.checkpoints.presets import pixellm_7b
+from pixellm.hub.models import MINI
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
-from pixellm.model.presets import pixellm_7b
 from pixellm.model.processing import PixelLMImageProcessor, add_codebook_tokens
 from pixellm.predictor import Predictor
 

@@ -16,7 +16,7 @@ from benchmarks.speed import released_decoder, ways
 from benchmarks.speed.models import load
 from benchmarks.speed.task import PHOTOGRAPH, Task, task
 from pixellm.cost.counted import PeakMemory
-from pixellm.hub import MINI
+from pixellm.hub.models import MINI
 
 Row = dict[str, Any]
 TARGETS = (0, 1, 4, 10, 34)
@@ -87,7 +87,9 @@ def start(size: str, dtype: torch.dtype, device: str) -> Iterator[Row]:
         return
     options = ["--dtype", name_of(dtype), "--device", device]
     ask = [sys.executable, "-m", "pixellm", "ask", PHOTOGRAPH, "Segment the cat.", *options]
-    modules = "from pixellm.cli.common import collect_less; collect_less(); import pixellm.predictor, pixellm.overlay"
+    modules = (
+        "from pixellm.cli.common import collect_less; collect_less(); import pixellm.predictor, pixellm.imaging.overlay"
+    )
     imports = [sys.executable, "-c", modules]
     for way, command in (("cold", ask), ("imports", imports)):
         seconds = min(ways.seconds_of(lambda command=command: run(command)) for _ in range(ROUNDS + 1))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pixellm.cost.report import Rows
 from pixellm.eval.comparison import write_into
-from pixellm.files import replacing
+from pixellm.utils.files import replacing
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT, IMAGES = ROOT / "docs" / "performance.md", ROOT / "docs" / "images"

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.speed.models import PROMPT, SYSTEM, words
-from pixellm.hub import MINI
-from pixellm.images import load_image
+from pixellm.hub.models import MINI
+from pixellm.imaging.images import load_image
 from pixellm.predictor import Predictor
 from pixellm.types import SEG_SLOT
 
@@ -38,7 +38,7 @@ class Task:
 
     @property
     def script(self) -> "Script":
-        """For `pixellm.model.generation`, which sees the text before the answer as well."""
+        """For `pixellm.inference.generation`, which sees the text before the answer as well."""
         prefix = [i for i in self.predictor.processor.prefix_ids if i >= 0]
         return Script(len(prefix) + len(self.prompt), self.answer)
 

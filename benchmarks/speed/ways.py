@@ -16,8 +16,8 @@ from torch import Tensor
 from benchmarks.products import Products
 from benchmarks.speed import released_decoder
 from benchmarks.speed.task import Script, Task
-from pixellm.binarize import binarize
-from pixellm.model import cuda_graphs
+from pixellm.imaging.postprocess import binarize
+from pixellm.inference import cuda_graphs
 from pixellm.model.modeling import EncodedImages
 from pixellm.model.packing import additive
 from pixellm.types import Done, Target, TextPiece

@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from pixellm import hub
-from pixellm.binarize import Binary, binarize
 from pixellm.cost.plan import Loaded, expect_room
-from pixellm.images import ImageSource, load_image
+from pixellm.hub.models import MINI, resolve
+from pixellm.imaging.images import ImageSource, load_image
+from pixellm.imaging.postprocess import Binary, binarize
+from pixellm.inference.answer_builder import AnswerBuilder
+from pixellm.inference.generation import Prefix, Sampling, Step, encode_prefix, generate
+from pixellm.inference.quantization import Quantize, load_quantised
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor
-from pixellm.model.answering import AnswerBuilder
-from pixellm.model.generation import Prefix, Sampling, Step, encode_prefix, generate
-from pixellm.model.quantization import Quantize, load_quantised
 from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, TextPiece
 
 
@@ -41,7 +41,7 @@ class Predictor:
         model: a PixelLM model; it is put into eval mode.
         processor: its processor.
         system: system prompt in place of the checkpoint's own; plain text.
-        sampling: settings of `pixellm.model.generation.Sampling` where who asks does not say.
+        sampling: settings of `pixellm.inference.generation.Sampling` where who asks does not say.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        name: str | Path = hub.MINI,
+        name: str | Path = MINI,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         system: str | None = None,
@@ -75,13 +75,13 @@ class Predictor:
             dtype: of its weights.
             system: see `Predictor`.
             sampling: see there.
-            quantize: the language model's weights at 8 or 4 bits, see `pixellm.model.quantization`.
+            quantize: the language model's weights at 8 or 4 bits, see `pixellm.inference.quantization`.
 
         Raises:
             ValueError: no such model, a directory that does not hold one, or weights that don't fit into memory.
             ModuleNotFoundError: torchao is missing, with which weights are quantised (the extra `quant`).
         """
-        directory = hub.resolve(str(name))
+        directory = resolve(str(name))
         config = AutoConfig.from_pretrained(directory)
         if not isinstance(config, PixelLMConfig):
             raise ValueError(f"expected a model that writes answers in {directory}, got a {config.model_type!r}.")
@@ -107,7 +107,7 @@ class Predictor:
         Args:
             question: any text; control tokens in it are plain text.
             history: earlier answers on it that this question goes on from, the oldest first.
-            sampling: see `pixellm.model.generation.Sampling`.
+            sampling: see `pixellm.inference.generation.Sampling`.
         """
         photograph, prefix = self._current()
         return self._answers(prefix, [_Asked(question, photograph, 0, tuple(history))], sampling)[0]

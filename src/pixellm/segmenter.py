@@ -9,16 +9,16 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PreTrainedModel
 
 import pixellm.baselines.lisa  # noqa: F401, so that transformers knows it
-from pixellm import hub
 from pixellm.baselines.sam2 import Sam2Grounder
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemPredictor
 from pixellm.baselines.two_stage import Grounder, ModelGrounder, ModelNamer, Namer, PhraseGrounder, TwoStage
 from pixellm.baselines.vision_server import VisionServer
 from pixellm.eval.resumable import identify
-from pixellm.model.quantization import Quantize
-from pixellm.model.weights import read_json
+from pixellm.hub.models import resolve
+from pixellm.inference.quantization import Quantize
 from pixellm.predictor import Predictor
 from pixellm.types import Segmenter
+from pixellm.utils.weights import read_json
 
 SAM2_TYPES = ("sam2", "sam2_video")  # checkpoints of both hold the image model
 SAM2_ID = "facebook/sam2"  # what its Hub ids begin with
@@ -36,10 +36,10 @@ def load_segmenter(
     """A trained model, or two in a row, ready to be asked.
 
     Args:
-        name: see `pixellm.hub.resolve`; behind a namer that points also a SAM 2, its directory or Hub id.
+        name: see `pixellm.hub.models.resolve`; behind a namer that points also a SAM 2, its directory or Hub id.
         device: where it runs.
         dtype: in which precision.
-        sampling: how answers are written, see `pixellm.model.generation.Sampling`; None: as the model does by itself.
+        sampling: see `pixellm.inference.generation.Sampling`; None: the defaults of the model.
         namer: what first says in words which things are meant, of which `name` then segments each: a model's name, or
             MODEL@URL for one behind an OpenAI-compatible server.
         quantize: of a language model's weights, see `Predictor.load`.
@@ -50,7 +50,7 @@ def load_segmenter(
     """
     if namer is not None:
         return _two_stages(name, device, dtype, sampling, namer, quantize)
-    directory = hub.resolve(name)
+    directory = resolve(name)
     if not isinstance(AutoConfig.from_pretrained(directory), SeemConfig):
         return Predictor.load(directory, device, dtype, sampling=sampling, quantize=quantize)
     if given := [*(sampling or ()), *(["quantize"] if quantize else [])]:
@@ -69,8 +69,8 @@ def segmenter_of(model: PreTrainedModel, processor: Any, sampling: Mapping[str, 
 
 def weights_of(name: str | Path, namer: str | None = None, quantize: Quantize | None = None) -> str:
     """What identifies the weights of a system: a digest of each directory, and of a server what it is called."""
-    first = [] if namer is None else [namer if SERVER in namer else identify(hub.resolve(namer))]
-    directory = hub.resolve(name) if namer is None else _second(name)
+    first = [] if namer is None else [namer if SERVER in namer else identify(resolve(namer))]
+    directory = resolve(name) if namer is None else _second(name)
     return " ".join([*first, identify(directory), *([quantize] if quantize else [])])
 
 
@@ -79,7 +79,7 @@ def _second(name: str | Path) -> Path:
     config = Path(name) / "config.json"
     if config.is_file() and read_json(config).get("model_type") in SAM2_TYPES:
         return Path(name)
-    return Path(snapshot_download(str(name))) if str(name).startswith(SAM2_ID) else hub.resolve(name)
+    return Path(snapshot_download(str(name))) if str(name).startswith(SAM2_ID) else resolve(name)
 
 
 def _two_stages(
@@ -101,7 +101,7 @@ def _two_stages(
     grounder: Grounder
     if kind in SAM2_TYPES:
         grounder = Sam2Grounder.load(directory, device)
-    elif writer is not None and directory == hub.resolve(namer):  # LISA_rec: one model for both
+    elif writer is not None and directory == resolve(namer):  # LISA_rec: one model for both
         grounder = ModelGrounder(writer)
     else:
         segmenter = load_segmenter(directory, device, dtype, quantize=None if silent else quantize)

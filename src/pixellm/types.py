@@ -122,14 +122,14 @@ class Target:
     @classmethod
     def of_mask(cls, phrase: str, span: tuple[int, int], mask: np.ndarray, score: float) -> "Target":
         """With a mask that is a bool (H, W) array."""
-        from pixellm.masks import encode
+        from pixellm.imaging.masks import encode
 
         return cls(phrase, span, encode(mask), score)
 
     @property
     def mask(self) -> np.ndarray:
         """Bool (H, W) at the photograph's size, decoded each time: an answer holds RLEs, which are small."""
-        from pixellm.masks import decode
+        from pixellm.imaging.masks import decode
 
         height, width = self.rle["size"]
         return decode(self.rle, height, width)
@@ -137,14 +137,14 @@ class Target:
     @property
     def area(self) -> int:
         """Pixels of the mask."""
-        from pixellm.masks import area
+        from pixellm.imaging.masks import area
 
         return area(self.rle)
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """Tight box (x, y, width, height) in pixels; None where the mask is empty."""
-        from pixellm.masks import box
+        from pixellm.imaging.masks import box
 
         return box(self.rle) if self.area else None
 
@@ -173,19 +173,19 @@ class Answer:
 
     def overlay(self) -> Image.Image:
         """The photograph with every mask in its colour."""
-        from pixellm.overlay import draw
+        from pixellm.imaging.overlay import draw
 
         return draw(self)
 
     def to_detections(self) -> "Detections":
-        """All targets as `supervision.Detections`: masks, boxes, `confidence`; see `pixellm.overlay.detections`."""
-        from pixellm.overlay import detections
+        """All targets as `supervision.Detections`, see `pixellm.imaging.overlay.detections`."""
+        from pixellm.imaging.overlay import detections
 
         return detections(self)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture, and the text with each phrase in the colour of its mask."""
-        from pixellm.overlay import html
+        from pixellm.imaging.overlay import html
 
         return html(self)
 

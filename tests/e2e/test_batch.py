@@ -12,10 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-import serving
-import tiny
 from pixellm.eval.predictions import read_predictions
 from pixellm.predictor import Predictor
+from tests.support import serving, tiny
 
 PIXELLM = Path(sys.executable).with_name("pixellm")
 IMAGES, TOKENS = 12, 24

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-import tiny
-import trees
-from pixellm import cli, masks
-from pixellm.examples import EXAMPLES
+from pixellm import cli
+from pixellm.imaging import masks
+from pixellm.imaging.examples import EXAMPLES
+from tests.support import tiny, trees
 
 PIXELLM = Path(sys.executable).with_name("pixellm")
 COMMANDS = ["", "ask", "examples", "convert", "train", "eval", "models", "models list", "models pull", "models where"]
@@ -244,7 +244,7 @@ def called(monkeypatch, capsys, error: BaseException, **variables: str) -> tuple
     def fail():
         raise error
 
-    monkeypatch.setattr("pixellm.examples.EXAMPLES", type("Examples", (), {"items": staticmethod(fail)}))
+    monkeypatch.setattr("pixellm.imaging.examples.EXAMPLES", type("Examples", (), {"items": staticmethod(fail)}))
     monkeypatch.setattr(sys, "argv", ["pixellm", "examples"])
     monkeypatch.setenv("PIXELLM_DEBUG", variables.get("PIXELLM_DEBUG", ""))
     with pytest.raises(SystemExit) as stop:

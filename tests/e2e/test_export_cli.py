@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-import exports
-import serving
-import tiny
-from pixellm import cli, masks
+from pixellm import cli
+from pixellm.imaging import masks
+from tests.support import exports, serving, tiny
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModel, LlamaForCausalLM, SamConfig, SamModel, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig
 
-import tiny
-import trees
 from pixellm import cli
 from pixellm.baselines.lisa import LisaConfig, LisaForConditionalGeneration
 from pixellm.baselines.presets import PRESETS
@@ -23,6 +21,7 @@ from pixellm.segmenter import load_segmenter
 from pixellm.train import run as training
 from pixellm.train import start
 from pixellm.train.recipe import Data, Lora, ModelStart, Recipe, Stage
+from tests.support import tiny, trees
 
 CLIP_SIDE, SAM_SIDE, WIDTH = 56, 64, 32
 SAM_VISION = {

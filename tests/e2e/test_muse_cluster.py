@@ -10,14 +10,13 @@ import numpy as np
 import psutil
 import pytest
 
-import muse_source
-import vlm_server
 from pixellm.muse.journal import Journal
 from pixellm.muse.plan import Plan
 from pixellm.muse.quality import check
 from pixellm.muse.selection import Rules
 from pixellm.muse.server.settings import Settings
-from vlm_server import VlmServer, content, usual_reply
+from tests.support import muse_source, vlm_server
+from tests.support.vlm_server import VlmServer, content, usual_reply
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 

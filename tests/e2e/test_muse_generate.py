@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-import muse_source
 from pixellm.muse.journal import FILE, Journal
 from pixellm.muse.quality import check
-from vlm_server import VlmServer
+from tests.support import muse_source
+from tests.support.vlm_server import VlmServer
 
 PIXELLM = Path(sys.executable).with_name("pixellm")
 FAULTS = {"429": 0.04, "500": 0.03, "503": 0.02, "408": 0.01, "cut": 0.02, "cut_before": 0.01}

@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import trees
+from tests.support import trees
 
 CONFIGS = Path(__file__).parents[2] / "recipes/accelerate"
 STEPS = 6

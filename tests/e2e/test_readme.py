@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pixellm import hub
-from pixellm.examples import load_example
+from pixellm.hub import models as hub
+from pixellm.imaging.examples import load_example
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,12 +9,11 @@ import threading
 import pytest
 import uvicorn
 
-import browsing
-import muse_examples
-from browsing import expect, needs_browser
-from pixellm.listening import listen
 from pixellm.muse.journal import Journal
 from pixellm.muse.review import Review, create_app
+from pixellm.utils.sockets import listen
+from tests.support import browsing, muse_examples
+from tests.support.browsing import expect, needs_browser
 
 FIRST, HOSTILE, LAST = muse_examples.RECORDS
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import trees
 from pixellm import cli
+from tests.support import trees
 
 MUSE = ("--benchmark", "muse")
 

@@ -10,8 +10,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, LlamaForCausalLM
 
-import tiny
-import trees
 from pixellm import cli
 from pixellm.baselines.presets import PRESETS
 from pixellm.baselines.seem import SeemPredictor
@@ -19,6 +17,7 @@ from pixellm.segmenter import load_segmenter
 from pixellm.train import run as training
 from pixellm.train import start
 from pixellm.train.recipe import Data, ModelStart, Recipe, Stage
+from tests.support import tiny, trees
 
 TRAINED = ("pixel_decoder", "decoder", "text_projection", "logit_scale")
 STEPS = 4

@@ -17,10 +17,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-import serving
-import tiny
 from pixellm.predictor import Predictor
-from serving import KEY, MODEL, OTHER_KEY, QUESTIONS, TOKENS
+from tests.support import serving, tiny
+from tests.support.serving import KEY, MODEL, OTHER_KEY, QUESTIONS, TOKENS
 
 
 @pytest.fixture(scope="module")

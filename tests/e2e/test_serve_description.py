@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-import serving
+from tests.support import serving
 
 EXAMPLES = 15  # of each operation and kind
 OPERATIONS = (

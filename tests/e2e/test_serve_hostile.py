@@ -11,9 +11,9 @@ from contextlib import suppress
 import httpx2
 import pytest
 
-import serving
 from pixellm.serve import server as serve_server
-from serving import MODEL, TOKENS
+from tests.support import serving
+from tests.support.serving import MODEL, TOKENS
 
 CHAT = "/v1/chat/completions"
 MIB = 1 << 20

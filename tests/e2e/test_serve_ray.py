@@ -10,8 +10,8 @@ import openai
 import pytest
 import yaml
 
-import serving
-from serving import KEY, MODEL, QUESTIONS, TOKENS
+from tests.support import serving
+from tests.support.serving import KEY, MODEL, QUESTIONS, TOKENS
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 RECIPE = Path(__file__).parents[2] / "recipes/serve/ray.yaml"

@@ -6,13 +6,12 @@ import signal
 
 import pytest
 
-import serving
-import tiny
 from pixellm.serve.dispatcher import AHEAD, Dispatcher, Ticket
 from pixellm.serve.errors import ApiError
 from pixellm.serve.messages import Finished, Job, Start
 from pixellm.serve.metrics import Metrics
 from pixellm.serve.settings import Settings
+from tests.support import serving, tiny
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-import tiny
+from pixellm.mini import build
+from pixellm.mini import stages as stages
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import Predictor
 from pixellm.train import run as training
-from pixellm.train.mini import build
-from pixellm.train.mini import run as stages
 from pixellm.train.trainer import PixelLMTrainer
+from tests.support import tiny
 
 STEPS, SAVE = 4, 2
 

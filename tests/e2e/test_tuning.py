@@ -15,8 +15,6 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
-import tiny
-import trees
 from pixellm.baselines.presets import PRESETS
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.predictor import Predictor
@@ -26,6 +24,7 @@ from pixellm.train.recipe import Data, Lora, ModelStart, Recipe, Stage, load_rec
 from pixellm.train.samples import ChatSamples
 from pixellm.train.trainer import PixelLMTrainer, last_checkpoint
 from pixellm.types import Sample
+from tests.support import tiny, trees
 
 STEPS, SAVE = 6, 2
 

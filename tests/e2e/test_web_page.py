@@ -14,12 +14,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-import browsing
-import serving
-import tiny
-from browsing import expect, needs_browser
 from pixellm.predictor import Predictor
-from serving import KEY, QUESTIONS, TOKENS
+from tests.support import browsing, serving, tiny
+from tests.support.browsing import expect, needs_browser
+from tests.support.serving import KEY, QUESTIONS, TOKENS
 
 WHERE, WHAT = QUESTIONS[:2]
 WITHOUT_NUMBERS = (

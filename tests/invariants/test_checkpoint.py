@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, LlamaConfig
 
-import tiny
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
 from pixellm.predictor import Predictor
+from tests.support import tiny
 
 QUESTION = "Where is the dog?"
 CONFIGS = {

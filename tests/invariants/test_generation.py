@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-import tiny
-from pixellm.model import cuda_graphs, lockstep
-from pixellm.model.generation import Decoding, Sampling, encode_prefix, generate
+from pixellm.inference import batch_invariant as lockstep
+from pixellm.inference import cuda_graphs
+from pixellm.inference.generation import Decoding, Sampling, encode_prefix, generate
 from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.predictor import Predictor
 from pixellm.types import Done, Target, TextPiece
+from tests.support import tiny
 
 DOG, CAT, APPLE, TABLE = "Where is the dog?", "What is the cat?", "the red apple, please: output the mask", "table"
 NO_TARGET, ONE_TARGET = "The cat is here.", "Sure, it is the dog {seg}."

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, LlamaConfig
 
-import tiny
+from pixellm.inference.quantization import load_quantised
 from pixellm.model import PixelLMForConditionalGeneration
-from pixellm.model.quantization import load_quantised
-from pixellm.model.weights import mapped_weights, read_weights, save_state
+from pixellm.utils.weights import mapped_weights, read_weights, save_state
+from tests.support import tiny
 
 CLEAR = Path("/proc/self/clear_refs")
 SHARE = 1.15  # of the weights

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import tiny
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.types import Conversation, Sample
+from tests.support import tiny
 
 HEIGHT, WIDTH = 24, 50
 

@@ -6,13 +6,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-import tiny
-from pixellm import embedded
+from pixellm.hub import parts as embedded
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.model.templates import CHATML
 from pixellm.predictor import Predictor
 from pixellm.types import Conversation, Sample
+from tests.support import tiny
 
 GENERAL = ["<image>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "{seg}", "{answer}"]
 GENERAL += ["{question}", "{system}", "[SEG]", "[SEG0]", "[SEG5]", "<im_start>", "<im_end>", "<im_patch>", "<0x0A>"]

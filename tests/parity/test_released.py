@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
-import tiny
-from pixellm import geometry
-from pixellm.binarize import binarize
-from pixellm.masks import area as area_of
+from pixellm.checkpoints.conversion_report import report_lines
+from pixellm.checkpoints.convert import check, convert, resize_positions
+from pixellm.imaging import geometry
+from pixellm.imaging.masks import area as area_of
+from pixellm.imaging.postprocess import binarize
+from pixellm.inference.generation import Sampling, encode_prefix, generate
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
-from pixellm.model.conversion_report import report_lines
-from pixellm.model.convert import check, convert, resize_positions
-from pixellm.model.generation import Sampling, encode_prefix, generate
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
-from pixellm.model.weights import read_weights
+from pixellm.utils.weights import read_weights
+from tests.support import tiny
 
 GENERATIONS = ("landscape_two_targets", "portrait_one_target", "square_no_target")
 UNK, EOS, FORBIDDEN = 0, 2, (0, 2, 503, 504, 505)
@@ -523,7 +523,7 @@ def test_failure_while_writing_leaves_nothing_behind(reference, tmp_path, monkey
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("pixellm.model.convert.save_state", full_disk)
+    monkeypatch.setattr("pixellm.checkpoints.convert.save_state", full_disk)
     with pytest.raises(OSError, match="no space"):
         convert(reference / "hf_model", tmp_path / "out", reference / "clip-tiny")
     assert not list(tmp_path.iterdir())

@@ -9,14 +9,14 @@ from transformers import AddedToken, AutoModel, AutoProcessor, LlamaTokenizer
 from transformers.models.sam.configuration_sam import SamConfig, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamModel
 
-from pixellm import geometry
 from pixellm.baselines.lisa import LisaForConditionalGeneration, LisaImageProcessor
 from pixellm.baselines.lisa.convert import LISA
 from pixellm.baselines.presets import lisa_7b, lisa_13b
-from pixellm.model.convert import check, convert
-from pixellm.model.generation import Sampling, encode_prefix, generate
+from pixellm.checkpoints.convert import check, convert
+from pixellm.imaging import geometry
+from pixellm.inference.generation import Sampling, encode_prefix, generate
 from pixellm.model.modeling import IMAGE_TOKEN_ID
-from pixellm.model.weights import read_weights
+from pixellm.utils.weights import read_weights
 
 GENERATIONS = {"landscape_one_mask": 1, "portrait_two_masks": 2}
 SEG, EOS, FORBIDDEN = 511, 2, (0, 2, *range(503, 512))

@@ -4,9 +4,9 @@ from transformers import SamVisionConfig
 
 from pixellm.baselines.lisa import LisaConfig
 from pixellm.baselines.seem.presets import PRESETS as SEEM_PRESETS
+from pixellm.checkpoints.presets import CLIP_LARGE, pixellm_7b, pixellm_13b, pixellm_mini
+from pixellm.checkpoints.presets import PRESETS as PIXELLM_PRESETS
 from pixellm.model import PixelLMConfig, PixelLMVisionConfig
-from pixellm.model.presets import CLIP_LARGE, pixellm_7b, pixellm_13b, pixellm_mini
-from pixellm.model.presets import PRESETS as PIXELLM_PRESETS
 
 # facebook/sam-vit-huge
 SAM_HUGE = {

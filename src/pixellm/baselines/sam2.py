@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from transformers import Sam2Model, Sam2Processor
 
-from pixellm import masks
 from pixellm.baselines.two_stage import Named
-from pixellm.binarize import Binary
+from pixellm.imaging import masks
+from pixellm.imaging.postprocess import Binary
 
 
 class Sam2Grounder:

@@ -12,11 +12,11 @@ from typing import Protocol
 
 from PIL import Image
 
-from pixellm import masks
 from pixellm.baselines.seem import SeemPredictor
-from pixellm.binarize import Binary
 from pixellm.data.wording import join
-from pixellm.images import ImageSource, load_image
+from pixellm.imaging import masks
+from pixellm.imaging.images import ImageSource, load_image
+from pixellm.imaging.postprocess import Binary
 from pixellm.predictor import Predictor
 from pixellm.types import Answer, Done, Event, Target, TextPiece
 

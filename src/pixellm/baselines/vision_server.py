@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from pixellm.baselines.two_stage import Named
-from pixellm.openai_server import connect
+from pixellm.utils.openai_client import connect
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -30,7 +30,7 @@ class VisionServer:
 
     Args:
         model: its name at the server.
-        url: see `pixellm.openai_server.connect`.
+        url: see `pixellm.utils.openai_client.connect`.
     """
 
     def __init__(self, model: str, url: str | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from pixellm.batch.questions import Asked, batches
 from pixellm.batch.run import Batch, answer
 from pixellm.eval.resumable import CHUNK
-from pixellm.ray_cluster import connected
+from pixellm.utils.ray_cluster import connected
 
 BLOCKS = 20  # for each worker: what is lost with one is small
 

@@ -17,9 +17,9 @@ from pixellm import __version__
 from pixellm.batch.questions import Asked, Bad, batches, by_image, read_questions
 from pixellm.eval.predictions import Prediction
 from pixellm.eval.resumable import CHUNK, append, ask_all, read, resume, write
-from pixellm.files import write_text
-from pixellm.images import load_image
+from pixellm.imaging.images import load_image
 from pixellm.types import Answer, Segmenter
+from pixellm.utils.files import write_text
 
 Rows = list[dict[str, Any]]
 

@@ -32,7 +32,7 @@ from pixellm.cli.cost import cost
 from pixellm.cli.export import export
 from pixellm.cli.serve import serve
 from pixellm.cli.web import web
-from pixellm.hub import MINI
+from pixellm.hub.models import MINI
 
 app = typer.Typer(
     help="Ask a question about a photograph; get text and one mask for each thing it names.",
@@ -116,14 +116,14 @@ def ask(
 ) -> None:
     """Answer questions about a photograph, and save it with the masks drawn in."""
     quieten_transformers()
-    from pixellm import hub
     from pixellm.cli.outputs import plan_outputs, save
-    from pixellm.images import load_image
+    from pixellm.hub.models import resolve
+    from pixellm.imaging.images import load_image
 
     # Everything that can be wrong with what was typed comes before the model, which takes seconds or a download.
     photograph = load_image(image)
     outputs = plan_outputs(image, questions, out, json_path)
-    directory = hub.resolve(model) if namer is None else model
+    directory = resolve(model) if namer is None else model
     hide_loading_bars()
     from pixellm.cli.screen import show
     from pixellm.segmenter import load_segmenter
@@ -140,7 +140,7 @@ def ask(
 @app.command()
 def examples() -> None:
     """List the example photographs, which need no download."""
-    from pixellm.examples import EXAMPLES
+    from pixellm.imaging.examples import EXAMPLES
 
     for name, example in EXAMPLES.items():
         out_console.print(f"example:{name:<12} {example.caption}")
@@ -168,9 +168,9 @@ def convert(
     """Turn a released PixelLM or LISA checkpoint into a model directory."""
     quieten_transformers()
     from pixellm.baselines.lisa.convert import LISA
-    from pixellm.embedded import progress
-    from pixellm.model import convert as converter
-    from pixellm.model.conversion_report import report_lines
+    from pixellm.checkpoints import convert as converter
+    from pixellm.checkpoints.conversion_report import report_lines
+    from pixellm.utils.cache import progress
 
     if check and (out / "config.json").is_file():
         out_console.print(f"{out} is there already and was not converted again")
@@ -318,7 +318,7 @@ def attention(
     if out.suffix.lower() not in (".png", ".jpg", ".pdf"):
         raise ValueError(f"--out: expected a .png, .jpg or .pdf, got {out}.")
     quieten_transformers()
-    from pixellm.images import load_image
+    from pixellm.imaging.images import load_image
 
     photograph = load_image(image)
     from pixellm.eval.attention import attention_sheet, codebook_attention

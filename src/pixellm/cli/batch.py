@@ -21,8 +21,8 @@ from pixellm.cli.common import (
     quieten_transformers,
 )
 from pixellm.cli.interrupt import interrupting
-from pixellm.files import alone
-from pixellm.hub import MINI
+from pixellm.hub.models import MINI
+from pixellm.utils.files import alone
 
 if TYPE_CHECKING:
     from pixellm.batch.run import Batch, Result

@@ -25,9 +25,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm mo
 @app.command("list")
 def list_models() -> None:
     """List the models: what is here, and what can be had by name."""
-    from pixellm import hub
+    from pixellm.hub.models import list_models
 
-    for info in hub.list_models():
+    for info in list_models():
         state = f"{info.path}" if info.ready else f"not ready; prepare it with: pixellm models pull {info.name}"
         out_console.print(f"{info.name:<28} {_megabytes(info.size):>9}  {state}")
 
@@ -36,17 +36,17 @@ def list_models() -> None:
 def pull(name: Name) -> None:
     """Fetch a model, so that it can be used without a network."""
     quieten_transformers()
-    from pixellm import hub
+    from pixellm.hub.models import resolve
 
-    out_console.print(f"{name} is in {hub.resolve(name)}")
+    out_console.print(f"{name} is in {resolve(name)}")
 
 
 @app.command()
 def where(name: Name) -> None:
     """Print the directory of a model that is here."""
-    from pixellm import hub
+    from pixellm.hub.models import where
 
-    out_console.print(str(hub.where(name)))
+    out_console.print(str(where(name)))
 
 
 @app.command()
@@ -54,12 +54,12 @@ def remove(
     name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting.")] = False
 ) -> None:
     """Delete a model from the cache; directories of yours are never touched."""
-    from pixellm import hub
+    from pixellm.hub.models import list_models, remove
 
-    sizes = {info.name: info.size for info in hub.list_models()}
+    sizes = {info.name: info.size for info in list_models()}
     if sizes.get(name) and not yes:
         typer.confirm(f"Delete {name} ({_megabytes(sizes[name])})?", abort=True)
-    out_console.print(f"{name}: {_megabytes(hub.remove(name))} freed")
+    out_console.print(f"{name}: {_megabytes(remove(name))} freed")
 
 
 @app.command()

@@ -285,6 +285,6 @@ def _print_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
 
 def _write_json(path: Path, content: object) -> None:
-    from pixellm.files import write_text
+    from pixellm.utils.files import write_text
 
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pixellm.cli.common import err_console, out_console
-from pixellm.listening import listen
+from pixellm.utils.sockets import listen
 
 LOCAL = "127.0.0.1"
 EVERYWHERE = ("0.0.0.0", "::", "")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pixellm.files import replacing, write_text
-from pixellm.images import EXAMPLE
+from pixellm.imaging.images import EXAMPLE
+from pixellm.utils.files import replacing, write_text
 
 if TYPE_CHECKING:  # it would import torch
     from pixellm.types import Answer

@@ -25,7 +25,7 @@ from pixellm.cli.common import (
     print_lines,
     quieten_transformers,
 )
-from pixellm.hub import MINI
+from pixellm.hub.models import MINI
 
 if TYPE_CHECKING:
     from pixellm.eval.benchmarks import Benchmark

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from pixellm.overlay import colour_of, ink_on
+from pixellm.imaging.overlay import colour_of, ink_on
 from pixellm.types import Answer, Done, Event, Target, TextPiece
 
 

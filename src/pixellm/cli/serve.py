@@ -16,8 +16,8 @@ from pixellm.cli.common import (
     out_console,
     quieten_transformers,
 )
-from pixellm.hub import MINI
-from pixellm.listening import LOOPBACK, listen
+from pixellm.hub.models import MINI
+from pixellm.utils.sockets import LOOPBACK, listen
 
 if TYPE_CHECKING:
     from pixellm.serve.auth import Keys
@@ -130,7 +130,7 @@ def run_server(
 ) -> None:
     """Answer until Ctrl-C or SIGTERM. `loading` and `limits` are further fields of `Start` and `Settings`."""
     quieten_transformers()
-    from pixellm import hub
+    from pixellm.hub.models import resolve
     from pixellm.serve.auth import Keys, read_keys
     from pixellm.serve.messages import Start
     from pixellm.serve.settings import Settings
@@ -142,7 +142,7 @@ def run_server(
             f"expected API keys for {host}, where others can reach it, got none. "
             "Set PIXELLM_API_KEYS, or give --keys FILE; or listen on 127.0.0.1."
         )
-    directory = hub.resolve(model)
+    directory = resolve(model)
     where, precision = device_and_dtype(device, dtype)
     settings = Settings(
         model_name=name or (model if model == MINI or "/" not in model else directory.name),

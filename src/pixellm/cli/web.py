@@ -6,8 +6,8 @@ import typer
 
 from pixellm.cli.common import Device, Dtype, QuantizeOption
 from pixellm.cli.serve import Host, KeyFile, ModelName, Name, Port, run_server
-from pixellm.hub import MINI
-from pixellm.listening import LOOPBACK
+from pixellm.hub.models import MINI
+from pixellm.utils.sockets import LOOPBACK
 
 
 def web(

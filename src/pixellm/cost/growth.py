@@ -7,7 +7,7 @@ from pathlib import Path
 from pixellm.cost.bill import System
 from pixellm.cost.report import Rows
 from pixellm.cost.scenario import PHRASE_TOKENS, Scenario
-from pixellm.files import replacing
+from pixellm.utils.files import replacing
 
 TARGETS = tuple(range(1, 35))  # as many as MUSE's answers have
 TEXTS = tuple(range(3 * PHRASE_TOKENS, 513, 11))

@@ -1,6 +1,6 @@
 """PixelLM and LISA: a vision encoder, a language model that answers, a head that turns some of its tokens into masks.
 
-What is counted are the models' own methods; `pixellm.model.generation` says how often an answer calls them.
+What is counted are the models' own methods; `pixellm.inference.generation` says how often an answer calls them.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from pixellm.model.quantization import Quantize, group_size, quantised_layers
+from pixellm.inference.quantization import Quantize, group_size, quantised_layers
 
 BF16 = 2
 
@@ -14,7 +14,7 @@ def parameters(*modules: nn.Module) -> int:
 
 
 def weight_bytes(model: nn.Module, language_model: PreTrainedModel | None) -> dict[str, int]:
-    """Weights at bf16, int8 and int4, as `pixellm.model.quantization` holds them; buffers are not counted.
+    """Weights at bf16, int8 and int4, as `pixellm.inference.quantization` holds them; buffers are not counted.
 
     Quantised are the language model's linear layers but its output layer: at 8 bits with one bf16 scale for each output
     channel, at 4 bits with a bf16 scale and a bf16 zero point for each group of inputs of one. All else stays bf16:

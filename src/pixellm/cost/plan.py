@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from pixellm.binarize import CHUNK
 from pixellm.cost import bill
 from pixellm.cost.bill import Memory
 from pixellm.cost.counted import on_meta
@@ -16,15 +15,16 @@ from pixellm.cost.language import LanguageSystem
 from pixellm.cost.memory import BF16, kv_cache_bytes, parameters, saved_bytes
 from pixellm.cost.report import Rows, quantity
 from pixellm.cost.scenario import Scenario
-from pixellm.model.cuda_graphs import ROOM
-from pixellm.model.quantization import Quantize
+from pixellm.imaging.postprocess import CHUNK
+from pixellm.inference.cuda_graphs import ROOM
+from pixellm.inference.quantization import Quantize
 
 # Python, torch and transformers, imported and idle, as Linux counts it (VmRSS, of which 40 % are the libraries' files).
 PROCESS = 830_000_000
 PHOTOGRAPH = 3  # a pixel
 # A column of a mask that is kept: two runs, of three bytes each as text, with what Python has around them.
 MASK = 12
-# While a mask is made (`pixellm.binarize`): chunks of logits, which of them are inside, probabilities, edges.
+# While a mask is made (`pixellm.imaging.postprocess`): chunks of logits, bits, probabilities, edges.
 CHUNKS = 8 * 4 * CHUNK
 LANGUAGE_MODEL = "language model"
 

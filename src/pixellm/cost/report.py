@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pixellm.cost.bill import ORDER, Bill, Memory, System
 from pixellm.cost.scenario import Scenario
-from pixellm.files import replacing, write_text
+from pixellm.utils.files import replacing, write_text
 
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 # Okabe and Ito's colours, which colour-blind readers tell apart; greys and purples for memory.

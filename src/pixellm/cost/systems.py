@@ -5,7 +5,6 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from pixellm import hub
 from pixellm.baselines.presets import PRESETS as LANGUAGE_PRESETS
 from pixellm.baselines.seem import SeemConfig
 from pixellm.baselines.seem.presets import PRESETS as SEEM_PRESETS
@@ -13,6 +12,7 @@ from pixellm.cost.bill import System
 from pixellm.cost.by_phrase import ByPhrase
 from pixellm.cost.language import LanguageSystem
 from pixellm.cost.seem import SeemSystem
+from pixellm.hub.models import where
 from pixellm.model import PixelLMConfig
 
 Config = PixelLMConfig | SeemConfig
@@ -70,7 +70,7 @@ def _config(name: str) -> Config:
     if name in PRESETS:
         return PRESETS[name]()
     try:
-        directory = hub.where(name)
+        directory = where(name)
     except ValueError:
         known = ", ".join(PRESETS)
         raise ValueError(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pixellm.data.records import Exchange, Record, Region
 from pixellm.data.wording import join
-from pixellm.images import load_image
+from pixellm.imaging.images import load_image
 from pixellm.types import SEG_SLOT, Conversation, Sample
 
 # In templates: {what} names joined, {What} the same with a capital letter, {seg} a mask, {segs} one for each name.

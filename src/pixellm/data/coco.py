@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixellm import masks
 from pixellm.data.phrasing import Thing
 from pixellm.data.records import read_json
-from pixellm.images import load_image
+from pixellm.imaging import masks
+from pixellm.imaging.images import load_image
 
 logger = logging.getLogger(__name__)
 

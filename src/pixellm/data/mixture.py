@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from pixellm.data.augment import Augmentation, augment, window
 from pixellm.data.coco import CocoSource, Photograph
 from pixellm.data.plan import Plan
-from pixellm.geometry import resized_hw
+from pixellm.imaging.geometry import resized_hw
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from pixellm import masks
+from pixellm.imaging import masks
 
 logger = logging.getLogger(__name__)
 

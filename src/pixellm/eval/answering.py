@@ -17,8 +17,8 @@ from pixellm.eval.benchmarks import Benchmark, BenchmarkQuestion
 from pixellm.eval.predictions import Prediction
 from pixellm.eval.report import digest
 from pixellm.eval.resumable import CHUNK, append, ask_all, read, resume, write
-from pixellm.files import alone
 from pixellm.types import Answer, Segmenter
+from pixellm.utils.files import alone
 
 GENERATED = "by generation: the model is asked and writes its answer freely"
 TEACHER_FORCED = "teacher-forced: the words and the number of masks were given, one forward pass (released validation)"

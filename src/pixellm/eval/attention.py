@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pixellm.files import replacing
-from pixellm.geometry import restore
+from pixellm.imaging.geometry import restore
+from pixellm.inference.generation import Sampling, encode_prefix, generate
 from pixellm.model import PixelLMForConditionalGeneration
-from pixellm.model.generation import Sampling, encode_prefix, generate
 from pixellm.model.modeling import EncodedImages
 from pixellm.predictor import Predictor
 from pixellm.types import Answer
+from pixellm.utils.files import replacing
 
 CELL = 2.3  # inches
 

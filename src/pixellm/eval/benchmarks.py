@@ -13,13 +13,13 @@ from typing import Literal
 
 from PIL import Image
 
-from pixellm import masks
 from pixellm.data.catalogue import PUBLISHED, open_data
 from pixellm.data.records import DataSet, Exchange, MaskSource, Record, RecordList, Region, Segments
 from pixellm.data.refer import multi_referring
 from pixellm.data.wording import join
-from pixellm.files import write_text
+from pixellm.imaging import masks
 from pixellm.types import SEG_SLOT
+from pixellm.utils.files import write_text
 
 Name = Literal["muse", "refer", "multi-refer", "reasonseg", "grefcoco"]
 Grouping = Literal["released", "paper"]

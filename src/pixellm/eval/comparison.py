@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from pixellm.files import replacing, write_text
+from pixellm.utils.files import replacing, write_text
 
 RUN = "run.json"  # in a run's directory: its recipe, and at the end its figures
 BAR, BASE_COLOUR, COLOUR = 0.55, "#0072B2", "#56B4E9"

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.data.chat import Chat, draft
 from pixellm.data.records import BadRecord, DataSet, Record
-from pixellm.images import load_image
-from pixellm.masks import encode
-from pixellm.model.answering import AnswerBuilder
+from pixellm.imaging.contact_sheet import Item, contact_sheet
+from pixellm.imaging.images import load_image
+from pixellm.imaging.masks import encode
+from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.types import SEG_SLOT, Answer, Conversation, Sample
 
 

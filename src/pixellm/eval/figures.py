@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pixellm import masks
 from pixellm.eval.benchmarks import BenchmarkTarget
 from pixellm.eval.protocols import PairScore, Protocol, Scored
+from pixellm.imaging import masks
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 FEW = 3  # targets of MUSE's "few" at most (the paper, recalled)

@@ -11,10 +11,10 @@ from functools import cache
 
 import numpy as np
 
-from pixellm import masks
 from pixellm.data.describe import noun, pluralize, spoken
 from pixellm.data.names import NAMES, SINGLE_PERSON_WORDS, SYNONYMS
 from pixellm.eval.metrics import Overlap, overlap
+from pixellm.imaging import masks
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pixellm import masks
+from pixellm.imaging import masks
 
 
 class Overlap(NamedTuple):

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixellm import __version__, masks
+from pixellm import __version__
 from pixellm.data.coco import CocoSource, Photograph, category_masks
 from pixellm.data.knowledge import related, surely_absent
 from pixellm.data.phrasing import MAX_SLOTS, askable_attributes, knowledge_turn
@@ -24,11 +24,12 @@ from pixellm.data.wording import all_question, category_question, several_questi
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
 from pixellm.eval.resumable import append, ask_all, resume, write
-from pixellm.files import alone, write_text
+from pixellm.imaging import masks
 from pixellm.types import Answer, Segmenter
+from pixellm.utils.files import alone, write_text
 
 if TYPE_CHECKING:
-    from pixellm.model.quantization import Quantize
+    from pixellm.inference.quantization import Quantize
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pixellm.data.records import expect
-from pixellm.masks import Rle, as_text, to_rles
+from pixellm.imaging.masks import Rle, as_text, to_rles
 from pixellm.types import SEG_SLOT, Answer
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Prediction:
         """The words for each mask: by its span, else before its `{seg}`, else the whole text."""
         if self.spans is not None:
             return [self.text[start:end] for start, end in self.spans]
-        from pixellm.model.answering import phrase_span
+        from pixellm.inference.answer_builder import phrase_span
 
         pieces = self.text.split(SEG_SLOT)
         if len(pieces) != len(self.masks) + 1:

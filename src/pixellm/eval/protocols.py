@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pixellm import masks
 from pixellm.eval.benchmarks import BenchmarkQuestion
 from pixellm.eval.matching import Pair, match
 from pixellm.eval.metrics import Overlap, overlap
 from pixellm.eval.predictions import Prediction
+from pixellm.imaging import masks
 
 ProtocolName = Literal["fixed", "paper", "released", "ordered", "united"]
 TEXT_THRESHOLD = (

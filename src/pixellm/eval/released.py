@@ -18,11 +18,11 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pixellm import masks
 from pixellm.eval.benchmarks import BenchmarkQuestion, BenchmarkTarget
 from pixellm.eval.metrics import Overlap, overlap
 from pixellm.eval.predictions import Prediction
 from pixellm.eval.protocols import PairScore
+from pixellm.imaging import masks
 
 POINTS = 12_544  # matcher.py, match_pred
 LOGIT = 10.0

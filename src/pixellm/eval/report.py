@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixellm import __version__
-from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.eval.benchmarks import Benchmark
 from pixellm.eval.figures import Figures, figures, splits
 from pixellm.eval.protocols import Protocol, Scored
-from pixellm.files import replacing, write_text
-from pixellm.images import load_image
-from pixellm.masks import Rle, as_text
+from pixellm.imaging.contact_sheet import Item, contact_sheet
+from pixellm.imaging.images import load_image
+from pixellm.imaging.masks import Rle, as_text
 from pixellm.types import Answer, Target
+from pixellm.utils.files import replacing, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table

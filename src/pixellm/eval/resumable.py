@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pixellm.files import write_text
 from pixellm.types import Answer, Segmenter
+from pixellm.utils.files import write_text
 
 logger = logging.getLogger(__name__)
 

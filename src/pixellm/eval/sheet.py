@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.data.coco import CocoSource
 from pixellm.eval.photographs import KINDS, Result
+from pixellm.imaging.contact_sheet import Item, contact_sheet
 from pixellm.types import Answer, Target
 
 GOOD_IOU = 0.5  # the usual threshold of a hit

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pixellm import masks
 from pixellm.data.describe import spoken
 from pixellm.eval.matching import names_category
 from pixellm.eval.protocols import PairScore, Scored, with_ratings
+from pixellm.imaging import masks
 
 WORST, BEST = 1, 10
 # Words that tell nothing of a thing.

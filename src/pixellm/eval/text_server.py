@@ -16,7 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from pixellm.eval.text_rater import BEST, WORST, PairText
-from pixellm.openai_server import connect
+from pixellm.utils.openai_client import connect
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -62,7 +62,7 @@ class ServerRater:
 
     Args:
         model: its name at the server.
-        url: see `pixellm.openai_server.connect`.
+        url: see `pixellm.utils.openai_client.connect`.
         cache: JSON-lines file of ratings; None: they are not kept.
         budget: see there.
     """

@@ -10,10 +10,10 @@ from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
-from pixellm.contact_sheet import Item
 from pixellm.eval.matching import match
 from pixellm.eval.metrics import IouSum
-from pixellm.masks import encode
+from pixellm.imaging.contact_sheet import Item
+from pixellm.imaging.masks import encode
 from pixellm.types import Answer, Sample, Segmenter
 
 

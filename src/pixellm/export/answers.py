@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from pixellm import masks
 from pixellm.batch.questions import Asked, read_questions
 from pixellm.data.records import expect
 from pixellm.eval.predictions import Prediction, read_predictions
-from pixellm.images import EXAMPLE, MAX_PIXELS, load_image
+from pixellm.imaging import masks
+from pixellm.imaging.images import EXAMPLE, MAX_PIXELS, load_image
 from pixellm.types import SEG_SLOT
 
 UNNAMED = "object"  # the category of a mask that the text has no words for
@@ -202,7 +202,7 @@ def _plain(one: Prediction) -> tuple[str, Sequence[tuple[int, int]]]:
     # A slot beside spans is text, which must not be taken for one of ours; its length stays, the spans count it.
     if one.spans is not None or len(pieces) != len(one.masks) + 1:
         return one.text.replace(SEG_SLOT, "(seg)"), one.spans or [(0, len(one.text))] * len(one.masks)
-    from pixellm.model.answering import phrase_span  # brings torch
+    from pixellm.inference.answer_builder import phrase_span  # brings torch
 
     text, spans = "", []
     for piece in pieces[:-1]:

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixellm import masks
 from pixellm.export.answers import Pictured, Shown
 from pixellm.export.files import file_names
 from pixellm.export.outlines import iou, polygons
-from pixellm.files import write_text
-from pixellm.images import EXAMPLE
+from pixellm.imaging import masks
+from pixellm.imaging.images import EXAMPLE
+from pixellm.utils.files import write_text
 
 INFO = {"description": "answers, exported by pixellm"}
 RARE, COMMON = 10, 100  # LVIS (arXiv 1908.03195): categories of at most so many images are "r", "c"; others "f"

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from pixellm.export.answers import Pictured
-from pixellm.images import EXAMPLE, load_image
+from pixellm.imaging.images import EXAMPLE, load_image
 
 
 def file_names(images: Sequence[Pictured]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from pixellm.export.answers import Pictured, Shown
 from pixellm.export.files import place
 from pixellm.export.outlines import filled, iou, polygons
-from pixellm.files import new_directory
+from pixellm.utils.files import new_directory
 
 VERSION = "5.5.0"  # of labelme, whose format this is; later ones read it
 

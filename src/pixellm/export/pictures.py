@@ -16,8 +16,8 @@ from PIL import Image
 
 from pixellm.export.answers import UNNAMED, Given, Pictured
 from pixellm.export.files import load, place
-from pixellm.files import new_directory
-from pixellm.images import EXAMPLE
+from pixellm.imaging.images import EXAMPLE
+from pixellm.utils.files import new_directory
 
 NAME = 40  # characters of a phrase in a file's name
 

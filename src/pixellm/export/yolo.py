@@ -12,7 +12,7 @@ from pixellm.export.answers import Pictured, Shown
 from pixellm.export.coco import category_ids
 from pixellm.export.files import place
 from pixellm.export.outlines import filled, iou, polygons
-from pixellm.files import new_directory
+from pixellm.utils.files import new_directory
 
 # From the first corner of a pixel: readers who round and readers who cut off get the same pixel.
 INSIDE = 0.25

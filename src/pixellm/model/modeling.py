@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pixellm import geometry
+from pixellm.imaging import geometry
 from pixellm.model import attention, losses
 from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
-from pixellm.model.weights import load_whole
 from pixellm.model.word_mix import WordMix
 from pixellm.types import LossCounts, Output
+from pixellm.utils.weights import load_whole
 
 # Stands for one image token in `input_ids`; no text can produce it, since vocabularies have no negative ids.
 IMAGE_TOKEN_ID = -200

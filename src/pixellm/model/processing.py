@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import AddedToken, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-from pixellm import geometry
-from pixellm.images import load_image
+from pixellm.imaging import geometry
+from pixellm.imaging.images import load_image
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.types import SEG_SLOT, Answer, Batch, Conversation, Sample
 

@@ -16,8 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixellm import masks
-from pixellm.files import new_directory
+from pixellm.imaging import masks
 from pixellm.muse import layout
 from pixellm.muse.layout import Pair, photograph
 from pixellm.muse.quality.checks import DEFAULT, few_targets, mask, schema, slots
@@ -25,6 +24,7 @@ from pixellm.muse.records import MuseRecord
 from pixellm.muse.source import Source
 from pixellm.muse.splits import SPLITS, Shares, split_of
 from pixellm.muse.stats import Statistics
+from pixellm.utils.files import new_directory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -226,6 +226,6 @@ def summary(found: Exported) -> dict[str, Any]:
 
 def write_summary(found: Exported, path: Path) -> None:
     """As JSON."""
-    from pixellm.files import write_text
+    from pixellm.utils.files import write_text
 
     write_text(path, json.dumps(summary(found), ensure_ascii=False, indent=2) + "\n")

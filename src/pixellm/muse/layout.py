@@ -133,7 +133,7 @@ class Writer:
 
 def write(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """A file of entries, whole or not at all."""
-    from pixellm.files import replacing
+    from pixellm.utils.files import replacing
 
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         writer = Writer(file)

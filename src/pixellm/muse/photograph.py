@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from pixellm.images import load_image
+from pixellm.imaging.images import load_image
 from pixellm.muse.records import MuseImage
 
 MAX_SIDE = 768  # pixels: enough to see what is named, and cheap

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixellm.files import replacing
 from pixellm.muse.stats import Published, Statistics
+from pixellm.utils.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import pixellm
-from pixellm.images import load_image
+from pixellm.imaging.images import load_image
 from pixellm.muse.journal import Journal, Verdict
 from pixellm.muse.records import MuseImage, MuseRecord
 from pixellm.muse.view import view

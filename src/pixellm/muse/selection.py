@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pixellm import masks
+from pixellm.imaging import masks
 from pixellm.muse.quality.checks import SAME_BOX_IOU, SAME_MASK_IOU, box_iou
 from pixellm.muse.records import MuseImage, MuseTarget
 from pixellm.muse.scene import Scene

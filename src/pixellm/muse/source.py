@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from pixellm.data.records import expect
-from pixellm.files import replacing
 from pixellm.muse.layout import photograph
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget
+from pixellm.utils.files import replacing
 
 FILE = "source.sqlite"  # in the output of a generation
 VERSION = 1

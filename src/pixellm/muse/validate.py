@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixellm import masks
 from pixellm.data.records import Segments
+from pixellm.imaging import masks
 from pixellm.muse.layout import Pair, pairs_of, photograph
 from pixellm.muse.quality.checks import SAME_BOX_IOU, box_iou
 from pixellm.types import SEG_SLOT

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from skimage.measure import approximate_polygon, find_contours
 
-from pixellm import masks
+from pixellm.imaging import masks
+from pixellm.imaging.overlay import colour_of, ink_on
 from pixellm.muse.records import MuseRecord, MuseTarget
-from pixellm.overlay import colour_of, ink_on
 from pixellm.types import SEG_SLOT
 
 TOLERANCE = 0.4  # pixels that an outline may leave the mask's edge: less than anybody sees

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from pixellm.model.generation import Prefix
+from pixellm.inference.generation import Prefix
 
 Key = tuple[str, str, str | None]  # tenant, digest of the image, system text
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from pixellm import masks
-from pixellm.model.generation import Decoding, Step
+from pixellm.imaging import masks
+from pixellm.inference.generation import Decoding, Step
 from pixellm.predictor import AnswerDecoder, Predictor
 from pixellm.serve.cache import Encoded, PrefixCache
 from pixellm.serve.messages import Failed, Finished, Found, Item, Job, Piece, Turn
@@ -35,7 +35,7 @@ class Engine:
         batch_size: rows that are decoded together at most.
         cache_bytes: see `PrefixCache`.
         max_prompt_tokens: longer jobs fail.
-        joint: see `pixellm.model.generation.Decoding`.
+        joint: see `pixellm.inference.generation.Decoding`.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ class Start:
         model: directory.
         device, dtype, quantize: see `Predictor.load`.
         batch_size: answers that are decoded together.
-        joint: see `pixellm.model.generation.Decoding`.
+        joint: see `pixellm.inference.generation.Decoding`.
         cache_bytes: for encoded images.
         max_prompt_tokens: image, system text, earlier turns and question together.
     """
@@ -49,7 +49,7 @@ class Job:
         question: of the user.
         system: in place of the model's own system text.
         history: earlier turns, the oldest first.
-        sampling: fields of `pixellm.model.generation.Sampling`.
+        sampling: fields of `pixellm.inference.generation.Sampling`.
     """
 
     job_id: int

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pixellm.hub import MINI
+from pixellm.hub.models import MINI
 from pixellm.serve.auth import Keys, read_keys
 from pixellm.serve.messages import Start
 from pixellm.serve.settings import Settings
@@ -96,10 +96,10 @@ def app(args: Arguments) -> "Application":
 
 def _gate(args: Arguments, failures: list[str]) -> Any:
     """On a replica: the application with its model's process."""
-    from pixellm import hub
+    from pixellm.hub.models import resolve
     from pixellm.serve.api import create_app
 
-    directory = hub.resolve(args.model)
+    directory = resolve(args.model)
     name = args.name or (args.model if args.model == MINI else directory.name)
     start = Start(
         *(str(directory), args.device, args.dtype, args.quantize, args.batch_size, args.joint),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from pixellm.images import load_image
+from pixellm.imaging.images import load_image
 from pixellm.serve.errors import ApiError
 
 # Those that browsers show: each further decoder is one more that strangers can feed.

@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import pixellm
-from pixellm.examples import EXAMPLES, load_example
+from pixellm.imaging.examples import EXAMPLES, load_example
 from pixellm.serve import errors
 from pixellm.serve.settings import Settings
 
@@ -69,7 +69,7 @@ class Shown:
 
 def mount(app: FastAPI, settings: Settings) -> None:
     """Add the page to an app."""
-    from pixellm.overlay import COLOURS, OPACITY, ink_on  # takes half a second, and not every server has a page
+    from pixellm.imaging.overlay import COLOURS, OPACITY, ink_on  # takes half a second, and not every server has a page
 
     pages = FastAPI(openapi_url=None)
     errors.install(pages)

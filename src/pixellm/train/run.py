@@ -14,27 +14,27 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from pixellm import hub
 from pixellm.baselines.lisa import LisaConfig
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
+from pixellm.checkpoints.lora import merge_trained
 from pixellm.data.catalogue import open_data
 from pixellm.data.plan import LengthBatches, Plan
 from pixellm.data.records import DataSet
-from pixellm.embedded import make_readable
 from pixellm.eval.comparison import RUN
-from pixellm.files import write_text
-from pixellm.model.lora import merge_trained
-from pixellm.model.weights import read_json
+from pixellm.hub.models import resolve
+from pixellm.mini.stages import train_mini
 from pixellm.train import start
 from pixellm.train.adapt import adapt, reader_of
 from pixellm.train.collate import Collator
-from pixellm.train.mini.run import train_mini
 from pixellm.train.progress import RichProgress
 from pixellm.train.recipe import Data, MiniRecipe, ModelStart, Recipe, Stage, load_recipe
 from pixellm.train.samples import ChatSamples
 from pixellm.train.state import trained_state
 from pixellm.train.summary import summary
 from pixellm.train.trainer import PixelLMTrainer
+from pixellm.utils.cache import make_readable
+from pixellm.utils.files import write_text
+from pixellm.utils.weights import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def fine_tune(data: Path, model: str, output: Path, steps: int | None = None, re
         # The map to names reads states that are large: a higher rate destroys what it knows (docs/LOG.md).
         rates={"lora_": 2e-4, "word_mix.to_names": 1e-5},
         max_length=2048,
-        trained=_tuned(AutoConfig.from_pretrained(hub.resolve(model))),
+        trained=_tuned(AutoConfig.from_pretrained(resolve(model))),
         save_steps=50,
         average=0.98,
     )

@@ -20,12 +20,15 @@ from transformers import (
 )
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from pixellm import hub
 from pixellm.baselines.lisa import LisaConfig, LisaImageProcessor
 from pixellm.baselines.lisa.start import sam_settings, sam_weights
 from pixellm.baselines.presets import PRESETS
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
-from pixellm.embedded import LANGUAGE_MODEL, fetch_language_model
+from pixellm.checkpoints.conversion_report import Report
+from pixellm.checkpoints.convert import clip_weights
+from pixellm.hub.models import MINI, resolve
+from pixellm.hub.parts import LANGUAGE_MODEL, fetch_language_model
+from pixellm.mini.build import form_ids
 from pixellm.model import (
     PixelLMConfig,
     PixelLMForConditionalGeneration,
@@ -33,13 +36,10 @@ from pixellm.model import (
     PixelLMProcessor,
     PixelLMVisionConfig,
 )
-from pixellm.model.conversion_report import Report
-from pixellm.model.convert import clip_weights
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML, IMAGE_MARKERS, VICUNA
-from pixellm.model.weights import read_json, read_weights
-from pixellm.train.mini.build import form_ids
 from pixellm.train.recipe import ModelStart, check_names
+from pixellm.utils.weights import read_json, read_weights
 
 ANSWERING = ("language_model.", "codebook.", "pixel_decoder.")  # not taken over with another model's vision encoder
 
@@ -55,7 +55,7 @@ def load(start: ModelStart, seed: int) -> tuple[Model, Processor]:
         ValueError: neither a whole model nor both parts are given, or one can't be had.
     """
     if start.model:
-        directory = hub.resolve(start.model)
+        directory = resolve(start.model)
         config = AutoConfig.from_pretrained(directory, **start.settings)
         model: Any = AutoModel.from_pretrained(directory, config=config, dtype="auto")
         kind = SeemProcessor if isinstance(model, SeemForGrounding) else PixelLMProcessor
@@ -161,7 +161,7 @@ def _with_layers(text: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 def _vision(name: str, preset: PixelLMVisionConfig) -> tuple[dict[str, Any], Sequence[float], Sequence[float]]:
     """Settings of a vision encoder, and the mean and spread of the pixels that it was trained with."""
     if _is_pixellm(name):
-        directory = hub.resolve(name)
+        directory = resolve(name)
         pixels = PixelLMProcessor.from_pretrained(directory).image_processor
         return PixelLMConfig.from_pretrained(directory).vision_config.to_dict(), pixels.image_mean, pixels.image_std
     clip = CLIPVisionConfig.from_pretrained(name).to_diff_dict()
@@ -172,7 +172,7 @@ def _vision(name: str, preset: PixelLMVisionConfig) -> tuple[dict[str, Any], Seq
 def _encoder_weights(name: str, config: PixelLMConfig, own: Collection[str]) -> dict[str, Tensor]:
     """Weights of a vision encoder under our names (`own`); of a PixelLM model, also of what reads it."""
     if _is_pixellm(name):
-        state = read_weights(hub.resolve(name))
+        state = read_weights(resolve(name))
         return {key: tensor for key, tensor in state.items() if not key.startswith(ANSWERING)}
     return clip_weights(read_weights(_directory(name)), config, own, Report())
 
@@ -180,7 +180,7 @@ def _encoder_weights(name: str, config: PixelLMConfig, own: Collection[str]) -> 
 def _is_pixellm(name: str) -> bool:
     """Whether a name is that of a whole PixelLM model, whose encoder is meant, and not of a CLIP."""
     file = Path(name) / "config.json"
-    return name == hub.MINI or (file.is_file() and read_json(file).get("model_type") == PixelLMConfig.model_type)
+    return name == MINI or (file.is_file() and read_json(file).get("model_type") == PixelLMConfig.model_type)
 
 
 def _language_model(name: str) -> str:

@@ -22,9 +22,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from pixellm.contact_sheet import Item, contact_sheet
 from pixellm.data.plan import LengthBatches
 from pixellm.eval.validation import Validated, validate
+from pixellm.imaging.contact_sheet import Item, contact_sheet
 from pixellm.model.modeling import loss_counts
 from pixellm.segmenter import segmenter_of
 from pixellm.train.averaging import WeightAverage

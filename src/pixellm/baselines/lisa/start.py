@@ -7,7 +7,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import SamConfig
 
-from pixellm.model.weights import read_json, read_weights
+from pixellm.utils.weights import read_json, read_weights
 
 _PARTS = {
     "vision_encoder.": "sam_encoder.",

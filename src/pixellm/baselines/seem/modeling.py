@@ -26,8 +26,8 @@ from pixellm.baselines.seem.decoder import Prediction, SeemDecoder
 from pixellm.baselines.seem.losses import Targets, grounding_losses, place_targets
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures, SeemPixelDecoder
 from pixellm.model.vision import build_vision_encoder
-from pixellm.model.weights import load_whole
 from pixellm.types import LossCounts, Output
+from pixellm.utils.weights import load_whole
 
 FIRST_TEMPERATURE, HIGHEST_SCALE = 0.07, 100.0  # as CLIP has them
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from pixellm import hub
 from pixellm.baselines.seem.modeling import SeemForGrounding
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures
 from pixellm.baselines.seem.processing import SeemProcessor
-from pixellm.binarize import Binary, binarize
-from pixellm.images import ImageSource, load_image
+from pixellm.hub.models import resolve
+from pixellm.imaging.images import ImageSource, load_image
+from pixellm.imaging.postprocess import Binary, binarize
 from pixellm.types import Answer, Done, Event, Target, TextPiece
 
 
@@ -35,12 +35,12 @@ class SeemPredictor:
     def load(
         cls, name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> "SeemPredictor":
-        """Load a model by name or from a directory; see `pixellm.hub.resolve`.
+        """Load a model by name or from a directory; see `pixellm.hub.models.resolve`.
 
         Raises:
             ValueError: no such model, or a directory that does not hold one.
         """
-        directory = hub.resolve(name)
+        directory = resolve(name)
         model = SeemForGrounding.from_pretrained(directory, dtype=dtype)
         return cls(model.to(device), SeemProcessor.from_pretrained(directory))
 

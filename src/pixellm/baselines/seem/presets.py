@@ -5,7 +5,7 @@ one for experiments.
 from transformers import LlamaConfig
 
 from pixellm.baselines.seem.configuration import SeemConfig, focal_backbone
-from pixellm.model.presets import pixellm_mini
+from pixellm.checkpoints.presets import pixellm_mini
 
 
 def seem_focal_large() -> SeemConfig:

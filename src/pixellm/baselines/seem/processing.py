@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from pixellm.images import load_image
+from pixellm.imaging.images import load_image
+from pixellm.inference.answer_builder import phrase_span
 from pixellm.model import PixelLMImageProcessor
-from pixellm.model.answering import phrase_span
 from pixellm.model.processing import check_slots
 from pixellm.types import SEG_SLOT, Conversation, Sample
 

@@ -16,7 +16,7 @@ from pixellm.muse.running import MAX_FAILURES
 from pixellm.muse.server.budget import Budget
 from pixellm.muse.server.settings import Settings
 from pixellm.muse.source import FILE
-from pixellm.ray_cluster import connected
+from pixellm.utils.ray_cluster import connected
 
 if TYPE_CHECKING:
     from ray.data import Dataset

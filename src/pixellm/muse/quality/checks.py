@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from pixellm import masks
 from pixellm.data.describe import MIN_INSTANCE_AREA
+from pixellm.imaging import masks
 from pixellm.muse.quality import language, wording
 from pixellm.muse.quality.places import wrong_place, wrong_size
 from pixellm.muse.records import MuseRecord, MuseTarget

@@ -18,7 +18,7 @@ from pixellm.muse.server.budget import Purse, Reserved
 from pixellm.muse.server.dialect import Dialect
 from pixellm.muse.server.pace import Pace
 from pixellm.muse.server.settings import Settings
-from pixellm.openai_server import NO_KEY, connect_async
+from pixellm.utils.openai_client import NO_KEY, connect_async
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI

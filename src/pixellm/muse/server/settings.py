@@ -25,8 +25,8 @@ class Settings:
 
     Args:
         model: its name at the server.
-        url: see `pixellm.openai_server.connect`.
-        key_file: see `pixellm.openai_server.connect_async`.
+        url: see `pixellm.utils.openai_client.connect`.
+        key_file: see `pixellm.utils.openai_client.connect_async`.
         in_flight: requests at the same time.
         requests_per_minute, tokens_per_minute: what the server allows; None: as much as it takes.
         timeout: seconds until a request is given up, and tried again.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pixellm.images import load_image
+from pixellm.imaging.images import load_image
 from pixellm.muse.quality.wording import name_in
 from pixellm.muse.records import MuseRecord, MuseTarget, Provenance
 from pixellm.muse.scene import Made, Scene

@@ -10,7 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from pixellm import masks
 from pixellm.data.describe import (
     CLEAR_SIDE,
     CLEAR_SIZE_RATIO,
@@ -21,6 +20,7 @@ from pixellm.data.describe import (
     colour_shares,
     spoken,
 )
+from pixellm.imaging import masks
 from pixellm.muse.records import MuseTarget
 from pixellm.muse.scene import Scene
 

@@ -1,0 +1,1 @@
+"""How a model is stored: conversion, adapters, assembly, presets."""

@@ -1,0 +1,1 @@
+"""Model names to directories: what is downloaded, built and cached."""

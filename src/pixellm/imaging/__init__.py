@@ -1,0 +1,1 @@
+"""Images and masks: reading, geometry, run-length encoding, drawing."""

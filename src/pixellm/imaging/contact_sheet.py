@@ -1,0 +1,189 @@
+"""Contact sheet: answers side by side, each on a card with its photograph, question, text and masks."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pixellm.imaging import overlay
+from pixellm.types import Answer, Target
+from pixellm.utils.files import replacing
+
+CARD, PICTURE, GAP, PADDING = (
+    440,
+    330,
+    24,
+    12,
+)  # pixels: width of a card, height of its picture, between and inside cards
+TEXT, HEADING, LINE = 17, 30, 1.45  # font sizes in pixels, line height as a multiple
+PAPER, WHITE, INK, GREY, GROUND = "#F3F3F0", "#FFFFFF", "#1A1A1A", "#6B6B6B", "#E6E6E2"
+GOOD, BAD, NEUTRAL = "#1B7837", "#B2182B", "#4D4D4D"
+MAX_LINES = 6  # of an answer
+SPACE = 1.6  # between words, as a multiple of the font's: room for the coloured bands
+BAND = 3  # pixels that a band is wider than its words, on each side
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class Item:
+    """One card: an answer, a short note for the corner ("IoU 0.83"), and whether it stands under "good" or "bad"."""
+
+    answer: Answer
+    note: str
+    good: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A word of an answer; `target`: index of the target whose phrase it belongs to; `tail`: punctuation behind it."""
+
+    text: str
+    target: int | None = None
+    tail: str = ""
+
+    def width(self, font: Font) -> float:
+        return font.getlength(self.text) + (font.getlength(self.tail) + BAND if self.tail else 0)
+
+
+def contact_sheet(items: Sequence[Item], path: Path, columns: int = 4) -> None:
+    """Write a PNG or JPEG (by suffix) of all items: first those that are neither good nor bad, then the good ones.
+
+    Raises:
+        ValueError: no items, or no column.
+    """
+    if not items or columns < 1:
+        raise ValueError(f"expected at least one item and one column, got {len(items)} and {columns}.")
+    columns = min(columns, len(items))
+    width = GAP + columns * (CARD + GAP)
+    sections: list[tuple[str, str, list[list[Image.Image]]]] = []
+    for heading, colour, good in (("", PAPER, None), ("good", GOOD, True), ("bad", BAD, False)):
+        cards = [_card(item) for item in items if item.good is good]
+        rows = [cards[at : at + columns] for at in range(0, len(cards), columns)]
+        if rows:
+            sections.append((heading, colour, rows))
+    bands = {heading: GAP + HEADING + GAP if heading else GAP for heading, _, _ in sections}
+    height = GAP + sum(bands[heading] + sum(_row_height(row) + GAP for row in rows) for heading, _, rows in sections)
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw, y = ImageDraw.Draw(sheet), 0
+    for heading, colour, rows in sections:
+        draw.rectangle((GAP, y + GAP, GAP + 8, y + GAP + HEADING), fill=colour)
+        draw.text((GAP + 22, y + GAP + HEADING / 2), heading, INK, _font(HEADING), anchor="lm")
+        y += bands[heading]
+        for row in rows:
+            for column, card in enumerate(row):
+                frame = Image.new("RGB", (CARD, _row_height(row)), WHITE)  # all cards of a row end together
+                frame.paste(card)
+                sheet.paste(frame, (GAP + column * (CARD + GAP), y))
+            y += _row_height(row) + GAP
+    with replacing(Path(path)) as temporary:
+        sheet.save(temporary, quality=90, optimize=True)
+
+
+def _row_height(row: Sequence[Image.Image]) -> int:
+    return max(card.height for card in row)
+
+
+def _card(item: Item) -> Image.Image:
+    font = _font(TEXT)
+    room = CARD - 2 * PADDING
+    question = _wrap([_Word(word) for word in item.answer.question.split()], font, room)
+    answer = _wrap(_words(item.answer), font, room) or [[_Word("(no text)")]]
+    step = round(TEXT * LINE)
+    height = PICTURE + 2 * PADDING + step * (len(question) + len(answer)) + PADDING // 2
+    card = Image.new("RGB", (CARD, height), WHITE)
+    card.paste(_picture(item), (0, 0))
+    draw, y = ImageDraw.Draw(card), PICTURE + PADDING
+    for lines, colour in ((question, GREY), (answer, INK)):
+        for line in lines:
+            _write_line(draw, line, y, colour, font)
+            y += step
+        y += PADDING // 2
+    return card
+
+
+def _picture(item: Item) -> Image.Image:
+    """The answer's overlay fitted into the upper part of a card, the note in its corner."""
+    drawn = overlay.draw(_fitted(item.answer))
+    picture = Image.new("RGB", (CARD, PICTURE), GROUND)
+    picture.paste(drawn, ((CARD - drawn.width) // 2, (PICTURE - drawn.height) // 2))
+    draw, font = ImageDraw.Draw(picture), _font(TEXT)
+    wide = font.getlength(item.note) + 2 * PADDING
+    draw.rectangle(
+        (CARD - wide, 0, CARD, TEXT + PADDING), fill=NEUTRAL if item.good is None else GOOD if item.good else BAD
+    )
+    draw.text((CARD - wide / 2, (TEXT + PADDING) / 2), item.note, WHITE, font, anchor="mm")
+    return picture
+
+
+def _fitted(answer: Answer) -> Answer:
+    """The answer at the size that it is shown in: labels and edges drawn there stay sharp."""
+    scale = min(CARD / answer.image.width, PICTURE / answer.image.height)
+    size = (max(1, round(answer.image.width * scale)), max(1, round(answer.image.height * scale)))
+    targets = tuple(
+        Target.of_mask(target.phrase, target.span, _resized(target.mask, size), target.score)
+        for target in answer.targets
+    )
+    return Answer(answer.question, answer.text, targets, answer.image.convert("RGB").resize(size), answer.token_ids)
+
+
+def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+def _words(answer: Answer) -> list[_Word]:
+    """The answer's words, each with its target; a mask without words of its own gets its number."""
+    words, at = [], 0
+    for index, target in enumerate(answer.targets):
+        start, end = target.span
+        words += [_Word(word) for word in answer.text[at:start].split()]
+        words += [_Word(word, index) for word in answer.text[start:end].split() or [f"({index + 1})"]]
+        at = max(at, end)
+        tail = re.match(r"[^\w\s]+", answer.text[at:])
+        if tail:
+            words[-1] = _Word(words[-1].text, index, tail[0])
+            at += tail.end()
+    return words + [_Word(word) for word in answer.text[at:].split()]
+
+
+def _wrap(words: Sequence[_Word], font: Font, width: float) -> list[list[_Word]]:
+    """Lines of at most `width` pixels; longer words are cut short, and so are lines beyond `MAX_LINES`."""
+    space = SPACE * font.getlength(" ")
+    lines: list[list[_Word]] = []
+    used = width
+    for word in words:
+        word = _Word(overlay.shorten(word.text, font, width - font.getlength(word.tail)), word.target, word.tail)
+        needed = word.width(font)
+        if not lines or used + space + needed > width:
+            lines.append([])
+            used = -space
+        lines[-1].append(word)
+        used += space + needed
+    if len(lines) > MAX_LINES:
+        lines = lines[:MAX_LINES]
+        lines[-1][-1] = _Word("…")
+    return lines
+
+
+def _write_line(draw: ImageDraw.ImageDraw, line: Sequence[_Word], y: float, colour: str, font: Font) -> None:
+    """Words of a phrase stand on a band of their mask's colour: yellow letters on white could not be read."""
+    space, middle = SPACE * font.getlength(" "), y + TEXT * LINE / 2
+    starts = list(accumulate((word.width(font) + space for word in line), initial=float(PADDING)))
+    for target, run in groupby(range(len(line)), key=lambda at: line[at].target):
+        run = list(run)
+        end = starts[run[-1]] + font.getlength(line[run[-1]].text)
+        if target is not None:
+            box = (starts[run[0]] - BAND, middle - TEXT * 0.62, end + BAND, middle + TEXT * 0.62)
+            draw.rounded_rectangle(box, 4, fill=overlay.colour_of(target))
+            draw.text((end + BAND + 1, middle), line[run[-1]].tail, colour, font, anchor="lm")
+        for at in run:
+            ink = colour if target is None else overlay.ink_on(target)
+            draw.text((starts[at], middle), line[at].text, ink, font, anchor="lm")
+
+
+def _font(size: int) -> Font:
+    """Pillow's own font, the same on every machine."""
+    return ImageFont.load_default(size)

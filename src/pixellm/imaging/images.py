@@ -1,0 +1,178 @@
+"""Images as people have them → 8-bit RGB, upright; or a ValueError that says what is wrong with the file.
+
+path | PIL image | NumPy array | example:NAME  →  size check → full decode → EXIF orientation → RGB
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Guards memory: 100 million pixels are 300 MB in RGB. Larger than any phone's photo, smaller than a decompression bomb.
+MAX_PIXELS = 100_000_000
+# Named, because Pillow's full list runs other programs (EPS → Ghostscript) and holds rarely tested decoders.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+URL = re.compile(r"([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
+EXAMPLE = "example:"
+ARRAYS = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool or float in 0..1"
+
+ImageSource = str | Path | Image.Image | np.ndarray
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """The image as a new 8-bit RGB `PIL.Image.Image`, upright, transparency laid on white; or a ValueError.
+
+    `source` is a file (of several frames, the first), `example:NAME` (`pixellm.imaging.examples`), a PIL image, or an
+    array (H, W[, 1|3|4]) of uint8, uint16, bool, or float in 0..1. Values of 16 bits are scaled by 1/257,
+    or taken as they are where none is above 255.
+    """
+    if isinstance(source, Image.Image):
+        return _decode(source, "the image")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, str) and source.startswith(EXAMPLE):
+        from pixellm.imaging.examples import load_example
+
+        return load_example(source.removeprefix(EXAMPLE))
+    if isinstance(source, (str, os.PathLike)):
+        return _from_file(source)
+    raise ValueError(
+        f"expected an image file, a PIL image or a NumPy array, got {type(source).__name__}. "
+        "Give a path, or convert it (a torch tensor: tensor.permute(1, 2, 0).numpy())."
+    )
+
+
+def _from_file(source: str | os.PathLike) -> Image.Image:
+    name = os.fsdecode(source)
+    if isinstance(source, str) and URL.match(source):
+        raise ValueError(f"expected an image file, got the URL {source[:80]}. Download it first, then give the file.")
+    _check_file(name)
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF and HEIF depend on how Pillow was built
+    try:
+        with Image.open(name, formats=formats) as image:
+            return _decode(image, name)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(name, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"expected an image, got {name}, which is not one, or of an unknown kind. Convert it to PNG or JPEG."
+        ) from error
+    except PermissionError as error:
+        raise _not_permitted(name) from error
+    except OSError as error:
+        raise _broken(name, error) from error
+
+
+def _check_file(name: str) -> None:
+    """Raise if `name` is not a file with something in it."""
+    try:
+        size = os.stat(name).st_size
+    except PermissionError as error:
+        raise _not_permitted(name) from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        known = f"; photographs that are always there: {EXAMPLE}cat, {EXAMPLE}coffee …" if "." not in name else ""
+        raise ValueError(
+            f"expected an image file, got {name!r}, which does not exist. Check the path{known}."
+        ) from error
+    if os.path.isdir(name):
+        raise ValueError(f"expected an image file, got the directory {name}. Give one file in it.")
+    if not os.path.isfile(name):
+        raise ValueError(f"expected an image file, got {name}, which is a device or a pipe. Save it to a file first.")
+    if size == 0:
+        raise ValueError(f"expected an image, got {name} with zero bytes. Copy or download it again.")
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    """Check the size, then decode all of it, turn it upright and make it RGB."""
+    width, height = image.size
+    if width == 0 or height == 0:
+        raise ValueError(f"expected at least one pixel, got {name} of {width}×{height}. Check how it was made.")
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width}×{height} = {width * height / 1e6:.0f} million pixels")
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(name, str(error)) from error
+    # Pillow's decoders raise whatever they trip over in a damaged file: OSError, SyntaxError, struct.error, KeyError …
+    except Exception as error:
+        raise _broken(name, error) from error
+    return _to_rgb(upright, name)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I"):
+        return Image.fromarray(_to_8_bit(np.asarray(image), name)).convert("RGB")
+    if image.mode == "F":
+        values = np.asarray(image)
+        # Two ranges are in use for float images; which one is meant shows in the largest value.
+        return Image.fromarray(_float_to_8_bit(values, 255 if values.max() > 1 else 1, name)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:  # LAB, for one
+        raise ValueError(
+            f"expected an image that converts to RGB, got {name} of mode {image.mode}. Convert it."
+        ) from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape = array.shape
+    if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
+        first = array.ndim == 3 and shape[0] in (1, 3, 4)
+        advice = "The channels go last: array.transpose(1, 2, 0)." if first else "Give one image, channels last."
+        raise ValueError(f"expected an array {ARRAYS}, got shape {shape}. {advice}")
+    if array.size == 0:
+        raise ValueError(f"expected an array with at least one pixel, got shape {shape}. Check how it was cut.")
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise _too_large("the array", f"{shape[1]}×{shape[0]} pixels")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = _to_8_bit(array, "the array")
+    elif np.issubdtype(array.dtype, np.floating):
+        array = _float_to_8_bit(array, 1, "the array")
+    elif array.dtype != np.uint8:
+        raise ValueError(
+            f"expected an array {ARRAYS}, got {array.dtype}. If its values are 0..255: array.astype(numpy.uint8)."
+        )
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array[..., 0] if shape[2:] == (1,) else array)), "the array")
+
+
+def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
+    """Grey or colour values of up to 16 bits → uint8. 257 = 65535 / 255, so that white stays white."""
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"expected values in 0..65535, got {low}..{high} in {name}. Scale them to 0..65535 or 0..255.")
+    return np.rint(values / 257).astype(np.uint8) if high > 255 else values.astype(np.uint8)
+
+
+def _float_to_8_bit(values: np.ndarray, top: int, name: str) -> np.ndarray:
+    """Values in 0..top → uint8."""
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= top):  # written so that NaN fails too
+        raise ValueError(f"expected floats in 0..{top}, got {low:g}..{high:g} in {name}. Scale them, and remove NaN.")
+    return np.rint(values.astype(np.float32) * (255 / top)).astype(np.uint8)
+
+
+def _too_large(name: str, got: str) -> ValueError:
+    return ValueError(
+        f"expected at most {MAX_PIXELS / 1e6:.0f} million pixels, got {name}: {got}. "
+        "Scale it down, or cut out what matters."
+    )
+
+
+def _not_permitted(name: str) -> ValueError:
+    return ValueError(f"expected an image file that may be read, got {name}: permission denied. Check its permissions.")
+
+
+def _broken(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"expected a complete image, got {name}, which is truncated or damaged ({error}). Copy or download it again."
+    )

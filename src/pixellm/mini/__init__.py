@@ -1,0 +1,1 @@
+"""pixellm-mini, the embedded default: its model, data and training stages."""

@@ -1,0 +1,198 @@
+"""The stages of a `MiniRecipe` one after the other, each resumed where it was left."""
+
+import logging
+import shutil
+from itertools import chain
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainingArguments
+
+from pixellm.checkpoints.assemble import assemble, load_trained, save_trained
+from pixellm.data.coco import CocoSource
+from pixellm.data.mixture import Mixture
+from pixellm.data.plan import LengthBatches
+from pixellm.hub.parts import fetch_language_model, fetch_vision_weights
+from pixellm.mini.build import (
+    TIMM_MEAN,
+    TIMM_STD,
+    build_config,
+    build_model,
+    build_processor,
+    calibrate_codebook,
+    fit_names,
+    load_pixel_side,
+    pixel_side,
+)
+from pixellm.mini.calibrate import calibrate_presence
+from pixellm.mini.samples import ConversationSamples, naming_samples
+from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
+from pixellm.train.adapt import adapt
+from pixellm.train.collate import Collator
+from pixellm.train.recipe import AnswerStage, MiniRecipe, VisionStage
+from pixellm.train.trainer import PixelLMTrainer
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_SAMPLES = 16
+# Parameters that the second stage finds trained.
+FIRST_STAGE_PARTS = (
+    *("vision_encoder", "pixel_projector", "neck", "pixel_decoder"),
+    *("word_mix.to_pixels", "word_mix.to_prompts", "word_mix.prior_weight"),
+)
+
+
+def train_mini(recipe: MiniRecipe, output: Path) -> Path:
+    """Train the stages of a recipe one after the other, each resumed where it was left.
+
+    Args:
+        recipe: see `MiniRecipe`.
+        output: where checkpoints and results go: `trained` (what was trained alone) and `model`, which is returned.
+    """
+    sources = [source.load(recipe.data_root) for source in recipe.sources]
+    vocabulary = names_of(sources)
+    seeing = output / "vision" / "pixel_side.safetensors"
+    if not seeing.exists():
+        train_vision(recipe, recipe.vision_stage, sources, vocabulary, seeing)
+    trained = output / "trained"
+    if not (trained / "config.json").exists():
+        train_answers(recipe, recipe.answer_stage, sources, vocabulary, seeing, trained)
+    model = output / "model"
+    if not model.exists():
+        partial = output / "model.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        assemble(trained, fetch_language_model(), partial)
+        partial.rename(model)
+    logger.info("the model is in %s", model)
+    return model
+
+
+def names_of(sources: list[CocoSource]) -> list[str]:
+    """Vocabulary of the dense classifier: names of which the sources also tell where they are not, sorted.
+
+    A name that is only ever annotated where it is would soon be seen everywhere.
+    """
+    return sorted(frozenset[str]().union(*(source.known for source in sources if source.complete)))
+
+
+def train_vision(
+    recipe: MiniRecipe, stage: VisionStage, sources: list[CocoSource], vocabulary: list[str], result: Path
+) -> None:
+    """First stage: what was trained goes to `result`."""
+    torch.manual_seed(recipe.seed)
+    config = build_config(recipe, build_processor(recipe), vocabulary)
+    model = build_model(config, fetch_vision_weights())
+    if recipe.start:
+        load_trained(model, recipe.start)
+    freeze(model.vision_encoder.backbone, stage.frozen, stage.depthwise)
+    samples = VisionSamples(
+        mixture=_mixture(recipe, sources, stage.steps * stage.batch_size),
+        vocabulary=vocabulary,
+        size=config.vision_config.image_size,
+        grid=config.vision_config.grid_sizes[-1],
+        names=stage.names,
+        mean=TIMM_MEAN[0],
+        std=TIMM_STD[0],
+    )
+    trainer = PixelLMTrainer(
+        VisionPretraining(model),
+        _arguments(stage, recipe, result.parent),
+        train_dataset=samples,
+        data_collator=collate_vision,
+        batches=LengthBatches(same_length, stage.steps, stage.batch_size),
+        learning_rates={"backbone": stage.backbone_learning_rate},
+        average=stage.average,
+    )
+    trainer.fit()
+    partial = result.with_suffix(".partial")
+    save_file(pixel_side(model), partial)
+    partial.rename(result)
+
+
+def train_answers(
+    recipe: MiniRecipe, stage: AnswerStage, sources: list[CocoSource], vocabulary: list[str], seeing: Path, result: Path
+) -> None:
+    """Second stage, from the pixel side in the file `seeing`: what was trained goes to the directory `result`."""
+    torch.manual_seed(recipe.seed)  # not the state that the first stage left, if it ran in this process
+    processor = build_processor(recipe)
+    config = build_config(recipe, processor, vocabulary)
+    model = build_model(config, fetch_vision_weights())
+    model.language_model.to(torch.bfloat16)
+    adapt(model, recipe.lora, stage.trained)
+    if recipe.start:
+        load_trained(model, recipe.start)
+    load_pixel_side(model, load_file(seeing))
+    with_questions = [(s, c.weight) for s, c in zip(sources, recipe.sources, strict=True) if _has_masks(s)]
+    asked, weights = zip(*with_questions, strict=True)
+    length = stage.steps * stage.batch_size
+    samples = ConversationSamples(
+        mixture=Mixture(asked, weights, length, recipe.augmentation, recipe.seed + 1),
+        vocabulary=vocabulary,
+        size=config.vision_config.image_size,
+        grid=config.vision_config.grid_sizes[-1],
+        questions=stage.questions,
+    )
+    collate = Collator(processor)
+    if not recipe.start:
+        calibrate_codebook(model, collate([samples[i] for i in range(min(CALIBRATION_SAMPLES, length))]))
+        fit_names(model, map(collate, naming_samples(vocabulary, samples)))
+    trainer = PixelLMTrainer(
+        model,
+        _arguments(stage, recipe, result.parent / "answer"),
+        train_dataset=samples,
+        data_collator=collate,
+        learning_rates={
+            "lora_": stage.lora_learning_rate,
+            **dict.fromkeys(FIRST_STAGE_PARTS, stage.vision_learning_rate),
+            "word_mix.to_names": stage.name_learning_rate,
+        },
+        batches=LengthBatches(same_length, stage.steps, stage.batch_size),
+        average=stage.average,
+    )
+    trainer.fit()
+    if recipe.held_out:
+        held_out = chain.from_iterable(source.load(recipe.data_root) for source in recipe.held_out)
+        moved = calibrate_presence(model, processor, held_out, recipe.recall)
+        logger.info("presence on held-out photographs: mentions moved by %.2f, tags by %.2f", *moved)
+    partial = result.with_suffix(".partial")
+    save_trained(model, processor, recipe.lora.alpha, partial)
+    partial.rename(result)
+
+
+def same_length(_: int) -> float:
+    """Of photographs: batches as they are drawn."""
+    return 0.0
+
+
+def _mixture(recipe: MiniRecipe, sources: list[CocoSource], length: int) -> Mixture:
+    return Mixture(sources, [source.weight for source in recipe.sources], length, recipe.augmentation, recipe.seed)
+
+
+def _has_masks(source: CocoSource) -> bool:
+    return any(photograph.things for photograph in (source[i] for i in range(min(3, len(source)))))
+
+
+def _arguments(stage: VisionStage | AnswerStage, recipe: MiniRecipe, output: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.batch_size,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=stage.warmup_steps,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=1.0,
+        bf16=True,
+        seed=recipe.seed,
+        logging_steps=min(10, stage.steps),
+        save_steps=stage.save_steps,
+        save_total_limit=2,
+        ignore_data_skip=True,  # the batches start where they have to
+        dataloader_num_workers=2,
+        dataloader_prefetch_factor=2,
+        remove_unused_columns=False,
+        report_to=["tensorboard"],
+        use_cpu=not torch.cuda.is_available(),
+    )

@@ -1,0 +1,165 @@
+"""First stage for a timm encoder: the pixel side learns to name what is where, and to segment what it is asked by name.
+
+The dense classifier starts from the backbone's own ImageNet classes (`imagenet_names.py`). No language model runs: of
+its knowledge only the embeddings of names are read, so a step costs a fraction of what an answer does.
+
+Shapes:  B images · S side of the square · V names of the vocabulary · M names asked for, of all images
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pixellm.data.coco import Photograph, category_masks
+from pixellm.data.mixture import Mixture, fit
+from pixellm.data.phrasing import MIN_CATEGORY_AREA
+from pixellm.mini.class_targets import class_targets
+from pixellm.mini.imagenet_names import IMAGENET_CLASSES
+from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.model.vision import TimmEncoder
+from pixellm.types import LossCounts, Output
+
+# Rare names would otherwise start out as likely as common ones.
+INITIAL_CLASS_BIAS = -4.0
+# Lower: the evidence of all positions is summed (as logits).
+INITIAL_PRESENCE_BIAS = -7.0
+# Softmax logits of ImageNet spread wider than the independent ones used here.
+IMAGENET_SCALE = 0.3
+SMALLEST_FIT = 0.5  # of the square: photographs are shown down to this size
+
+
+def load_backbone(encoder: TimmEncoder, weights: Path, vocabulary: Sequence[str]) -> None:
+    """Load ImageNet weights (timm names, classifier included) and start the dense classifier from them."""
+    state = load_file(weights)
+    head = state.pop("classifier.weight")
+    state.pop("classifier.bias")
+    encoder.backbone.load_state_dict(state)
+    if encoder.classifier is None:
+        return
+    deep, fine = encoder.classifier.deep, encoder.classifier.fine
+    with torch.no_grad():
+        deep.weight.zero_()
+        deep.bias.fill_(INITIAL_CLASS_BIAS)
+        fine.weight.mul_(0.1)
+        fine.bias.zero_()
+        presence = encoder.classifier.presence
+        presence.weight.zero_()
+        presence.bias.fill_(INITIAL_PRESENCE_BIAS)
+        for index, name in enumerate(vocabulary):
+            if name in IMAGENET_CLASSES:
+                rows = head[IMAGENET_CLASSES[name]].mean(dim=0) - head.mean(dim=0)
+                deep.weight[index, :, 0, 0] = IMAGENET_SCALE * rows
+                presence.weight[index, :, 0, 0] = IMAGENET_SCALE * rows
+
+
+def freeze(backbone: nn.Module, parts: Iterable[str], depthwise: bool) -> None:
+    """Keep the pretrained weights of modules by name, and of depthwise convolutions unless these train.
+
+    Backward passes through early blocks and depthwise kernels take most of a step's time on a CPU (docs/LOG.md).
+    """
+    for part in parts:
+        backbone.get_submodule(part).requires_grad_(False)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and not depthwise:
+            module.weight.requires_grad_(False)
+
+
+@dataclass
+class VisionSamples(Dataset):
+    """Photographs in a square of `size` pixels, with class targets on the encoder's finest grid and names to segment.
+
+    Args:
+        mixture: the augmented photographs.
+        vocabulary: the V names.
+        size, grid: see `class_targets`.
+        names: how many names are asked for at most.
+        mean, std: of the pixels.
+    """
+
+    mixture: Mixture
+    vocabulary: Sequence[str]
+    size: int
+    grid: int
+    names: int
+    mean: float = 0.5
+    std: float = 0.5
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        photograph, rng = self.mixture.draw(index)
+        photograph = fit(photograph, round(self.size * rng.uniform(SMALLEST_FIT, 1.0)))
+        target, weight = class_targets(photograph, self.vocabulary, self.size, self.grid)
+        pixels = np.asarray(photograph.image, dtype=np.float32) / 255
+        square = np.zeros((self.size, self.size, 3), dtype=np.float32)
+        square[: pixels.shape[0], : pixels.shape[1]] = (pixels - self.mean) / self.std
+        names, masks = self._asked(photograph, rng)
+        return {
+            "pixel_values": torch.from_numpy(square).permute(2, 0, 1),
+            "resized_hw": torch.tensor(pixels.shape[:2]),
+            "class_target": torch.from_numpy(target),
+            "class_weight": torch.from_numpy(weight),
+            "names": names,
+            "target_masks": masks,
+        }
+
+    def _asked(self, photograph: Photograph, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Some names and their masks, bool (M, S, S): on the whole square, whatever part of it the photograph takes."""
+        found = category_masks(photograph.things)
+        askable = [n for n, mask in found.items() if n in self.vocabulary and mask.mean() >= MIN_CATEGORY_AREA]
+        chosen = rng.sample(askable, min(self.names, len(askable)))
+        masks = np.zeros((len(chosen), self.size, self.size), dtype=bool)
+        for row, name in zip(masks, chosen, strict=True):
+            row[: photograph.image.height, : photograph.image.width] = found[name]
+        names = torch.tensor([self.vocabulary.index(name) for name in chosen], dtype=torch.long)
+        # Half the resolution tells the losses all that masks of a quarter of it can show.
+        return names, torch.from_numpy(masks[:, ::2, ::2])
+
+
+def collate_vision(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | list[Tensor]]:
+    """Stack what has one size; the masks of each image stay a list."""
+    stacked = ("pixel_values", "resized_hw", "class_target", "class_weight")
+    return {
+        **{key: torch.stack([sample[key] for sample in samples]) for key in stacked},
+        "names": torch.cat([sample["names"] for sample in samples]),
+        "target_masks": [sample["target_masks"] for sample in samples],
+    }
+
+
+class VisionPretraining(nn.Module):
+    """A model with the losses of its pixel side alone, as `Trainer` wants it."""
+
+    def __init__(self, model: PixelLMForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        model.language_model.requires_grad_(False)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        resized_hw: Tensor,
+        class_target: Tensor,
+        class_weight: Tensor,
+        names: Tensor,
+        target_masks: list[Tensor],
+        counts: LossCounts,
+    ) -> Output:
+        """See `Batch`; `names` (M,) are indexes into the vocabulary, in the order of `target_masks`."""
+        images = self.model.encode_images(pixel_values, resized_hw)
+        losses = self.model.class_losses(images, class_target, class_weight, counts.images)
+        per_image = [len(masks) for masks in target_masks]
+        index = torch.arange(len(per_image)).repeat_interleave(torch.tensor(per_image)).to(names.device)
+        logits, _ = self.model.decode_names(images, names, index)
+        square = torch.full_like(resized_hw, pixel_values.shape[-1])  # the padding is to stay empty, too
+        answers = torch.arange(len(names), device=names.device).split(per_image)  # names are asked one by one
+        logits = list(logits.split(per_image))
+        losses |= self.model.mask_losses(logits, target_masks, square, answers, counts.masks)
+        return Output(torch.stack(list(losses.values())).sum(), losses, [])

@@ -1,0 +1,232 @@
+"""Keys, pictures, conversations, formats: what a request is made of."""
+
+import asyncio
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from pixellm.serve import conversation, formats, pictures
+from pixellm.serve.auth import ANYBODY, Keys, read_keys
+from pixellm.serve.errors import ApiError
+from pixellm.serve.messages import Turn
+from pixellm.serve.schema import ChatRequest
+from pixellm.serve.settings import Settings
+from tests.support import serving, tiny
+
+SETTINGS = Settings("tiny", max_turns=3, max_question_chars=50)
+
+
+# --- keys ---
+
+
+def test_keys_from_environment_and_file(tmp_path, monkeypatch):
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n{serving.KEY}  # of the first\n\n")
+    monkeypatch.setenv("PIXELLM_API_KEYS", f"{serving.OTHER_KEY},")
+    assert read_keys(file) == [serving.OTHER_KEY, serving.KEY]
+    monkeypatch.delenv("PIXELLM_API_KEYS")
+    assert read_keys(None) == []
+    file.write_text("# nothing\n")
+    with pytest.raises(ValueError, match="got none"):
+        read_keys(file)
+    file.write_text("short\n")
+    with pytest.raises(ValueError, match="at least 16 characters") as caught:
+        read_keys(file)
+    assert "short\n" not in str(caught.value)
+
+
+def test_who_a_key_belongs_to():
+    keys = Keys([serving.KEY, serving.OTHER_KEY])
+    first, other = keys.tenant(f"Bearer {serving.KEY}"), keys.tenant(f"bearer  {serving.OTHER_KEY}")
+    assert first
+    assert other
+    assert first != other
+    assert serving.KEY not in first
+    for wrong in (
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        serving.KEY,
+        f"Basic {serving.KEY}",
+        f"Bearer {serving.KEY}x",
+        "Bearer ü",
+    ):
+        assert keys.tenant(wrong) is None
+    assert Keys().tenant(None) == ANYBODY
+    assert not Keys()
+
+
+# --- pictures ---
+
+
+def decode(data: bytes, max_pixels: int = 10_000) -> pictures.Picture:
+    async def run():
+        async with pictures.Decoder(max_pixels, 3 * max_pixels).decoded(data) as picture:
+            return picture
+
+    return asyncio.run(run())
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_the_same_pixels_have_the_same_digest():
+    image = Image.new("RGB", (20, 10), "red")
+    one, same = decode(encoded(image)), decode(encoded(image, "WEBP", lossless=True))
+    assert one.digest == same.digest
+    assert one.image().tobytes() == image.tobytes()
+    assert decode(encoded(image.resize((10, 20)))).digest != one.digest  # the same bytes in another shape
+
+
+@pytest.mark.parametrize("size", [(101, 100), (5000, 5000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+def test_bombs_are_not_decoded(size, monkeypatch):
+    monkeypatch.setattr(pictures, "_decode", lambda data: pytest.fail("decoded"))
+    with pytest.raises(ApiError) as caught:
+        decode(serving.bomb(*size))
+    assert caught.value.status in (400, 413)
+
+
+def test_other_files_are_no_images():
+    good = encoded(tiny.picture(50, 50))
+    tiff = encoded(Image.new("RGB", (5, 5)), "TIFF")
+    for data in (b"", b"hello", good[:60], good[: len(good) // 2], tiff, b"<svg/>", bytes(1000), b"%!PS-Adobe\n"):
+        with pytest.raises(ApiError) as caught:
+            decode(data)
+        assert caught.value.status == 400
+
+
+def test_only_so_many_pixels_are_held_at_once():
+    data = encoded(Image.new("RGB", (100, 100)))
+
+    async def run():
+        decoder = pictures.Decoder(10_000, 60_000)  # two of them
+        holding, most = 0, 0
+        leave = asyncio.Event()
+
+        async def hold():
+            nonlocal holding, most
+            async with decoder.decoded(data):
+                holding += 1
+                most = max(most, holding)
+                await leave.wait()
+                holding -= 1
+
+        tasks = [asyncio.create_task(hold()) for _ in range(5)]
+        await asyncio.sleep(0.3)
+        tasks[-1].cancel()  # while it waits
+        before = most
+        leave.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with decoder.decoded(data):
+            return before, most, decoder._room
+
+    assert asyncio.run(run()) == (2, 2, 30_000)
+
+
+def test_data_uris():
+    data = serving.png()
+    uri = serving.data_uri(data)
+    assert pictures.from_data_uri(uri) == data
+    assert pictures.from_data_uri(uri.replace("image/png", "image/svg+xml;charset=utf-8")) == data
+    for wrong in (
+        "data:,x",
+        "data:text/html;base64,aGk=",
+        f"{uri}!",
+        "data:image/png;base64,a",
+        uri.replace("base64,", ""),
+    ):
+        with pytest.raises(ApiError):
+            pictures.from_data_uri(wrong)
+
+
+# --- conversations ---
+
+
+def read(*messages, settings=SETTINGS):
+    request = ChatRequest.model_validate_json(json.dumps({"model": "m", "messages": messages}))
+    return conversation.read(request.messages, settings)
+
+
+def user(*content):
+    return {"role": "user", "content": content[0] if len(content) == 1 else list(content)}
+
+
+def image(url="data:x"):
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def said(words, *spans):
+    return {"role": "assistant", "content": words, "targets": [{"span": list(span), "area": 5} for span in spans]}
+
+
+def test_a_chat_of_two_turns():
+    found = read(
+        {"role": "system", "content": "Be brief."},
+        user(image(), text("one"), text("two")),
+        said("the dog", (0, 7)),
+        user("and?"),
+    )
+    assert found == conversation.Conversation("and?", "data:x", "Be brief.", (Turn("one\ntwo", "the dog", ((0, 7),)),))
+
+
+def test_an_image_that_is_repeated_is_one():
+    assert read(user(image(), text("a")), said("b"), user(image(), text("c"))).image == "data:x"
+    assert read(user("a")).image is None
+
+
+@pytest.mark.parametrize(
+    ("messages", "match"),
+    [
+        ([user(image("a"), image("b"), text("c"))], "one image"),
+        ([said("a"), user("b")], "in turns"),
+        ([user("a"), user("b")], "in turns"),
+        ([user("a"), said("b")], "at the end"),
+        ([{"role": "system", "content": "a"}], "at the end"),
+        ([user(image(), text("  "))], "empty"),
+        ([user("x" * 51)], "at most 50"),
+        ([user("a"), said("b"), user("x" * 51), said("b"), user("a")], "at most 50"),
+        ([user("a"), said("b", (0, 2)), user("c")], "spans"),
+        ([user("a"), said("b", (1, 0)), user("c")], "spans"),
+        ([user("a"), said("b")] * 3 + [user("c")], "at most 3"),
+    ],
+)
+def test_other_chats(messages, match):
+    with pytest.raises(ApiError, match=match) as caught:
+        read(*messages)
+    assert caught.value.status == 400
+
+
+# --- what a client likes to have ---
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, formats.JSON),
+        ("*/*", formats.JSON),
+        ("application/json", formats.JSON),
+        ("image/png", formats.PNG),
+        ("image/*", formats.PNG),
+        ("text/html, image/png;q=0.5, application/vnd.coco+json;q=0.6", formats.COCO),
+        ("application/json;q=0, */*;q=0.1", formats.PNG),
+    ],
+)
+def test_formats(accept, expected):
+    assert formats.chosen(accept) == expected
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/webp", "application/json;q=0", "image/png;q=x"])
+def test_formats_that_are_not_there(accept):
+    with pytest.raises(ApiError) as caught:
+        formats.chosen(accept)
+    assert caught.value.status == 406
