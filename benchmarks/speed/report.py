@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pixellm.cost.report import Rows
 from pixellm.eval.comparison import write_into
-from pixellm.utils.files import replacing
+from pixellm.utils.files import atomic_write
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT, IMAGES = ROOT / "docs" / "performance.md", ROOT / "docs" / "images"
@@ -145,5 +145,5 @@ def plot(rows: Measured, path: Path) -> None:
         panel.set(yscale="log", title=size, xlabel="targets", ylabel="time to the end, ours without a target = 1")
         panel.grid(alpha=0.3, which="both")
         panel.legend(fontsize=8, frameon=False)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.savefig(temporary, dpi=110)

@@ -232,7 +232,7 @@ def test_convert_reports_and_checks(run, shared, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "missing 0 keys" in result.stdout
     assert "check: complete" in result.stdout
-    assert refused(run(*arguments), r"(?m)^Error: expected an empty or new directory")
+    assert refused(run(*arguments), r"(?m)^Error: expected a new or empty directory")
     again = run(*arguments, "--check")
     assert again.returncode == 0
     assert "was not converted again" in again.stdout

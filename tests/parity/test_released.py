@@ -514,7 +514,7 @@ def test_missing_vision_encoder(reference, tmp_path):
 def test_output_directory_in_use_stays_as_it_is(reference, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
-    with pytest.raises(ValueError, match="empty or new directory"):
+    with pytest.raises(ValueError, match="new or empty directory"):
         convert(reference / "hf_model", tmp_path / "out", reference / "clip-tiny")
     assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == ["out", "out/precious.txt"]
 

@@ -16,7 +16,7 @@ from pixellm.checkpoints.lora import merge_lora
 from pixellm.model.configuration import PixelLMConfig
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor, add_codebook_tokens
-from pixellm.utils.cache import make_readable
+from pixellm.utils.files import make_readable
 from pixellm.utils.weights import mapped_weights, read_json, save_state
 
 WEIGHTS = "model.safetensors"

@@ -5,8 +5,6 @@ not yet merged). Pickles are opened with `weights_only=True`; no model is built,
 """
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor, add_codebook_tokens
 from pixellm.model.templates import IMAGE_MARKERS, VICUNA
+from pixellm.utils.files import atomic_directory, expect_empty
 from pixellm.utils.weights import read_json, read_weights, save_state
 
 # Released name → ours; the first pattern that matches wins.
@@ -101,8 +100,7 @@ def convert(released: Path, out: Path, vision: Path, layouts: Sequence[Layout] =
     Raises:
         ValueError: an unreadable source, or keys that are missing or of the wrong shape. Unknown ones are reported.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"expected an empty or new directory to write to, got {out}. Remove it or choose another.")
+    expect_empty(out)
     settings = read_json(released / "config.json")
     state = _strip_peft(read_weights(released))
     layout = next((one for one in layouts if any(key.startswith(one.mark) for key in state)), PIXELLM)
@@ -118,17 +116,11 @@ def convert(released: Path, out: Path, vision: Path, layouts: Sequence[Layout] =
     _compare(config, expected, ours, report)
     if report.missing or report.mismatched:
         raise ValueError(f"{released}: {describe_faults(report, layout.name)}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
-        partial = Path(work) / "checkpoint"
-        partial.mkdir()
+    with atomic_directory(out) as directory:
         config.architectures = [layout.model.__name__]
-        config.save_pretrained(partial)
-        _processor(config, tokenizer, layout.image_processor(config)).save_pretrained(partial)
-        save_state(ours, partial)
-        if out.exists():
-            out.rmdir()
-        shutil.move(partial, out)
+        config.save_pretrained(directory)
+        _processor(config, tokenizer, layout.image_processor(config)).save_pretrained(directory)
+        save_state(ours, directory)
     return report
 
 

@@ -22,7 +22,7 @@ from pixellm.cli.common import (
 )
 from pixellm.cli.interrupt import interrupting
 from pixellm.hub.models import MINI
-from pixellm.utils.files import alone
+from pixellm.utils.files import exclusive_lock
 
 if TYPE_CHECKING:
     from pixellm.batch.run import Batch, Result
@@ -75,7 +75,7 @@ def batch(
 
     work = Batch(questions, out, made)
     stops: list[str] = []
-    with alone(work.out), interrupting(stops.append):
+    with exclusive_lock(work.out), interrupting(stops.append):
         if engine is Engine.LOCAL:
             _here(work, load, lambda: bool(stops))
         else:

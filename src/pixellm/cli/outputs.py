@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from pixellm.imaging.images import EXAMPLE
-from pixellm.utils.files import replacing, write_text
+from pixellm.utils.files import atomic_write, write_text
 
 if TYPE_CHECKING:  # it would import torch
     from pixellm.types import Answer
@@ -81,7 +81,7 @@ def save(answers: Sequence["Answer"], outputs: Outputs, console: Console) -> Non
     for answer, path in zip(answers, outputs.pictures, strict=True):
         if not answer.targets and not outputs.always:
             continue
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             answer.overlay().save(temporary, PICTURE_FORMATS[path.suffix.lower()])
         console.print(f"picture: {path}")
     if outputs.json is not None:

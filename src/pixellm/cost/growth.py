@@ -7,7 +7,7 @@ from pathlib import Path
 from pixellm.cost.bill import System
 from pixellm.cost.report import Rows
 from pixellm.cost.scenario import PHRASE_TOKENS, Scenario
-from pixellm.utils.files import replacing
+from pixellm.utils.files import atomic_write
 
 TARGETS = tuple(range(1, 35))  # as many as MUSE's answers have
 TEXTS = tuple(range(3 * PHRASE_TOKENS, 513, 11))
@@ -82,5 +82,5 @@ def plot(found: Sequence[Curve], x_name: str, path: Path) -> None:
     panels[1].set_title("the released decoding reads everything again for every token", fontsize=10)
     for panel in panels:
         panel.legend(fontsize=8, frameon=False)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)

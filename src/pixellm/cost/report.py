@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pixellm.cost.bill import ORDER, Bill, Memory, System
 from pixellm.cost.scenario import Scenario
-from pixellm.utils.files import replacing, write_text
+from pixellm.utils.files import atomic_write, write_text
 
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 # Okabe and Ito's colours, which colour-blind readers tell apart; greys and purples for memory.
@@ -157,7 +157,7 @@ def chart(costs: Sequence[Cost], path: Path) -> None:
         bars = _stack(panel, names, data, colours, unit)
         figure.legend(bars, data, fontsize=8, frameon=False, ncols=3, loc=f"outside lower {side}")
     panels[0].invert_yaxis()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 

@@ -18,7 +18,7 @@ from pixellm.eval.predictions import Prediction
 from pixellm.eval.report import digest
 from pixellm.eval.resumable import CHUNK, append, ask_all, read, resume, write
 from pixellm.types import Answer, Segmenter
-from pixellm.utils.files import alone
+from pixellm.utils.files import exclusive_lock
 
 GENERATED = "by generation: the model is asked and writes its answer freely"
 TEACHER_FORCED = "teacher-forced: the words and the number of masks were given, one forward pass (released validation)"
@@ -78,7 +78,7 @@ def answer_all(
         return path if rank == 0 else None
     meet(world)
     part = out / PARTS / f"{rank}.jsonl"
-    with alone(part):
+    with exclusive_lock(part):
         _answer_mine(segmenter, benchmark, part, made, teacher_forced, progress)
     meet(world)
     return _join(benchmark, out, made) if rank == 0 else None

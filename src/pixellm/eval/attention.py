@@ -22,7 +22,7 @@ from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.model.modeling import EncodedImages
 from pixellm.predictor import Predictor
 from pixellm.types import Answer
-from pixellm.utils.files import replacing
+from pixellm.utils.files import atomic_write
 
 CELL = 2.3  # inches
 
@@ -113,5 +113,5 @@ def attention_sheet(answer: Answer, targets: Sequence[TargetMaps], path: Path) -
         panel.set_xticks([])
         panel.set_yticks([])
     figure.suptitle(answer.question, fontsize=11)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from pixellm.utils.files import replacing, write_text
+from pixellm.utils.files import atomic_write, write_text
 
 RUN = "run.json"  # in a run's directory: its recipe, and at the end its figures
 BAR, BASE_COLOUR, COLOUR = 0.55, "#0072B2", "#56B4E9"
@@ -152,5 +152,5 @@ def plot(experiments: Sequence[Experiment], path: Path) -> None:
         panel.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(list(places), [one.name for one in experiments])
     panels[0].invert_yaxis()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.savefig(temporary, dpi=120)

@@ -26,7 +26,7 @@ from pixellm.eval.metrics import IouSum, Overlap, overlap
 from pixellm.eval.resumable import append, ask_all, resume, write
 from pixellm.imaging import masks
 from pixellm.types import Answer, Segmenter
-from pixellm.utils.files import alone, write_text
+from pixellm.utils.files import exclusive_lock, write_text
 
 if TYPE_CHECKING:
     from pixellm.inference.quantization import Quantize
@@ -338,7 +338,7 @@ def run(
     questions = build_questions(source, limit)
     path = Path(out) / "results.jsonl"
     segmenter = load_segmenter(model, namer=namer, quantize=quantize)
-    with alone(path):
+    with exclusive_lock(path):
         report = evaluate(segmenter, source, questions, True, path, weights_of(model, namer, quantize))
     write_text(
         Path(out) / "summary.json", json.dumps({**report.summary, "fingerprint": report.fingerprint}, indent=2) + "\n"

@@ -17,7 +17,7 @@ from pixellm.imaging.contact_sheet import Item, contact_sheet
 from pixellm.imaging.images import load_image
 from pixellm.imaging.masks import Rle, as_text
 from pixellm.types import Answer, Target
-from pixellm.utils.files import replacing, write_text
+from pixellm.utils.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -169,7 +169,7 @@ def write_parquet(scored: Sequence[Scored], path: Path) -> None:
     texts = [(name, pa.string()) for name in ("id", "image", "question", "text")]
     counts = [("targets", pa.int32()), ("masks", pa.int32()), ("iou", pa.float64())]
     schema = pa.schema([*texts, *counts, ("pairs", pa.list_(pa.struct(pair)))])
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pixellm.export.answers import Pictured, Shown
 from pixellm.export.files import place
 from pixellm.export.outlines import filled, iou, polygons
-from pixellm.utils.files import new_directory
+from pixellm.utils.files import atomic_directory
 
 VERSION = "5.5.0"  # of labelme, whose format this is; later ones read it
 
@@ -24,7 +24,7 @@ def write_labelme(images: Sequence[Pictured], out: Path, tolerance: float | None
         ValueError: something is in `out` already, or an image can't be read.
     """
     ious: list[float] = []
-    with new_directory(out) as folder:
+    with atomic_directory(out) as folder:
         for one in images:
             shapes = []
             for group, shown in enumerate(one.shown):

@@ -17,7 +17,7 @@ from PIL import Image
 from pixellm.export.answers import UNNAMED, Given, Pictured
 from pixellm.export.files import load, place
 from pixellm.imaging.images import EXAMPLE
-from pixellm.utils.files import new_directory
+from pixellm.utils.files import atomic_directory
 
 NAME = 40  # characters of a phrase in a file's name
 
@@ -28,7 +28,7 @@ def write_masks(images: Sequence[Pictured], out: Path) -> None:
     Raises:
         ValueError: something is in `out` already.
     """
-    with new_directory(out) as folder:
+    with atomic_directory(out) as folder:
         rows = []
         for one in images:
             image = place(one, folder) if one.image.startswith(EXAMPLE) else os.path.relpath(one.image, out)
@@ -48,7 +48,7 @@ def write_cutouts(images: Sequence[Pictured], out: Path) -> None:
     Raises:
         ValueError: something is in `out` already, or an image can't be read.
     """
-    with new_directory(out) as folder:
+    with atomic_directory(out) as folder:
         for one in images:
             photograph = load(one)
             for shown, name in zip(one.shown, _names(one), strict=True):

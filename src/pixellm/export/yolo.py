@@ -12,7 +12,7 @@ from pixellm.export.answers import Pictured, Shown
 from pixellm.export.coco import category_ids
 from pixellm.export.files import place
 from pixellm.export.outlines import filled, iou, polygons
-from pixellm.utils.files import new_directory
+from pixellm.utils.files import atomic_directory
 
 # From the first corner of a pixel: readers who round and readers who cut off get the same pixel.
 INSIDE = 0.25
@@ -26,7 +26,7 @@ def write_yolo(images: Sequence[Pictured], out: Path, tolerance: float | None) -
     """
     numbers = {name: number - 1 for name, number in category_ids(images).items()}  # from 0
     ious: list[float] = []
-    with new_directory(out) as folder:
+    with atomic_directory(out) as folder:
         (folder / "images").mkdir()
         (folder / "labels").mkdir()
         for one in images:

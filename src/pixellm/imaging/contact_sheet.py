@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pixellm.imaging import overlay
 from pixellm.types import Answer, Target
-from pixellm.utils.files import replacing
+from pixellm.utils.files import atomic_write
 
 CARD, PICTURE, GAP, PADDING = (
     440,
@@ -79,7 +79,7 @@ def contact_sheet(items: Sequence[Item], path: Path, columns: int = 4) -> None:
                 frame.paste(card)
                 sheet.paste(frame, (GAP + column * (CARD + GAP), y))
             y += _row_height(row) + GAP
-    with replacing(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         sheet.save(temporary, quality=90, optimize=True)
 
 

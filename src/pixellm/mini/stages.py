@@ -1,7 +1,6 @@
 """The stages of a `MiniRecipe` one after the other, each resumed where it was left."""
 
 import logging
-import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from pixellm.train.adapt import adapt
 from pixellm.train.collate import Collator
 from pixellm.train.recipe import AnswerStage, MiniRecipe, VisionStage
 from pixellm.train.trainer import PixelLMTrainer
+from pixellm.utils.files import atomic_directory, atomic_write, clear_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +60,9 @@ def train_mini(recipe: MiniRecipe, output: Path) -> Path:
         train_answers(recipe, recipe.answer_stage, sources, vocabulary, seeing, trained)
     model = output / "model"
     if not model.exists():
-        partial = output / "model.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        assemble(trained, fetch_language_model(), partial)
-        partial.rename(model)
+        clear_leftovers(model)
+        with atomic_directory(model) as directory:
+            assemble(trained, fetch_language_model(), directory)
     logger.info("the model is in %s", model)
     return model
 
@@ -106,9 +104,8 @@ def train_vision(
         average=stage.average,
     )
     trainer.fit()
-    partial = result.with_suffix(".partial")
-    save_file(pixel_side(model), partial)
-    partial.rename(result)
+    with atomic_write(result) as temporary:
+        save_file(pixel_side(model), temporary)
 
 
 def train_answers(
@@ -156,9 +153,9 @@ def train_answers(
         held_out = chain.from_iterable(source.load(recipe.data_root) for source in recipe.held_out)
         moved = calibrate_presence(model, processor, held_out, recipe.recall)
         logger.info("presence on held-out photographs: mentions moved by %.2f, tags by %.2f", *moved)
-    partial = result.with_suffix(".partial")
-    save_trained(model, processor, recipe.lora.alpha, partial)
-    partial.rename(result)
+    clear_leftovers(result)
+    with atomic_directory(result) as directory:
+        save_trained(model, processor, recipe.lora.alpha, directory)
 
 
 def same_length(_: int) -> float:

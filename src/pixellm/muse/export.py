@@ -24,7 +24,7 @@ from pixellm.muse.records import MuseRecord
 from pixellm.muse.source import Source
 from pixellm.muse.splits import SPLITS, Shares, split_of
 from pixellm.muse.stats import Statistics
-from pixellm.utils.files import new_directory
+from pixellm.utils.files import atomic_directory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +70,7 @@ def export(
     Raises:
         ValueError: something is in `out`; there is no record to write; an image's records are apart.
     """
-    with new_directory(out) as directory, ExitStack() as stack:
+    with atomic_directory(out) as directory, ExitStack() as stack:
         numbers = _category_ids(records(), source)
         writers = {name: stack.enter_context(_SplitWriter(directory, name)) for name in SPLITS}
         found = Exported()

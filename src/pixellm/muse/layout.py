@@ -133,9 +133,9 @@ class Writer:
 
 def write(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """A file of entries, whole or not at all."""
-    from pixellm.utils.files import replacing
+    from pixellm.utils.files import atomic_write
 
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         writer = Writer(file)
         for one in entries:
             writer.add(one)

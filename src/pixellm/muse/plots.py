@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixellm.muse.stats import Published, Statistics
-from pixellm.utils.files import replacing
+from pixellm.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ def draw(found: Statistics, path: Path, name: str) -> None:
     figure.suptitle(
         f"{name}: {found.pairs:,} pairs, {found.instances:,} instances, {len(found.categories):,} categories"
     )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from pixellm.data.records import expect
 from pixellm.muse.layout import photograph
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget
-from pixellm.utils.files import replacing
+from pixellm.utils.files import atomic_write
 
 FILE = "source.sqlite"  # in the output of a generation
 VERSION = 1
@@ -85,7 +85,7 @@ class Source:
             if kept.about == about:
                 return kept
             kept.close()
-        with replacing(index) as temporary, closing(sqlite3.connect(temporary, isolation_level=None)) as db:
+        with atomic_write(index) as temporary, closing(sqlite3.connect(temporary, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous = OFF")  # whole or not at all: it is renamed once it is finished
             db.execute("PRAGMA journal_mode = OFF")
             db.executescript(SCHEMA)

@@ -32,8 +32,7 @@ from pixellm.train.samples import ChatSamples
 from pixellm.train.state import trained_state
 from pixellm.train.summary import summary
 from pixellm.train.trainer import PixelLMTrainer
-from pixellm.utils.cache import make_readable
-from pixellm.utils.files import write_text
+from pixellm.utils.files import atomic_directory, clear_leftovers, write_text
 from pixellm.utils.weights import read_json
 
 logger = logging.getLogger(__name__)
@@ -199,12 +198,10 @@ def _save(recipe: Recipe, trained: dict[str, torch.Tensor], result: Path) -> Non
     tied = model.config.text_config.tie_word_embeddings
     base = {key: tensor for key, tensor in model.state_dict().items() if not (tied and "lm_head" in key)}
     model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, _codebook_ids(model)), strict=False)
-    partial = result.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    make_readable(partial)
-    partial.rename(result)
+    clear_leftovers(result)
+    with atomic_directory(result) as directory:
+        model.save_pretrained(directory)
+        processor.save_pretrained(directory)
 
 
 def _codebook_ids(model: start.Model) -> list[int]:

@@ -1,7 +1,6 @@
 """Directories in the cache: built once, complete or absent, however many processes ask for one."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+
+from pixellm.utils.files import atomic_directory, clear_leftovers, staging_prefix
 
 
 def cache_dir() -> Path:
@@ -23,9 +24,8 @@ def cache_dir() -> Path:
 def build_once(target: Path, build: Callable[[Path, Path], None]) -> Path:
     """Make the directory `target` with `build(out_dir, scratch_dir)`, once, however many processes ask for it.
 
-    `target` appears complete or not at all: the work happens in a temporary directory beside it, renamed at the end.
-    What a killed process left behind is cleared by the next one that builds: it holds the lock, so nobody else does.
-    A cache that cannot be written is a ValueError.
+    `target` appears complete or not at all. Leftovers of a killed process are deleted by the next one that builds, as
+    it holds the lock. A cache that cannot be written is a ValueError.
     """
     if target.is_dir():  # before the lock, so that a full cache may be read-only
         return target
@@ -33,16 +33,11 @@ def build_once(target: Path, build: Callable[[Path, Path], None]) -> Path:
         if target.is_dir():  # another process built it while we waited
             return target
         clear_leftovers(target)
-        staging = Path(tempfile.mkdtemp(prefix=staging_prefix(target), dir=target.parent))
-        try:
-            out, scratch = staging / "out", staging / "scratch"
-            out.mkdir()
-            scratch.mkdir()
-            build(out, scratch)
-            make_readable(out)
-            out.rename(target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with (
+            atomic_directory(target) as out,
+            tempfile.TemporaryDirectory(prefix=staging_prefix(target), dir=target.parent) as scratch,
+        ):
+            build(out, Path(scratch))
     return target
 
 
@@ -68,12 +63,6 @@ def locked(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def clear_leftovers(target: Path) -> None:
-    """Delete the temporary directories that killed builds of `target` left. Only under its lock."""
-    for stale in target.parent.glob(staging_prefix(target) + "*"):
-        shutil.rmtree(stale)
-
-
 def announce(message: str) -> None:
     """One line on stderr about what is being done (the libraries below may draw their own bars)."""
     _console().print(message, soft_wrap=True)
@@ -93,14 +82,3 @@ def progress(message: str) -> Iterator[None]:
 
 def _console() -> Console:
     return Console(stderr=True, highlight=False, markup=False)
-
-
-def make_readable(directory: Path) -> None:
-    """Let those read the files whom the user's umask allows: safetensors writes 0600, useless in a shared cache."""
-    readers = directory.stat().st_mode & 0o444
-    for file in directory.rglob("*"):
-        file.chmod(file.stat().st_mode | readers)
-
-
-def staging_prefix(target: Path) -> str:
-    return f".{target.name}.tmp-"

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one, and no two write the same."""
+"""Atomic writes of files and directories, and exclusive locks between processes."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which takes its place once it is whole; after an error `path` is as it was."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside the file `path` and rename it at the end; after an error `path` is as it was."""
     path = path.resolve()  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")  # the same suffix: it says the format
@@ -24,17 +24,64 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8, whole or not at all."""
-    with replacing(path) as temporary:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """While this process has `path`, which need not be there yet, for itself; a file beside it says so.
+def atomic_directory(out: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `out` and rename it to `out` at the end; after an error nothing is left.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: `out` exists and is not an empty directory.
+    """
+    expect_empty(out)
+    out = out.resolve()  # without a dot or a link at the end
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=staging_prefix(out), dir=out.parent))
+    try:
+        temporary = staging / "out"  # with the rights that the umask gives; those of `staging` are 0700
+        temporary.mkdir()
+        yield temporary
+        make_readable(temporary)
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def expect_empty(out: Path) -> None:
+    """Raise a ValueError if `out` exists and is not an empty directory."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"expected a new or empty directory to write to, got {out}. Give another one.")
+
+
+def staging_prefix(out: Path) -> str:
+    """Return how the names of the temporary directories begin in which `out` is written."""
+    return f".{out.name}.tmp-"
+
+
+def clear_leftovers(out: Path) -> None:
+    """Delete the temporary directories that killed processes left beside `out`. Only while nobody else writes `out`."""
+    for stale in out.parent.glob(staging_prefix(out) + "*"):
+        shutil.rmtree(stale)
+
+
+def make_readable(directory: Path) -> None:
+    """Give the files the read permissions of their directory: safetensors writes 0600, useless in a shared cache."""
+    readers = directory.stat().st_mode & 0o444
+    for file in directory.rglob("*"):
+        file.chmod(file.stat().st_mode | readers)
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold `path`, which need not exist yet, for this process; a lock file beside it says so.
+
+    Raises:
+        ValueError: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -48,25 +95,3 @@ def alone(path: Path) -> Iterator[None]:
         # While it is held: whoever opened it before finds out and opens another. Later, it might be theirs already.
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-
-
-@contextmanager
-def new_directory(out: Path) -> Iterator[Path]:
-    """A directory to write in, which becomes `out` once everything is there.
-
-    Raises:
-        ValueError: something is in `out` already.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"expected a new or empty directory to write to, got {out}. Give another one.")
-    out = out.resolve()  # without a dot or a link at the end
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pixellm.utils.cache import make_readable
+from pixellm.utils.files import make_readable
 
 MAX_SHARD = "5GB"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

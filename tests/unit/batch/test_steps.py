@@ -6,7 +6,7 @@ import pytest
 
 from pixellm.batch.questions import Asked, batches, by_image
 from pixellm.batch.run import Batch, answer
-from pixellm.utils.files import alone
+from pixellm.utils.files import exclusive_lock
 from tests.support import tiny
 
 
@@ -89,7 +89,7 @@ def test_killed_between_the_answers_and_the_end_of_the_part(folder):
     path.write_text('{"image": "0.png", "question": "Where?"}\n')
     batch = Batch(path, folder / "out.jsonl", {"model": "x"})
     row = {"id": "1", "text": "Here.", "masks": []}
-    with alone(batch.out):
+    with exclusive_lock(batch.out):
         assert len(batch.pending()) == 1
         batch.keep([row])
         part = (folder / "out.jsonl.part").read_text()

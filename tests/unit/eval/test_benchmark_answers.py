@@ -13,7 +13,7 @@ from pixellm.eval.predictions import read_predictions
 from pixellm.eval.protocols import choose_protocol
 from pixellm.eval.scoring import score
 from pixellm.types import Answer, Target
-from pixellm.utils.files import alone
+from pixellm.utils.files import exclusive_lock
 from tests.support import tiny, trees
 
 
@@ -86,7 +86,7 @@ def test_interrupted_it_goes_on(benchmark, tmp_path):
 
 
 def test_not_while_another_process_writes_there(benchmark, tmp_path):
-    with alone(tmp_path / "parts/0.jsonl"), pytest.raises(ValueError, match="alone, but another process does"):
+    with exclusive_lock(tmp_path / "parts/0.jsonl"), pytest.raises(ValueError, match="alone, but another process does"):
         run(Knows(), benchmark, tmp_path)
 
 

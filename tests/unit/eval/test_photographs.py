@@ -16,7 +16,7 @@ from pixellm.eval import photographs, resumable
 from pixellm.eval.photographs import KINDS, Report, build_questions, evaluate
 from pixellm.imaging import masks
 from pixellm.types import Answer, Target
-from pixellm.utils.files import alone
+from pixellm.utils.files import exclusive_lock
 
 SIZE = (60, 40)  # (width, height)
 CATEGORIES = {name: number for number, name in enumerate(COCO, 1)}
@@ -171,7 +171,10 @@ def test_wrong_names_and_extra_masks(source):
 def test_not_while_another_evaluation_writes_there(source, tmp_path, monkeypatch):
     monkeypatch.setattr("pixellm.segmenter.load_segmenter", lambda *_, **__: Oracle(source))
     where = (source.annotations, tmp_path, tmp_path / "out")
-    with alone(tmp_path / "out/results.jsonl"), pytest.raises(ValueError, match="alone, but another process does"):
+    with (
+        exclusive_lock(tmp_path / "out/results.jsonl"),
+        pytest.raises(ValueError, match="alone, but another process does"),
+    ):
         photographs.run("model", *where)
     assert not (tmp_path / "out/results.jsonl").exists()
 

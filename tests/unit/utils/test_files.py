@@ -1,32 +1,73 @@
-"""One process at a time works on a file."""
+"""Atomic writes, and locks between processes."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
-from pixellm.utils.files import alone
+from pixellm.utils.files import atomic_directory, atomic_write, clear_leftovers, exclusive_lock
 
 HOLD = """
 import sys
 from pathlib import Path
-from pixellm.utils.files import alone
-with alone(Path(sys.argv[1])):
+from pixellm.utils.files import exclusive_lock
+with exclusive_lock(Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """
 
 
-def test_another_process_is_refused_until_it_is_free_again(tmp_path):
+def test_another_process_is_refused_until_the_lock_is_free(tmp_path):
     path = tmp_path / "new" / "results.jsonl"
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=r"expected to work on .*results\.jsonl alone.*Wait"), alone(path):
+        with pytest.raises(ValueError, match=r"expected to work on .*results\.jsonl alone.*Wait"), exclusive_lock(path):
             pass
         other.kill()  # whoever held it need not have let it go
         other.wait()
-    with alone(path):
+    with exclusive_lock(path):
         pass
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    with atomic_write(path) as temporary:
+        temporary.write_text("first")
+        assert temporary.suffix == ".json"
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
+        temporary.write_text(f"half of it: {1 / 0}")
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "new" / "out"
+    with pytest.raises(FileNotFoundError), atomic_directory(out) as directory:
+        (directory / "weights").rename(directory / "model")
+    assert list(out.parent.iterdir()) == []
+    out.mkdir()  # an empty one may be there
+    with atomic_directory(out) as directory:
+        (directory / "weights").touch(mode=0o600)
+        assert list(out.iterdir()) == []
+    assert list(out.parent.iterdir()) == [out]
+    assert out.stat().st_mode == tmp_path.joinpath("new").stat().st_mode
+    assert (out / "weights").stat().st_mode & 0o444 == out.stat().st_mode & 0o444
+    with pytest.raises(ValueError, match="expected a new or empty directory"), atomic_directory(out):
+        pass
+
+
+def test_leftovers_of_a_killed_process_are_deleted(tmp_path):
+    out = tmp_path / "out"
+    other = tmp_path / "out2"
+    code = "import os, sys; from pathlib import Path; from pixellm.utils.files import atomic_directory\n"
+    code += "with atomic_directory(Path(sys.argv[1])):\n    os._exit(0)"
+    for path in (out, other):
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=dict(os.environ))
+    assert len(list(tmp_path.iterdir())) == 2
+    clear_leftovers(out)
+    assert [path.name.startswith(".out2.") for path in tmp_path.iterdir()] == [True]
