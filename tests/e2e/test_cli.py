@@ -195,6 +195,18 @@ def test_ask_prints_the_answer_and_writes_picture_and_json(run, parrot, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["answer.jpg", "answer.json"]
 
 
+def test_a_dash_is_standard_output(run, parrot, tmp_path):
+    """The file alone is there; what the command says goes to standard error."""
+    result = run("ask", "example:cat", "Where?", "--model", parrot, "--out", "answer.png", "--json", "-")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["targets"][0]["phrase"] == "dog"
+    assert "answers: -" in result.stderr
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["answer.png"]
+    arguments = ("ask", "example:cat", "Where?", "--out", "-")
+    assert refused(run(*arguments, "--json", "-"), r"^Error: expected `-`, standard output, for one output file")
+    assert refused(run(*arguments, "And here?"), r"^Error: --out -: expected one question, got 2")
+
+
 def test_ask_several_questions(run, parrot, tmp_path):
     result = run("ask", "example:cat", "Where?", "And here?", "--model", parrot, "--json", "answers.json")
     assert result.returncode == 0, result.stderr

@@ -17,10 +17,10 @@ from pixellm.cli.common import (
     device_and_dtype,
     err_console,
     hide_loading_bars,
+    interrupting,
     print_lines,
     quieten_transformers,
 )
-from pixellm.cli.interrupt import interrupting
 from pixellm.hub.models import MINI
 from pixellm.utils.files import exclusive_lock
 

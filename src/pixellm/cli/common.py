@@ -1,11 +1,18 @@
-"""What the commands share: consoles, options, and how talkative the libraries below are."""
+"""Options, consoles and output files that the commands share, and how much the libraries below may print."""
 
 import atexit
 import gc
 import logging
 import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,13 +24,19 @@ if TYPE_CHECKING:
 out_console = Console(highlight=False, markup=False, soft_wrap=True)
 err_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
-Model = Annotated[str, typer.Option(help="A name of `pixellm models list`, a Hugging Face Hub id, or a directory.")]
+STDOUT = Path("-")  # as an output file: standard output
+INTERRUPTED = "interrupted"
+FINISHING = "finishing what is in flight (Ctrl-C again drops it)"
+
+Model = Annotated[
+    str, typer.Option(help="Model: a name of `pixellm models list`, a Hugging Face Hub id, or a directory.")
+]
 NamerOption = Annotated[
     str | None,
     typer.Option(
         "--namer",
-        help="In two stages: this model first names the things in words (a name as of --model, or MODEL@URL of an "
-        "OpenAI-compatible server), then --model segments each.",
+        help="Model that names the objects first (a name as for --model, or MODEL@URL of an OpenAI-compatible server); "
+        "--model then segments each of them.",
     ),
 ]
 File = typer.Option(exists=True, dir_okay=False)
@@ -42,6 +55,10 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+DeviceOption = Annotated[Device, typer.Option(help="Device. auto: a GPU if there is one.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Precision. auto: bfloat16 on a GPU, else float32.")]
+
+
 class Quantization(StrEnum):
     INT8 = "int8"
     INT4 = "int4"
@@ -58,7 +75,7 @@ QuantizeOption = Annotated[
     typer.Option(
         "--quantize",
         callback=_with_torchao,
-        help="Language model's weights at 8 or 4 bits: less memory, and on a CPU quicker words.",
+        help="Quantise the language model's weights to 8 or 4 bits: less memory, and faster decoding on a CPU.",
     ),
 ]
 
@@ -76,25 +93,25 @@ def device_and_dtype(device: Device, dtype: Dtype) -> "tuple[str, torch.dtype]":
 
 
 def quieten_transformers() -> None:
-    """Keep transformers' and torch's advice out of our output; they read this when they are imported."""
+    """Keep transformers' and torch's advice out of the output; call it before they are imported."""
     if not debugging():
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        # Where torchao is installed, transformers imports it, of which torch has something to say.
+        # transformers imports torchao where it is installed, and torch warns about that import.
         os.environ.setdefault("TORCH_LOGS", "-torch.utils._pytree")
 
 
 def collect_less() -> None:
-    """Have Python look for garbage less often, and not at the end.
+    """Collect garbage less often, and not at exit.
 
-    Importing torch and transformers makes objects by the million, which all stay: going through them again and again
-    is a third of the time to a first answer.
+    Importing torch and transformers creates millions of objects, which all stay: scanning them takes a third of the
+    time to a first answer.
     """
     gc.set_threshold(5_000)
     atexit.register(gc.freeze)
 
 
 def hide_loading_bars() -> None:
-    """Of weights that are here; not earlier, because the bars of downloads go with them."""
+    """Hide progress bars of loading weights; call it after downloads, whose bars it hides, too."""
     if not debugging():
         from transformers.utils import logging as transformers_logging
 
@@ -107,13 +124,58 @@ def log_progress() -> None:
 
 
 def is_first_process() -> bool:
-    """Of several that train together, one talks."""
+    """Return True in the first of the processes that train together: the one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def print_lines(*lines: str) -> None:
     for line in lines:
         out_console.print(line)
+
+
+def reserve_stdout(*outputs: Path | None) -> None:
+    """Send messages to standard error if one of a command's output files is `-`.
+
+    Raises:
+        ValueError: more than one of them is.
+    """
+    if outputs.count(STDOUT) > 1:
+        raise ValueError("expected `-`, standard output, for one output file, got it for several. Name a file.")
+    out_console.stderr = STDOUT in outputs
+
+
+@contextmanager
+def output_file(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield the path to write `path` to; for `-` a temporary file, copied to standard output once it is complete.
+
+    Call `reserve_stdout` with all of a command's output files before its first message. `suffix` is the temporary
+    file's, for writers that read the format from the name.
+    """
+    if path != STDOUT:
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder) / f"output{suffix}"
+        yield temporary
+        with temporary.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def interrupting(stop: Callable[[str], None]) -> Iterator[None]:
+    """Call `stop` at the first Ctrl-C, so that work in flight is finished; the second one raises."""
+
+    def interrupted(*_: object) -> None:
+        stop(INTERRUPTED)
+        err_console.print(FINISHING)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def debugging() -> bool:

@@ -1,5 +1,6 @@
-"""`pixellm models`: what is kept on this computer, and what fits into it."""
+"""`pixellm models` and `pixellm convert`: model directories on this computer."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -107,3 +108,44 @@ def plan(
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
+
+
+def convert(
+    released: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RELEASED_DIR",
+            exists=True,
+            file_okay=False,
+            help="Checkpoint in the released layout.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Model directory to write; new or empty.")],
+    vision: Annotated[
+        Path,
+        typer.Option(
+            exists=True, file_okay=False, help="Directory of its CLIP vision encoder, in Hugging Face format."
+        ),
+    ],
+    check: Annotated[
+        bool, typer.Option("--check", help="Re-open OUT and compare its keys; if OUT exists, do only that.")
+    ] = False,
+) -> None:
+    """Convert a released PixelLM or LISA checkpoint to a model directory."""
+    quieten_transformers()
+    from pixellm.baselines.lisa.convert import LISA
+    from pixellm.checkpoints import convert as converter
+    from pixellm.checkpoints.conversion_report import report_lines
+    from pixellm.utils.cache import progress
+
+    if check and (out / "config.json").is_file():
+        out_console.print(f"{out} exists and was not converted again")
+    else:
+        with progress(f"converting {released}"):
+            report = converter.convert(released, out, vision, [LISA])
+        print_lines(f"{out}:", *report_lines(report))
+    if check:
+        with progress(f"checking {out}"):
+            report = converter.check(out, [LISA])
+        print_lines("check: " + ("complete" if report.complete else "faulty"), *report_lines(report))
+        raise typer.Exit(0 if report.complete else 1)

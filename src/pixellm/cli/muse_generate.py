@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pixellm.cli import muse_server
-from pixellm.cli.common import err_console, print_lines
-from pixellm.cli.interrupt import interrupting
+from pixellm.cli.common import err_console, interrupting, print_lines
 from pixellm.cli.muse_server import (
     Config,
     InFlight,

@@ -18,8 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pixellm.cli.common import err_console
-from pixellm.cli.interrupt import FINISHING, INTERRUPTED
+from pixellm.cli.common import FINISHING, INTERRUPTED, err_console
 
 if TYPE_CHECKING:
     from pixellm.muse.cluster.driver import Followed

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from pixellm.cli.common import STDOUT, output_file
 from pixellm.imaging.images import EXAMPLE
 from pixellm.utils.files import atomic_write, write_text
 
@@ -46,13 +47,15 @@ def plan_outputs(image: str, questions: Sequence[str], out: Path | None, json_pa
         raise ValueError("expected a question, got an empty text.")
     name = image.removeprefix(EXAMPLE) if image.startswith(EXAMPLE) else Path(image).stem
     picture = out or Path(f"{name}-answer.png")
-    if picture.suffix.lower() not in PICTURE_FORMATS:
+    if picture == STDOUT and len(questions) > 1:
+        raise ValueError(f"--out -: expected one question, got {len(questions)}. Name a file: NAME-1.png, NAME-2.png …")
+    if picture != STDOUT and picture.suffix.lower() not in PICTURE_FORMATS:
         raise ValueError(f"--out: expected a name that ends in {', '.join(PICTURE_FORMATS)}, got {picture}.")
     pictures = [picture]
     if len(questions) > 1:
         pictures = [picture.with_stem(f"{picture.stem}-{number}") for number in range(1, len(questions) + 1)]
     for path in (*pictures, json_path):
-        if path is not None:
+        if path is not None and path != STDOUT:
             _check_writable(path, image)
     if json_path is not None and json_path.resolve() in [path.resolve() for path in pictures]:
         raise ValueError(f"--json: expected another file than the picture, got {json_path} for both.")
@@ -81,11 +84,12 @@ def save(answers: Sequence["Answer"], outputs: Outputs, console: Console) -> Non
     for answer, path in zip(answers, outputs.pictures, strict=True):
         if not answer.targets and not outputs.always:
             continue
-        with atomic_write(path) as temporary:
-            answer.overlay().save(temporary, PICTURE_FORMATS[path.suffix.lower()])
+        with output_file(path, ".png") as final, atomic_write(final) as temporary:
+            answer.overlay().save(temporary, PICTURE_FORMATS[final.suffix.lower()])
         console.print(f"picture: {path}")
     if outputs.json is not None:
         found = [{"image": outputs.image} | answer.to_json() for answer in answers]
         text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False, indent=2)
-        write_text(outputs.json, f"{text}\n")
+        with output_file(outputs.json) as path:
+            write_text(path, f"{text}\n")
         console.print(f"answers: {outputs.json}")

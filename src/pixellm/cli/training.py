@@ -1,0 +1,78 @@
+"""`pixellm train` and `compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines, quieten_transformers
+from pixellm.hub.models import MINI
+
+
+def train(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECIPE]", exists=True, dir_okay=False, help="YAML file, like recipes/mini.yaml."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="JSONL file with your own questions and masks, in place of a recipe."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Model to fine-tune, with --data.")] = MINI,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--output", help="Directory of the run. Default: runs/NAME.")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training steps, with --data. Default: by the size of the data."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Training seed, in place of the recipe's.")] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart/--resume", help="Start anew, or resume from the last checkpoint.")
+    ] = False,
+) -> None:
+    """Train a model from a recipe, or fine-tune one on your own data."""
+    if (recipe is None) == (data is None):
+        got = "neither" if data is None else "both"
+        raise ValueError(f"expected a recipe or --data, got {got}. See `pixellm train --help`.")
+    if data is not None and seed is not None:
+        raise ValueError("--seed: expected a recipe with it, got --data. Write a recipe, see docs/training.md.")
+    log_progress()
+    quieten_transformers()
+    from pixellm.train.run import fine_tune, run
+
+    if data is not None:
+        result = fine_tune(data, model, out or Path("runs") / data.stem, steps, restart)
+    else:
+        result = run(recipe, out, restart, seed)
+    if is_first_process():
+        out_console.print(f"trained: {result}")
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(exists=True, file_okay=False, help="Directories of runs, or of several runs."),
+    ],
+    base: Annotated[
+        str | None, typer.Option(help="Experiment to compare the others with. Default: the shortest name.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Markdown file to write the table to; the plot goes beside it as PNG."),
+    ] = None,
+) -> None:
+    """Compare runs: mean and standard deviation of each recipe's metrics over its runs."""
+    if out == STDOUT:  # where the table goes anyway
+        out = None
+    if out is not None and out.suffix != ".md":
+        raise ValueError(f"--out: expected a .md, got {out}.")
+    from pixellm.eval import comparison
+
+    experiments = comparison.with_base(comparison.read_runs(runs), base)
+    table = comparison.markdown(experiments)
+    print_lines(table)
+    if out is not None:
+        comparison.write_into(out, table)
+        comparison.plot(experiments, out.with_suffix(".png"))
+        print_lines(f"table: {out}", f"plot: {out.with_suffix('.png')}")
