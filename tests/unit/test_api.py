@@ -1,0 +1,40 @@
+"""The public API: what `import pixellm` offers, and that it loads nothing before it is used."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import pixellm
+
+HEAVY = ("torch", "transformers", "PIL", "numpy", "typer", "rich")
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_loads_nothing_heavy():
+    assert run(f"import sys, pixellm; print([name for name in {HEAVY} if name in sys.modules])") == "[]\n"
+
+
+def test_everything_is_listed():
+    assert set(pixellm.__all__) == {*pixellm.MODULES, "__version__"}
+    assert set(pixellm.__all__) <= set(dir(pixellm))
+
+
+@pytest.mark.parametrize("name", [name for name in pixellm.__all__ if name != "__version__"])
+def test_names_come_from_where_they_are_defined(name):
+    assert getattr(pixellm, name) is getattr(import_module(pixellm.MODULES[name]), name)
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="module 'pixellm' has no attribute 'nonsense'"):
+        _ = pixellm.nonsense
+
+
+def test_types_need_no_torch():
+    assert (
+        run("import sys; from pixellm import Answer, Target, Sample, Batch; print('torch' in sys.modules)") == "False\n"
+    )
