@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from pixellm.baselines.two_stage import IN_WORDS
-from pixellm.data.coco import CocoSource, Photograph
-from pixellm.data.phrasing import Turn, askable_attributes, knowledge_turn
+from pixellm.data.coco import AnnotatedImage, CocoSource
+from pixellm.data.grammar import Turn, askable_attributes, knowledge_turn
 from pixellm.eval import comparison
 from pixellm.eval.metrics import IouSum, Overlap
 from pixellm.eval.photographs import Question, Report, build_questions, evaluate
@@ -49,7 +49,7 @@ def write_data(source: CocoSource, folder: Path) -> None:
         image = os.path.relpath(source.images / source.records[index]["file_name"], folder)
         turns = reasoning_turns(photograph)
         for turn in turns[:REASONING_QUESTIONS]:
-            stacks = [[photograph.things[i].mask for i in target] for target in turn.targets]
+            stacks = [[photograph.instances[i].mask for i in target] for target in turn.targets]
             stored = [masks.encode(np.any(stack, axis=0)) for stack in stacks]
             row = {"image": image, "question": turn.question, "answer": turn.answer, "masks": stored}
             rows["reasoning"].append(row)
@@ -63,9 +63,10 @@ def write_data(source: CocoSource, folder: Path) -> None:
         write_text(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def reasoning_turns(photograph: Photograph) -> list[Turn]:
+def reasoning_turns(photograph: AnnotatedImage) -> list[Turn]:
     """Every question that needs reasoning and can be answered with certainty, those with most targets first."""
-    turns = [knowledge_turn(key, photograph.things) for key in askable_attributes(photograph.things, photograph.known)]
+    instances = photograph.instances
+    turns = [knowledge_turn(key, instances) for key in askable_attributes(instances, photograph.known)]
     return sorted((turn for turn in turns if turn.targets), key=lambda turn: -len(turn.targets))
 
 
@@ -81,7 +82,7 @@ def held_out_questions(source: CocoSource) -> list[Question]:
         chosen = [turn for turn in turns if len(turn.targets) > 1]
         chosen += [turn for turn in turns if len(turn.targets) == 1][:1]
         for turn in chosen:
-            names = tuple(photograph.things[target[0]].category for target in turn.targets)
+            names = tuple(photograph.instances[target[0]].category for target in turn.targets)
             asked = {question.text for question in questions if question.index == index}
             if turn.question not in asked:
                 where = (index, record["id"], record["file_name"])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pixellm.data.describe import noun
 from pixellm.data.semantic import read_instances
-from pixellm.data.wording import category_question
+from pixellm.data.templates import category_question
 from pixellm.imaging import masks
 
 
@@ -38,14 +38,14 @@ def main() -> None:
         for record in read_instances(arguments.annotations, arguments.images):
             if record.record_id in map(str, held_out):
                 continue
-            for region in record.regions:
-                name = region.names[0]
-                several = len(region.mask.parts) > 1
+            for instance in record.instances:
+                name = instance.names[0]
+                several = len(instance.mask.parts) > 1
                 row = {
                     "image": os.path.relpath(record.image, arguments.out),
                     "question": category_question(name),
                     "answer": f"{noun(name).the(several).capitalize()} {{seg}}.",
-                    "masks": [masks.encode(region.mask.decode(*record.original_hw))],
+                    "masks": [masks.encode(instance.mask.decode(*record.original_hw))],
                 }
                 file.write(json.dumps(row) + "\n")
 

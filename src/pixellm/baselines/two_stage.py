@@ -13,7 +13,7 @@ from typing import Protocol
 from PIL import Image
 
 from pixellm.baselines.seem import SeemPredictor
-from pixellm.data.wording import join
+from pixellm.data.templates import join
 from pixellm.imaging import masks
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.postprocess import Binary

@@ -1,4 +1,4 @@
-"""Records → conversations: which of an image's regions and questions are asked for, and in which words.
+"""Records → conversations: which of an image's instances and questions are asked for, and in which words.
 
 Everything random comes from the `random.Random` passed in. Nothing that a data set says is used as a template: braces
 in it do no harm.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pixellm.data.records import Exchange, Record, Region
-from pixellm.data.wording import join
+from pixellm.data.records import Exchange, Instance, Record
+from pixellm.data.templates import join
 from pixellm.imaging.images import load_image
 from pixellm.types import SEG_SLOT, Conversation, Sample
 
@@ -67,14 +67,14 @@ class Chat:
     """How many questions an image is asked.
 
     Args:
-        questions: questions about regions at most (the paper's recipe: 3).
-        targets: regions that one of them asks for at most (the paper's recipe: 3).
+        questions: questions about instances at most (the paper's recipe: 3).
+        targets: instances that one of them asks for at most (the paper's recipe: 3).
         absent_rate: how often something absent is asked for where a record tells what is.
         max_masks: masks of one image at most, which bounds memory; of a record's own questions, as many as fit are
             taken at random, but always one.
-        named: answers that are composed here name each region right before its mask; otherwise many say no more than
+        named: answers that are composed here name each instance right before its mask; otherwise many say no more than
             "Here it is".
-        first_name_rate: how often an answer uses a region's first name where it has several.
+        first_name_rate: how often an answer uses an instance's first name where it has several.
         mask_stride: every how many pixels masks are read; what the model gives is no finer than a quarter of its input.
     """
 
@@ -88,23 +88,24 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Draft:
+class LazySample:
     """A sample whose image and masks are not read yet: its texts are enough to tell how long it will be."""
 
     record: Record
-    turns: tuple[Exchange, ...]
+    exchanges: tuple[Exchange, ...]
     chat: Chat
 
     @property
     def groups(self) -> int:
         """Codebook groups in its answers."""
-        return sum(len(turn.regions) for turn in self.turns)
+        return sum(len(exchange.targets) for exchange in self.exchanges)
 
     @property
     def characters(self) -> int:
         """Of its questions and answers, slots not counted."""
         return sum(
-            len(turn.question) + len(turn.answer or "") - len(SEG_SLOT) * len(turn.regions) for turn in self.turns
+            len(exchange.question) + len(exchange.answer or "") - len(SEG_SLOT) * len(exchange.targets)
+            for exchange in self.exchanges
         )
 
     def load(self) -> Sample:
@@ -121,66 +122,66 @@ class Draft:
                     f"expected {record.image} to be of {record.original_hw} pixels (height, width), as it was "
                     f"annotated, got {(image.height, image.width)}. Use the original."
                 )
-            conversations = tuple(self._conversation(number, image) for number in range(len(self.turns)))
+            conversations = tuple(self._conversation(number, image) for number in range(len(self.exchanges)))
         except ValueError as error:
             raise ValueError(f"record {record.record_id}: {error}") from error
         return Sample(image, conversations, record.record_id)
 
     def _conversation(self, number: int, image: Image.Image) -> Conversation:
-        turn, stride = self.turns[number], self.chat.mask_stride
-        sources = [region.mask for region in turn.regions if region.mask is not None]
+        exchange, stride = self.exchanges[number], self.chat.mask_stride
+        sources = [instance.mask for instance in exchange.targets if instance.mask is not None]
         try:
             masks = [source.decode(image.height, image.width)[::stride, ::stride] for source in sources]
         except ValueError as error:
-            raise ValueError(f"question {turn.question!r}: {error}") from error
+            raise ValueError(f"question {exchange.question!r}: {error}") from error
         empty = np.zeros((0, len(range(0, image.height, stride)), len(range(0, image.width, stride))), dtype=bool)
-        ignored = turn.ignored.decode(image.height, image.width)[::stride, ::stride] if turn.ignored else None
+        ignored = exchange.ignored.decode(image.height, image.width)[::stride, ::stride] if exchange.ignored else None
         return Conversation(
-            turn.question,
-            turn.answer or "",
+            exchange.question,
+            exchange.answer or "",
             np.stack(masks) if masks else empty,
             ignored=ignored,
             continues=self.record.dialogue and number > 0,
         )
 
 
-def draft(record: Record, rng: random.Random, chat: Chat) -> Draft:
+def draft(record: Record, rng: random.Random, chat: Chat) -> LazySample:
     """Conversations about one record, their texts complete."""
     if record.dialogue:
-        return Draft(record, tuple(_plain(turn) for turn in record.exchanges), chat)
-    turns = _about_regions(record, rng, chat)
-    budget = chat.max_masks - sum(len(turn.regions) for turn in turns)
+        return LazySample(record, tuple(_plain(exchange) for exchange in record.exchanges), chat)
+    exchanges = _about_instances(record, rng, chat)
+    budget = chat.max_masks - sum(len(exchange.targets) for exchange in exchanges)
     for exchange in rng.sample(record.exchanges, len(record.exchanges)):
-        if len(exchange.regions) <= budget or not turns:
-            turns.append(_worded(exchange, rng, chat))
-            budget -= len(exchange.regions)
-    return Draft(record, tuple(turns), chat)
+        if len(exchange.targets) <= budget or not exchanges:
+            exchanges.append(_worded(exchange, rng, chat))
+            budget -= len(exchange.targets)
+    return LazySample(record, tuple(exchanges), chat)
 
 
-def _about_regions(record: Record, rng: random.Random, chat: Chat) -> list[Exchange]:
-    """Questions for regions by their names: as many regions as `chat` admits, each asked for once.
+def _about_instances(record: Record, rng: random.Random, chat: Chat) -> list[Exchange]:
+    """Questions for instances by their names: as many instances as `chat` admits, each asked for once.
 
     Sentences that nothing fits are asked alone.
     """
-    count = min(len(record.regions), chat.questions * chat.targets, chat.max_masks)
-    chosen = rng.sample(record.regions, count)
-    fitting = [region for region in chosen if region.mask is not None]
-    unfit = [region for region in chosen if region.mask is None]
-    groups: list[list[Region]] = [[region] for region in fitting[: chat.questions]]
-    for region in fitting[chat.questions :]:
-        rng.choice([group for group in groups if len(group) < chat.targets]).append(region)
-    turns = [_ask_for(group, rng, chat) for group in groups]
-    turns += [_without_target(region.names[0], UNFIT_ANSWERS, rng) for region in unfit[: chat.questions]]
-    turns = rng.sample(turns, min(len(turns), chat.questions))
-    if record.absent and (not turns or rng.random() < chat.absent_rate):
-        turns[chat.questions - 1 :] = [_without_target(rng.choice(record.absent), ABSENT_ANSWERS, rng)]
-    return turns
+    count = min(len(record.instances), chat.questions * chat.targets, chat.max_masks)
+    chosen = rng.sample(record.instances, count)
+    fitting = [instance for instance in chosen if instance.mask is not None]
+    unfit = [instance for instance in chosen if instance.mask is None]
+    groups: list[list[Instance]] = [[instance] for instance in fitting[: chat.questions]]
+    for instance in fitting[chat.questions :]:
+        rng.choice([group for group in groups if len(group) < chat.targets]).append(instance)
+    exchanges = [_ask_for(group, rng, chat) for group in groups]
+    exchanges += [_without_target(instance.names[0], UNFIT_ANSWERS, rng) for instance in unfit[: chat.questions]]
+    exchanges = rng.sample(exchanges, min(len(exchanges), chat.questions))
+    if record.absent and (not exchanges or rng.random() < chat.absent_rate):
+        exchanges[chat.questions - 1 :] = [_without_target(rng.choice(record.absent), ABSENT_ANSWERS, rng)]
+    return exchanges
 
 
-def _ask_for(regions: Sequence[Region], rng: random.Random, chat: Chat) -> Exchange:
-    names = [_name(region, rng, chat) for region in regions]
+def _ask_for(instances: Sequence[Instance], rng: random.Random, chat: Chat) -> Exchange:
+    names = [_name(instance, rng, chat) for instance in instances]
     question = _fill(rng.choice(SHORT_QUESTIONS), join(names).lower())
-    return Exchange(question, _compose([name.lower() for name in names], rng, chat.named), tuple(regions))
+    return Exchange(question, _compose([name.lower() for name in names], rng, chat.named), tuple(instances))
 
 
 def _without_target(name: str, answers: Sequence[str], rng: random.Random) -> Exchange:
@@ -190,7 +191,7 @@ def _without_target(name: str, answers: Sequence[str], rng: random.Random) -> Ex
 
 def _worded(exchange: Exchange, rng: random.Random, chat: Chat) -> Exchange:
     """A record's own question as it is put to the model, and the answer's text."""
-    names = [_name(region, rng, chat) for region in exchange.regions]
+    names = [_name(instance, rng, chat) for instance in exchange.targets]
     question, answer = exchange.question, exchange.answer
     if exchange.asks == "phrase":
         question = _fill(rng.choice(SHORT_QUESTIONS), question.lower())
@@ -201,12 +202,12 @@ def _worded(exchange: Exchange, rng: random.Random, chat: Chat) -> Exchange:
     elif answer is None:
         # The name of a single target often is the question itself: then it says nothing to repeat it.
         answer = _compose(names if chat.named or names != [exchange.question] else [""], rng, chat.named)
-    return _plain(Exchange(question, answer, exchange.regions, ignored=exchange.ignored))
+    return _plain(Exchange(question, answer, exchange.targets, ignored=exchange.ignored))
 
 
 def _plain(exchange: Exchange) -> Exchange:
     """With what looks like a mask's slot in a text without masks taken for what it is, text."""
-    if exchange.regions or exchange.answer is None:
+    if exchange.targets or exchange.answer is None:
         return exchange
     return Exchange(exchange.question, escape(exchange.answer), ())
 
@@ -235,10 +236,10 @@ def _fill(template: str, what: str, segs: str = "") -> str:
     return _FIELD.sub(lambda match: texts[match[1]], template)
 
 
-def _name(region: Region, rng: random.Random, chat: Chat) -> str:
-    if not region.names:
+def _name(instance: Instance, rng: random.Random, chat: Chat) -> str:
+    if not instance.names:
         return ""
-    first, *others = region.names
+    first, *others = instance.names
     return first if not others or rng.random() < chat.first_name_rate else rng.choice(others)
 
 

@@ -1,4 +1,4 @@
-"""COCO-format sources: photographs with instance masks (or boxes) by category.
+"""COCO-format sources: images with instance masks (or boxes) by category.
 
 A source says what it annotates (`known`), and whether it does so everywhere (`complete`): only then is a name that
 is not annotated known to be absent.
@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixellm.data.phrasing import Thing
-from pixellm.data.records import read_json
+from pixellm.data.records import Instance, read_json
 from pixellm.imaging import masks
 from pixellm.imaging.images import load_image
 
@@ -22,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """One annotated photograph.
+class AnnotatedImage:
+    """Image with decoded annotations.
 
-    `things` carry bool (H, W) masks; `boxes` (x, y, width, height in pixels) are objects known by box alone.
+    `instances` carry bool (H, W) masks; `boxes` (x, y, width, height in pixels) are objects known by box alone.
     """
 
     image: Image.Image
-    things: tuple[Thing, ...]
+    instances: tuple[Instance[np.ndarray], ...]
     boxes: tuple[tuple[str, tuple[float, float, float, float]], ...]
     known: frozenset[str]
     complete: bool
@@ -37,13 +36,13 @@ class Photograph:
 
 
 @dataclass
-class CocoSource(Sequence[Photograph]):
-    """A COCO annotation file and the folder of its photographs.
+class CocoSource(Sequence[AnnotatedImage]):
+    """A COCO annotation file and the folder of its images.
 
     Args:
         annotations: the JSON file.
         images: the folder that the records' `file_name` are relative to.
-        captions: an optional COCO captions file for the same photographs.
+        captions: an optional COCO captions file for the same images.
         complete: every object of every category is annotated.
         merged: a mask holds all objects of its category, not one.
         max_bad_fraction: loading fails when more than this share of the annotations can't be read.
@@ -86,10 +85,10 @@ class CocoSource(Sequence[Photograph]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Photograph:
+    def __getitem__(self, index: int) -> AnnotatedImage:
         record = self.records[index]
         image = load_image(self.images / record["file_name"])
-        things, boxes = [], []
+        instances, boxes = [], []
         for annotation in self._objects[record["id"]]:
             name = self._names.get(annotation["category_id"])
             if name is None:
@@ -102,14 +101,17 @@ class CocoSource(Sequence[Photograph]):
             except ValueError as error:
                 raise ValueError(f"{self.annotations.name}: annotation {annotation['id']}: {error}") from error
             if mask.any():
-                things.append(Thing(name, mask, self.merged or bool(annotation.get("iscrowd"))))
+                merged = self.merged or bool(annotation.get("iscrowd"))
+                instances.append(Instance((name,), mask, name, merged))
         captions = tuple(self._captions.get(record["id"], ()))
-        return Photograph(image, tuple(things), tuple(boxes), self.known, self.complete, captions)
+        return AnnotatedImage(image, tuple(instances), tuple(boxes), self.known, self.complete, captions)
 
 
-def category_masks(things: Sequence[Thing]) -> dict[str, np.ndarray]:
+def category_masks(instances: Sequence[Instance[np.ndarray]]) -> dict[str, np.ndarray]:
     """Union mask, bool (H, W), of each category present, in order of first appearance."""
     found: dict[str, np.ndarray] = {}
-    for thing in things:
-        found[thing.category] = found[thing.category] | thing.mask if thing.category in found else thing.mask
+    for instance in instances:
+        found[instance.category] = (
+            found[instance.category] | instance.mask if instance.category in found else instance.mask
+        )
     return found

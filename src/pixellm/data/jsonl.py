@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixellm.data.records import MAX_BAD_FRACTION, Exchange, Faults, Record, RecordList, Region, Segments, expect
+from pixellm.data.records import MAX_BAD_FRACTION, Exchange, Faults, Instance, Record, RecordList, Segments, expect
 from pixellm.types import SEG_SLOT
 
 FIELDS = {"image", "question", "answer", "masks", "id"}
 
 
 @dataclass(frozen=True)
-class Picture:
+class MaskFile:
     """The pixels of a picture that are neither 0 nor transparent; of a palette, those whose number is not 0."""
 
     file: Path
@@ -81,12 +81,12 @@ def _parse(line: str, folder: Path) -> tuple[Path, Exchange]:
         raise ValueError(f"the answer has {slots} {SEG_SLOT} but {len(stored)} masks")
     if not question or not answer:
         raise ValueError("expected a question and an answer, got an empty text")
-    regions = tuple(Region((), _mask(mask, folder)) for mask in stored)
-    return folder / expect(row["image"], str, "an image file"), Exchange(question, answer, regions)
+    targets = tuple(Instance((), _mask(mask, folder)) for mask in stored)
+    return folder / expect(row["image"], str, "an image file"), Exchange(question, answer, targets)
 
 
-def _mask(stored: Any, folder: Path) -> Segments | Picture:
-    return Picture(folder / stored) if isinstance(stored, str) else Segments((stored,)).checked()
+def _mask(stored: Any, folder: Path) -> Segments | MaskFile:
+    return MaskFile(folder / stored) if isinstance(stored, str) else Segments((stored,)).checked()
 
 
 def _name(image: Path, folder: Path) -> str:

@@ -1,10 +1,10 @@
 """What is commonly known of the things that photographs are annotated with: attributes, look-alikes, absence.
 
-Read by `phrasing` to ask for things without naming them ("Which things here can be eaten?") and to be sure that a thing
-is absent before an answer says so. The facts are in `attributes.yaml` and `names`.
+Read by `grammar` to ask for things without naming them ("Which things here can be eaten?") and to be sure that a thing
+is absent before an answer says so. The facts are in `attributes.yaml` and `categories`.
 
-An attribute divides every name of `NAMES` in three: `members`, `ambiguous`, and all others, for which it does not hold.
-A picture with an ambiguous thing is never used for that attribute, nor is one with a thing outside `NAMES`.
+An attribute divides `CATEGORIES` in three: `members`, `ambiguous`, and all others, for which it does not hold. An image
+with an ambiguous instance is never used for that attribute, nor is one with an instance outside `CATEGORIES`.
 """
 
 from collections.abc import Set
@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pixellm.data.categories import CATEGORIES, COCO, GROUPS, OVERLAPS
 from pixellm.data.describe import spoken
-from pixellm.data.names import COCO, GROUPS, NAMES, OVERLAPS
 
 ATTRIBUTES_FILE = Path(__file__).with_name("attributes.yaml")
 REQUIRED_FIELDS = ("holds", "questions")
@@ -101,8 +101,10 @@ def _attribute(key: Any, entry: Any, where: str) -> Attribute:
 def _names(values: Any, where: str) -> frozenset[str]:
     """A list of names and groups of names, as a set of names."""
     names = frozenset(name for value in _strings(values, where) for name in GROUPS.get(value, (value,)))
-    if unknown := sorted(names - NAMES):
-        raise ValueError(f"{where}: unknown names {unknown}. Add them to pixellm.data.names, or mend the spelling.")
+    if unknown := sorted(names - CATEGORIES):
+        raise ValueError(
+            f"{where}: unknown names {unknown}. Add them to pixellm.data.categories, or mend the spelling."
+        )
     return names
 
 

@@ -1,4 +1,4 @@
-"""Mixing sources: which photograph is sample number i.
+"""Mixing sources: which image is sample number i.
 
 `dataset[i]` depends on (seed, i) alone, so a run can be resumed, split over processes, and repeated.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from pixellm.data.augment import Augmentation, augment, window
-from pixellm.data.coco import CocoSource, Photograph
-from pixellm.data.plan import Plan
+from pixellm.data.coco import AnnotatedImage, CocoSource
+from pixellm.data.plan import MixturePlan
 from pixellm.imaging.geometry import resized_hw
 
 
@@ -34,13 +34,13 @@ class SourceConfig:
 
 @dataclass
 class Mixture(Dataset):
-    """Augmented photographs drawn from weighted sources.
+    """Augmented images drawn from weighted sources.
 
     Args:
         sources: the sources.
         weights: how often each is drawn, in any unit.
         length: number of samples.
-        augmentation: None leaves the photographs as they are.
+        augmentation: None leaves the images as they are.
         seed: of everything random.
     """
 
@@ -51,25 +51,25 @@ class Mixture(Dataset):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.plan = Plan(tuple(map(len, self.sources)), tuple(self.weights), self.length, self.seed)
+        self.plan = MixturePlan(tuple(map(len, self.sources)), tuple(self.weights), self.length, self.seed)
 
     def __len__(self) -> int:
         return self.length
 
-    def draw(self, index: int) -> tuple[Photograph, random.Random]:
-        """Photograph number `index`, and the generator for whatever else is random about it."""
+    def draw(self, index: int) -> tuple[AnnotatedImage, random.Random]:
+        """AnnotatedImage number `index`, and the generator for whatever else is random about it."""
         if not 0 <= index < self.length:
             raise IndexError(index)
         draw = self.plan[index]
-        photograph, rng = self.sources[draw.source][draw.record], draw.rng
+        annotated, rng = self.sources[draw.source][draw.record], draw.rng
         if self.augmentation is not None:
             other = rng.choices(self.sources, self.weights)[0]
-            photograph = augment(photograph, other[rng.randrange(len(other))], self.augmentation, rng)
-        return photograph, rng
+            annotated = augment(annotated, other[rng.randrange(len(other))], self.augmentation, rng)
+        return annotated, rng
 
 
-def fit(photograph: Photograph, size: int) -> Photograph:
+def fit(annotated: AnnotatedImage, size: int) -> AnnotatedImage:
     """Resize image, masks and boxes so that the longest side is `size` pixels."""
-    width, height = photograph.image.size
+    width, height = annotated.image.size
     h, w = resized_hw(height, width, size)
-    return window(photograph, (0, 0, width, height), (w, h))
+    return window(annotated, (0, 0, width, height), (w, h))

@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampleIndex:
     """Record `record` of source `source`, and the generator for whatever else is random about the sample."""
 
     source: int
@@ -23,7 +23,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MixturePlan:
     """Mixes sources: in each epoch exactly their shares, each source's records all once before any comes again.
 
     Args:
@@ -58,7 +58,7 @@ class Plan:
         quotas[largest_rests] += 1
         return quotas.tolist()
 
-    def __getitem__(self, index: int) -> Draw:
+    def __getitem__(self, index: int) -> SampleIndex:
         """Sample number `index`, counted through all epochs."""
         if index < 0:
             raise IndexError(index)
@@ -66,11 +66,11 @@ class Plan:
         source, rank = (int(column[place]) for column in _order(self, epoch))
         around, at = divmod(epoch * self.quotas[source] + rank, self.sizes[source])
         record = int(_shuffled(self.sizes[source], self.seed, source, around)[at])
-        return Draw(source, record, random.Random(f"{self.seed}:{index}"))
+        return SampleIndex(source, record, random.Random(f"{self.seed}:{index}"))
 
 
 @lru_cache(maxsize=4)
-def _order(plan: Plan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def _order(plan: MixturePlan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The source of each sample of an epoch, and how many of the same source come before it."""
     sources = np.repeat(np.arange(len(plan.sizes)), plan.quotas)
     sources = np.random.default_rng((plan.seed, epoch)).permutation(sources)

@@ -21,9 +21,9 @@ from pixellm.data.records import (
     MAX_BAD_FRACTION,
     Exchange,
     Faults,
+    Instance,
     Record,
     RecordList,
-    Region,
     Segments,
     expect,
     name_of,
@@ -86,24 +86,24 @@ def _muse_image(entry: dict[str, Any]) -> tuple[str, str]:
 
 
 def _muse_exchange(question: str, answers: list[dict[str, Any]], text: str | None) -> Exchange:
-    regions = tuple(
-        Region(
+    targets = tuple(
+        Instance(
             tuple(expect(answer[k], str, "a name") for k in ("rephrased_name", "category_name") if answer.get(k)),
             Segments((answer["segmentation"],)).checked(),
             answer.get("category_name") or "",
         )
         for answer in expect(answers, list, "a list of targets")
     )
-    if not regions:
+    if not targets:
         raise ValueError("no target")
-    if text is None and not all(region.names for region in regions):
+    if text is None and not all(target.names for target in targets):
         raise ValueError("neither a text for the answer nor a name for each target")
-    slots = len(regions) if text is None else expect(text, str, "the answer's text").count(SEG_SLOT)
-    if slots != len(regions):
-        raise ValueError(f"its text has {slots} {SEG_SLOT} but {len(regions)} targets")
+    slots = len(targets) if text is None else expect(text, str, "the answer's text").count(SEG_SLOT)
+    if slots != len(targets):
+        raise ValueError(f"its text has {slots} {SEG_SLOT} but {len(targets)} targets")
     if not expect(question, str, "a question").strip():
         raise ValueError("an empty question")
-    return Exchange(question.strip(), text, regions, "sentence")
+    return Exchange(question.strip(), text, targets, "sentence")
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,10 @@ def _reasonseg_exchanges(data: dict[str, Any], explanation: dict[str, str] | Non
         raise ValueError("no text")
     mask, ignored = Shapes(tuple(polygons), PAINTED), Shapes(tuple(polygons), IGNORED)
     asks = "sentence" if data["is_sentence"] else "phrase"
-    exchanges = [Exchange(text, None, (Region((text,), mask),), asks, ignored) for text in texts if text]
+    exchanges = [Exchange(text, None, (Instance((text,), mask),), asks, ignored) for text in texts if text]
     if explanation:
         query, outputs = explanation["query"].strip(), explanation["outputs"].strip()
-        exchanges.append(Exchange(query, outputs, (Region((query,), mask),), "explain", ignored))
+        exchanges.append(Exchange(query, outputs, (Instance((query,), mask),), "explain", ignored))
         exchanges.append(Exchange(query, outputs, ()))
     return exchanges
 

@@ -1,6 +1,6 @@
 """What a data set on disk tells of one image, before its image and masks are read.
 
-    refer, semantic, reasoning, dialogue, jsonl → DataSet of Records → chat → Draft → Sample
+    refer, semantic, reasoning, dialogue, jsonl → RecordDataset of Records → chat → LazySample → Sample
 
 Annotation files are looked through when a data set is opened: what can't be used is left out, reported with its id and
 counted, and too much of it is an error. Masks stay as they are stored until `decode`.
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,7 +26,7 @@ from pixellm.imaging import masks
 logger = logging.getLogger(__name__)
 
 MAX_BAD_FRACTION = 0.01
-SHOWN = 10  # bad records that are logged one by one
+LOGGED_BAD_RECORDS = 10  # bad records that are logged one by one
 
 
 class MaskSource(Protocol):
@@ -84,7 +84,7 @@ class Labels:
         return np.isin(labels, self.values)
 
 
-@lru_cache(maxsize=2)  # every region of an image asks for the same map
+@lru_cache(maxsize=2)  # every instance of an image asks for the same map
 def read_labels(file: Path) -> np.ndarray:
     """A label map as an integer array (H, W); a ValueError if the file is missing, broken, or no label map."""
     try:
@@ -97,19 +97,24 @@ def read_labels(file: Path) -> np.ndarray:
     return labels
 
 
+M_co = TypeVar("M_co", covariant=True)  # MaskSource | None as stored, np.ndarray once decoded
+
+
 @dataclass(frozen=True)
-class Region:
-    """Something that may be asked for, or that an answer shows.
+class Instance(Generic[M_co]):
+    """An object, all objects of a category, or what a sentence refers to.
 
     Args:
         names: what it is called or how it is referred to, the best first.
-        mask: its mask; None: nothing in the image fits the names.
-        category: the name of its class, where the data set tells it.
+        mask: as it is stored, or decoded: bool (H, W), never empty; None: nothing in the image fits the names.
+        category: singular, lower case, without braces; "" where the data set does not tell it.
+        merged: the mask may unite several objects (a crowd, all of a category).
     """
 
     names: tuple[str, ...]
-    mask: MaskSource | None
+    mask: M_co
     category: str = ""
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,8 @@ class Exchange:
 
     Args:
         question: as it was written.
-        answer: with one `{seg}` for each region, in order; None: to be composed of the regions' names.
-        regions: the targets.
+        answer: with one `{seg}` for each target, in order; None: to be composed of the targets' names.
+        targets: what it asks for.
         asks: how the question is put: "verbatim" as it is, "sentence" with a request for masks after it, "explain" with
             one for an explanation, too, and "phrase" where it is the name of what is wanted.
         ignored: pixels that count neither as target nor as background.
@@ -127,7 +132,7 @@ class Exchange:
 
     question: str
     answer: str | None
-    regions: tuple[Region, ...]
+    targets: tuple[Instance[MaskSource | None], ...]
     asks: Literal["verbatim", "sentence", "explain", "phrase"] = "verbatim"
     ignored: MaskSource | None = None
 
@@ -140,7 +145,7 @@ class Record:
         record_id: unique in its data set.
         image: its file.
         original_hw: its size, where the annotations say for which one they were made.
-        regions: what may be asked for by name, alone or together.
+        instances: what may be asked for by name, alone or together.
         absent: names of what is surely not in the image.
         exchanges: questions that come with it.
         dialogue: each exchange continues the one before it; otherwise they are independent.
@@ -149,7 +154,7 @@ class Record:
     record_id: str
     image: Path
     original_hw: tuple[int, int] | None = None
-    regions: tuple[Region, ...] = ()
+    instances: tuple[Instance[MaskSource | None], ...] = ()
     absent: tuple[str, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     dialogue: bool = False
@@ -163,7 +168,7 @@ class BadRecord:
     reason: str
 
 
-class DataSet(Protocol):
+class RecordDataset(Protocol):
     """A data set on disk: a sequence of records; `bad` is what was left out when it was opened."""
 
     bad: Sequence[BadRecord]
@@ -215,7 +220,7 @@ class Faults:
     def add(self, record_id: object, reason: str) -> None:
         """Note a bad record."""
         self.bad.append(BadRecord(str(record_id), reason))
-        if len(self.bad) <= SHOWN:
+        if len(self.bad) <= LOGGED_BAD_RECORDS:
             logger.warning("%s: record %s is left out: %s", self.where, record_id, reason)
 
     def check(self, total: int) -> list[BadRecord]:

@@ -20,16 +20,16 @@ from pixellm.data.records import (
     MAX_BAD_FRACTION,
     Exchange,
     Faults,
+    Instance,
     Record,
     RecordList,
-    Region,
     Segments,
     expect,
     name_of,
     read_json,
     size_of,
 )
-from pixellm.data.wording import join
+from pixellm.data.templates import join
 
 NO_TARGET = -1  # gRefCOCO's annotation id where nothing fits
 MULTI_SIZES = (6, 5, 4)  # targets of a multi-referring question, in turn, as the released code groups them
@@ -38,7 +38,7 @@ MULTI_SIZES = (6, 5, 4)  # targets of a multi-referring question, in turn, as th
 def read_references(
     directory: Path, images: Path, split_by: str, split: str, max_bad_fraction: float = MAX_BAD_FRACTION
 ) -> RecordList:
-    """A referring data set: one record for each image, one region for each sentence.
+    """A referring data set: one record for each image, one instance for each sentence.
 
     Args:
         directory: of the refs and `instances.json`.
@@ -51,37 +51,37 @@ def read_references(
         ValueError: a missing or malformed file, code in a pickle, no references of that split.
     """
     faults = Faults(directory, max_bad_fraction)
-    instances = expect(read_json(directory / "instances.json"), dict, f"COCO's lists in {directory / 'instances.json'}")
+    annotated = expect(read_json(directory / "instances.json"), dict, f"COCO's lists in {directory / 'instances.json'}")
     files: dict[int, dict[str, Any]] = {}
-    for image in expect(instances.get("images"), list, "a list `images` in instances.json"):
+    for image in expect(annotated.get("images"), list, "a list `images` in instances.json"):
         with faults.guard(f"image {name_of(image)}"):
             expect(image["file_name"], str, "a file name")
             files[image["id"]] = image
     segmentations: dict[int, Any] = {}
-    for annotation in expect(instances.get("annotations"), list, "a list `annotations` in instances.json"):
+    for annotation in expect(annotated.get("annotations"), list, "a list `annotations` in instances.json"):
         with faults.guard(f"annotation {name_of(annotation)}"):
             segmentations[annotation["id"]] = annotation["segmentation"]
-    categories = {row["id"]: str(row.get("name", "")) for row in instances.get("categories") or () if "id" in row}
+    categories = {row["id"]: str(row.get("name", "")) for row in annotated.get("categories") or () if "id" in row}
     references = _references(directory, split_by)
     chosen = [reference for reference in references if reference.get("split") == split]
     if not chosen:
         found = sorted({str(reference.get("split")) for reference in references})
         raise ValueError(f"{directory}: expected references of the split {split!r}, found {', '.join(found)}.")
-    regions: dict[int, list[Region]] = defaultdict(list)
+    instances: dict[int, list[Instance]] = defaultdict(list)
     for reference in chosen:
         with faults.guard(reference.get("ref_id", "?")):
             if reference["image_id"] not in files:
                 raise ValueError(f"no image {reference['image_id']} in instances.json")
-            found = _regions(reference, segmentations, categories)
-            regions[reference["image_id"]] += found
+            of_reference = _instances(reference, segmentations, categories)  # before the image gets an entry
+            instances[reference["image_id"]] += of_reference
     records = (
-        Record(str(image_id), images / files[image_id]["file_name"], size_of(files[image_id]), tuple(found))
-        for image_id, found in regions.items()
+        Record(str(image_id), images / files[image_id]["file_name"], size_of(files[image_id]), tuple(group))
+        for image_id, group in instances.items()
     )
     return RecordList(records, faults.check(len(chosen)))
 
 
-def _regions(reference: dict[str, Any], segmentations: dict[int, Any], categories: dict[int, str]) -> list[Region]:
+def _instances(reference: dict[str, Any], segmentations: dict[int, Any], categories: dict[int, str]) -> list[Instance]:
     annotations = reference["ann_id"] if isinstance(reference["ann_id"], list) else [reference["ann_id"]]
     targets = [annotation for annotation in annotations if annotation != NO_TARGET]
     if absent := [annotation for annotation in targets if annotation not in segmentations]:
@@ -92,7 +92,7 @@ def _regions(reference: dict[str, Any], segmentations: dict[int, Any], categorie
         raise ValueError("no sentence")
     category = reference.get("category_id")  # of gRefCOCO a list, one for each target
     name = categories.get(category, "") if isinstance(category, int) else ""
-    return [Region((sentence,), mask, name) for sentence in sentences if sentence]
+    return [Instance((sentence,), mask, name) for sentence in sentences if sentence]
 
 
 def multi_referring(records: Sequence[Record]) -> RecordList:
@@ -101,19 +101,19 @@ def multi_referring(records: Sequence[Record]) -> RecordList:
     Sentences that nothing fits are left out.
     """
     return RecordList(
-        replace(record, regions=(), exchanges=tuple(_several(group) for group in _groups(record.regions)))
+        replace(record, instances=(), exchanges=tuple(_several(group) for group in _groups(record.instances)))
         for record in records
     )
 
 
-def _groups(regions: Sequence[Region]) -> Iterator[tuple[Region, ...]]:
-    fitting, sizes = iter([region for region in regions if region.mask is not None]), cycle(MULTI_SIZES)
+def _groups(instances: Sequence[Instance]) -> Iterator[tuple[Instance, ...]]:
+    fitting, sizes = iter([instance for instance in instances if instance.mask is not None]), cycle(MULTI_SIZES)
     while group := tuple(islice(fitting, next(sizes))):
         yield group
 
 
-def _several(regions: tuple[Region, ...]) -> Exchange:
-    return Exchange(join([region.names[0] for region in regions]), None, regions, "phrase")
+def _several(instances: tuple[Instance, ...]) -> Exchange:
+    return Exchange(join([instance.names[0] for instance in instances]), None, instances, "phrase")
 
 
 def _references(directory: Path, split_by: str) -> list[dict[str, Any]]:

@@ -22,10 +22,10 @@ from pixellm.data.records import (
     MAX_BAD_FRACTION,
     BadRecord,
     Faults,
+    Instance,
     Labels,
     Record,
     RecordList,
-    Region,
     Segments,
     expect,
     name_of,
@@ -45,7 +45,7 @@ UNUSED_IN_COCO = frozenset(
 
 
 class LabelMaps(Sequence[Record]):
-    """Photographs with a label map each: one region for each class in it; all other classes are absent.
+    """Photographs with a label map each: one instance for each class in it; all other classes are absent.
 
     Args:
         images, labels: folders of `*.jpg` and of `*.png` with the same names.
@@ -80,21 +80,21 @@ class LabelMaps(Sequence[Record]):
         image = self._photographs[index]
         file = self.labels / f"{image.stem}.png"
         present = set(np.unique(read_labels(file)).tolist())
-        regions, absent = [], []
+        instances, absent = [], []
         for name, values in self.values.items():
             if present.isdisjoint(values):
                 absent.append(name)
             else:
-                regions.append(Region((name,), Labels(file, tuple(values))))
-        return Record(image.stem, image, None, tuple(regions), tuple(absent))
+                instances.append(Instance((name,), Labels(file, tuple(values))))
+        return Record(image.stem, image, None, tuple(instances), tuple(absent))
 
 
 def read_instances(
     annotations: Path, images: Path, complete: bool = False, max_bad_fraction: float = MAX_BAD_FRACTION
 ) -> RecordList:
-    """A COCO-format file: one record for each image with annotations, one region for each category in it.
+    """A COCO-format file: one record for each image with annotations, one instance for each category in it.
 
-    A region is the union of its category's instances; its names are the category's (`said`). Absent is what an image
+    A instance is the union of its category's instances; its names are the category's (`said`). Absent is what an image
     lists in `neg_category_ids` (LVIS, PACO), and, in a file that annotates every instance of its categories, all else.
 
     Args:
@@ -131,15 +131,15 @@ def read_instances(
         if parts := found.get(image["id"]):
             with faults.guard(image["id"]):
                 file = file_of(image, images)
-                regions, absent = _regions(image, parts, names, complete)
-                records.append(Record(str(image["id"]), file, size_of(image), regions, absent))
+                instances, absent = _instances(image, parts, names, complete)
+                records.append(Record(str(image["id"]), file, size_of(image), instances, absent))
     return RecordList(records, faults.check(len(data["annotations"])))
 
 
-def _regions(
+def _instances(
     image: dict[str, Any], parts: dict[int, list], names: dict[int, tuple[str, ...]], complete: bool
-) -> tuple[tuple[Region, ...], tuple[str, ...]]:
-    """Regions and absent names of an image; categories that are called alike are one."""
+) -> tuple[tuple[Instance, ...], tuple[str, ...]]:
+    """Instances and absent names of an image; categories that are called alike are one."""
     united: dict[tuple[str, ...], list] = defaultdict(list)
     for category, segmentations in parts.items():
         united[names[category]] += segmentations
@@ -151,8 +151,8 @@ def _regions(
         - {name[0] for name in united}
         - {name[0] for name in partly}
     )
-    regions = [Region(name, Segments(tuple(found))) for name, found in united.items() if name not in partly]
-    return tuple(regions), tuple(sorted(absent))
+    instances = [Instance(name, Segments(tuple(found))) for name, found in united.items() if name not in partly]
+    return tuple(instances), tuple(sorted(absent))
 
 
 def said(category: str) -> tuple[str, ...]:

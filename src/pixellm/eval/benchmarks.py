@@ -13,10 +13,10 @@ from typing import Literal
 
 from PIL import Image
 
-from pixellm.data.catalogue import PUBLISHED, open_data
-from pixellm.data.records import DataSet, Exchange, MaskSource, Record, RecordList, Region, Segments
+from pixellm.data.catalogue import DATASETS, open_data
+from pixellm.data.records import Exchange, Instance, MaskSource, Record, RecordDataset, RecordList, Segments
 from pixellm.data.refer import multi_referring
-from pixellm.data.wording import join
+from pixellm.data.templates import join
 from pixellm.imaging import masks
 from pixellm.types import SEG_SLOT
 from pixellm.utils.files import write_text
@@ -112,14 +112,14 @@ def load_benchmark(
         ValueError: no such data set or split, or annotations that can't be read.
     """
     key = {"muse": "muse", "reasonseg": "reasonseg", "grefcoco": "grefcoco"}.get(name, dataset)
-    if name in ("refer", "multi-refer") and (PUBLISHED.get(key) is None or PUBLISHED[key].kind != "refer"):
-        known = ", ".join(k for k, published in PUBLISHED.items() if published.kind == "refer")
+    if name in ("refer", "multi-refer") and (DATASETS.get(key) is None or DATASETS[key].kind != "refer"):
+        known = ", ".join(k for k, published in DATASETS.items() if published.kind == "refer")
         raise ValueError(f"--dataset: expected one of {known}, got {dataset!r}.")
     splits = MUSE_TEST if (name, split) == ("muse", "test") else (split,)
     opened = {one: open_data(f"{key}:{one}", root, max_bad_fraction=1.0) for one in splits}
     questions: list[BenchmarkQuestion] = []
     for one, data in opened.items():
-        prefix = f"{key}/{one}" if PUBLISHED[key].kind == "refer" else one
+        prefix = f"{key}/{one}" if DATASETS[key].kind == "refer" else one
         if name == "multi-refer":
             prefix += f"/{grouping}"
             data = multi_referring(data) if grouping == "released" else multi_distinct(data)
@@ -129,7 +129,7 @@ def load_benchmark(
     return Benchmark(name, key, split, tuple(questions), sum(len(data.bad) for data in opened.values()))
 
 
-def _questions(data: DataSet, prefix: str) -> Iterator[BenchmarkQuestion]:
+def _questions(data: RecordDataset, prefix: str) -> Iterator[BenchmarkQuestion]:
     seen: Counter[str] = Counter()
     for index in range(len(data)):
         record = data[index]
@@ -148,8 +148,8 @@ def _questions(data: DataSet, prefix: str) -> Iterator[BenchmarkQuestion]:
 def _exchanges(record: Record) -> list[Exchange]:
     """What is asked: of referring data sets each sentence alone, of ReasonSeg an image's first text (as LISA does)."""
     if not record.exchanges:
-        targets = [(region,) if region.mask is not None else () for region in record.regions]
-        return [Exchange(r.names[0], None, t, "phrase") for r, t in zip(record.regions, targets, strict=True)]
+        targets = [(instance,) if instance.mask is not None else () for instance in record.instances]
+        return [Exchange(r.names[0], None, t, "phrase") for r, t in zip(record.instances, targets, strict=True)]
     if any(exchange.ignored is not None for exchange in record.exchanges):
         return list(record.exchanges[:1])
     return list(record.exchanges)
@@ -159,18 +159,18 @@ def _question(record: Record, exchange: Exchange, image_id: str, number: int) ->
     hw = record.original_hw or _size(record.image)
     text = (SENTENCE if exchange.asks == "sentence" else PHRASE).format(exchange.question)
     ignored = None if exchange.ignored is None else _rle(exchange.ignored, hw)
-    targets = tuple(_target(region, hw) for region in exchange.regions)
+    targets = tuple(_target(instance, hw) for instance in exchange.targets)
     ids = (f"{image_id}/{number}", record.image, image_id)
     return BenchmarkQuestion(*ids, hw, text, exchange.question, targets, ignored)
 
 
-def _target(region: Region, hw: tuple[int, int]) -> BenchmarkTarget:
-    assert region.mask is not None
-    parts = tuple(region.mask.rles(*hw)) if isinstance(region.mask, Segments) else ()
-    rle = masks.united([parts], *hw) if parts else _rle(region.mask, hw)
+def _target(instance: Instance, hw: tuple[int, int]) -> BenchmarkTarget:
+    assert instance.mask is not None
+    parts = tuple(instance.mask.rles(*hw)) if isinstance(instance.mask, Segments) else ()
+    rle = masks.united([parts], *hw) if parts else _rle(instance.mask, hw)
     overlapping = sum(map(masks.area, parts)) > masks.area(rle)
-    things = len(region.mask.parts) if isinstance(region.mask, Segments) else 1
-    return BenchmarkTarget(next(iter(region.names), ""), region.category, rle, parts if overlapping else (), things)
+    things = len(instance.mask.parts) if isinstance(instance.mask, Segments) else 1
+    return BenchmarkTarget(next(iter(instance.names), ""), instance.category, rle, parts if overlapping else (), things)
 
 
 def _rle(source: MaskSource, hw: tuple[int, int]) -> masks.Rle:
@@ -182,7 +182,7 @@ def _size(image: Path) -> tuple[int, int]:
         return opened.height, opened.width
 
 
-def multi_distinct(data: DataSet) -> RecordList:
+def multi_distinct(data: RecordDataset) -> RecordList:
     """Questions for 3–6 different things each, in file order: all first sentences of things, then all second ones …
 
     The sentences of a round are shared out evenly to as few questions as possible; a round of fewer than three things
@@ -191,21 +191,21 @@ def multi_distinct(data: DataSet) -> RecordList:
     records = []
     for index in range(len(data)):
         record = data[index]
-        things: dict[str, list[Region]] = {}
-        for region in record.regions:
-            if region.mask is not None:
-                things.setdefault(_key(region.mask), []).append(region)
+        things: dict[str, list[Instance]] = {}
+        for instance in record.instances:
+            if instance.mask is not None:
+                things.setdefault(_key(instance.mask), []).append(instance)
         rounds = [
             [sentences[turn] for sentences in things.values() if turn < len(sentences)]
             for turn in range(max(map(len, things.values()), default=0))
         ]
         exchanges = [
-            Exchange(join([region.names[0] for region in group]), None, tuple(group), "phrase")
-            for regions in rounds
-            for group in _evenly(regions)
+            Exchange(join([instance.names[0] for instance in group]), None, tuple(group), "phrase")
+            for instances in rounds
+            for group in _evenly(instances)
         ]
         if exchanges:
-            records.append(replace(record, regions=(), exchanges=tuple(exchanges)))
+            records.append(replace(record, instances=(), exchanges=tuple(exchanges)))
     return RecordList(records, data.bad)
 
 
@@ -214,12 +214,12 @@ def _key(mask: MaskSource) -> str:
     return json.dumps(mask.parts, default=str) if isinstance(mask, Segments) else repr(mask)
 
 
-def _evenly(regions: Sequence[Region]) -> Iterator[Sequence[Region]]:
-    if len(regions) < MIN_TARGETS:
+def _evenly(instances: Sequence[Instance]) -> Iterator[Sequence[Instance]]:
+    if len(instances) < MIN_TARGETS:
         return
-    groups = -(-len(regions) // MAX_TARGETS)
-    ends = [len(regions) * (group + 1) // groups for group in range(groups)]
-    yield from (regions[start:end] for start, end in zip([0, *ends], ends, strict=False))
+    groups = -(-len(instances) // MAX_TARGETS)
+    ends = [len(instances) * (group + 1) // groups for group in range(groups)]
+    yield from (instances[start:end] for start, end in zip([0, *ends], ends, strict=False))
 
 
 def write_questions(benchmark: Benchmark, path: Path) -> None:

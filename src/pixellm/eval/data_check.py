@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pixellm.data.chat import Chat, draft
-from pixellm.data.records import BadRecord, DataSet, Record
+from pixellm.data.records import BadRecord, Record, RecordDataset
 from pixellm.imaging.contact_sheet import Item, contact_sheet
 from pixellm.imaging.images import load_image
 from pixellm.imaging.masks import encode
@@ -20,13 +20,13 @@ class Counts:
     """What a data set holds.
 
     `targets`: how many questions ask for how many targets, of the questions that come with the data; for names and
-    sentences that may be asked for, `regions`, of which `without_target` fit nothing. `bad`: records that can't be
+    sentences that may be asked for, `instances`, of which `without_target` fit nothing. `bad`: records that can't be
     used, and why.
     """
 
     images: int = 0
     questions: int = 0
-    regions: int = 0
+    instances: int = 0
     without_target: int = 0
     masks: int = 0
     empty_masks: int = 0
@@ -34,7 +34,7 @@ class Counts:
     bad: list[BadRecord] = field(default_factory=list)
 
 
-def check(data: DataSet, progress: Iterable[int] | None = None) -> Counts:
+def check(data: RecordDataset, progress: Iterable[int] | None = None) -> Counts:
     """Read every image and mask.
 
     Args:
@@ -63,24 +63,24 @@ def _count(record: Record, counts: Counts) -> Iterator[str]:
     if record.original_hw not in (None, (height, width)):
         yield f"annotated for {record.original_hw} pixels (height, width), got {(height, width)}"
         return
-    asked = [(f"name {region.names[0]!r}", region) for region in record.regions]
-    asked += [(f"question {e.question!r}", region) for e in record.exchanges for region in e.regions]
+    asked = [(f"name {instance.names[0]!r}", instance) for instance in record.instances]
+    asked += [(f"question {e.question!r}", instance) for e in record.exchanges for instance in e.targets]
     filled = []
-    for where, region in asked:
+    for where, instance in asked:
         try:
-            filled += [bool(region.mask.decode(height, width).any())] if region.mask is not None else []
+            filled += [bool(instance.mask.decode(height, width).any())] if instance.mask is not None else []
         except ValueError as error:
             yield f"{where}: {error}"
     counts.images += 1
-    counts.regions += len(record.regions)
-    counts.without_target += sum(region.mask is None for region in record.regions)
+    counts.instances += len(record.instances)
+    counts.without_target += sum(instance.mask is None for instance in record.instances)
     counts.questions += len(record.exchanges)
-    counts.targets.update(len(exchange.regions) for exchange in record.exchanges)
+    counts.targets.update(len(exchange.targets) for exchange in record.exchanges)
     counts.masks += len(filled)
     counts.empty_masks += filled.count(False)
 
 
-def sample_sheet(data: DataSet, path: Path, count: int = 12, seed: int = 0) -> int:
+def sample_sheet(data: RecordDataset, path: Path, count: int = 12, seed: int = 0) -> int:
     """Write a contact sheet of up to `count` random conversations as training sees them; returns how many there are."""
     rng = random.Random(seed)
     items = []
@@ -111,8 +111,8 @@ def _answer(conversation: Conversation, sample: Sample) -> Answer:
 def report_lines(counts: Counts) -> Iterator[str]:
     """The counts in words, a line each."""
     yield f"images             {counts.images:>9,}"
-    if counts.regions:
-        yield f"names or sentences {counts.regions:>9,}   {counts.without_target:,} of them fit nothing"
+    if counts.instances:
+        yield f"names or sentences {counts.instances:>9,}   {counts.without_target:,} of them fit nothing"
     if counts.questions:
         yield f"questions          {counts.questions:>9,}"
         mean = sum(number * times for number, times in counts.targets.items()) / counts.questions

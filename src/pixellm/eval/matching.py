@@ -11,8 +11,8 @@ from functools import cache
 
 import numpy as np
 
+from pixellm.data.categories import CATEGORIES, SINGLE_PERSON_WORDS, SYNONYMS
 from pixellm.data.describe import noun, pluralize, spoken
-from pixellm.data.names import NAMES, SINGLE_PERSON_WORDS, SYNONYMS
 from pixellm.eval.metrics import Overlap, overlap
 from pixellm.imaging import masks
 
@@ -82,12 +82,12 @@ def match(predicted: Sequence[masks.Rle], targets: Sequence[masks.Rle], ignored:
     return pairs
 
 
-def names_category(phrase: str, category: str, known: frozenset[str] = NAMES) -> bool:
+def names_category(phrase: str, category: str, known: frozenset[str] = CATEGORIES) -> bool:
     """Whether the thing that a phrase names first is `category`, by its name, plural or a synonym.
 
     The longest name counts: "the hot dog" names no dog, "the cup on the table" no table.
     """
-    pattern, meanings = _lexicon(known | NAMES | {category})
+    pattern, meanings = _lexicon(known | CATEGORIES | {category})
     found = pattern.search(phrase.lower())
     return found is not None and category in meanings[found[0]]
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixellm import __version__
-from pixellm.data.coco import CocoSource, Photograph, category_masks
+from pixellm.data.coco import AnnotatedImage, CocoSource, category_masks
+from pixellm.data.grammar import MAX_SLOTS, askable_attributes, knowledge_turn
 from pixellm.data.knowledge import related, surely_absent
-from pixellm.data.phrasing import MAX_SLOTS, askable_attributes, knowledge_turn
-from pixellm.data.wording import all_question, category_question, several_question
+from pixellm.data.templates import all_question, category_question, several_question
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
 from pixellm.eval.resumable import append, ask_all, resume, write
@@ -107,7 +107,7 @@ def _questions(source: CocoSource, index: int) -> Iterator[Question]:
     def ask(kind: str, text: str, names: Sequence[str] = (), detail: str = "") -> Question:
         return Question(index, record["id"], record["file_name"], kind, text, tuple(names), detail)
 
-    things = photograph.things
+    things = photograph.instances
     boxed = {name for name, _ in photograph.boxes}  # known by box alone: present, but without a whole mask
     present = {thing.category for thing in things} | boxed
     single = {thing.category for thing in things if source.merged or not thing.merged}
@@ -146,9 +146,9 @@ def _absent(present: set[str], known: frozenset[str], rng: random.Random) -> Ite
         yield ("related", rng.choice(likely)) if likely else ("any", rng.choice(absent))
 
 
-def score(question: Question, answer: Answer, photograph: Photograph, known: frozenset[str]) -> Result:
+def score(question: Question, answer: Answer, photograph: AnnotatedImage, known: frozenset[str]) -> Result:
     """Compare an answer with the photograph's annotations."""
-    united = category_masks(photograph.things)
+    united = category_masks(photograph.instances)
     targets = [masks.encode(united[name]) for name in question.names]
     predicted = [target.rle for target in answer.targets]
     phrases = [target.phrase for target in answer.targets]

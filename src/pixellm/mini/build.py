@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from pixellm.data.categories import SYNONYMS
 from pixellm.data.describe import noun
-from pixellm.data.names import SYNONYMS
 from pixellm.hub.parts import fetch_language_model
 from pixellm.mini.vision_stage import load_backbone
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor

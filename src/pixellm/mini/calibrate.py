@@ -1,6 +1,6 @@
-"""Presence on photographs that were not trained on: there the dense classifier is less sure of what it sees.
+"""Presence on images that were not trained on: there the dense classifier is less sure of what it sees.
 
-The language model has learned that a score above 0 means "there". On held-out photographs the scores of what is there
+The language model has learned that a score above 0 means "there". On held-out images the scores of what is there
 lie lower; `calibrate_presence` moves the two biases of `WordMix` by as much.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from pixellm.data.coco import Photograph, category_masks
+from pixellm.data.coco import AnnotatedImage, category_masks
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 
 
@@ -17,7 +17,7 @@ from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 def calibrate_presence(
     model: PixelLMForConditionalGeneration,
     processor: PixelLMProcessor,
-    photographs: Iterable[Photograph],
+    images: Iterable[AnnotatedImage],
     recall: float,
 ) -> tuple[float, float]:
     """Move the biases of a model with a dense classifier.
@@ -28,13 +28,13 @@ def calibrate_presence(
     Args:
         model: its `word_mix.mention_bias` and `word_mix.tag_bias` are changed.
         processor: its processor.
-        photographs: held out, complete for the names that they know.
+        images: held out, complete for the names that they know.
         recall: see above.
 
     Returns:
         By how much both were moved: (mentions, tags).
     """
-    present, absent = presence_scores(model, processor, photographs)
+    present, absent = presence_scores(model, processor, images)
     mentions = -float(np.quantile(present, 1 - recall))
     tags = -float(np.sort(np.concatenate([present, absent]))[-len(present)])
     model.word_mix.mention_bias += mentions
@@ -44,20 +44,20 @@ def calibrate_presence(
 
 @torch.no_grad()
 def presence_scores(
-    model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, photographs: Iterable[Photograph]
+    model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, images: Iterable[AnnotatedImage]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The classifier's scores of names that are in the photographs, and of names that are not."""
+    """The classifier's scores of names that are in the images, and of names that are not."""
     vocabulary = {name: index for index, name in enumerate(model.config.vision_config.vocabulary)}
     training, present, absent = model.training, [], []
     model.eval()
-    for photograph in photographs:
-        inputs = processor.images([photograph.image])
+    for annotated in images:
+        inputs = processor.images([annotated.image])
         scores = model.vision_encoder(inputs["pixel_values"], inputs["resized_hw"]).presence_logits
         assert scores is not None
-        found = category_masks(photograph.things).keys()
-        for name in photograph.known & vocabulary.keys():
+        found = category_masks(annotated.instances).keys()
+        for name in annotated.known & vocabulary.keys():
             (present if name in found else absent).append(float(scores[0, vocabulary[name]]))
     model.train(training)
     if not present or not absent:
-        raise ValueError("expected held-out photographs with names that are there and names that are not, got none.")
+        raise ValueError("expected held-out images with names that are there and names that are not, got none.")
     return np.array(present), np.array(absent)

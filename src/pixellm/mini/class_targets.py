@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixellm.data.coco import Photograph, category_masks
+from pixellm.data.coco import AnnotatedImage, category_masks
 
 # Things on or around which other things are usually seen: a pixel of theirs may be something else, too.
 OVERLAPPING = frozenset(
@@ -54,12 +54,12 @@ OVERLAPPING = frozenset(
 
 
 def class_targets(
-    photograph: Photograph, vocabulary: Sequence[str], size: int, grid: int
+    annotated: AnnotatedImage, vocabulary: Sequence[str], size: int, grid: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Targets for a dense classifier on a letterboxed photograph.
+    """Targets for a dense classifier on a letterboxed image.
 
     Args:
-        photograph: no larger than size × size; it lies in the top-left corner of the square.
+        annotated: no larger than size × size; it lies in the top-left corner of the square.
         vocabulary: the V names.
         size: side of the square in pixels, a multiple of `grid`.
         grid: side of the grid of cells.
@@ -71,18 +71,18 @@ def class_targets(
     index = {name: i for i, name in enumerate(vocabulary)}
     target = np.zeros((len(vocabulary), grid, grid), dtype=np.float16)
     weight = np.zeros((len(vocabulary), grid, grid), dtype=bool)
-    width, height = photograph.image.size
+    width, height = annotated.image.size
     inside = _cells(np.ones((height, width), dtype=bool), size, grid) > 0
-    if photograph.complete:
-        weight[[index[name] for name in photograph.known if name in index]] = inside
-    for name, mask in category_masks(photograph.things).items():
+    if annotated.complete:
+        weight[[index[name] for name in annotated.known if name in index]] = inside
+    for name, mask in category_masks(annotated.instances).items():
         share = _cells(mask, size, grid)
         if name not in OVERLAPPING:
             weight |= share > 0.5  # what is surely this is nothing else
         if name in index:
             target[index[name]] = share
             weight[index[name]] |= share > 0.5
-    for name, (x, y, w, h) in photograph.boxes:
+    for name, (x, y, w, h) in annotated.boxes:
         if name in index:
             _box_targets(target[index[name]], weight[index[name]], (x, y, w, h), size / grid)
     return target, weight

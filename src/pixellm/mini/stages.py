@@ -152,14 +152,14 @@ def train_answers(
     if recipe.held_out:
         held_out = chain.from_iterable(source.load(recipe.data_root) for source in recipe.held_out)
         moved = calibrate_presence(model, processor, held_out, recipe.recall)
-        logger.info("presence on held-out photographs: mentions moved by %.2f, tags by %.2f", *moved)
+        logger.info("presence on held-out images: mentions moved by %.2f, tags by %.2f", *moved)
     clear_leftovers(result)
     with atomic_directory(result) as directory:
         save_trained(model, processor, recipe.lora.alpha, directory)
 
 
 def same_length(_: int) -> float:
-    """Of photographs: batches as they are drawn."""
+    """Return the same length for all images: batches stay as they are drawn."""
     return 0.0
 
 
@@ -168,7 +168,7 @@ def _mixture(recipe: MiniRecipe, sources: list[CocoSource], length: int) -> Mixt
 
 
 def _has_masks(source: CocoSource) -> bool:
-    return any(photograph.things for photograph in (source[i] for i in range(min(3, len(source)))))
+    return any(annotated.instances for annotated in (source[i] for i in range(min(3, len(source)))))
 
 
 def _arguments(stage: VisionStage | AnswerStage, recipe: MiniRecipe, output: Path) -> TrainingArguments:

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pixellm.data.coco import Photograph, category_masks
+from pixellm.data.coco import AnnotatedImage, category_masks
+from pixellm.data.grammar import MIN_CATEGORY_AREA
 from pixellm.data.mixture import Mixture, fit
-from pixellm.data.phrasing import MIN_CATEGORY_AREA
 from pixellm.mini.class_targets import class_targets
 from pixellm.mini.imagenet_names import IMAGENET_CLASSES
 from pixellm.model import PixelLMForConditionalGeneration
@@ -32,7 +32,7 @@ INITIAL_CLASS_BIAS = -4.0
 INITIAL_PRESENCE_BIAS = -7.0
 # Softmax logits of ImageNet spread wider than the independent ones used here.
 IMAGENET_SCALE = 0.3
-SMALLEST_FIT = 0.5  # of the square: photographs are shown down to this size
+SMALLEST_FIT = 0.5  # of the square: images are shown down to this size
 
 
 def load_backbone(encoder: TimmEncoder, weights: Path, vocabulary: Sequence[str]) -> None:
@@ -73,10 +73,10 @@ def freeze(backbone: nn.Module, parts: Iterable[str], depthwise: bool) -> None:
 
 @dataclass
 class VisionSamples(Dataset):
-    """Photographs in a square of `size` pixels, with class targets on the encoder's finest grid and names to segment.
+    """Images in a square of `size` pixels, with class targets on the encoder's finest grid and names to segment.
 
     Args:
-        mixture: the augmented photographs.
+        mixture: the augmented images.
         vocabulary: the V names.
         size, grid: see `class_targets`.
         names: how many names are asked for at most.
@@ -95,13 +95,13 @@ class VisionSamples(Dataset):
         return len(self.mixture)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        photograph, rng = self.mixture.draw(index)
-        photograph = fit(photograph, round(self.size * rng.uniform(SMALLEST_FIT, 1.0)))
-        target, weight = class_targets(photograph, self.vocabulary, self.size, self.grid)
-        pixels = np.asarray(photograph.image, dtype=np.float32) / 255
+        annotated, rng = self.mixture.draw(index)
+        annotated = fit(annotated, round(self.size * rng.uniform(SMALLEST_FIT, 1.0)))
+        target, weight = class_targets(annotated, self.vocabulary, self.size, self.grid)
+        pixels = np.asarray(annotated.image, dtype=np.float32) / 255
         square = np.zeros((self.size, self.size, 3), dtype=np.float32)
         square[: pixels.shape[0], : pixels.shape[1]] = (pixels - self.mean) / self.std
-        names, masks = self._asked(photograph, rng)
+        names, masks = self._asked(annotated, rng)
         return {
             "pixel_values": torch.from_numpy(square).permute(2, 0, 1),
             "resized_hw": torch.tensor(pixels.shape[:2]),
@@ -111,14 +111,14 @@ class VisionSamples(Dataset):
             "target_masks": masks,
         }
 
-    def _asked(self, photograph: Photograph, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Some names and their masks, bool (M, S, S): on the whole square, whatever part of it the photograph takes."""
-        found = category_masks(photograph.things)
+    def _asked(self, annotated: AnnotatedImage, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Some names and their masks, bool (M, S, S): on the whole square, whatever part of it the image takes."""
+        found = category_masks(annotated.instances)
         askable = [n for n, mask in found.items() if n in self.vocabulary and mask.mean() >= MIN_CATEGORY_AREA]
         chosen = rng.sample(askable, min(self.names, len(askable)))
         masks = np.zeros((len(chosen), self.size, self.size), dtype=bool)
         for row, name in zip(masks, chosen, strict=True):
-            row[: photograph.image.height, : photograph.image.width] = found[name]
+            row[: annotated.image.height, : annotated.image.width] = found[name]
         names = torch.tensor([self.vocabulary.index(name) for name in chosen], dtype=torch.long)
         # Half the resolution tells the losses all that masks of a quarter of it can show.
         return names, torch.from_numpy(masks[:, ::2, ::2])

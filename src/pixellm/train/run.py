@@ -18,8 +18,8 @@ from pixellm.baselines.lisa import LisaConfig
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
 from pixellm.checkpoints.lora import merge_trained
 from pixellm.data.catalogue import open_data
-from pixellm.data.plan import LengthBatches, Plan
-from pixellm.data.records import DataSet
+from pixellm.data.plan import LengthBatches, MixturePlan
+from pixellm.data.records import RecordDataset
 from pixellm.eval.comparison import RUN
 from pixellm.hub.models import resolve
 from pixellm.mini.stages import train_mini
@@ -158,11 +158,11 @@ def train(recipe: Recipe, output: Path) -> Path:
     return result
 
 
-def _open(data: Data, seed: int) -> tuple[list[DataSet], Plan]:
+def _open(data: Data, seed: int) -> tuple[list[RecordDataset], MixturePlan]:
     """The data sets, and the plan that draws from them."""
     sets = [open_data(name, data.root, data.max_bad_fraction) for name in data.sets]
     sizes = tuple(map(len, sets))
-    return sets, Plan(sizes, tuple(data.sets.values()), data.epoch_length or sum(sizes), seed)
+    return sets, MixturePlan(sizes, tuple(data.sets.values()), data.epoch_length or sum(sizes), seed)
 
 
 def _check_run(recipe: Recipe, output: Path) -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from torch.utils.data import Dataset
 
-from pixellm.data.chat import Chat, Draft, draft
-from pixellm.data.plan import Plan
-from pixellm.data.records import DataSet
+from pixellm.data.chat import Chat, LazySample, draft
+from pixellm.data.plan import MixturePlan
+from pixellm.data.records import RecordDataset
 from pixellm.data.semantic import LabelMaps
 from pixellm.types import Sample
 
@@ -26,8 +26,8 @@ class ChatSamples(Dataset):
         group_size: tokens of a codebook group.
     """
 
-    sets: Sequence[DataSet]
-    plan: Plan
+    sets: Sequence[RecordDataset]
+    plan: MixturePlan
     chat: Chat = field(default_factory=Chat)
     group_size: int = 6
 
@@ -35,7 +35,7 @@ class ChatSamples(Dataset):
         """Samples of an epoch."""
         return self.plan.epoch_length
 
-    def draft(self, index: int) -> Draft:
+    def draft(self, index: int) -> LazySample:
         """Sample number `index` before its image is read."""
         draw = self.plan[index]
         return draft(self.sets[draw.source][draw.record], draw.rng, self.chat)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from pixellm.baselines.seem import SeemForGrounding
-from pixellm.data.plan import Plan
+from pixellm.data.plan import MixturePlan
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.train.recipe import Stage
 
@@ -17,7 +17,7 @@ GIGABYTE = 1e9
 def summary(
     model: PixelLMForConditionalGeneration | SeemForGrounding,
     names: Sequence[str],
-    plan: Plan,
+    plan: MixturePlan,
     stage: Stage,
     length: int,
 ) -> Iterator[str]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixellm.data.chat import Chat, draft
-from pixellm.data.records import Exchange, Record, Region, Segments
+from pixellm.data.records import Exchange, Instance, Record, Segments
 from pixellm.types import SEG_SLOT
 from tests.support import trees
 
@@ -29,8 +29,8 @@ class Filled:
         return mask
 
 
-def region(number: int, *names: str) -> Region:
-    return Region(names or (f"thing {number}",), Filled(number))
+def instance(number: int, *names: str) -> Instance:
+    return Instance(names or (f"thing {number}",), Filled(number))
 
 
 def record(**fields) -> Record:
@@ -38,30 +38,30 @@ def record(**fields) -> Record:
 
 
 def turns(source: Record, seed: int, **chat) -> tuple[Exchange, ...]:
-    return draft(source, RNG(seed), Chat(**chat)).turns
+    return draft(source, RNG(seed), Chat(**chat)).exchanges
 
 
-@pytest.mark.parametrize(("regions", "groups"), [(1, 1), (2, 2), (3, 3), (5, 3), (9, 3), (20, 3)])
-def test_regions_are_shared_out_to_questions(regions, groups) -> None:
-    """Up to three questions for up to three regions each, every region at most once (the paper's recipe)."""
-    source = record(regions=tuple(region(i) for i in range(regions)))
+@pytest.mark.parametrize(("instances", "groups"), [(1, 1), (2, 2), (3, 3), (5, 3), (9, 3), (20, 3)])
+def test_instances_are_shared_out_to_questions(instances, groups) -> None:
+    """Up to three questions for up to three instances each, every instance at most once (the paper's recipe)."""
+    source = record(instances=tuple(instance(i) for i in range(instances)))
     for seed in range(20):
         asked = turns(source, seed)
-        sizes = [len(turn.regions) for turn in asked]
+        sizes = [len(turn.targets) for turn in asked]
         assert len(asked) == groups
         assert max(sizes) <= 3
-        assert sum(sizes) == min(regions, 9)
-        assert len({r.names for turn in asked for r in turn.regions}) == sum(sizes)
+        assert sum(sizes) == min(instances, 9)
+        assert len({r.names for turn in asked for r in turn.targets}) == sum(sizes)
 
 
 def test_every_answer_has_a_slot_for_each_region_in_order() -> None:
     """Where names are said before masks, they come in the same order."""
-    source = record(regions=tuple(region(i, f"name{i}") for i in range(9)))
+    source = record(instances=tuple(instance(i, f"name{i}") for i in range(9)))
     seen = set()
     for seed in range(200):
         for turn in turns(source, seed):
-            assert turn.answer.count(SEG_SLOT) == len(turn.regions)
-            names = [r.names[0] for r in turn.regions]
+            assert turn.answer.count(SEG_SLOT) == len(turn.targets)
+            names = [r.names[0] for r in turn.targets]
             assert sorted(names, key=turn.question.lower().find) == names, turn
             said = [name for name in names if name in turn.answer.lower()]
             assert said in (names, [])
@@ -72,15 +72,15 @@ def test_every_answer_has_a_slot_for_each_region_in_order() -> None:
 
 
 def test_what_fits_nothing_gets_no_mask() -> None:
-    source = record(regions=(Region(("The Unicorn",), None), region(1)))
+    source = record(instances=(Instance(("The Unicorn",), None), instance(1)))
     for seed in range(10):
-        by_size = {len(turn.regions): turn for turn in turns(source, seed)}
+        by_size = {len(turn.targets): turn for turn in turns(source, seed)}
         assert "the unicorn" in by_size[0].question.lower()
         assert SEG_SLOT not in by_size[0].answer
 
 
 def test_absent_names_are_asked_for_at_the_rate_given() -> None:
-    source = record(regions=tuple(region(i) for i in range(4)), absent=("zebra",))
+    source = record(instances=tuple(instance(i) for i in range(4)), absent=("zebra",))
     always = [turns(source, seed, absent_rate=1.0) for seed in range(10)]
     assert all(sum("zebra" in turn.question for turn in asked) == 1 for asked in always)
     assert all(len(asked) <= 3 for asked in always)
@@ -91,7 +91,9 @@ def test_absent_names_are_asked_for_at_the_rate_given() -> None:
 
 
 def test_all_questions_of_a_record_as_far_as_memory_goes() -> None:
-    exchanges = tuple(Exchange(f"question {i}?", "{seg} {seg}", (region(1), region(2)), "sentence") for i in range(5))
+    exchanges = tuple(
+        Exchange(f"question {i}?", "{seg} {seg}", (instance(1), instance(2)), "sentence") for i in range(5)
+    )
     assert len(turns(record(exchanges=exchanges), 0)) == 5
     capped = [turns(record(exchanges=exchanges), seed, max_masks=7) for seed in range(20)]
     assert {len(asked) for asked in capped} == {3}
@@ -99,7 +101,7 @@ def test_all_questions_of_a_record_as_far_as_memory_goes() -> None:
 
 
 def test_how_a_records_own_questions_are_put() -> None:
-    target = (region(1, "the cup"),)
+    target = (instance(1, "the cup"),)
     asked = {
         asks: turns(record(exchanges=(Exchange("What holds tea?", "A cup {seg}.", target, asks),)), 0)[0]
         for asks in ("verbatim", "sentence")
@@ -115,20 +117,20 @@ def test_how_a_records_own_questions_are_put() -> None:
 
 
 def test_named_answers_name_each_region_before_its_mask() -> None:
-    source = record(regions=tuple(region(i) for i in range(9)))
+    source = record(instances=tuple(instance(i) for i in range(9)))
     for seed in range(20):
         for turn in turns(source, seed, named=True):
             before = turn.answer.lower().split(f" {SEG_SLOT}")[:-1]
-            assert len(before) == len(turn.regions)
-            assert all(text.endswith(r.names[0]) for text, r in zip(before, turn.regions, strict=True))
-    phrase = Exchange("The Cup", None, (region(1, "The Cup"),), "phrase")
+            assert len(before) == len(turn.targets)
+            assert all(text.endswith(r.names[0]) for text, r in zip(before, turn.targets, strict=True))
+    phrase = Exchange("The Cup", None, (instance(1, "The Cup"),), "phrase")
     assert turns(record(exchanges=(phrase,)), 0, named=True)[0].answer == f"The Cup {SEG_SLOT}."
-    unnamed = record(exchanges=(Exchange("What?", None, (Region((), Filled(1)),), "sentence"),))
+    unnamed = record(exchanges=(Exchange("What?", None, (Instance((), Filled(1)),), "sentence"),))
     assert turns(unnamed, 0, named=True)[0].answer.count(SEG_SLOT) == 1
 
 
 def test_an_answer_does_not_repeat_the_question() -> None:
-    source = record(exchanges=(Exchange("What holds tea?", None, (region(1, "What holds tea?"),), "sentence"),))
+    source = record(exchanges=(Exchange("What holds tea?", None, (instance(1, "What holds tea?"),), "sentence"),))
     for seed in range(30):
         (turn,) = turns(source, seed)
         assert "tea" not in turn.answer
@@ -136,7 +138,9 @@ def test_an_answer_does_not_repeat_the_question() -> None:
 
 
 def test_other_names_are_used_sometimes() -> None:
-    source = record(exchanges=(Exchange("What?", None, (region(1, "first"), region(2, "red cup", "mug")), "sentence"),))
+    source = record(
+        exchanges=(Exchange("What?", None, (instance(1, "first"), instance(2, "red cup", "mug")), "sentence"),)
+    )
     answers = [turns(source, seed, first_name_rate=0.5)[0].answer for seed in range(60)]
     assert any("mug" in answer for answer in answers)
     assert any("red cup" in answer for answer in answers)
@@ -148,26 +152,26 @@ ODD = st.text(st.sampled_from("{}segwhatWs ä"), min_size=1, max_size=12).map(la
 
 @given(st.lists(ODD, min_size=1, max_size=5), st.integers(0, 1000))
 def test_braces_in_names_do_no_harm(names, seed) -> None:
-    source = record(regions=tuple(region(i, name) for i, name in enumerate(names)), absent=tuple(names))
+    source = record(instances=tuple(instance(i, name) for i, name in enumerate(names)), absent=tuple(names))
     for turn in turns(source, seed, absent_rate=0.5):
-        assert turn.answer.count(SEG_SLOT) == len(turn.regions)
+        assert turn.answer.count(SEG_SLOT) == len(turn.targets)
 
 
 @given(ODD, st.integers(0, 1000))
 def test_braces_in_texts_do_no_harm(text, seed) -> None:
     exchanges = (
         Exchange(text, text, ()),
-        Exchange(text, None, (region(1, text),), "phrase"),
-        Exchange(text, text, (region(1, text),), "explain"),
+        Exchange(text, None, (instance(1, text),), "phrase"),
+        Exchange(text, text, (instance(1, text),), "explain"),
     )
     for source in (record(exchanges=exchanges), record(exchanges=exchanges[:1], dialogue=True)):
         for turn in turns(source, seed):
-            assert turn.answer.count(SEG_SLOT) == len(turn.regions)
+            assert turn.answer.count(SEG_SLOT) == len(turn.targets)
 
 
 def test_load_reads_masks_and_what_is_ignored(tmp_path) -> None:
     image = trees.photograph(tmp_path / "a.png")
-    exchange = Exchange("q", "{seg} {seg}", (region(0), region(7)), ignored=Segments(([trees.SQUARE],)))
+    exchange = Exchange("q", "{seg} {seg}", (instance(0), instance(7)), ignored=Segments(([trees.SQUARE],)))
     source = Record("r", image, (trees.HEIGHT, trees.WIDTH), exchanges=(exchange, Exchange("q2", "a2", ())))
     sample = draft(source, RNG(0), Chat()).load()
     with_masks, without = sorted(sample.conversations, key=lambda c: -len(c.masks))
@@ -182,9 +186,9 @@ def test_load_reads_masks_and_what_is_ignored(tmp_path) -> None:
 def test_load_names_the_record_that_is_wrong(tmp_path) -> None:
     image = trees.photograph(tmp_path / "a.png", (10, 10))
     with pytest.raises(ValueError, match=r"record r: expected .* \(30, 40\) pixels .* got \(10, 10\)"):
-        draft(Record("r", image, (30, 40), regions=(region(1),)), RNG(0), Chat()).load()
+        draft(Record("r", image, (30, 40), instances=(instance(1),)), RNG(0), Chat()).load()
     with pytest.raises(ValueError, match="record r: expected an image file"):
-        draft(Record("r", tmp_path / "absent.png", regions=(region(1),)), RNG(0), Chat()).load()
+        draft(Record("r", tmp_path / "absent.png", instances=(instance(1),)), RNG(0), Chat()).load()
 
 
 def test_turns_of_a_dialogue_follow_each_other(tmp_path) -> None:

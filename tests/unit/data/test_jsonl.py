@@ -26,7 +26,7 @@ def test_masks_in_every_form(tmp_path) -> None:
     row = ROW | {"answer": "{seg} {seg} {seg} {seg}", "masks": stored}
     data = open_data(write(tmp_path, row), tmp_path)
     (exchange,) = data[0].exchanges
-    square, *bars = [region.mask.decode(trees.HEIGHT, trees.WIDTH) for region in exchange.regions]
+    square, *bars = [instance.mask.decode(trees.HEIGHT, trees.WIDTH) for instance in exchange.targets]
     assert np.array_equal(square, trees.square())
     assert all(np.array_equal(bar, trees.bar()) for bar in bars)
 
@@ -74,7 +74,7 @@ def test_a_mask_file_of_another_size_is_refused(tmp_path) -> None:
     Image.new("L", (5, 5), 255).save(tmp_path / "m.png")
     data = open_data(write(tmp_path, ROW | {"masks": ["m.png"]}), tmp_path)
     with pytest.raises(ValueError, match="expected a mask of 30×40 pixels"):
-        data[0].exchanges[0].regions[0].mask.decode(trees.HEIGHT, trees.WIDTH)
+        data[0].exchanges[0].targets[0].mask.decode(trees.HEIGHT, trees.WIDTH)
 
 
 def modes() -> dict[str, Image.Image]:
@@ -91,7 +91,7 @@ def modes() -> dict[str, Image.Image]:
 def test_mask_pictures_of_every_mode(tmp_path, mode) -> None:
     modes()[mode].save(tmp_path / "m.png")
     (record,) = open_data(write(tmp_path, ROW | {"masks": ["m.png"]}), tmp_path)
-    assert np.array_equal(record.exchanges[0].regions[0].mask.decode(trees.HEIGHT, trees.WIDTH), trees.bar())
+    assert np.array_equal(record.exchanges[0].targets[0].mask.decode(trees.HEIGHT, trees.WIDTH), trees.bar())
 
 
 def test_line_ends_and_marks_of_other_systems(tmp_path) -> None:

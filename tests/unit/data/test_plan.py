@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixellm.data.plan import LengthBatches, Plan
+from pixellm.data.plan import LengthBatches, MixturePlan
 
-PLAN = Plan(sizes=(7, 100, 30, 50), weights=(2, 9, 2, 4), epoch_length=170, seed=3)
+PLAN = MixturePlan(sizes=(7, 100, 30, 50), weights=(2, 9, 2, 4), epoch_length=170, seed=3)
 
 
 def key(draw) -> tuple[int, int, float]:
@@ -24,7 +24,7 @@ def key(draw) -> tuple[int, int, float]:
 )
 def test_an_epoch_has_exactly_its_shares(sources, length) -> None:
     sizes, weights = zip(*sources, strict=True)
-    plan = Plan(sizes, weights, length)
+    plan = MixturePlan(sizes, weights, length)
     quotas = plan.quotas
     assert sum(quotas) == length
     assert all(abs(q - length * w / sum(weights)) < 1 for q, w in zip(quotas, weights, strict=True))
@@ -45,9 +45,11 @@ def test_every_record_comes_once_before_any_comes_again() -> None:
 
 def test_a_sample_depends_on_its_number_alone() -> None:
     forwards = [key(PLAN[i]) for i in range(400)]
-    backwards = [key(Plan(PLAN.sizes, PLAN.weights, PLAN.epoch_length, 3)[i]) for i in reversed(range(400))][::-1]
+    backwards = [key(MixturePlan(PLAN.sizes, PLAN.weights, PLAN.epoch_length, 3)[i]) for i in reversed(range(400))][
+        ::-1
+    ]
     assert forwards == backwards
-    other = Plan(PLAN.sizes, PLAN.weights, PLAN.epoch_length, seed=4)
+    other = MixturePlan(PLAN.sizes, PLAN.weights, PLAN.epoch_length, seed=4)
     assert forwards != [key(other[i]) for i in range(400)]
     assert forwards[:170] != forwards[170:340]
 
@@ -58,7 +60,7 @@ def test_a_sample_depends_on_its_number_alone() -> None:
 )
 def test_bad_mixtures_are_refused(sizes, weights, length) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Plan(sizes, weights, length)
+        MixturePlan(sizes, weights, length)
 
 
 def length(index: int) -> float:

@@ -29,8 +29,8 @@ def test_muse(tmp_path, name) -> None:
     first, second = record.exchanges
     assert (first.question, first.answer, first.asks) == ("What for tea?", TEXT, "sentence")
     assert second.answer is None
-    assert [region.names for region in second.regions][1] == ("the bar on the left", "bar")
-    decoded = [region.mask.decode(HEIGHT, WIDTH) for region in first.regions]
+    assert [instance.names for instance in second.targets][1] == ("the bar on the left", "bar")
+    decoded = [instance.mask.decode(HEIGHT, WIDTH) for instance in first.targets]
     assert np.array_equal(decoded[0], trees.square())
     assert np.array_equal(decoded[1], trees.bar())
 
@@ -119,7 +119,7 @@ def test_reasonseg(tmp_path) -> None:
     (record,) = open_data("reasonseg", tmp_path)
     (exchange,) = record.exchanges
     assert (exchange.asks, exchange.answer) == ("sentence", None)
-    target, ignored = exchange.regions[0].mask.decode(HEIGHT, WIDTH), exchange.ignored.decode(HEIGHT, WIDTH)
+    target, ignored = exchange.targets[0].mask.decode(HEIGHT, WIDTH), exchange.ignored.decode(HEIGHT, WIDTH)
     assert target[6, 6]
     assert ignored[10, 10]
     assert not (target & ignored).any()
@@ -132,13 +132,13 @@ def test_reasonseg_phrases_and_explanations(tmp_path) -> None:
     explanation = {"image": "1_a.jpg", "query": "What holds tea?", "outputs": "The cup, since it is hollow."}
     trees.write_json(folder / "explanatory/train.json", [explanation])
     (record,) = open_data("reasonseg", tmp_path)
-    assert [(e.asks, len(e.regions)) for e in record.exchanges] == [("phrase", 1), ("explain", 1), ("verbatim", 0)]
+    assert [(e.asks, len(e.targets)) for e in record.exchanges] == [("phrase", 1), ("explain", 1), ("verbatim", 0)]
     assert record.exchanges[1].answer == "The cup, since it is hollow."
 
 
 def test_rectangles(tmp_path) -> None:
     reasonseg(tmp_path, [shape("target", [5, 5, 14, 14]) | {"shape_type": "rectangle"}])
-    mask = open_data("reasonseg", tmp_path)[0].exchanges[0].regions[0].mask
+    mask = open_data("reasonseg", tmp_path)[0].exchanges[0].targets[0].mask
     assert np.array_equal(mask.decode(HEIGHT, WIDTH), trees.square())
 
 

@@ -14,7 +14,7 @@ HEIGHT, WIDTH = trees.HEIGHT, trees.WIDTH
 
 
 def masks_of(record) -> dict[str, np.ndarray]:
-    return {r.names[0]: r.mask.decode(HEIGHT, WIDTH) for r in record.regions if r.mask is not None}
+    return {r.names[0]: r.mask.decode(HEIGHT, WIDTH) for r in record.instances if r.mask is not None}
 
 
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog"])
@@ -33,7 +33,7 @@ def test_one_record_for_an_image_and_one_region_for_a_sentence(tmp_path, name) -
     assert np.array_equal(found["the left box"], trees.square())
     assert np.array_equal(found["the bar"], trees.bar())
     assert data[0].image.is_file()
-    assert [record.regions[0].names for record in open_data(f"{name}:val", tmp_path)] == [("not for training",)]
+    assert [record.instances[0].names for record in open_data(f"{name}:val", tmp_path)] == [("not for training",)]
 
 
 def test_masks_in_every_form(tmp_path) -> None:
@@ -59,7 +59,7 @@ def test_several_targets_or_none(tmp_path) -> None:
     trees.refcoco(tmp_path, references, {11: [trees.SQUARE], 12: [trees.BAR]}, "grefcoco")
     (record,) = open_data("grefcoco", tmp_path)
     assert np.array_equal(masks_of(record)["both"], trees.square() | trees.bar())
-    assert [region.names[0] for region in record.regions if region.mask is None] == ["the unicorn"]
+    assert [instance.names[0] for instance in record.instances if instance.mask is None] == ["the unicorn"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_bad_references_are_named_and_left_out(tmp_path, change, reason) -> None
     references = [trees.reference(1, 11, "the box"), trees.reference(2, 11, "another") | change]
     trees.refcoco(tmp_path, references, {11: [trees.SQUARE], 13: [], 14: [[1, 2, 3, 4]]})
     data = open_data("refcoco", tmp_path, max_bad_fraction=0.5)
-    assert [region.names[0] for region in data[0].regions] == ["the box"]
+    assert [instance.names[0] for instance in data[0].instances] == ["the box"]
     (bad,) = data.bad
     assert bad.record_id == "2"
     assert reason in bad.reason
@@ -134,8 +134,8 @@ def test_multi_referring_groups(tmp_path, count, sizes) -> None:
     references.insert(2, trees.reference(99, [-1], "the unicorn"))
     trees.refcoco(tmp_path, references, {11: [trees.SQUARE]}, "grefcoco")
     (record,) = open_data("multigrefcoco", tmp_path)
-    assert [len(exchange.regions) for exchange in record.exchanges] == sizes
-    said = [region.names[0] for exchange in record.exchanges for region in exchange.regions]
+    assert [len(exchange.targets) for exchange in record.exchanges] == sizes
+    said = [instance.names[0] for exchange in record.exchanges for instance in exchange.targets]
     assert said == [f"thing {i}" for i in range(count)]
     assert record.exchanges[0].question.startswith("thing 0, thing 1")
     with pytest.raises(ValueError, match="expected a data set, got 'multimuse'"):

@@ -9,12 +9,12 @@ from tests.support import trees
 
 
 def names_of(record) -> set[str]:
-    return {region.names[0] for region in record.regions}
+    return {instance.names[0] for instance in record.instances}
 
 
 def mask_of(record, name: str) -> np.ndarray:
-    (region,) = [region for region in record.regions if name in region.names]
-    return region.mask.decode(trees.HEIGHT, trees.WIDTH)
+    (instance,) = [instance for instance in record.instances if name in instance.names]
+    return instance.mask.decode(trees.HEIGHT, trees.WIDTH)
 
 
 def test_ade20k(tmp_path) -> None:
@@ -46,7 +46,7 @@ def test_cocostuff(tmp_path) -> None:
 
 
 def test_mapillary(tmp_path) -> None:
-    """Names come from the data set's own file; two labels of one name are one region."""
+    """Names come from the data set's own file; two labels of one name are one instance."""
     root = tmp_path / "mapillary"
     labels = [
         {"name": f"a--{i}", "readable": name, "evaluate": True} for i, name in enumerate(["Bird", "Curb", "Bird"])
@@ -80,7 +80,7 @@ def test_parts_are_said_with_what_they_belong_to(tmp_path) -> None:
     images = [trees.image_record(1, "train2017/1.jpg", neg_category_ids=[3])]
     instances(tmp_path, found, categories, images, "vlpart/paco/annotations/paco_lvis_v1_train.json")
     (record,) = open_data("paco_lvis", tmp_path)
-    assert [region.names for region in record.regions] == [("bicycle saddle", "saddle of the bicycle"), ("bag",)]
+    assert [instance.names for instance in record.instances] == [("bicycle saddle", "saddle of the bicycle"), ("bag",)]
     assert record.absent == ("dog",)
     assert record.image.is_file()
 
@@ -180,7 +180,7 @@ def test_a_label_map_of_another_size_is_refused(tmp_path) -> None:
     trees.label_map(tmp_path / "ade20k/annotations/training/1.png", {1: trees.square()})
     (record,) = open_data("ade20k", tmp_path)
     with pytest.raises(ValueError, match="expected a label map of 60×80 pixels"):
-        record.regions[0].mask.decode(60, 80)
+        record.instances[0].mask.decode(60, 80)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from pixellm.data.names import NAMES, SYNONYMS
+from pixellm.data.categories import CATEGORIES, SYNONYMS
 from pixellm.eval.matching import match, names_category
 from pixellm.eval.metrics import Overlap, overlap
 from pixellm.imaging.masks import Rle, encode
@@ -123,7 +123,7 @@ def test_a_phrase_does_not_name_another_category(phrase, category):
 
 
 def test_every_name_and_synonym_is_understood():
-    for name in NAMES:
+    for name in CATEGORIES:
         for word in (name.split(" (")[0], *SYNONYMS.get(name, ())):
             assert names_category(f"the {word}", name), (word, name)
 

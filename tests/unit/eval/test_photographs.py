@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixellm.data.categories import COCO
 from pixellm.data.coco import CocoSource, category_masks
 from pixellm.data.describe import noun
-from pixellm.data.names import COCO
-from pixellm.data.wording import NOTHING_FITS
+from pixellm.data.templates import NOTHING_FITS
 from pixellm.eval import photographs, resumable
 from pixellm.eval.photographs import KINDS, Report, build_questions, evaluate
 from pixellm.imaging import masks
@@ -69,7 +69,7 @@ class Oracle:
 
     def ask(self, question: str) -> Answer:
         self.asked.append(question)
-        found = category_masks(self.source[self.index].things)
+        found = category_masks(self.source[self.index].instances)
         return self.say(question, [(noun(n).plural, found[n]) for n in self.questions[self.index, question].names])
 
     def say(self, question: str, named: list[tuple[str, np.ndarray]]) -> Answer:
@@ -113,7 +113,7 @@ def test_questions_are_as_described(source):
     assert asked["several"][0].names in {("dog", "car"), ("dog", "car", "bird")}
     assert [q.names for q in asked["all"]] == [("dog", "car"), ("person", "horse"), ("cat", "person")]
     for question in asked["nothing"]:
-        present = {thing.category for thing in source[question.index].things}
+        present = {thing.category for thing in source[question.index].instances}
         assert question.names == ()
         assert not any(question.text == photographs.category_question(name) for name in present)
     for index in range(len(source)):
@@ -218,7 +218,7 @@ def test_results_keep_masks_and_words(source, tmp_path):
     row = next(row for row in rows if row["kind"] == "category" and row["scores"][0]["name"] == "dog")
     assert row["targets"][0]["phrase"] == "dogs"
     decoded = masks.decode(row["targets"][0]["segmentation"], SIZE[1], SIZE[0])
-    assert np.array_equal(decoded, category_masks(source[0].things)["dog"])
+    assert np.array_equal(decoded, category_masks(source[0].instances)["dog"])
 
 
 def test_summary_is_json_and_a_table(source):

@@ -170,7 +170,7 @@ def test_png_is_what_training_reads(answers, tmp_path):
         "There is none.",
     ]
     hw = (exports.HEIGHT, exports.WIDTH)
-    found = [region.mask.decode(*hw) for one in read for exchange in one.exchanges for region in exchange.regions]
+    found = [instance.mask.decode(*hw) for one in read for exchange in one.exchanges for instance in exchange.targets]
     assert same(found, everything())
     assert all(one.image.is_file() for one in read)
 
@@ -199,8 +199,8 @@ def test_muse(answers, tmp_path, tolerance):
         "the parts {seg}.",
     ]
     hw = (exports.HEIGHT, exports.WIDTH)
-    assert same([region.mask.decode(*hw) for one in exchanges for region in one.regions], everything())
-    assert exchanges[0].regions[0].names == ("The black ring", "black ring")
+    assert same([instance.mask.decode(*hw) for one in exchanges for instance in one.targets], everything())
+    assert exchanges[0].targets[0].names == ("The black ring", "black ring")
 
 
 def test_real_masks(shared, tmp_path):
@@ -213,7 +213,7 @@ def test_real_masks(shared, tmp_path):
         assert same(coco_masks(tmp_path / "file.json"), flat)
     export(answers, "muse", tmp_path / "muse.json", 0.0)
     for one, expected in zip(read_muse(tmp_path / "muse.json", [tmp_path]), wanted, strict=True):
-        assert same([region.mask.decode(*one.original_hw) for region in one.exchanges[0].regions], expected)
+        assert same([instance.mask.decode(*one.original_hw) for instance in one.exchanges[0].targets], expected)
     export(answers, "labelme", tmp_path / "labelme")
     export(answers, "yolo-seg", tmp_path / "yolo")
     read = yolo_masks(tmp_path / "yolo")

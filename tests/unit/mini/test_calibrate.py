@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.data.coco import Photograph
-from pixellm.data.phrasing import Thing
+from pixellm.data.coco import AnnotatedImage
+from pixellm.data.records import Instance
 from pixellm.mini.calibrate import calibrate_presence, presence_scores
 from tests.support import tiny
 
 
-def photographs(count: int = 6) -> list[Photograph]:
+def images(count: int = 6) -> list[AnnotatedImage]:
     """Pictures with two of four known names each."""
     names = ("dog", "cat", "table", "person")
     mask = np.ones((40, 50), dtype=bool)
-    found = []
+    annotated = []
     for i in range(count):
-        things = tuple(Thing(names[(i + k) % 4], mask) for k in range(2))
-        found.append(Photograph(tiny.picture(50, 40, i), things, (), frozenset((*names, "unicorn")), True))
-    return found
+        shown = [names[(i + k) % 4] for k in range(2)]
+        instances = tuple(Instance((name,), mask, name) for name in shown)
+        annotated.append(AnnotatedImage(tiny.picture(50, 40, i), instances, (), frozenset((*names, "unicorn")), True))
+    return annotated
 
 
 @pytest.mark.parametrize("recall", [0.5, 0.9, 1.0])
@@ -28,9 +29,9 @@ def test_biases_move_as_far_as_wanted(timm_processor, recall) -> None:
     with torch.no_grad():
         model.word_mix.mention_bias.fill_(2.0)
         model.word_mix.tag_bias.fill_(-1.0)
-    present, absent = presence_scores(model, timm_processor, photographs())
+    present, absent = presence_scores(model, timm_processor, images())
     assert (len(present), len(absent)) == (12, 12)
-    mentions, tags = calibrate_presence(model, timm_processor, photographs(), recall)
+    mentions, tags = calibrate_presence(model, timm_processor, images(), recall)
     assert abs((present + mentions >= -1e-6).mean() - recall) < 1 / len(present)
     assert (np.concatenate([present, absent]) + tags >= -1e-6).sum() == len(present)
     assert model.word_mix.mention_bias.item() == pytest.approx(2.0 + mentions, abs=1e-5)
@@ -38,5 +39,5 @@ def test_biases_move_as_far_as_wanted(timm_processor, recall) -> None:
 
 
 def test_nothing_to_calibrate_on_is_an_error(timm_processor) -> None:
-    with pytest.raises(ValueError, match="expected held-out photographs"):
+    with pytest.raises(ValueError, match="expected held-out images"):
         calibrate_presence(tiny.build(tiny.timm_config()), timm_processor, [], 0.9)

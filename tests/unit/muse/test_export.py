@@ -50,10 +50,10 @@ def test_our_reader_reads_the_same(journal, tmp_path) -> None:
             for exchange in one.exchanges:
                 record = asked[one.record_id, exchange.question]
                 assert exchange.answer == record.text
-                assert [r.names for r in exchange.regions] == [(t.description, t.category) for t in record.targets]
-                for region, target in zip(exchange.regions, record.targets, strict=True):
+                assert [r.names for r in exchange.targets] == [(t.description, t.category) for t in record.targets]
+                for instance, target in zip(exchange.targets, record.targets, strict=True):
                     wanted = masks.decode(target.segmentation, muse_cases.HEIGHT, muse_cases.WIDTH)
-                    assert np.array_equal(region.mask.decode(muse_cases.HEIGHT, muse_cases.WIDTH), wanted)
+                    assert np.array_equal(instance.mask.decode(muse_cases.HEIGHT, muse_cases.WIDTH), wanted)
                 read += 1
     assert read == 2 * len(RECORDS)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pixellm.data.names import COCO
+from pixellm.data.categories import COCO
 from pixellm.muse.quality import Rules, check, check_all
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget, Provenance
 from pixellm.muse.scene import Scene

@@ -10,7 +10,7 @@ from pixellm.baselines.lisa import LisaConfig
 from pixellm.baselines.presets import PRESETS, SAM_HUGE
 from pixellm.baselines.seem import SeemConfig
 from pixellm.checkpoints.presets import CLIP_LARGE
-from pixellm.data.catalogue import INSTANCES, PUBLISHED
+from pixellm.data.catalogue import DATASETS, INSTANCES
 from pixellm.train import start
 from pixellm.train.adapt import adapt
 from pixellm.train.recipe import MiniRecipe, Recipe, load_recipe
@@ -27,7 +27,7 @@ def test_every_recipe_can_be_read(path) -> None:
     assert isinstance(recipe, Recipe | MiniRecipe)
     assert len({load_recipe(other).name for other in RECIPES}) == len(RECIPES)
     if isinstance(recipe, Recipe):
-        assert all(name in PUBLISHED or INSTANCES.fullmatch(name) or ".jsonl" in name for name in recipe.data.sets)
+        assert all(name in DATASETS or INSTANCES.fullmatch(name) or ".jsonl" in name for name in recipe.data.sets)
         assert recipe.start.preset in PRESETS or recipe.start.model
 
 
@@ -36,7 +36,7 @@ def test_the_mixture_is_the_papers() -> None:
     sets = load_recipe(RECIPES[0].with_name("7b.yaml")).data.sets
     shares = dict.fromkeys(("semantic", "refer", "vqa", "reasoning"), 0.0)
     for name, weight in sets.items():
-        shares[PUBLISHED[name].kind] += weight
+        shares[DATASETS[name].kind] += weight
     assert [round(share, 9) for share in shares.values()] == [2, 9, 2, 4]
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pixellm.data.categories import SYNONYMS
 from pixellm.data.describe import noun
-from pixellm.data.names import SYNONYMS
 from pixellm.muse.quality.checks import CHECKS, DEFAULT, Rules, check
 from pixellm.muse.quality.duplicates import check_all
 from pixellm.muse.quality.wording import UNSAFE, plain

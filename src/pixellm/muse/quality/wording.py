@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
+from pixellm.data.categories import SYNONYMS
 from pixellm.data.describe import pluralize, spoken
-from pixellm.data.names import SYNONYMS
 
 ARTICLES = ("the", "a", "an", "this", "that", "these", "those", "its", "his", "her", "their", "your", "some")
 # May stand between the words for a target and its slot: quotes and brackets that open, a comma, emphasis.

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from pixellm.data.names import COCO
+from pixellm.data.categories import COCO
 
 SLOT = "{things}"
 

@@ -7,19 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pixellm.data import describe, phrasing, wording
+from pixellm.data import describe, grammar, templates
+from pixellm.data.categories import CATEGORIES, COCO, COLOURED, CONSPICUOUS, OVERLAPS, SYNONYMS, WORD_ALSO_MEANS
 from pixellm.data.describe import COLOURS, describe_instances, noun, pluralize
-from pixellm.data.knowledge import attributes, read_attributes, surely_absent
-from pixellm.data.names import COCO, COLOURED, CONSPICUOUS, NAMES, OVERLAPS, SYNONYMS, WORD_ALSO_MEANS
-from pixellm.data.phrasing import (
+from pixellm.data.grammar import (
     KIND_WEIGHTS,
-    Thing,
     Turn,
     askable_attributes,
     build_turns,
     knowledge_turn,
 )
-from pixellm.data.wording import (
+from pixellm.data.knowledge import attributes, read_attributes, surely_absent
+from pixellm.data.records import Instance
+from pixellm.data.templates import (
     CATEGORY_QUESTIONS,
     NOTHING_FITS,
     all_question,
@@ -37,28 +37,32 @@ def box(top: int, left: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
+def instance(category: str, mask: np.ndarray, merged: bool = False) -> Instance:
+    return Instance((category,), mask, category, merged)
+
+
 def grey_image() -> np.ndarray:
     return np.full((HEIGHT, WIDTH, 3), 120, dtype=np.uint8)
 
 
-def street() -> list[Thing]:
+def street() -> list[Instance]:
     """Two dogs and a car apart from each other, a crowd, and a bird too small to be asked for."""
     return [
-        Thing("dog", box(60, 10, 20, 20)),
-        Thing("car", box(40, 80, 30, 40)),
-        Thing("dog", box(60, 150, 30, 30)),
-        Thing("person", box(10, 100, 20, 60), merged=True),
-        Thing("bird", box(0, 0, 1, 3)),
+        instance("dog", box(60, 10, 20, 20)),
+        instance("car", box(40, 80, 30, 40)),
+        instance("dog", box(60, 150, 30, 30)),
+        instance("person", box(10, 100, 20, 60), merged=True),
+        instance("bird", box(0, 0, 1, 3)),
     ]
 
 
-def ask(things, seed, *, count=40, image=None, known=KNOWN, complete=True, captions=()) -> list[Turn]:
+def ask(instances, seed, *, count=40, image=None, known=KNOWN, complete=True, captions=()) -> list[Turn]:
     image = grey_image() if image is None else image
-    return build_turns(things, image, known, complete, random.Random(seed), count, captions)
+    return build_turns(instances, image, known, complete, random.Random(seed), count, captions)
 
 
-def ask_often(things, seeds=60, **kwargs) -> list[Turn]:
-    return [turn for seed in range(seeds) for turn in ask(things, seed, count=12, **kwargs)]
+def ask_often(instances, seeds=60, **kwargs) -> list[Turn]:
+    return [turn for seed in range(seeds) for turn in ask(instances, seed, count=12, **kwargs)]
 
 
 def test_every_answer_has_a_slot_for_each_target():
@@ -69,7 +73,7 @@ def test_every_answer_has_a_slot_for_each_target():
         assert all(target and len(set(target)) == len(target) for target in turn.targets)
         assert turn.answer[0].isupper()
         assert turn.answer[-1] in ".!?"
-        assert len(turn.targets) <= phrasing.MAX_SLOTS
+        assert len(turn.targets) <= grammar.MAX_SLOTS
 
 
 def test_all_kinds_come_up_in_about_their_weight():
@@ -91,26 +95,26 @@ def test_no_question_twice_and_no_more_than_wanted():
 
 
 def test_targets_are_what_the_answer_names():
-    things = street()
-    for turn in ask_often(things):
+    instances = street()
+    for turn in ask_often(instances):
         if turn.kind in ("category", "several", "knowledge", "all"):
             for target in turn.targets:
-                (category,) = {things[index].category for index in target}
+                (category,) = {instances[index].category for index in target}
                 word = noun(category)
                 assert word.singular in turn.answer.lower() or word.plural in turn.answer
-                assert target == tuple(i for i, thing in enumerate(things) if thing.category == category)
+                assert target == tuple(i for i, one in enumerate(instances) if one.category == category)
 
 
 def test_names_in_an_answer_stand_before_their_slots():
-    turn = knowledge_turn("has wheels", [Thing("bus", box(0, 0, 20, 20)), *street()])
+    turn = knowledge_turn("has wheels", [instance("bus", box(0, 0, 20, 20)), *street()])
     assert turn.question == attributes()["has wheels"].questions[0]
     assert (turn.answer, turn.targets) == ("The car {seg} and the bus {seg}.", ((2,), (0,)))
 
 
 def test_absent_names_are_known_and_absent():
     known = frozenset({"dog", "cat", "bird", "car", "person", "bear"})
-    things = [*street(), Thing("teddy bear", box(0, 180, 20, 20))]
-    absent = [turn for turn in ask_often(things, known=known) if "there is no" in turn.answer.lower()]
+    instances = [*street(), instance("teddy bear", box(0, 180, 20, 20))]
+    absent = [turn for turn in ask_often(instances, known=known) if "there is no" in turn.answer.lower()]
     # The bird is too small to be asked for but there; the bear may be the teddy bear.
     assert {turn.answer.lower().rsplit("there is no ", 1)[1] for turn in absent} <= {"cat here.", "cat."}
     assert absent
@@ -134,8 +138,8 @@ def test_a_category_that_is_too_small_is_neither_asked_for_nor_absent():
 
 
 def test_a_small_instance_belongs_to_its_category_only():
-    things = [Thing("dog", box(10, 10, 40, 40)), Thing("dog", box(90, 180, 2, 4))]
-    turns = ask_often(things)
+    instances = [instance("dog", box(10, 10, 40, 40)), instance("dog", box(90, 180, 2, 4))]
+    turns = ask_often(instances)
     assert all((0, 1) in turn.targets for turn in turns if turn.kind == "category")
     assert {turn.targets for turn in turns if turn.kind == "instance"} == {((0,),)}
 
@@ -154,7 +158,7 @@ def test_nothing_is_asked_for_with_the_words_of_category():
 
 
 def test_knowledge_of_absence_needs_the_whole_vocabulary():
-    dog = [Thing("dog", box(10, 10, 40, 40))]
+    dog = [instance("dog", box(10, 10, 40, 40))]
     assert {"animal", "vehicle"} <= set(askable_attributes(dog, KNOWN))
     # With only dogs and cats annotated, an animal that is there may be named, but a vehicle not be denied.
     some = set(askable_attributes(dog, frozenset({"dog", "cat"})))
@@ -163,28 +167,28 @@ def test_knowledge_of_absence_needs_the_whole_vocabulary():
     assert "vehicle" not in some
     # Clothes are not annotated in COCO.
     assert "for the legs" not in askable_attributes(dog, KNOWN)
-    assert askable_attributes([*dog, Thing("gizmo", box(50, 50, 20, 20))], KNOWN) == []
-    assert "pet" not in askable_attributes([*dog, Thing("horse", box(50, 50, 20, 20))], KNOWN)
+    assert askable_attributes([*dog, instance("gizmo", box(50, 50, 20, 20))], KNOWN) == []
+    assert "pet" not in askable_attributes([*dog, instance("horse", box(50, 50, 20, 20))], KNOWN)
 
 
 def test_likely_food_is_not_denied():
-    assert "food" in askable_attributes([Thing("dog", box(0, 0, 40, 40))], KNOWN)
-    assert "food" not in askable_attributes([Thing("dining table", box(0, 0, 40, 40))], KNOWN)
+    assert "food" in askable_attributes([instance("dog", box(0, 0, 40, 40))], KNOWN)
+    assert "food" not in askable_attributes([instance("dining table", box(0, 0, 40, 40))], KNOWN)
 
 
 def test_left_and_right_follow_the_masks():
-    def instances(things):
-        return {(t.answer, t.targets) for t in ask_often(things) if t.kind == "instance" and "most" in t.answer}
+    def described(instances):
+        return {(t.answer, t.targets) for t in ask_often(instances) if t.kind == "instance" and "most" in t.answer}
 
-    things = street()[:3]
-    mirrored = [replace(thing, mask=thing.mask[:, ::-1]) for thing in things]
-    assert instances(things) == {("The leftmost dog {seg}.", ((0,),)), ("The rightmost dog {seg}.", ((2,),))}
-    assert instances(mirrored) == {("The leftmost dog {seg}.", ((2,),)), ("The rightmost dog {seg}.", ((0,),))}
+    instances = street()[:3]
+    mirrored = [replace(one, mask=one.mask[:, ::-1]) for one in instances]
+    assert described(instances) == {("The leftmost dog {seg}.", ((0,),)), ("The rightmost dog {seg}.", ((2,),))}
+    assert described(mirrored) == {("The leftmost dog {seg}.", ((2,),)), ("The rightmost dog {seg}.", ((0,),))}
 
 
 def test_separate_instances_are_read_from_left_to_right():
-    things = [Thing("dog", box(10, left, 20, 20)) for left in (150, 10, 80)]
-    found = [turn for turn in ask_often(things) if turn.answer.startswith("The first")]
+    instances = [instance("dog", box(10, left, 20, 20)) for left in (150, 10, 80)]
+    found = [turn for turn in ask_often(instances) if turn.answer.startswith("The first")]
     assert found
     for turn in found:
         assert turn.answer == "The first dog {seg}, the second dog {seg} and the third dog {seg}."
@@ -206,13 +210,13 @@ def test_instances_are_only_described_by_clear_differences():
     assert answers("scissors", apart) == set()
 
 
-def test_a_lone_thing_is_described_by_its_side():
+def test_a_lone_instance_is_described_by_its_side():
     assert answers("dog", [box(10, 10, 20, 20)], coloured=False) == {"the dog on the left"}
     assert answers("dog", [box(10, 170, 20, 20)], coloured=False) == {"the dog on the right"}
     assert answers("dog", [box(10, 90, 20, 20)], coloured=False) == set()
 
 
-def test_colour_must_be_the_things_own():
+def test_colour_must_be_the_instances_own():
     first, second = box(10, 20, 20, 20), box(60, 20, 20, 20)
     image = grey_image()
     image[first] = (200, 20, 20)
@@ -267,16 +271,16 @@ def test_noun_forms():
 
 
 def test_merged_masks_are_not_counted():
-    things = [Thing("dog", box(10, 10, 40, 40), merged=True), Thing("shoe", box(60, 60, 10, 10), merged=True)]
-    turns = ask_often(things)
+    instances = [instance("dog", box(10, 10, 40, 40), merged=True), instance("shoe", box(60, 60, 10, 10), merged=True)]
+    turns = ask_often(instances)
     assert {turn.answer for turn in turns if turn.kind == "all"} == {"Dog {seg} and shoe {seg}."}
     assert {turn.answer for turn in turns if turn.kind == "category"} == {"The dog {seg}.", "The shoes {seg}."}
     assert not any(turn.kind == "instance" for turn in turns)
 
 
 def test_all_counts_and_begins_with_the_largest():
-    things = [*(Thing("dog", box(0, 20 * i, 10, 10)) for i in range(6)), Thing("car", box(20, 0, 60, 60))]
-    counted = {turn.answer for turn in ask_often(things) if turn.kind == "all"}
+    instances = [*(instance("dog", box(0, 20 * i, 10, 10)) for i in range(6)), instance("car", box(20, 0, 60, 60))]
+    counted = {turn.answer for turn in ask_often(instances) if turn.kind == "all"}
     assert counted == {"A car {seg} and many dogs {seg}.", "Car {seg} and dog {seg}."}
 
 
@@ -288,7 +292,7 @@ def test_captions_have_no_slots():
 def test_fixed_wordings():
     assert category_question("person") == "Segment every person in this image."
     assert several_question(["cat", "skis", "dog"]) == "Segment every cat, all the skis and every dog in this image."
-    assert all_question() in wording.ALL_QUESTIONS
+    assert all_question() in templates.ALL_QUESTIONS
     assert knowledge_turn("barks", []).answer == NOTHING_FITS
     with pytest.raises(ValueError, match="expected an attribute"):
         knowledge_turn("sings", [])
@@ -296,25 +300,25 @@ def test_fixed_wordings():
 
 def test_wrong_things_are_refused():
     with pytest.raises(ValueError, match="image's size"):
-        ask([Thing("dog", np.ones((3, 3), dtype=bool))], 0)
+        ask([instance("dog", np.ones((3, 3), dtype=bool))], 0)
     with pytest.raises(ValueError, match="with pixels"):
-        ask([Thing("dog", np.zeros((HEIGHT, WIDTH), dtype=bool))], 0)
+        ask([instance("dog", np.zeros((HEIGHT, WIDTH), dtype=bool))], 0)
     with pytest.raises(ValueError, match="without braces"):
-        ask([Thing("{dog}", box(0, 0, 9, 9))], 0)
+        ask([instance("{dog}", box(0, 0, 9, 9))], 0)
 
 
 def test_tables_speak_of_known_names_only():
     for attribute in attributes().values():
         assert attribute.members
-        assert attribute.members | attribute.ambiguous | attribute.hints <= NAMES
+        assert attribute.members | attribute.ambiguous | attribute.hints <= CATEGORIES
         assert not attribute.members & attribute.ambiguous
         assert all(vocabulary and vocabulary <= attribute.members for vocabulary in attribute.vocabularies)
         assert 4 <= len(attribute.questions) <= 6
-    assert set(SYNONYMS) | set(COLOURED) | set(CONSPICUOUS) <= NAMES
-    assert frozenset().union(*OVERLAPS) <= NAMES
+    assert set(SYNONYMS) | set(COLOURED) | set(CONSPICUOUS) <= CATEGORIES
+    assert frozenset().union(*OVERLAPS) <= CATEGORIES
     words = [word for synonyms in SYNONYMS.values() for word in synonyms]
     assert len(words) == len(set(words))
-    assert not set(words) & {describe.spoken(name) for name in NAMES}
+    assert not set(words) & {describe.spoken(name) for name in CATEGORIES}
     assert set(WORD_ALSO_MEANS) <= set(words)
 
 
@@ -356,8 +360,8 @@ def test_what_may_be_called_otherwise_is_not_absent():
 
 def test_no_wording_serves_two_purposes():
     wordings = [question for attribute in attributes().values() for question in attribute.questions]
-    wordings += [*CATEGORY_QUESTIONS, *wording.SEVERAL_QUESTIONS, *wording.SEPARATE_QUESTIONS]
-    wordings += [*wording.ALL_QUESTIONS, *wording.KINDS_QUESTIONS, *wording.CAPTION_QUESTIONS]
+    wordings += [*CATEGORY_QUESTIONS, *templates.SEVERAL_QUESTIONS, *templates.SEPARATE_QUESTIONS]
+    wordings += [*templates.ALL_QUESTIONS, *templates.KINDS_QUESTIONS, *templates.CAPTION_QUESTIONS]
     plain = ["".join(c for c in w.lower() if c not in string.punctuation) for w in wordings if "{" not in w]
     assert len(plain) == len(set(plain))
     assert len(wordings) == len(set(wordings))

@@ -3,8 +3,8 @@
 import random
 from collections.abc import Sequence
 
+from pixellm.data.categories import SINGLE_PERSON_WORDS, SYNONYMS, WORD_ALSO_MEANS
 from pixellm.data.describe import Noun, noun
-from pixellm.data.names import SINGLE_PERSON_WORDS, SYNONYMS, WORD_ALSO_MEANS
 
 SYNONYM_RATE = 0.3
 

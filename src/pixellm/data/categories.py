@@ -58,7 +58,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 # Every name whose attributes are decided in `attributes.yaml`.
-NAMES = frozenset((*COCO, *CLOTHING, *FOOD, *ANIMALS, *VEHICLES, "road", "hair", "skin"))
+CATEGORIES = frozenset((*COCO, *CLOTHING, *FOOD, *ANIMALS, *VEHICLES, "road", "hair", "skin"))
 
 # Other words for a thing. The answer still uses the thing's own name. No word here is the name of another thing.
 SYNONYMS: dict[str, tuple[str, ...]] = {

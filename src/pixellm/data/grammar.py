@@ -1,6 +1,6 @@
-"""Questions and answers about an annotated photograph.
+"""Questions and answers about an annotated image.
 
-Answers are short and regular; each thing named is followed by the slot `{seg}`, which stands for its mask:
+Answers are short and regular; each object named is followed by the slot `{seg}`, which stands for its mask:
 
     Segment the cat and every chair.  →  The cat {seg} and the chairs {seg}.
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pixellm.data.categories import CATEGORIES, COLOURED, CONSPICUOUS, SINGLE_PERSON_WORDS
 from pixellm.data.describe import (
     MIN_INSTANCE_AREA,
     ORDINALS,
@@ -25,8 +26,8 @@ from pixellm.data.describe import (
     noun,
 )
 from pixellm.data.knowledge import Attribute, attributes, related, surely_absent
-from pixellm.data.names import COLOURED, CONSPICUOUS, NAMES, SINGLE_PERSON_WORDS
-from pixellm.data.wording import (
+from pixellm.data.records import Instance
+from pixellm.data.templates import (
     ALL_QUESTIONS,
     CAPTION_QUESTIONS,
     CATEGORY_QUESTIONS,
@@ -61,22 +62,10 @@ KIND_WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One annotated instance, or the mask of a whole class (`merged`).
-
-    `category`: singular, lower case, without braces; `mask`: bool (H, W), never empty.
-    """
-
-    category: str
-    mask: np.ndarray
-    merged: bool = False
-
-
-@dataclass(frozen=True)
 class Turn:
     """One question and its answer.
 
-    `answer` has one `{seg}` for each entry of `targets`, in the same order; an entry lists the indexes of the things
+    `answer` has one `{seg}` for each entry of `targets`, in the same order; an entry lists the indexes of the instances
     whose masks are united. `kind`: a key of `KIND_WEIGHTS`.
     """
 
@@ -88,12 +77,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class _Group:
-    """All things of one category: their indexes, and how they are spoken of."""
+    """All instances of one category: their indexes, and how they are spoken of."""
 
     category: str
     members: tuple[int, ...]
     area: float  # of the union, as a fraction of the image
-    merged: bool  # some member stands for more than one thing, or may
+    merged: bool  # some member stands for more than one instance, or may
 
     @property
     def noun(self) -> Noun:
@@ -114,12 +103,12 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Scene:
-    things: Sequence[Thing]
+    instances: Sequence[Instance[np.ndarray]]
     image_rgb: np.ndarray
     known: frozenset[str]
     complete: bool
     captions: Sequence[str]
-    present: frozenset[str]  # every category that has a thing
+    present: frozenset[str]  # every category that has an instance
     groups: tuple[_Group, ...]  # those large enough to be asked for, the largest first
 
     def absent(self) -> list[str]:
@@ -128,7 +117,7 @@ class _Scene:
 
 
 def build_turns(
-    things: Sequence[Thing],
+    instances: Sequence[Instance[np.ndarray]],
     image_rgb: np.ndarray,
     known: frozenset[str],
     complete: bool,
@@ -139,11 +128,11 @@ def build_turns(
     """Up to `count` questions of mixed kinds with their answers, no question twice.
 
     Args:
-        things: what is annotated in the image.
+        instances: what is annotated in the image.
         image_rgb: uint8 (H, W, 3), for colours.
         known: the categories that the image's source annotates.
         complete: whether it annotates every instance of them. If not, nothing is said to be absent, and neither all
-            things nor all with an attribute are asked for.
+            instances nor all with an attribute are asked for.
         rng: the only source of randomness.
         count: how many are wanted; fewer come back where the image does not offer as many.
         captions: sentences that describe the image.
@@ -151,7 +140,7 @@ def build_turns(
     Raises:
         ValueError: a mask is empty or not of the image's size, or a name has braces.
     """
-    scene = _scene(things, image_rgb, known, complete, captions)
+    scene = _scene(instances, image_rgb, known, complete, captions)
     weights = dict(KIND_WEIGHTS)
     failures = dict.fromkeys(weights, 0)
     turns: list[Turn] = []
@@ -169,14 +158,14 @@ def build_turns(
     return turns
 
 
-def askable_attributes(things: Sequence[Thing], known: frozenset[str]) -> list[str]:
+def askable_attributes(instances: Sequence[Instance[np.ndarray]], known: frozenset[str]) -> list[str]:
     """Keys of the attributes that can be asked of a completely annotated image with certainty, in the table's order."""
-    groups = _groups(things)
-    present = frozenset(thing.category for thing in things)
+    groups = _groups(instances)
+    present = frozenset(instance.category for instance in instances)
     return [key for key, attribute in attributes().items() if _fitting(attribute, groups, present, known) is not None]
 
 
-def knowledge_turn(key: str, things: Sequence[Thing]) -> Turn:
+def knowledge_turn(key: str, instances: Sequence[Instance[np.ndarray]]) -> Turn:
     """Ask in the first wording for everything that attribute `key` holds for.
 
     Whether the answer is certain depends on what the image's source annotates: see `askable_attributes`.
@@ -188,36 +177,40 @@ def knowledge_turn(key: str, things: Sequence[Thing]) -> Turn:
     if key not in known:
         raise ValueError(f"expected an attribute of attributes.yaml, got {key!r}. Known: {', '.join(known)}.")
     attribute = known[key]
-    fitting = [group for group in _groups(things) if group.category in attribute.members]
+    fitting = [group for group in _groups(instances) if group.category in attribute.members]
     return _knowledge_answer(attribute.questions[0], fitting)
 
 
 def _scene(
-    things: Sequence[Thing], image_rgb: np.ndarray, known: frozenset[str], complete: bool, captions: Sequence[str]
+    instances: Sequence[Instance[np.ndarray]],
+    image_rgb: np.ndarray,
+    known: frozenset[str],
+    complete: bool,
+    captions: Sequence[str],
 ) -> _Scene:
-    for index, thing in enumerate(things):
-        if thing.mask.shape != image_rgb.shape[:2]:
+    for index, instance in enumerate(instances):
+        if instance.mask.shape != image_rgb.shape[:2]:
             raise ValueError(
-                f"thing {index} ({thing.category}): expected a mask of the image's size {image_rgb.shape[:2]}, "
-                f"got {thing.mask.shape}. Augment image and masks together."
+                f"instance {index} ({instance.category}): expected a mask of the image's size {image_rgb.shape[:2]}, "
+                f"got {instance.mask.shape}. Augment image and masks together."
             )
-        if "{" in thing.category or "}" in thing.category:
-            raise ValueError(f"thing {index}: expected a name without braces, got {thing.category!r}. Rename it.")
-    present = frozenset(thing.category for thing in things)
-    return _Scene(things, image_rgb, known, complete, captions, present, tuple(_groups(things)))
+        if "{" in instance.category or "}" in instance.category:
+            raise ValueError(f"instance {index}: expected a name without braces, got {instance.category!r}. Rename it.")
+    present = frozenset(instance.category for instance in instances)
+    return _Scene(instances, image_rgb, known, complete, captions, present, tuple(_groups(instances)))
 
 
-def _groups(things: Sequence[Thing]) -> list[_Group]:
+def _groups(instances: Sequence[Instance[np.ndarray]]) -> list[_Group]:
     """The categories that are large enough to be asked for, the largest first."""
     by_name: dict[str, list[int]] = {}
-    for index, thing in enumerate(things):
-        if not thing.mask.any():
-            raise ValueError(f"thing {index} ({thing.category}): expected a mask with pixels, got none. Drop it.")
-        by_name.setdefault(thing.category, []).append(index)
+    for index, instance in enumerate(instances):
+        if not instance.mask.any():
+            raise ValueError(f"instance {index} ({instance.category}): expected a mask with pixels, got none. Drop it.")
+        by_name.setdefault(instance.category, []).append(index)
     groups = []
     for name, members in by_name.items():
-        union = np.logical_or.reduce([things[index].mask for index in members])
-        merged = any(things[index].merged for index in members)
+        union = np.logical_or.reduce([instances[index].mask for index in members])
+        merged = any(instances[index].merged for index in members)
         groups.append(_Group(name, tuple(members), float(union.mean()), merged))
     return sorted((g for g in groups if g.area >= MIN_CATEGORY_AREA), key=lambda g: (-g.area, g.category))
 
@@ -256,7 +249,7 @@ def _all(scene: _Scene, rng: random.Random) -> Turn | None:
         return None
     kinds = any(group.uncounted for group in groups) or rng.random() < 0.25
     question = rng.choice(KINDS_QUESTIONS if kinds else ALL_QUESTIONS)
-    # Who asks for kinds gets names alone; who asks for things gets them counted, a mask of many instances as "many".
+    # Who asks for kinds gets names alone; who asks for objects gets them counted, a mask of many instances as "many".
     said = [group.noun.singular if kinds else _counted(group) for group in groups]
     answer = join([f"{name} {SEG_SLOT}" for name in said])
     return Turn(question, sentence(answer), tuple(group.members for group in groups), "all")
@@ -276,7 +269,7 @@ def _instance(scene: _Scene, rng: random.Random) -> Turn | None:
             turn = _separate(scene, group, rng)
             if turn is not None:
                 return turn
-        masks = [scene.things[index].mask for index in group.members]
+        masks = [scene.instances[index].mask for index in group.members]
         found = describe_instances(group.category, masks, scene.image_rgb, group.category in COLOURED, certain)
         if found:
             chosen = rng.choice(found)
@@ -290,7 +283,7 @@ def _instance(scene: _Scene, rng: random.Random) -> Turn | None:
 
 def _separate(scene: _Scene, group: _Group, rng: random.Random) -> Turn | None:
     """Each instance with a slot of its own, from left to right."""
-    masks = [scene.things[index].mask for index in group.members]
+    masks = [scene.instances[index].mask for index in group.members]
     if not 2 <= len(masks) <= len(ORDINALS) or any(mask.mean() < MIN_INSTANCE_AREA for mask in masks):
         return None
     order = left_to_right(masks)
@@ -321,7 +314,7 @@ def _fitting(
     attribute: Attribute, groups: Sequence[_Group], present: frozenset[str], known: frozenset[str]
 ) -> list[_Group] | None:
     """The groups that the attribute holds for, or None where that can't be told."""
-    if present & attribute.ambiguous or not present <= NAMES:
+    if present & attribute.ambiguous or not present <= CATEGORIES:
         return None
     fitting = [group for group in groups if group.category in attribute.members]
     if len(fitting) < len(present & attribute.members) or len(fitting) > MAX_SLOTS:
