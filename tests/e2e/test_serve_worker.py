@@ -10,7 +10,7 @@ from pixellm.serve.dispatcher import AHEAD, Dispatcher, Ticket
 from pixellm.serve.errors import ApiError
 from pixellm.serve.messages import Finished, Job, Start
 from pixellm.serve.metrics import Metrics
-from pixellm.serve.settings import Settings
+from pixellm.serve.settings import ServeSettings
 from tests.support import serving, tiny
 
 
@@ -32,7 +32,7 @@ async def last(ticket: Ticket):
 
 def test_a_worker_that_hangs(model):
     async def run():
-        settings = Settings("tiny", max_queue=5, stall_timeout=1.5)
+        settings = ServeSettings("tiny", max_queue=5, stall_timeout=1.5)
         dispatcher = Dispatcher(Start(str(model), batch_size=1), settings, Metrics())
         dispatcher.open()
         try:
@@ -57,7 +57,7 @@ def test_a_worker_that_hangs(model):
 
 def test_the_end_fails_what_is_left(model):
     async def run():
-        dispatcher = Dispatcher(Start(str(model), batch_size=1), Settings("tiny", max_queue=2), Metrics())
+        dispatcher = Dispatcher(Start(str(model), batch_size=1), ServeSettings("tiny", max_queue=2), Metrics())
         dispatcher.open()
         tickets = [dispatcher.submit(job(50)) for _ in range(2)]  # while it loads
         with pytest.raises(ApiError, match="waiting already"):

@@ -16,13 +16,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from pixellm.serve import pictures, schema
-from pixellm.serve.auth import ANYBODY
+from pixellm.serve.authentication import ANONYMOUS
 from pixellm.serve.dispatcher import Dispatcher, Ticket
 from pixellm.serve.errors import ApiError, invalid
 from pixellm.serve.messages import Finished, Found, Item, Job, Piece, Turn
 from pixellm.serve.pictures import Decoder, Picture
 from pixellm.serve.remote import Fetcher
-from pixellm.serve.settings import Settings
+from pixellm.serve.settings import ServeSettings
 
 COLDEST = 0.01  # a temperature below has no draw left, and overflows
 PARTS = 16  # of a multipart body
@@ -63,7 +63,7 @@ class Answered:
 class Asking:
     """What the routes share."""
 
-    def __init__(self, settings: Settings, dispatcher: Dispatcher) -> None:
+    def __init__(self, settings: ServeSettings, dispatcher: Dispatcher) -> None:
         self.settings, self.dispatcher = settings, dispatcher
         self._decoder = Decoder(settings.max_pixels, settings.max_decoded_bytes)
         self._fetcher = Fetcher(settings.image_hosts, settings.max_body_bytes, settings.fetch_timeout)
@@ -126,7 +126,7 @@ class Asking:
         history: tuple[Turn, ...] = (),
     ) -> Ticket:
         """Queue a question."""
-        tenant = request.scope.get("state", {}).get("tenant", ANYBODY)
+        tenant = request.scope.get("state", {}).get("tenant", ANONYMOUS)
         job = Job(-1, tenant, picture.digest, picture.pixels, picture.size, question, system, history, sampling)
         return self.dispatcher.submit(job)
 

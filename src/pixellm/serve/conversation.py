@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pixellm.serve.errors import ApiError
 from pixellm.serve.messages import Turn
 from pixellm.serve.schema import AssistantMessage, ChatMessage, ImagePart, SystemMessage, TextPart, UserMessage
-from pixellm.serve.settings import Settings
+from pixellm.serve.settings import ServeSettings
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Conversation:
     history: tuple[Turn, ...]
 
 
-def read(messages: Sequence[ChatMessage], settings: Settings) -> Conversation:
+def read(messages: Sequence[ChatMessage], settings: ServeSettings) -> Conversation:
     """Take a chat apart.
 
     Raises:
@@ -45,7 +45,7 @@ def read(messages: Sequence[ChatMessage], settings: Settings) -> Conversation:
     return Conversation(turns[-1][0], _image(spoken), "\n".join(system) if system else None, history)
 
 
-def check_text(text: str, settings: Settings) -> None:
+def check_text(text: str, settings: ServeSettings) -> None:
     """ApiError 400 for a question without a word, or with too many."""
     if not text.strip():
         raise _wrong("expected a question, got an empty text.")

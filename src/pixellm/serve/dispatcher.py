@@ -14,8 +14,8 @@ from dataclasses import replace
 from pixellm.serve.errors import ApiError
 from pixellm.serve.messages import Cancel, Failed, Finished, Found, Item, Job, Progress, Ready, Start
 from pixellm.serve.metrics import Metrics
-from pixellm.serve.process import WorkerProcess
-from pixellm.serve.settings import Settings
+from pixellm.serve.settings import ServeSettings
+from pixellm.serve.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 AHEAD = 2  # questions that a worker has besides those it answers, so that it need not wait for the next
@@ -64,7 +64,7 @@ class Dispatcher:
         metrics: is told of everything.
     """
 
-    def __init__(self, start: Start, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, start: Start, settings: ServeSettings, metrics: Metrics) -> None:
         self.start, self.settings, self.metrics = start, settings, metrics
         self.worker: WorkerProcess | None = None
         self.ready = False

@@ -1,41 +1,42 @@
-"""The API on a Ray cluster: as many replicas as there is work for, each with a model of its own.
+"""Ray Serve application: the same API on a cluster, with autoscaled replicas that each hold a model.
 
     serve deploy recipes/serve/ray.yaml        (or: from ray import serve; serve.run(app({"model": …})))
 
-Every replica is the whole server of `api.py`, model process included, but for uvicorn. Ray's proxy is in its place; it
-has limits of its own for slow headers. API keys come from PIXELLM_API_KEYS on the replicas' machines, or a file.
+A replica is the whole server of `app.py`, worker process included, without uvicorn: Ray's proxy takes its place and has
+header limits of its own. API keys come from PIXELLM_API_KEYS on the replicas' machines, or from a file.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pixellm.hub.models import MINI
-from pixellm.serve.auth import Keys, read_keys
+from pixellm.serve.authentication import ApiKeys, load_api_keys
 from pixellm.serve.messages import Start
-from pixellm.serve.settings import Settings
+from pixellm.serve.middleware import RequestMiddleware
+from pixellm.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
-UP_AFTER, DOWN_AFTER = 10.0, 300.0  # seconds of too much, or too little, to do: a model takes long to load
+UPSCALE_DELAY, DOWNSCALE_DELAY = 10.0, 300.0  # seconds of too many or too few questions: loading a model takes long
 
 
 class Arguments(BaseModel):
-    """What `args` of a Serve config may say.
+    """The `args` of a Serve config file.
 
     Args:
-        model: a name of `pixellm models list`, a Hub id, or a directory that all machines see.
-        name: what clients call it.
-        device, dtype, quantize: of the model; a GPU wants `num_gpus`, too.
-        batch_size, joint, cache_mb: as of `pixellm serve`.
-        keys_file: API keys, one a line, in place of PIXELLM_API_KEYS.
-        open_to_anybody: no keys are wanted: for clusters that nobody else reaches.
-        min_replicas, max_replicas: Ray chooses between them, so that a replica has `batch_size` questions at a time.
-        upscale_delay, downscale_delay: seconds until it does.
-        num_cpus, num_gpus: of a replica.
-        limits: fields of `Settings`, such as `max_new_tokens`.
+        model: a name of `pixellm models list`, a Hub id, or a directory that all machines can read.
+        name: the model's name in requests.
+        device, dtype, quantize: see `pixellm serve`; a GPU also needs `num_gpus`.
+        batch_size, joint, cache_mb: see `pixellm serve`.
+        keys_file: API keys, one per line, in addition to PIXELLM_API_KEYS.
+        open_to_anybody: accept requests without keys, for clusters that nobody else can reach.
+        min_replicas, max_replicas: bounds of autoscaling, which aims at `batch_size` running questions per replica.
+        upscale_delay, downscale_delay: seconds before Ray adds or removes a replica.
+        num_cpus, num_gpus: resources of a replica.
+        limits: fields of `ServeSettings`, such as `max_new_tokens`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,67 +53,76 @@ class Arguments(BaseModel):
     open_to_anybody: bool = False
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(4, ge=1)
-    upscale_delay: float = UP_AFTER
-    downscale_delay: float = DOWN_AFTER
+    upscale_delay: float = UPSCALE_DELAY
+    downscale_delay: float = DOWNSCALE_DELAY
     num_cpus: float = 1
     num_gpus: float = 0
     limits: dict[str, Any] = {}
 
+    def settings(self, model_name: str) -> ServeSettings:
+        """Return the limits, checked."""
+        return TypeAdapter(ServeSettings).validate_python({"model_name": model_name, **self.limits})
+
+    def keys(self) -> ApiKeys:
+        """Load the API keys.
+
+        Raises:
+            ValueError: there are none, and `open_to_anybody` is off.
+        """
+        keys = load_api_keys(self.keys_file)
+        if not keys and not self.open_to_anybody:
+            raise ValueError(
+                "expected API keys, got none. Set PIXELLM_API_KEYS where the replicas run, or set keys_file; to accept "
+                "requests without a key, set open_to_anybody: true."
+            )
+        return keys
+
 
 def app(args: Arguments) -> "Application":
-    """A Serve application.
+    """Build a Serve application.
 
     Raises:
-        ValueError: there are no API keys, and none were renounced.
+        ValueError: wrong arguments, or no API keys.
     """
     from ray import serve
 
     args = Arguments.model_validate(args)
-    _keys(args)  # here, too, so that it fails before anything is deployed
+    args.keys(), args.settings("")  # fail here rather than in every replica
     scaling = {
-        **{"min_replicas": args.min_replicas, "max_replicas": args.max_replicas},
-        **{"target_ongoing_requests": args.batch_size, "initial_replicas": max(1, args.min_replicas)},
-        **{"upscale_delay_s": args.upscale_delay, "downscale_delay_s": args.downscale_delay},
+        "min_replicas": args.min_replicas,
+        "max_replicas": args.max_replicas,
+        "initial_replicas": max(1, args.min_replicas),
+        "target_ongoing_requests": args.batch_size,
+        "upscale_delay_s": args.upscale_delay,
+        "downscale_delay_s": args.downscale_delay,
     }
-    resources = {"num_cpus": args.num_cpus, "num_gpus": args.num_gpus}
     failures: list[str] = []
 
     class Api:
-        """A replica; Ray starts another one where its model can't be loaded."""
+        """Replica; Ray replaces one whose model cannot be loaded."""
 
         def check_health(self) -> None:
             if failures:
                 raise RuntimeError(failures[0])
 
-    served = serve.ingress(lambda: _gate(args, failures))(Api)
     deployment = serve.deployment(
         name="pixellm",
         autoscaling_config=scaling,
-        ray_actor_options=resources,
+        ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
         max_ongoing_requests=4 * args.batch_size,
-    )(served)
+    )(serve.ingress(lambda: _replica_app(args, failures))(Api))
     return deployment.bind()
 
 
-def _gate(args: Arguments, failures: list[str]) -> Any:
-    """On a replica: the application with its model's process."""
+def _replica_app(args: Arguments, failures: list[str]) -> RequestMiddleware:
+    """Build the API on a replica, with a worker process of its own."""
     from pixellm.hub.models import resolve
-    from pixellm.serve.api import create_app
+    from pixellm.serve.app import create_app
 
     directory = resolve(args.model)
-    name = args.name or (args.model if args.model == MINI else directory.name)
     start = Start(
         *(str(directory), args.device, args.dtype, args.quantize, args.batch_size, args.joint),
         cache_bytes=args.cache_mb << 20,
     )
-    return create_app(start, Settings(model_name=name, **args.limits), _keys(args), failures.append)[1]
-
-
-def _keys(args: Arguments) -> Keys:
-    keys = Keys(read_keys(args.keys_file))
-    if not keys and not args.open_to_anybody:
-        raise ValueError(
-            "expected API keys, got none. Set PIXELLM_API_KEYS where the replicas run, or give keys_file; or say "
-            "open_to_anybody: true."
-        )
-    return keys
+    name = args.name or (args.model if args.model == MINI else directory.name)
+    return create_app(start, args.settings(name), args.keys(), failures.append)

@@ -1,4 +1,4 @@
-"""uvicorn, with time limits and errors of ours where requests are not requests yet, and an orderly end."""
+"""uvicorn with header timeouts, JSON errors for malformed requests, and a graceful shutdown."""
 
 import asyncio
 import json
@@ -7,131 +7,128 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pixellm.serve.errors import ApiError
-from pixellm.serve.gate import Gate
-from pixellm.serve.settings import Settings
+from pixellm.serve.middleware import RequestMiddleware
+from pixellm.serve.settings import ServeSettings
 
 KEEP_ALIVE = 15  # seconds between two requests of a connection
-LINGER = 2  # seconds between a refusal and the end of its connection
-CONNECTIONS = 2000  # open at once; each is a file of ours
+LINGER = 2  # seconds from an error response to closing its connection
+MAX_CONNECTIONS = 2000  # each is a file descriptor
 
 
-def protocol(settings: Settings) -> type[H11Protocol]:
-    """A connection on which a request's headers must come within `settings.header_timeout`."""
+class HardenedH11Protocol(H11Protocol):
+    """Connection on which a request's headers must arrive within `settings.header_timeout`."""
 
-    class Protocol(H11Protocol):
-        _timer: asyncio.TimerHandle | None = None
-        _refused = False
+    def __init__(self, settings: ServeSettings, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settings = settings
+        self._timer: asyncio.TimerHandle | None = None
+        self._refused = False
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._wait()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_timer()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._waited()
-            super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
 
-        def data_received(self, data: bytes) -> None:
-            if self._refused:
-                return
-            super().data_received(data)
-            answered = self.cycle is not None and self.cycle.response_complete
-            if self.conn.their_state is h11.IDLE or (answered and self.conn.their_state is h11.SEND_BODY):
-                self._wait()
-            else:
-                self._waited()
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        super().data_received(data)
+        responded = self.cycle is not None and self.cycle.response_complete
+        if self.conn.their_state is h11.IDLE or (responded and self.conn.their_state is h11.SEND_BODY):
+            self._start_timer()
+        else:
+            self._stop_timer()
 
-        def send_400_response(self, msg: str) -> None:
-            whole, _ = self.conn.trailing_data
-            if len(whole) > settings.max_header_bytes:
-                self._refuse(
-                    ApiError(431, f"expected headers of at most {settings.max_header_bytes:,} bytes, got more.")
-                )
-            else:
-                self._refuse(ApiError(400, "expected an HTTP/1.1 request."))
+    def send_400_response(self, msg: str) -> None:
+        unparsed, _ = self.conn.trailing_data
+        limit = self._settings.max_header_bytes
+        if len(unparsed) > limit:
+            self._refuse(ApiError(431, f"expected headers of at most {limit:,} bytes, got more."))
+        else:
+            self._refuse(ApiError(400, "expected an HTTP/1.1 request."))
 
-        def _wait(self) -> None:
-            if self._timer is None and not self.transport.is_closing():
-                self._timer = self.loop.call_later(settings.header_timeout, self._too_slow)
+    def _start_timer(self) -> None:
+        if self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(self._settings.header_timeout, self._time_out)
 
-        def _waited(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-        def _too_slow(self) -> None:
-            if not self.transport.is_closing():
-                self._refuse(ApiError(408, f"expected a request's headers within {settings.header_timeout:g} s."))
+    def _time_out(self) -> None:
+        if not self.transport.is_closing():
+            self._refuse(ApiError(408, f"expected a request's headers within {self._settings.header_timeout:g} s."))
 
-        def _refuse(self, error: ApiError) -> None:
-            body = json.dumps(error.body()).encode()
-            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-            headers.append((b"content-length", str(len(body)).encode()))
-            with suppress(h11.LocalProtocolError):  # an answer is on its way already
-                for event in (
-                    h11.Response(status_code=error.status, headers=headers),
-                    h11.Data(data=body),
-                    h11.EndOfMessage(),
-                ):
-                    self.transport.write(self.conn.send(event) or b"")
-            # Not closed at once: whoever is still sending would be cut off before he has read why.
-            self._refused = True
-            self.transport.write_eof()
-            self.loop.call_later(LINGER, self.transport.close)
-
-    return Protocol
+    def _refuse(self, error: ApiError) -> None:
+        body = json.dumps(error.body()).encode()
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        headers.append((b"content-length", str(len(body)).encode()))
+        response = h11.Response(status_code=error.status, headers=headers)
+        with suppress(h11.LocalProtocolError):  # another response has started already
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        # Closing at once would reset the connection of a client that is still sending, before it reads the error.
+        self._refused = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.close)
 
 
 class Server(uvicorn.Server):
-    """Runs until SIGTERM or Ctrl-C, then lets answers finish."""
+    """Serve until SIGTERM or Ctrl-C, then finish running answers."""
 
-    def __init__(self, app: Gate, settings: Settings, ready: Callable[[], None]) -> None:
+    def __init__(self, app: RequestMiddleware, settings: ServeSettings, on_ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
-            http=protocol(settings),
+            http=partial(HardenedH11Protocol, settings),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
+            limit_concurrency=MAX_CONNECTIONS,
             h11_max_incomplete_event_size=settings.max_header_bytes,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=round(settings.drain_timeout),
         )
         super().__init__(config)
-        self._ready = ready
+        self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._ready()
+        self._on_ready()
 
-    def end(self) -> None:
-        """As SIGTERM does."""
+    def stop(self) -> None:
+        """Shut down as on SIGTERM."""
         self.should_exit = True
 
+    def serve_on(self, listening: socket.socket) -> None:
+        """Serve until the shutdown is complete.
 
-def run(server: Server, listening: socket.socket) -> None:
-    """Answer until the end.
-
-    uvicorn raises the signal that ended it again, once everything is closed; an end that was asked for is no failure.
-    """
-    previous = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[listening])
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        uvicorn raises the signal that stopped it again at the end; a requested shutdown is no failure.
+        """
+        previous = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            with suppress(KeyboardInterrupt):
+                self.run(sockets=[listening])
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
 
-def log_to(level: int) -> None:
-    """Requests and the server's own doings, on standard error."""
+def log_to_stderr(level: int) -> None:
+    """Log requests and the server's own messages."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("pixellm").setLevel(level)

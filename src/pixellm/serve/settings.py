@@ -1,4 +1,4 @@
-"""What a server allows; every limit has a default that is safe for a small machine."""
+"""Limits and timeouts of a server; the defaults suit a small machine."""
 
 from dataclasses import dataclass
 
@@ -6,29 +6,32 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Limits and times of a server.
+class ServeSettings:
+    """Limits and timeouts of a server.
 
     Args:
-        model_name: what clients call the model.
-        max_queue: questions that wait for the model; more get 503.
-        max_in_flight: requests of one key that are being read or answered; more get 429.
-        max_body_bytes: of a request; larger ones get 413.
-        max_pixels: of an image, before it is decoded.
-        max_decoded_bytes: of all images that are held decoded at once; further requests wait.
+        model_name: the model's name in requests and in /v1/models.
+        max_queue: questions waiting for the model; 503 beyond.
+        max_in_flight: requests of one API key being read or answered; 429 beyond.
+        max_body_bytes: size of a request; 413 beyond.
+        max_pixels: size of an image, checked before it is decoded; 413 beyond.
+        max_decoded_bytes: memory of all decoded images; further requests wait.
         max_turns: user messages of a conversation.
-        max_question_chars: of one user message.
-        max_new_tokens: the most that a request may ask for; `default_new_tokens` where it does not say.
-        max_headers, max_header_bytes: of a request; more get 431.
-        header_timeout: seconds from the first byte of a request to its last header; `body_timeout` to its last byte;
-            `request_timeout` for the answer, time in the queue included.
-        stall_timeout: seconds in which a worker that has work says nothing before it is replaced.
-        drain_timeout: seconds that answers get to finish after SIGTERM.
+        max_question_chars: characters of one user message.
+        max_new_tokens: highest value of a request's `max_tokens`; `default_new_tokens` applies when it has none.
+        max_headers, max_header_bytes: number and size of a request's headers; 431 beyond.
+        header_timeout: seconds from the first byte of a request to its last header.
+        body_timeout: seconds to its last byte.
+        request_timeout: seconds for the answer, time in the queue included, and for the client to read each event.
+        stall_timeout: seconds without a message after which a busy worker is replaced.
+        drain_timeout: seconds for running answers to finish after SIGTERM.
         image_hosts: hosts that images may be fetched from; none by default.
         fetch_timeout: seconds for one image.
-        trusted_hosts: names that the server may be called by; None: any.
-        page: whether there is a page for people, at /.
+        trusted_hosts: accepted Host headers; None: any.
+        page: serve the web page at /.
     """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  for files that users write, see `on_ray`
 
     model_name: str
     max_queue: int = 256

@@ -1,6 +1,6 @@
-"""The page of `pixellm web`: plain files, example photographs, and what they need to know. It asks through the API.
+"""Web page of `pixellm web`: static files, example images, and the page's configuration.
 
-page/ (HTML, CSS and JavaScript as they are: no build, nothing from the network) → POST /v1/chat/completions
+page/ (plain HTML, CSS and JavaScript: no build, nothing from the network) → POST /v1/chat/completions
 """
 
 import io
@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import pixellm
 from pixellm.imaging.examples import EXAMPLES, load_example
 from pixellm.serve import errors
-from pixellm.serve.settings import Settings
+from pixellm.serve.settings import ServeSettings
 
 ROOT, FILES = "/", "/web"
 PAGE = Path(__file__).parent / "page"
 SHARED = Path(pixellm.__file__).parent / "page"
-# Only its own files, the API beside it, and the images that people give to it.
-POLICY = "; ".join(
+# Content security policy: only the page's own files, the API, and images that users open.
+PAGE_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -34,8 +34,8 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-THUMBNAIL = 320  # pixels of its longer side
-# The examples that the page offers, and what it offers to ask about each.
+THUMBNAIL = 320  # pixels of the longer side
+# Example images of the page, each with a suggested question.
 QUESTIONS = {
     "cat": "Segment the cat.",
     "coffee": "Segment the cup and the spoon.",
@@ -47,40 +47,40 @@ QUESTIONS = {
 
 
 def is_page(path: str) -> bool:
-    """Whether a path is the page's: for everybody, since nothing of it is a secret, and all that it asks wants keys."""
+    """Return True for the page's own files, which are public; its questions need a key like any request."""
     return path == ROOT or path.startswith(f"{FILES}/")
 
 
-class Shown:
-    """ASGI middleware: the page's own policy, in place of the one that lets browsers do nothing."""
+class PagePolicyMiddleware:
+    """Set the page's content security policy in place of the API's, which forbids scripts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
+        async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
-                policy = (b"content-security-policy", POLICY.encode())
+                policy = (b"content-security-policy", PAGE_POLICY.encode())
                 message = {**message, "headers": [*message["headers"], policy]}
             await send(message)
 
-        await self.app(scope, receive, sending)
+        await self.app(scope, receive, send_with_policy)
 
 
-def mount(app: FastAPI, settings: Settings) -> None:
-    """Add the page to an app."""
-    from pixellm.imaging.overlay import COLOURS, OPACITY, ink_on  # takes half a second, and not every server has a page
+def mount(app: FastAPI, settings: ServeSettings) -> None:
+    """Mount the page on an application."""
+    from pixellm.imaging.overlay import COLOURS, OPACITY, ink_on  # slow import, not needed without the page
 
     pages = FastAPI(openapi_url=None)
     errors.install(pages)
 
     @app.get(ROOT, include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": POLICY})
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": PAGE_POLICY})
 
     @pages.get("/about.json")
     async def about() -> dict[str, Any]:
-        """What the page can't know by itself."""
+        """Return what the page needs to know of the server."""
         examples = [
             {"name": name, "caption": EXAMPLES[name].caption, "question": question}
             for name, question in QUESTIONS.items()
@@ -95,26 +95,26 @@ def mount(app: FastAPI, settings: Settings) -> None:
         }
 
     @pages.get("/examples/{name}.png")
-    def photograph(name: str) -> Response:
+    def example_image(name: str) -> Response:
         return Response(_example(name, "PNG", None), media_type="image/png")
 
     @pages.get("/examples/{name}.jpg")
-    def thumbnail(name: str) -> Response:
+    def example_thumbnail(name: str) -> Response:
         return Response(_example(name, "JPEG", THUMBNAIL), media_type="image/jpeg")
 
     pages.mount("/shared", StaticFiles(directory=SHARED))
     pages.mount("/", StaticFiles(directory=PAGE))
-    app.mount(FILES, Shown(pages))
+    app.mount(FILES, PagePolicyMiddleware(pages))
 
 
 @lru_cache(maxsize=2 * len(QUESTIONS))
-def _example(name: str, kind: str, longest: int | None) -> bytes:
-    """An example photograph as a file; ApiError 404: there is none of that name."""
+def _example(name: str, file_format: str, longest_side: int | None) -> bytes:
+    """Encode an example image as a file; ApiError 404 for an unknown name."""
     if name not in QUESTIONS:
-        raise errors.ApiError(404, "There is no example of that name.")
-    photograph = load_example(name)
-    if longest is not None:
-        photograph.thumbnail((longest, longest))
+        raise errors.ApiError(404, f"expected one of {', '.join(QUESTIONS)}, got another name.")
+    image = load_example(name)
+    if longest_side is not None:
+        image.thumbnail((longest_side, longest_side))
     stream = io.BytesIO()
-    photograph.save(stream, kind)
+    image.save(stream, file_format)
     return stream.getvalue()

@@ -269,7 +269,7 @@ def test_the_server_passes_it_on(talking, pixellm, monkeypatch):
     def create_app(start, *_):
         raise ValueError(f"start with {start.quantize}")
 
-    monkeypatch.setattr("pixellm.serve.api.create_app", create_app)
+    monkeypatch.setattr("pixellm.serve.app.create_app", create_app)
     for command in ("serve", "web"):
         assert pixellm(command, str(talking), "--quantize", "int4")[2] == "Error: start with int4\n"
 

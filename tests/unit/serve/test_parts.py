@@ -8,38 +8,41 @@ import pytest
 from PIL import Image
 
 from pixellm.serve import conversation, formats, pictures
-from pixellm.serve.auth import ANYBODY, Keys, read_keys
+from pixellm.serve.authentication import ANONYMOUS, ApiKeys, load_api_keys
 from pixellm.serve.errors import ApiError
 from pixellm.serve.messages import Turn
 from pixellm.serve.schema import ChatRequest
-from pixellm.serve.settings import Settings
+from pixellm.serve.settings import ServeSettings
 from tests.support import serving, tiny
 
-SETTINGS = Settings("tiny", max_turns=3, max_question_chars=50)
+SETTINGS = ServeSettings("tiny", max_turns=3, max_question_chars=50)
 
 
-# --- keys ---
+# --- API keys ---
 
 
 def test_keys_from_environment_and_file(tmp_path, monkeypatch):
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{serving.KEY}  # of the first\n\n")
     monkeypatch.setenv("PIXELLM_API_KEYS", f"{serving.OTHER_KEY},")
-    assert read_keys(file) == [serving.OTHER_KEY, serving.KEY]
+    for key in (serving.KEY, serving.OTHER_KEY):
+        assert load_api_keys(file).authenticate(f"Bearer {key}") != ANONYMOUS
     monkeypatch.delenv("PIXELLM_API_KEYS")
-    assert read_keys(None) == []
+    assert not load_api_keys(None)
+    with pytest.raises(ApiError):
+        load_api_keys(file).authenticate(f"Bearer {serving.OTHER_KEY}")
     file.write_text("# nothing\n")
     with pytest.raises(ValueError, match="got none"):
-        read_keys(file)
+        load_api_keys(file)
     file.write_text("short\n")
     with pytest.raises(ValueError, match="at least 16 characters") as caught:
-        read_keys(file)
+        load_api_keys(file)
     assert "short\n" not in str(caught.value)
 
 
-def test_who_a_key_belongs_to():
-    keys = Keys([serving.KEY, serving.OTHER_KEY])
-    first, other = keys.tenant(f"Bearer {serving.KEY}"), keys.tenant(f"bearer  {serving.OTHER_KEY}")
+def test_tenants_of_keys():
+    keys = ApiKeys([serving.KEY, serving.OTHER_KEY])
+    first, other = keys.authenticate(f"Bearer {serving.KEY}"), keys.authenticate(f"bearer  {serving.OTHER_KEY}")
     assert first
     assert other
     assert first != other
@@ -54,9 +57,11 @@ def test_who_a_key_belongs_to():
         f"Bearer {serving.KEY}x",
         "Bearer ü",
     ):
-        assert keys.tenant(wrong) is None
-    assert Keys().tenant(None) == ANYBODY
-    assert not Keys()
+        with pytest.raises(ApiError) as caught:
+            keys.authenticate(wrong)
+        assert caught.value.status == 401
+    assert ApiKeys().authenticate(None) == ANONYMOUS
+    assert not ApiKeys()
 
 
 # --- pictures ---

@@ -1,0 +1,74 @@
+"""FastAPI application: routes, error handlers, OpenAPI description, and the worker's lifetime."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.security import HTTPBearer
+
+from pixellm import __version__
+from pixellm.serve import errors, routes, schema, web
+from pixellm.serve.asking import Asking
+from pixellm.serve.authentication import ApiKeys
+from pixellm.serve.dispatcher import Dispatcher
+from pixellm.serve.messages import Start
+from pixellm.serve.metrics import Metrics
+from pixellm.serve.middleware import RequestMiddleware
+from pixellm.serve.settings import ServeSettings
+
+
+def create_app(
+    start: Start, settings: ServeSettings, keys: ApiKeys, on_failure: Callable[[str], None]
+) -> RequestMiddleware:
+    """Build the application, wrapped in the middleware that checks every request.
+
+    Args:
+        start: the model, and the worker's limits.
+        settings: limits and timeouts.
+        keys: accepted API keys.
+        on_failure: is called with the reason if the model cannot be loaded.
+    """
+    metrics = Metrics()
+    dispatcher = Dispatcher(start, settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        supervisor = dispatcher.open()
+        supervisor.add_done_callback(lambda task: None if task.cancelled() else on_failure(str(task.exception())))
+        try:
+            yield
+        finally:
+            await dispatcher.close()
+
+    # No documentation pages: they load scripts from the network. /openapi.json has the same content.
+    app = FastAPI(title="pixellm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    errors.install(app)
+    asking = Asking(settings, dispatcher)
+    # Only described here: the middleware authenticates.
+    security = [Depends(HTTPBearer(auto_error=False, description="An API key of this server."))] if keys else []
+    app.include_router(routes.chat_routes(asking), dependencies=security)
+    app.include_router(routes.segment_routes(asking), dependencies=security)
+    app.include_router(routes.state_routes(asking))
+    if settings.page:
+        web.mount(app, settings)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return RequestMiddleware(app, settings, keys, metrics)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Describe the API, with the request bodies, which the routes parse themselves."""
+    if app.openapi_schema is None:
+        description = get_openapi(
+            title=app.title,
+            version=app.version,
+            description="Ask a question about an image; get text and one mask for each target it names.",
+            routes=app.routes,
+        )
+        for model in (schema.ChatRequest, schema.SegmentRequest):
+            body = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            description["components"]["schemas"].update(body.pop("$defs", {}))
+            description["components"]["schemas"][model.__name__] = body
+        app.openapi_schema = description
+    return app.openapi_schema
