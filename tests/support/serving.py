@@ -127,7 +127,7 @@ def serving(model: Path, *options: str, keys: tuple[str, ...] = (), ready: bool 
         assert line.startswith("http://"), line
         running = Running(process, line.split()[0].removesuffix("/v1"))
         if ready:
-            running.wait_for(running.ready)
+            running.wait_for(running.ready, 120)
         yield running
         running.http.close()
     finally:

@@ -1,5 +1,5 @@
-"""The HTTP server: an OpenAI-compatible API around one model, whose process it looks after.
+"""HTTP server: an OpenAI-compatible API in front of one model, which runs in a worker process.
 
-request → gate (keys, limits) → route → picture → dispatcher (bounded queue) ⇄ worker process: engine (cached image
-prefixes, rows that join and leave a running batch) → events → JSON, SSE, PNG
+request → middleware (authentication, limits) → route → image → dispatcher (bounded queue) ⇄ worker process: engine
+(cached image prefixes, rows that join and leave a running batch) → events → JSON, SSE, PNG
 """
