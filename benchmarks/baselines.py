@@ -125,7 +125,7 @@ def systems(models: Path, seed: int) -> Iterator[tuple[str, Callable[[], Segment
     yield "LISA_rec", system("lisa", namer="lisa")
     yield "LISA_aug", system("lisa_aug")
     yield "SEEM-style", system("seem")
-    yield "SEEM-style, told names", system("seem", namer="lisa")
+    yield "SEEM-style, given names", system("seem", namer="lisa")
 
 
 def train(recipes: dict[str, Path], out: Path, seeds: int, jobs: int) -> None:

@@ -63,7 +63,7 @@ def question(rows: Measured) -> str:
 def sharing(rows: Measured) -> str:
     heads = ["device", "size", "dtype", "what", "count", "calls of generate ÷ ours"]
     order = sorted(rows, key=lambda row: (*_order(row), row["kind"] != "questions"))
-    names = {"questions": "questions on one photograph", "photographs": "photographs, a question each"}
+    names = {"questions": "questions on one image", "photographs": "images, one question each"}
     return markdown(
         heads,
         [
