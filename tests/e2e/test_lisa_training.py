@@ -13,8 +13,8 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamP
 
 from pixellm import cli
 from pixellm.baselines.lisa import LisaConfig, LisaForConditionalGeneration
-from pixellm.baselines.presets import PRESETS
 from pixellm.baselines.two_stage import TwoStage
+from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMVisionConfig
 from pixellm.predictor import Predictor
 from pixellm.segmenter import load_segmenter

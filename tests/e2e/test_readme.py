@@ -11,6 +11,7 @@ import pytest
 
 from pixellm.hub import models as hub
 from pixellm.imaging.examples import load_example
+from pixellm.mini.parts import PRETRAINED
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,8 +49,8 @@ RUN = [shlex.join(arguments) for arguments in COMMANDS if runs_anywhere(argument
 @pytest.fixture(scope="session")
 def mini() -> Path:
     """The embedded model, fetched if this is its first use."""
-    if not hub.PRETRAINED.is_dir():
-        pytest.skip(f"the weights of {hub.MINI} are not in {hub.PRETRAINED.relative_to(ROOT)} yet")
+    if not PRETRAINED.is_dir():
+        pytest.skip(f"the weights of {hub.MINI} are not in {PRETRAINED.relative_to(ROOT)} yet")
     return hub.resolve(hub.MINI)
 
 
@@ -116,7 +117,7 @@ def test_file_map_exists():
 def test_links_lead_somewhere(document):
     text = document.read_text(encoding="utf-8")
     targets = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
-    if not hub.PRETRAINED.is_dir():  # the picture of its answer comes with the model
+    if not PRETRAINED.is_dir():  # the picture of its answer comes with the model
         targets = [link for link in targets if not link.startswith("docs/images/")]
     assert [link for link in targets if not (document.parent / link).exists()] == []
 

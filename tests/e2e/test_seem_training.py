@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel, LlamaForCausalLM
 
 from pixellm import cli
-from pixellm.baselines.presets import PRESETS
 from pixellm.baselines.seem import SeemPredictor
+from pixellm.hub.presets import PRESETS
 from pixellm.segmenter import load_segmenter
 from pixellm.train import run as training
 from pixellm.train import start

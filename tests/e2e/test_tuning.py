@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
-from pixellm.baselines.presets import PRESETS
+from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.predictor import Predictor
 from pixellm.train import run as training

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from pixellm.hub import parts as embedded
+from pixellm.mini import parts as embedded
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.model.templates import CHATML

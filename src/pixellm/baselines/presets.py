@@ -1,11 +1,12 @@
-"""Known sizes of PixelLM and of the baselines."""
+"""Published sizes of the baselines: LISA, and SEEM as nearly as timm's FocalNets allow (their Focal-T has more
+convolutions).
+"""
 
 from transformers import SamVisionConfig
 
 from pixellm.baselines.lisa import LisaConfig
-from pixellm.baselines.seem.presets import PRESETS as SEEM_PRESETS
-from pixellm.checkpoints.presets import CLIP_LARGE, pixellm_7b, pixellm_13b, pixellm_mini
-from pixellm.checkpoints.presets import PRESETS as PIXELLM_PRESETS
+from pixellm.baselines.seem.configuration import SeemConfig, focal_backbone
+from pixellm.checkpoints.presets import CLIP_LARGE, pixellm_7b, pixellm_13b
 from pixellm.model import PixelLMConfig, PixelLMVisionConfig
 
 # facebook/sam-vit-huge
@@ -39,20 +40,19 @@ def _lisa(pixellm: PixelLMConfig, vocab_size: int, seg_id: int) -> LisaConfig:
     )
 
 
-def lisa_mini() -> LisaConfig:
-    """For experiments without a SAM: its mask decoder over the encoder of pixellm-mini."""
-    shared = pixellm_mini().to_dict()
-    for own in ("model_type", "num_scales", "tokens_per_scale", "codebook_ids", "own_state", "learned_fusion"):
-        shared.pop(own)
-    decoder = {
-        "hidden_size": shared["decoder_dim"],
-        "num_attention_heads": shared["decoder_heads"],
-        "mlp_dim": shared["decoder_mlp_dim"],
-        "iou_head_hidden_dim": shared["decoder_dim"],
-    }
-    # SAM's decoder takes no prior of names.
-    return LisaConfig(sam_decoder_config=decoder, **(shared | {"overlap_weight": 1.0, "name_prior": False}))
+def seem_focal_large() -> SeemConfig:
+    """FocalNet-L (four levels), width 512, 101 queries, 9 decoder layers, CLIP-like text encoder."""
+    return SeemConfig(vision_config=focal_backbone("focalnet_large_fl4"))
 
 
-LISA_PRESETS = {"lisa-7b": lisa_7b, "lisa-13b": lisa_13b, "lisa-mini": lisa_mini}
-PRESETS = PIXELLM_PRESETS | LISA_PRESETS | SEEM_PRESETS
+def seem_focal_tiny() -> SeemConfig:
+    """The same with FocalNet-T."""
+    return SeemConfig(vision_config=focal_backbone("focalnet_tiny_lrf"))
+
+
+PRESETS = {
+    "lisa-7b": lisa_7b,
+    "lisa-13b": lisa_13b,
+    "seem-focal-large": seem_focal_large,
+    "seem-focal-tiny": seem_focal_tiny,
+}

@@ -1,8 +1,7 @@
-"""Known sizes: PixelLM-7B and -13B (LLaVA's LLaMA, CLIP-ViT-L/14-336 run at 448 pixels), and the embedded default."""
+"""Published sizes of PixelLM: 7B and 13B (LLaVA's LLaMA, CLIP-ViT-L/14-336 run at 448 pixels)."""
 
 from transformers import LlamaConfig
 
-from pixellm.hub.models import PRETRAINED
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 
 # openai/clip-vit-large-patch14-336
@@ -54,9 +53,4 @@ def _pixellm(text: LlamaConfig, first_codebook_id: int) -> PixelLMConfig:
     )
 
 
-def pixellm_mini() -> PixelLMConfig:
-    """SmolLM2-135M-Instruct and EfficientNet-Lite2, as shipped; recipes/mini.yaml trains it."""
-    return PixelLMConfig.from_pretrained(PRETRAINED)
-
-
-PRESETS = {"pixellm-7b": pixellm_7b, "pixellm-13b": pixellm_13b, "pixellm-mini": pixellm_mini}
+PRESETS = {"pixellm-7b": pixellm_7b, "pixellm-13b": pixellm_13b}

@@ -5,19 +5,18 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from pixellm.baselines.presets import PRESETS as LANGUAGE_PRESETS
 from pixellm.baselines.seem import SeemConfig
-from pixellm.baselines.seem.presets import PRESETS as SEEM_PRESETS
 from pixellm.cost.bill import System
 from pixellm.cost.by_phrase import ByPhrase
 from pixellm.cost.language import LanguageSystem
 from pixellm.cost.seem import SeemSystem
 from pixellm.hub.models import where
+from pixellm.hub.presets import PRESETS as KNOWN_SIZES
 from pixellm.model import PixelLMConfig
 
 Config = PixelLMConfig | SeemConfig
 BY_PHRASE = ":rec"
-PRESETS = LANGUAGE_PRESETS | SEEM_PRESETS | {"seem": SEEM_PRESETS["seem-focal-large"]}
+PRESETS = KNOWN_SIZES | {"seem": KNOWN_SIZES["seem-focal-large"]}
 
 
 def open_system(name: str, image_size: int | None = None) -> System:

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pixellm.hub.parts import PARTS, fetch_language_model
+from pixellm.mini.parts import PARTS, PRETRAINED, fetch_language_model
 from pixellm.utils.cache import announce, build_once, cache_dir, locked
 from pixellm.utils.files import clear_leftovers, staging_prefix
 
 MINI = "pixellm-mini"
-PRETRAINED = Path(__file__).parents[1] / "pretrained" / MINI  # what we trained; the base parts are fetched
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

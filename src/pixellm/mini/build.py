@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from pixellm.data.categories import SYNONYMS
 from pixellm.data.describe import noun
-from pixellm.hub.parts import fetch_language_model
+from pixellm.mini.parts import fetch_language_model
 from pixellm.mini.vision_stage import load_backbone
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.processing import add_codebook_tokens

@@ -12,7 +12,6 @@ from pixellm.checkpoints.assemble import assemble, load_trained, save_trained
 from pixellm.data.coco import CocoSource
 from pixellm.data.mixture import Mixture
 from pixellm.data.plan import LengthBatches
-from pixellm.hub.parts import fetch_language_model, fetch_vision_weights
 from pixellm.mini.build import (
     TIMM_MEAN,
     TIMM_STD,
@@ -25,6 +24,7 @@ from pixellm.mini.build import (
     pixel_side,
 )
 from pixellm.mini.calibrate import calibrate_presence
+from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
 from pixellm.mini.samples import ConversationSamples, naming_samples
 from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
 from pixellm.train.adapt import adapt

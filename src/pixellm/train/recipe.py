@@ -14,12 +14,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 from transformers import PreTrainedConfig
 
 from pixellm.baselines.lisa import LisaConfig
-from pixellm.baselines.presets import PRESETS
 from pixellm.data.augment import Augmentation
 from pixellm.data.catalogue import INSTANCES
 from pixellm.data.chat import Chat
 from pixellm.data.mixture import SourceConfig
 from pixellm.data.records import MAX_BAD_FRACTION
+from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMConfig, PixelLMVisionConfig
 
 

