@@ -115,11 +115,9 @@ def run(what: str, hw: tuple[int, int], count: int, repeat: int) -> dict[str, An
             processor([photograph((60, 80))])
             return measure(lambda: processor([image]), repeat)
         if what == "overlay":
-            from pixellm.imaging import overlay
-
-            overlay.draw(answered(logits, photograph((60, 80))))
+            answered(logits, photograph((60, 80))).overlay()
             answer = answered(logits, image)
-            return measure(lambda: overlay.draw(answer), 1)
+            return measure(answer.overlay, 1)
         call = {"now": now, "before": before}[what]
         call(logits[:1], photograph((60, 80)))  # what is loaded on first use is no mask's memory
         return measure(lambda: call(logits, image), repeat)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pixellm.data.coco import CocoSource
 from pixellm.eval.photographs import Result
 from pixellm.eval.sheet import answer_of, choose
-from pixellm.imaging.contact_sheet import Item, contact_sheet
+from pixellm.imaging.contact_sheet import contact_sheet
 
 
 def read(evaluation: Path) -> dict[str, Result]:
@@ -36,7 +36,7 @@ def main() -> None:
     for result in choose(asked, arguments.count):
         image = source[index[result.record_id]].image
         for when, one in (("before", before[result.key]), ("after", result)):
-            items.append(Item(answer_of(one, image), f"{when}: IoU {one.iou:.2f}"))
+            items.append(answer_of(one, image).card(f"{when}: IoU {one.iou:.2f}"))
     contact_sheet(items, arguments.out)
 
 

@@ -3,6 +3,7 @@
 Shapes:  B images · T tokens of a row · M masks of an image · G targets of a batch · H, W original size
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,11 +11,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from pixellm.imaging import masks
+from pixellm.imaging.images import check_pixels
+from pixellm.imaging.masks import Rle
+from pixellm.utils.checks import check_score, check_span, expect
+
 if TYPE_CHECKING:
     from supervision import Detections
     from torch import Tensor  # for commands that need no model, it takes too long to import
 
+    from pixellm.imaging.contact_sheet import Card
+
 SEG_SLOT = "{seg}"  # stands for a mask in the text of an answer
+UNNAMED = "object"  # the category of a mask that the text has no words for
+_ARTICLE = re.compile(r"(?:(?:the|an?)\s+)+(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -105,99 +115,175 @@ class Output:
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that an answer names.
+    """A mask of an answer, and the words that it stands for.
 
     Args:
-        phrase: the words for it.
-        span: their (start, end) in the answer's text, in characters.
-        rle: the mask as a COCO RLE at the photograph's size, its counts text, ready for JSON.
-        score: mean probability of the mask's pixels, 0..1 (0 for an empty mask).
+        phrase: the words; "" if there are none.
+        span: (start, end) of the phrase in the answer's text, in characters.
+        rle: the mask at the image's size as a COCO RLE with its counts as text, ready for JSON; it may be empty.
+        score: mean probability of the mask's pixels, 0..1 (0 for an empty mask); None where a file gives none.
     """
 
     phrase: str
     span: tuple[int, int]
-    rle: dict[str, Any]
-    score: float
+    rle: Rle
+    score: float | None = None
 
     @classmethod
-    def of_mask(cls, phrase: str, span: tuple[int, int], mask: np.ndarray, score: float) -> "Target":
-        """With a mask that is a bool (H, W) array."""
-        from pixellm.imaging.masks import encode
-
-        return cls(phrase, span, encode(mask), score)
+    def of_mask(cls, phrase: str, span: tuple[int, int], mask: np.ndarray, score: float | None = None) -> "Target":
+        """Make a target of a bool (H, W) array."""
+        return cls(phrase, span, masks.encode(mask), score)
 
     @property
     def mask(self) -> np.ndarray:
-        """Bool (H, W) at the photograph's size, decoded each time: an answer holds RLEs, which are small."""
-        from pixellm.imaging.masks import decode
-
-        height, width = self.rle["size"]
-        return decode(self.rle, height, width)
+        """Bool (H, W) at the image's size, decoded each time: an answer holds RLEs, which are small."""
+        return masks.decode(self.rle, *self.rle["size"])
 
     @property
     def area(self) -> int:
         """Pixels of the mask."""
-        from pixellm.imaging.masks import area
-
-        return area(self.rle)
+        return masks.area(self.rle)
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """Tight box (x, y, width, height) in pixels; None where the mask is empty."""
-        from pixellm.imaging.masks import box
+        return masks.box(self.rle) if self.area else None
 
-        return box(self.rle) if self.area else None
+    @property
+    def category(self) -> str:
+        """The phrase as the name of a category: in lower case, without an article."""
+        name = _ARTICLE.sub("", " ".join(self.phrase.lower().split()), count=1)
+        return name.strip(" .,;:!?\"'") or UNNAMED
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for `json.dumps`; the mask is a COCO RLE."""
-        box = self.box
+        """Return everything, ready for `json.dumps`."""
         return {
             "phrase": self.phrase,
             "span": list(self.span),
-            "score": round(self.score, 4),
+            "score": None if self.score is None else round(self.score, 4),
             "area": self.area,
-            "box": list(box) if box else None,
+            "box": list(self.box) if self.area else None,
             "segmentation": dict(self.rle),
         }
+
+    @classmethod
+    def from_json(cls, row: Any, text: str, original_hw: tuple[int, int]) -> "Target":
+        """Read `span`, `score` and `segmentation` of a target in an answer's text; what follows from them is not read.
+
+        Raises:
+            ValueError: a field is missing or malformed.
+        """
+        expect(row, dict, "a JSON object")
+        if missing := sorted({"span", "segmentation"} - row.keys()):
+            raise ValueError(f"expected the fields span and segmentation, got none called {', '.join(missing)}")
+        start, end = check_span(row["span"], text)
+        rle = masks.read_rle(row["segmentation"], *original_hw)
+        return cls(text[start:end], (start, end), rle, check_score(row.get("score")))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Text, and one target for each thing that it names, in order."""
+    """Text, and one target for each object that it names, in order.
+
+    Args:
+        question: as it was asked; "" if nobody kept it.
+        text: the answer's words.
+        targets: in the order of the text.
+        original_hw: (height, width) of the image and of all masks; (0, 0) where a file without masks does not say.
+        image: the image itself, where it is at hand.
+        image_path: file of the image, or example:NAME.
+        id: of the question in a file or benchmark.
+        token_ids: tokens that were generated.
+    """
 
     question: str
     text: str
     targets: tuple[Target, ...]
-    image: Image.Image
+    original_hw: tuple[int, int]
+    image: Image.Image | None = None
+    image_path: str = ""
+    id: str = ""
     token_ids: tuple[int, ...] = ()
 
     def overlay(self) -> Image.Image:
-        """The photograph with every mask in its colour."""
+        """Draw every mask in its colour on the image."""
         from pixellm.imaging.overlay import draw
 
-        return draw(self)
+        return draw(self._pixels(), self._rles, self._phrases)
+
+    def card(self, note: str, good: bool | None = None) -> "Card":
+        """Return this answer as a card of `pixellm.imaging.contact_sheet`."""
+        from pixellm.imaging.contact_sheet import Card
+
+        spans = [target.span for target in self.targets]
+        return Card(self._pixels(), self.question, self.text, self._phrases, spans, self._rles, note, good)
 
     def to_detections(self) -> "Detections":
-        """All targets as `supervision.Detections`, see `pixellm.imaging.overlay.detections`."""
+        """Return all targets as `supervision.Detections`, see `pixellm.imaging.overlay.detections`."""
         from pixellm.imaging.overlay import detections
 
-        return detections(self)
+        return detections(self._rles, self._phrases, [target.score for target in self.targets])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the picture, and the text with each phrase in the colour of its mask."""
+        """Return HTML for notebooks: the overlay, and the text with each phrase in the colour of its mask."""
         from pixellm.imaging.overlay import html
 
-        return html(self)
+        spans = [target.span for target in self.targets]
+        return html(self.question, self.text, self._pixels(), self._rles, self._phrases, spans)
+
+    @property
+    def _rles(self) -> list[Rle]:
+        return [target.rle for target in self.targets]
+
+    @property
+    def _phrases(self) -> list[str]:
+        return [target.phrase for target in self.targets]
+
+    def _pixels(self) -> Image.Image:
+        if self.image is None:
+            raise ValueError("expected an answer with its image, got one without. Load it and set `image`.")
+        return self.image
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the pixels, ready for `json.dumps`; masks are COCO RLEs."""
+        """Return everything but pixels and tokens, ready for `json.dumps`; `id` and `image` only where they are known.
+
+        This is the format of all files of answers (JSON lines) and of the server's API.
+        """
         return {
+            **({"id": self.id} if self.id else {}),
+            **({"image": self.image_path} if self.image_path else {}),
             "question": self.question,
             "text": self.text,
-            "height": self.image.height,
-            "width": self.image.width,
+            "height": self.original_hw[0],
+            "width": self.original_hw[1],
             "targets": [target.to_json() for target in self.targets],
         }
+
+    @classmethod
+    def from_json(cls, row: Any) -> "Answer":
+        """Read what `to_json` returns; `id`, `image` and `question` may be missing.
+
+        Raises:
+            ValueError: a field is missing or malformed.
+        """
+        expect(row, dict, "a JSON object")
+        if missing := sorted({"text", "height", "width", "targets"} - row.keys()):
+            raise ValueError(
+                f"expected the fields text, height, width and targets, got none called {', '.join(missing)}"
+            )
+        height, width = (expect(row[side], int, f"the {side} in pixels") for side in ("height", "width"))
+        check_pixels(height, width)
+        text, targets = expect(row["text"], str, "a text"), []
+        for index, target in enumerate(expect(row["targets"], list, "a list of targets")):
+            try:
+                targets.append(Target.from_json(target, text, (height, width)))
+            except ValueError as error:
+                raise ValueError(f"target {index}: {error}") from None
+        question, image, answer_id = (
+            expect(row.get(name) or "", str, what)
+            for name, what in (("question", "a question"), ("image", "an image's path"), ("id", "an id"))
+        )
+        return cls(question, text, tuple(targets), (height, width), image_path=image, id=answer_id)
 
 
 @dataclass(frozen=True)

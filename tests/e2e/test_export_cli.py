@@ -60,7 +60,7 @@ def test_behind_batch(pixellm, tmp_path):
     code, said, _ = pixellm("export", tmp_path / "answers.jsonl", "--to", "coco", "--out", tmp_path / "coco.json")
     assert code == 0
     _, *answers = map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines())
-    wanted = [masks.decode(one, 40, 60) for answer in answers for one in answer["masks"]]
+    wanted = [masks.decode(one["segmentation"], 40, 60) for answer in answers for one in answer["targets"]]
     read = COCO(str(tmp_path / "coco.json"))
     found = [read.annToMask(one) for one in read.loadAnns(read.getAnnIds())]
     assert [image["file_name"] for image in read.imgs.values()] == ["0.png", "1.png"]
@@ -84,8 +84,12 @@ def test_losses_are_said(pixellm, tmp_path):
     [
         ("", ("--to", "coco"), "expected answers that coco has a place for, got none of 0"),
         ("no JSON", ("--to", "coco"), "line 1: Expecting value"),
-        ('{"id": "1", "text": "", "masks": []}', ("--to", "coco"), "Give --questions with the file"),
-        ('{"targets": [], "text": "", "image": "x.png"}', ("--to", "coco"), "answer 1: expected an answer as"),
+        ('{"id": "1", "text": "", "masks": []}', ("--to", "coco"), "give --questions with the file"),
+        (
+            '{"targets": [], "text": "", "image": "x.png"}',
+            ("--to", "coco"),
+            "answer 1: expected the fields text",
+        ),
         (None, ("--to", "coco", "--tolerance", "-1"), "--tolerance"),
         (None, ("--to", "voc"), "--to"),
         (None, ("--to", "cutout", "--image", "none.png"), "none.png"),

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from pixellm.eval.benchmarks import Benchmark, BenchmarkQuestion, BenchmarkTarget
-from pixellm.eval.predictions import Prediction, Predictions
+from pixellm.eval.predictions import Predictions
 from pixellm.eval.protocols import choose_protocol
 from pixellm.eval.report import Report
 from pixellm.eval.scoring import score
 from pixellm.imaging import masks
+from pixellm.types import Answer, Target
 
 
 def pixels(*columns: int, width: int = 10) -> np.ndarray:
@@ -37,19 +38,17 @@ def question(
     return BenchmarkQuestion(question_id, Path("nothing.jpg"), image_id, hw, "What?", "What?", found, hidden)
 
 
-def answer(
-    found: Sequence[np.ndarray], question_id: str = "val/1/0", phrases: Sequence[str] | None = None
-) -> Prediction:
-    text, spans = "", []
-    for phrase in phrases or ():
-        spans.append((len(text), len(text) + len(phrase)))
-        text += f"{phrase}, "
-    return Prediction(question_id, text, tuple(map(masks.encode, found)), None if phrases is None else tuple(spans))
+def answer(found: Sequence[np.ndarray], question_id: str = "val/1/0", phrases: Sequence[str] | None = None) -> Answer:
+    text, targets = "", []
+    for phrase, mask in zip(phrases or [""] * len(found), found, strict=True):
+        targets.append(Target.of_mask(phrase, (len(text), len(text) + len(phrase)), mask))
+        text += f"{phrase}, " if phrases else ""
+    return Answer("", text, tuple(targets), found[0].shape if len(found) else (0, 0), id=question_id)
 
 
 def scored(
     questions: Sequence[BenchmarkQuestion],
-    answers: Sequence[Prediction],
+    answers: Sequence[Answer],
     name: str = "muse",
     protocol: str | None = None,
     **settings,

@@ -86,7 +86,7 @@ class ModelGrounder:
     def ground(self, things: Sequence[Named]) -> list[Binary]:
         answers = self.predictor.ask_many([SHORT_QUESTION.format(phrase=thing.phrase) for thing in things])
         empty = Binary(masks.as_text(masks.empty(*self._hw)), 0.0)
-        return [Binary(a.targets[0].rle, a.targets[0].score) if a.targets else empty for a in answers]
+        return [Binary(a.targets[0].rle, a.targets[0].score or 0.0) if a.targets else empty for a in answers]
 
 
 class PhraseGrounder:
@@ -121,9 +121,10 @@ class TwoStage:
             raise ValueError("expected an image before the first question. Call set_image first.")
         if not question.strip():
             raise ValueError("expected a question, got an empty text.")
+        hw = (self._image.height, self._image.width)
         things = self.namer.names(question)
         if not things:
-            return Answer(question, "Nothing here fits that.", (), self._image)
+            return Answer(question, "Nothing here fits that.", (), hw, self._image)
         text = join([f"the {thing.phrase}" for thing in things])
         text = f"{text[0].upper()}{text[1:]}."
         targets, start = [], 0
@@ -131,7 +132,7 @@ class TwoStage:
             start = text.index(thing.phrase, start)
             targets.append(Target(thing.phrase, (start, start + len(thing.phrase)), rle, score))
             start += len(thing.phrase)
-        return Answer(question, text, tuple(targets), self._image)
+        return Answer(question, text, tuple(targets), hw, self._image)
 
     def ask_many(self, questions: Sequence[str]) -> list[Answer]:
         return [self.ask(question) for question in questions]

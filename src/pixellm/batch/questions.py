@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixellm.data.records import expect
+from pixellm.utils.checks import expect
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ in the order of the questions, with what could not be answered in `OUT.bad.jsonl
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from PIL import Image
 
 from pixellm import __version__
 from pixellm.batch.questions import Asked, Bad, batches, by_image, read_questions
-from pixellm.eval.predictions import Prediction
 from pixellm.eval.resumable import CHUNK, append, ask_all, read, resume, write
 from pixellm.imaging.images import load_image
 from pixellm.types import Answer, Segmenter
@@ -108,7 +107,7 @@ def answer(segmenter: Segmenter, groups: Sequence[Sequence[Asked]]) -> Rows:
             return rows + _unanswered(readable[0], error)
         return rows + [row for group in readable for row in answer(segmenter, [group])]
     return rows + [
-        Prediction.of(one.id, given).to_json() | {"image": str(one.image), "question": one.question}
+        replace(given, id=one.id, image_path=str(one.image)).to_json()
         for group, found in zip(readable, answered, strict=True)
         for one, given in zip(group, found, strict=True)
     ]

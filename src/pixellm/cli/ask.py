@@ -1,5 +1,6 @@
 """`pixellm ask`, `examples` and `attention`: questions about one image."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -122,11 +123,11 @@ def _show_masks(answer: "Answer") -> None:
         out_console.print("  no mask")
     width = max((len(target.phrase) for target in answer.targets), default=0)
     for index, target in enumerate(answer.targets):
-        share = target.area / (answer.image.width * answer.image.height)
+        share = target.area / math.prod(answer.original_hw)
         where = "empty mask"
         if box := target.box:
             x, y, box_width, box_height = box
-            where = f"score {target.score:.2f}   box {box_width}×{box_height} at {x}, {y}"
+            where = f"score {target.score or 0:.2f}   box {box_width}×{box_height} at {x}, {y}"
         name = target.phrase or f"mask {index + 1}"
         line = Text.assemble("  ", (f" {name} ", _style(index)), " " * (width - len(target.phrase)))
         out_console.print(line.append(f"  {target.area:>9,} px {share:6.1%}   {where}"))

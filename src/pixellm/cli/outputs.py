@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,7 @@ def save(answers: Sequence["Answer"], outputs: Outputs, console: Console) -> Non
             answer.overlay().save(temporary, PICTURE_FORMATS[final.suffix.lower()])
         console.print(f"picture: {path}")
     if outputs.json is not None:
-        found = [{"image": outputs.image} | answer.to_json() for answer in answers]
+        found = [replace(answer, image_path=outputs.image).to_json() for answer in answers]
         text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False, indent=2)
         with output_file(outputs.json) as path:
             write_text(path, f"{text}\n")

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from pixellm.imaging import masks
+from pixellm.utils.checks import expect as expect
 
 logger = logging.getLogger(__name__)
 
@@ -255,10 +256,3 @@ def name_of(row: Any, default: object = "?") -> object:
 def size_of(image: dict[str, Any]) -> tuple[int, int] | None:
     """(H, W) that a COCO-like image record states, if it does."""
     return (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
-
-
-def expect(value: Any, kind: type, what: str) -> Any:
-    """`value`, if it is a `kind`; a ValueError that says `what` it was to be otherwise."""
-    if not isinstance(value, kind):
-        raise ValueError(f"expected {what}, got {str(value)[:60]!r}")
-    return value

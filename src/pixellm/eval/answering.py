@@ -8,13 +8,14 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from pixellm import __version__
 from pixellm.eval.benchmarks import Benchmark, BenchmarkQuestion
-from pixellm.eval.predictions import Prediction
+from pixellm.eval.predictions import read_answer
 from pixellm.eval.report import digest
 from pixellm.eval.resumable import CHUNK, append, ask_all, read, resume, write
 from pixellm.types import Answer, Segmenter
@@ -95,7 +96,7 @@ def _answer_mine(
     done = {
         row["id"] for other in sorted(part.parent.glob("[0-9]*.jsonl")) if other != part for row in read(other, made)
     }
-    done |= {prediction.id for prediction in resume(part, made, Prediction.from_json)}
+    done |= {answer.id for answer in resume(part, made, read_answer)}
     mine = _by_image(benchmark.questions)[rank::world]
     pending = [[question for question in asked if question.id not in done] for asked in mine]
     total = sum(map(len, mine))
@@ -103,7 +104,8 @@ def _answer_mine(
         task = bar.add_task("questions", total=total, completed=total - sum(map(len, pending)))
         for asked in filter(None, pending):
             answers = _answers(segmenter, asked, teacher_forced)
-            append(part, (Prediction.of(q.id, a).to_json() for q, a in zip(asked, answers, strict=True)))
+            rows = [replace(a, id=q.id, image_path=str(q.image)) for q, a in zip(asked, answers, strict=True)]
+            append(part, (row.to_json() for row in rows))
             bar.advance(task, len(asked))
 
 

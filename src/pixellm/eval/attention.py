@@ -94,6 +94,7 @@ def attention_sheet(answer: Answer, targets: Sequence[TargetMaps], path: Path) -
             f"expected an answer with a mask, got {answer.text!r}. Ask for something that is in the image."
         )
     rows = [(t, s) for t, target in enumerate(targets) for s in range(len(target.scales))]
+    assert answer.image is not None
     masks = [target.mask for target in answer.targets]
     columns = len(targets[0].scales[0]) + 1
     height = CELL * answer.image.height / answer.image.width + 0.1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pixellm.data.chat import Chat, draft
 from pixellm.data.records import BadRecord, Record, RecordDataset
-from pixellm.imaging.contact_sheet import Item, contact_sheet
+from pixellm.imaging.contact_sheet import contact_sheet
 from pixellm.imaging.images import load_image
 from pixellm.imaging.masks import encode
 from pixellm.inference.answer_builder import AnswerBuilder
@@ -90,7 +90,7 @@ def sample_sheet(data: RecordDataset, path: Path, count: int = 12, seed: int = 0
         except ValueError:  # `check` has reported it
             continue
         if sample.conversations:
-            items.append(Item(_answer(rng.choice(sample.conversations), sample), sample.record_id))
+            items.append(_answer(rng.choice(sample.conversations), sample).card(sample.record_id))
         if len(items) == count:
             break
     if items:

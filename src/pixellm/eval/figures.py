@@ -93,7 +93,7 @@ def _units(scored: Sequence[Scored], protocol: Protocol) -> list[dict[str, float
     for group in images.values():
         sums = [_sums(one.pairs, one, protocol) for one in group]
         unit = {column: sum(one[column] for one in sums) for column in COLUMNS}
-        masks_of_image = sum(len(one.prediction.masks) for one in group)
+        masks_of_image = sum(len(one.answer.targets) for one in group)
         unit["pairs"] = max(masks_of_image, sum(len(one.question.targets) for one in group))
         units.append(unit)
     return units

@@ -12,8 +12,8 @@ from typing import Literal
 from pixellm.eval.benchmarks import BenchmarkQuestion
 from pixellm.eval.matching import Pair, match
 from pixellm.eval.metrics import Overlap, overlap
-from pixellm.eval.predictions import Prediction
 from pixellm.imaging import masks
+from pixellm.types import Answer
 
 ProtocolName = Literal["fixed", "paper", "released", "ordered", "united"]
 TEXT_THRESHOLD = (
@@ -40,7 +40,7 @@ class Scored:
     """A question, the answer to it, and its pairs."""
 
     question: BenchmarkQuestion
-    prediction: Prediction
+    answer: Answer
     pairs: tuple[PairScore, ...]
 
 
@@ -61,28 +61,28 @@ class Protocol:
     name: ProtocolName
     version: int
     benchmarks: tuple[str, ...]
-    pairs: Callable[[BenchmarkQuestion, Prediction], Sequence[PairScore]]
+    pairs: Callable[[BenchmarkQuestion, Answer], Sequence[PairScore]]
     says: str
     per_image: bool = False
     rated: bool = False
 
 
-def fixed_pairs(question: BenchmarkQuestion, prediction: Prediction) -> list[PairScore]:
+def fixed_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
     """One to one with the largest sum of IoU at full resolution; what is missing or too many counts 0."""
     targets = [target.rle for target in question.targets]
-    return [_scored(pair) for pair in match(prediction.masks, targets, question.ignored)]
+    return [_scored(pair) for pair in match([target.rle for target in answer.targets], targets, question.ignored)]
 
 
 def _scored(pair: Pair) -> PairScore:
     return PairScore(pair.predicted, pair.target, pair.counts, pair.iou)
 
 
-def ordered_pairs(question: BenchmarkQuestion, prediction: Prediction) -> list[PairScore]:
+def ordered_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
     """The k-th mask with the k-th target: for teacher-forced answers, whose order is given."""
-    count, total = len(prediction.masks), len(question.targets)
+    count, total = len(answer.targets), len(question.targets)
     pairs = []
     for index in range(max(count, total)):
-        mask = prediction.masks[index] if index < count else masks.empty(*question.hw)
+        mask = answer.targets[index].rle if index < count else masks.empty(*question.hw)
         target = question.targets[index].rle if index < total else masks.empty(*question.hw)
         counts = overlap(mask, target, question.ignored)
         pair = Pair(index if index < count else None, index if index < total else None, counts)
@@ -90,12 +90,12 @@ def ordered_pairs(question: BenchmarkQuestion, prediction: Prediction) -> list[P
     return pairs
 
 
-def united_pairs(question: BenchmarkQuestion, prediction: Prediction) -> list[PairScore]:
+def united_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
     """The union of the answer's masks with the union of the targets: one pair.
 
     Where nothing fits, it counts 1 if no mask has a pixel, else 0, and adds its pixels to the union (gRefCOCO's rule).
     """
-    predicted = masks.united([prediction.masks], *question.hw)
+    predicted = masks.united([[target.rle for target in answer.targets]], *question.hw)
     target = masks.united([[target.rle for target in question.targets]], *question.hw)
     counts = overlap(predicted, target, question.ignored)
     answered = masks.area(predicted) > 0
@@ -118,10 +118,10 @@ def _rated(pair: PairScore, rating: int | None) -> PairScore:
     return replace(pair, rating=rating)
 
 
-def _released_pairs(question: BenchmarkQuestion, prediction: Prediction) -> list[PairScore]:
+def _released_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
     from pixellm.eval.released import released_pairs
 
-    return released_pairs(question, prediction)
+    return released_pairs(question, answer)
 
 
 PROTOCOLS: dict[str, Protocol] = {

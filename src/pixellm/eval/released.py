@@ -20,27 +20,27 @@ from pycocotools import mask as coco_mask
 
 from pixellm.eval.benchmarks import BenchmarkQuestion, BenchmarkTarget
 from pixellm.eval.metrics import Overlap, overlap
-from pixellm.eval.predictions import Prediction
 from pixellm.eval.protocols import PairScore
 from pixellm.imaging import masks
+from pixellm.types import Answer
 
 POINTS = 12_544  # matcher.py, match_pred
 LOGIT = 10.0
 EPSILON = 1e-5
 
 
-def released_pairs(question: BenchmarkQuestion, prediction: Prediction) -> list[PairScore]:
+def released_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
     """Pairs in the released order: matched ones, targets without a mask, masks without a target."""
     targets = question.targets
-    rows, columns = _match(question, prediction)
+    rows, columns = _match(question, answer)
     pairs = [
-        _pair(row, column, _overlap(prediction.masks[row], targets[column], question.hw))
+        _pair(row, column, _overlap(answer.targets[row].rle, targets[column], question.hw))
         for row, column in zip(rows, columns, strict=True)
     ]
     empty = masks.empty(*question.hw)
     missing = [index for index in range(len(targets)) if index not in columns]
     pairs += [_pair(None, index, _overlap(empty, targets[index], question.hw)) for index in missing]
-    extra = [index for index in range(len(prediction.masks)) if index not in rows]
+    extra = [index for index in range(len(answer.targets)) if index not in rows]
     return pairs + [_pair(index, None, Overlap(0, 0)) for index in extra]
 
 
@@ -60,17 +60,17 @@ def _sum(parts: Sequence[masks.Rle]) -> np.ndarray:
     return coco_mask.decode(list(parts)).sum(axis=2, dtype=np.uint8)
 
 
-def _match(question: BenchmarkQuestion, prediction: Prediction) -> tuple[list[int], list[int]]:
+def _match(question: BenchmarkQuestion, answer: Answer) -> tuple[list[int], list[int]]:
     """Indexes of masks and of their targets."""
     from scipy.optimize import linear_sum_assignment
 
-    if not prediction.masks or not question.targets:
+    if not answer.targets or not question.targets:
         return [], []
-    if len(prediction.masks) == len(question.targets) == 1:
+    if len(answer.targets) == len(question.targets) == 1:
         return [0], [0]
     seed = int.from_bytes(hashlib.sha256(question.id.encode()).digest()[:8], "little")
     sampler = _Sampler(np.random.default_rng(seed).random((POINTS, 2)), question.hw)
-    logits = np.stack([sampler(coco_mask.decode(mask), -LOGIT, LOGIT) for mask in prediction.masks])
+    logits = np.stack([sampler(coco_mask.decode(target.rle), -LOGIT, LOGIT) for target in answer.targets])
     wanted = np.stack([sampler(_values(target), 0.0, 1.0) for target in question.targets])
     rows, columns = linear_sum_assignment(_bce(logits, wanted) + _dice(logits, wanted))
     return rows.tolist(), columns.tolist()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,9 @@ from pixellm import __version__
 from pixellm.eval.benchmarks import Benchmark
 from pixellm.eval.figures import Figures, figures, splits
 from pixellm.eval.protocols import Protocol, Scored
-from pixellm.imaging.contact_sheet import Item, contact_sheet
+from pixellm.imaging.contact_sheet import Card, contact_sheet
 from pixellm.imaging.images import load_image
-from pixellm.imaging.masks import Rle, as_text
+from pixellm.imaging.masks import as_text
 from pixellm.types import Answer, Target
 from pixellm.utils.files import atomic_write, write_text
 
@@ -174,13 +174,13 @@ def write_parquet(scored: Sequence[Scored], path: Path) -> None:
 
 
 def _row(one: Scored) -> dict[str, Any]:
-    question, phrases = one.question, one.prediction.phrases
+    question, targets = one.question, one.answer.targets
     pairs = [
         {
             "predicted": pair.predicted,
             "target": pair.target,
             "category": None if pair.target is None else question.targets[pair.target].category,
-            "phrase": None if pair.predicted is None else phrases[pair.predicted],
+            "phrase": None if pair.predicted is None else targets[pair.predicted].phrase,
             "intersection": pair.counts.intersection,
             "union": pair.counts.union,
             "iou": pair.iou,
@@ -189,8 +189,8 @@ def _row(one: Scored) -> dict[str, Any]:
         for pair in one.pairs
     ]
     asked = {"id": question.id, "image": str(question.image), "question": question.text}
-    sizes = {"targets": len(question.targets), "masks": len(one.prediction.masks)}
-    return {**asked, "text": one.prediction.text, **sizes, "iou": mean_iou(one), "pairs": pairs}
+    sizes = {"targets": len(question.targets), "masks": len(targets)}
+    return {**asked, "text": one.answer.text, **sizes, "iou": mean_iou(one), "pairs": pairs}
 
 
 def mean_iou(one: Scored) -> float:
@@ -213,25 +213,15 @@ def answer_page(scored: Sequence[Scored], path: Path, count: int = SHOWN) -> boo
     return True
 
 
-def _cards(one: Scored, good: bool) -> list[Item]:
+def _cards(one: Scored, good: bool) -> list[Card]:
     image, question = load_image(one.question.image), one.question
     if (image.height, image.width) != question.hw:
         raise ValueError(f"{question.id}: expected an image of {question.hw}, got {question.image} of another size.")
-    prediction = one.prediction
-    spans = prediction.spans or ((0, 0),) * len(prediction.masks)
-    said = [(prediction.text[slice(*span)], span, mask) for span, mask in zip(spans, prediction.masks, strict=True)]
     names = [target.description or target.category or "target" for target in question.targets]
     text, wanted = "", []
     for name, target in zip(names, question.targets, strict=True):
-        wanted.append((name, (len(text), len(text) + len(name)), target.rle))
+        wanted.append(Target(name, (len(text), len(text) + len(name)), as_text(target.rle)))
         text += f"{name}, "
-    answers = (
-        _answer(question.text, prediction.text, said, image),
-        _answer("wanted:", text[:-2] or "nothing", wanted, image),
-    )
-    return [Item(answers[0], f"IoU {mean_iou(one):.2f}", good), Item(answers[1], "wanted", good)]
-
-
-def _answer(question: str, text: str, found: Sequence[tuple[str, tuple[int, int], Rle]], image: Any) -> Answer:
-    targets = (Target(name, span, as_text(rle), 1.0) for name, span, rle in found)
-    return Answer(question, text, tuple(targets), image)
+    answer = replace(one.answer, question=question.text, original_hw=question.hw, image=image)
+    reference = Answer("wanted:", text[:-2] or "nothing", tuple(wanted), question.hw, image)
+    return [answer.card(f"IoU {mean_iou(one):.2f}", good), reference.card("wanted", good)]

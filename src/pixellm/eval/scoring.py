@@ -4,10 +4,11 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from pixellm.eval.benchmarks import Benchmark, BenchmarkQuestion
-from pixellm.eval.predictions import Prediction, Predictions
+from pixellm.eval.predictions import Predictions
 from pixellm.eval.protocols import Protocol, Scored
 from pixellm.eval.report import Report
 from pixellm.eval.text_rater import OfflineRater, Rater, rate
+from pixellm.types import Answer
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def score(
     if missing:
         logger.warning("%d of %d questions have no answer: no mask", len(missing), len(benchmark.questions))
     scored: Sequence[Scored] = [
-        score_one(question, predictions.answers.get(question.id, Prediction(question.id, "")), protocol)
+        score_one(question, predictions.answers.get(question.id, Answer("", "", (), question.hw)), protocol)
         for question in progress or benchmark.questions
     ]
     rated_by = None
@@ -47,12 +48,12 @@ def score(
     return Report(benchmark, protocol, tuple(scored), tuple(missing), predictions.fingerprint, rated_by, seed)
 
 
-def score_one(question: BenchmarkQuestion, prediction: Prediction, protocol: Protocol) -> Scored:
+def score_one(question: BenchmarkQuestion, answer: Answer, protocol: Protocol) -> Scored:
     """One answer, its words not rated."""
-    for index, mask in enumerate(prediction.masks):
-        if tuple(mask["size"]) != question.hw:
+    for index, target in enumerate(answer.targets):
+        if tuple(target.rle["size"]) != question.hw:
             raise ValueError(
                 f"{question.id}, mask {index}: expected the image's size {list(question.hw)} (height, width), got "
-                f"{mask['size']}. Give masks at the original image's size."
+                f"{target.rle['size']}. Give masks at the original image's size."
             )
-    return Scored(question, prediction, tuple(protocol.pairs(question, prediction)))
+    return Scored(question, answer, tuple(protocol.pairs(question, answer)))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pixellm.data.coco import CocoSource
 from pixellm.eval.photographs import KINDS, Result
-from pixellm.imaging.contact_sheet import Item, contact_sheet
+from pixellm.imaging.contact_sheet import contact_sheet
 from pixellm.types import Answer, Target
 
 GOOD_IOU = 0.5  # the usual threshold of a hit
@@ -31,7 +31,7 @@ def result_sheet(
     for good in (True, False):
         for result in choose([r for r in results if is_good(r) == good], count):
             answer = answer_of(result, source[index[result.record_id]].image)
-            items.append(Item(answer, _note(result), good))
+            items.append(answer.card(_note(result), good))
     if items:
         contact_sheet(items, path)
 
@@ -83,4 +83,4 @@ def answer_of(result: Result, image: Image.Image) -> Answer:
         Target(row["phrase"], (row["span"][0], row["span"][1]), row["segmentation"], row["score"])
         for row in result.targets
     )
-    return Answer(result.question, result.answer, targets, image)
+    return Answer(result.question, result.answer, targets, (image.height, image.width), image)

@@ -65,7 +65,7 @@ def rate(scored: Sequence[Scored], rater: Rater) -> list[Scored]:
     found = []
     for one, row in zip(scored, texts, strict=True):
         given = [None if text is None else next(ratings) for text in row]
-        found.append(Scored(one.question, one.prediction, tuple(with_ratings(one.pairs, given))))
+        found.append(Scored(one.question, one.answer, tuple(with_ratings(one.pairs, given))))
     return found
 
 
@@ -74,23 +74,22 @@ def _text(one: Scored, pair: PairScore) -> PairText | None:
     if pair.predicted is None or pair.target is None:
         return None
     target = one.question.targets[pair.target]
-    phrase = one.prediction.phrases[pair.predicted]
+    phrase = one.answer.targets[pair.predicted].phrase
     description = target.description or target.category
     about = (one.question.expression, modified_answer(one), phrase, description, target.category)
     return PairText(*about, masks.box(target.rle), one.question.hw)
 
 
 def modified_answer(one: Scored) -> str:
-    """The answer's text with each mask's target in brackets after its phrase; without spans, at the end."""
+    """The answer's text with each mask's target in brackets after its phrase."""
     partner = {pair.predicted: pair.target for pair in one.pairs if pair.predicted is not None}
     named = [
-        one.question.targets[t] if (t := partner.get(i)) is not None else None for i in range(len(one.prediction.masks))
+        one.question.targets[t] if (t := partner.get(i)) is not None else None for i in range(len(one.answer.targets))
     ]
     notes = [f"({target.description or target.category})" if target else "(nothing)" for target in named]
-    text, spans = one.prediction.text, one.prediction.spans
-    if spans is None:
-        return " ".join([text, *notes])
-    for (_, end), note in sorted(zip(spans, notes, strict=True), key=lambda item: -item[0][1]):
+    text = one.answer.text
+    ends = [target.span[1] for target in one.answer.targets]
+    for end, note in reversed(sorted(zip(ends, notes, strict=True), key=lambda item: item[0])):
         text = f"{text[:end]} {note}{text[end:]}"
     return text
 

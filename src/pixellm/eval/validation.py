@@ -12,7 +12,7 @@ import numpy as np
 
 from pixellm.eval.matching import match
 from pixellm.eval.metrics import IouSum
-from pixellm.imaging.contact_sheet import Item
+from pixellm.imaging.contact_sheet import Card
 from pixellm.imaging.masks import encode
 from pixellm.types import Answer, Sample, Segmenter
 
@@ -74,7 +74,7 @@ class Validated:
         return {name: round(value, 5) for name, value in figures.items() if not math.isnan(value)}
 
 
-def validate(segmenter: Segmenter, samples: Iterable[Sample], shown: int = 0) -> tuple[Validated, list[Item]]:
+def validate(segmenter: Segmenter, samples: Iterable[Sample], shown: int = 0) -> tuple[Validated, list[Card]]:
     """Ask all questions of samples with masks at their images' size.
 
     Args:
@@ -93,5 +93,5 @@ def validate(segmenter: Segmenter, samples: Iterable[Sample], shown: int = 0) ->
         for conversation, answer in zip(asked, answers, strict=True):
             iou = result.count(answer, conversation.masks, conversation.ignored)
             if number < shown:
-                items.append(Item(answer, f"IoU {iou:.2f}"))
+                items.append(answer.card(f"IoU {iou:.2f}"))
     return result, items

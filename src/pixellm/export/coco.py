@@ -10,25 +10,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixellm.export.answers import Pictured, Shown
+from pixellm.export.answers import AnsweredImage
 from pixellm.export.files import file_names
 from pixellm.export.outlines import iou, polygons
 from pixellm.imaging import masks
 from pixellm.imaging.images import EXAMPLE
+from pixellm.types import Target
 from pixellm.utils.files import write_text
 
 INFO = {"description": "answers, exported by pixellm"}
 RARE, COMMON = 10, 100  # LVIS (arXiv 1908.03195): categories of at most so many images are "r", "c"; others "f"
 
 
-def write_coco(images: Sequence[Pictured], out: Path, tolerance: float | None) -> list[float]:
+def write_coco(images: Sequence[AnsweredImage], out: Path, tolerance: float | None) -> list[float]:
     """Write a COCO instances file, see `coco_file`; the IoU of each mask with its polygons, empty for run lengths."""
     content, ious = coco_file(images, tolerance)
     _write(out, content)
     return ious
 
 
-def coco_file(images: Sequence[Pictured], tolerance: float | None = None) -> tuple[dict[str, Any], list[float]]:
+def coco_file(images: Sequence[AnsweredImage], tolerance: float | None = None) -> tuple[dict[str, Any], list[float]]:
     """The content of a COCO instances file; phrases, scores and the ids of answers are further fields.
 
     Args:
@@ -43,11 +44,11 @@ def coco_file(images: Sequence[Pictured], tolerance: float | None = None) -> tup
     found: list[dict[str, Any]] = []
     for image_id, one in enumerate(images, 1):
         for answer in one.answers:
-            for shown in answer.shown:
-                row = {"id": len(found) + 1, "image_id": image_id, "category_id": numbers[shown.category]}
-                row |= {"segmentation": segmentation(shown, tolerance, ious), **_measures(shown), "iscrowd": 0}
-                row |= {"phrase": shown.phrase, "answer_id": answer.id}
-                found.append(row if shown.score is None else row | {"score": shown.score})
+            for target in answer.targets:
+                row = {"id": len(found) + 1, "image_id": image_id, "category_id": numbers[target.category]}
+                row |= {"segmentation": segmentation(target, tolerance, ious), **_measures(target), "iscrowd": 0}
+                row |= {"phrase": target.phrase, "answer_id": answer.id}
+                found.append(row if target.score is None else row | {"score": target.score})
     entries = [
         {"id": number, "file_name": name, "height": one.hw[0], "width": one.hw[1]}
         for number, (one, name) in enumerate(zip(images, file_names(images), strict=True), 1)
@@ -56,7 +57,7 @@ def coco_file(images: Sequence[Pictured], tolerance: float | None = None) -> tup
     return {"info": INFO, "images": entries, "annotations": found, "categories": categories, "licenses": []}, ious
 
 
-def write_lvis(images: Sequence[Pictured], out: Path, tolerance: float | None) -> list[float]:
+def write_lvis(images: Sequence[AnsweredImage], out: Path, tolerance: float | None) -> list[float]:
     """Write an LVIS file: as COCO's, always polygons.
 
     Whether an answer shows all there is of a category nobody knows: every category is listed as not exhaustive.
@@ -66,10 +67,10 @@ def write_lvis(images: Sequence[Pictured], out: Path, tolerance: float | None) -
     found, entries = [], []
     of_images, of_instances = Counter(), Counter()
     for image_id, (one, name) in enumerate(zip(images, file_names(images), strict=True), 1):
-        for shown in one.shown:
-            row = {"id": len(found) + 1, "image_id": image_id, "category_id": numbers[shown.category]}
-            found.append(row | {"segmentation": segmentation(shown, tolerance or 0.0, ious), **_measures(shown)})
-        names = Counter(shown.category for shown in one.shown)
+        for target in one.targets:
+            row = {"id": len(found) + 1, "image_id": image_id, "category_id": numbers[target.category]}
+            found.append(row | {"segmentation": segmentation(target, tolerance or 0.0, ious), **_measures(target)})
+        names = Counter(target.category for target in one.targets)
         of_instances += names
         of_images.update(names.keys())
         # Readers take folder and name from the end of this address.
@@ -89,24 +90,24 @@ def write_lvis(images: Sequence[Pictured], out: Path, tolerance: float | None) -
     return ious
 
 
-def category_ids(images: Sequence[Pictured]) -> dict[str, int]:
-    """Names of what is shown, numbered from 1 in the order in which they come."""
-    names = dict.fromkeys(shown.category for one in images for shown in one.shown)
+def category_ids(images: Sequence[AnsweredImage]) -> dict[str, int]:
+    """Number the categories of all targets from 1, in the order in which they come."""
+    names = dict.fromkeys(target.category for one in images for target in one.targets)
     return {name: number for number, name in enumerate(names, 1)}
 
 
-def segmentation(shown: Shown, tolerance: float | None, ious: list[float]) -> masks.Segmentation:
+def segmentation(target: Target, tolerance: float | None, ious: list[float]) -> masks.Segmentation:
     """A mask as run lengths, or as polygons, of which the IoU is added to `ious`."""
     if tolerance is None:
-        return shown.rle
-    mask = shown.decode()
+        return target.rle
+    mask = target.mask
     found: list[list[float]] = [one.ravel().tolist() for one in polygons(mask, tolerance=tolerance)]
     ious.append(iou(mask, masks.decode(found, *mask.shape)))
     return found
 
 
-def _measures(shown: Shown) -> dict[str, Any]:
-    return {"area": shown.area, "bbox": list(shown.box)}
+def _measures(target: Target) -> dict[str, Any]:
+    return {"area": target.area, "bbox": list(target.box or ())}
 
 
 def _frequency(images: int) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from pixellm.export.answers import Pictured
+from pixellm.export.answers import AnsweredImage
 from pixellm.imaging.images import EXAMPLE, load_image
 
 
-def file_names(images: Sequence[Pictured]) -> list[str]:
+def file_names(images: Sequence[AnsweredImage]) -> list[str]:
     """Names below the folder that all images have in common; of one image, or several beside each other, no folder."""
     paths = [Path(one.image).absolute() for one in images if not one.image.startswith(EXAMPLE)]
     folder = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
@@ -21,7 +21,7 @@ def file_names(images: Sequence[Pictured]) -> list[str]:
     ]
 
 
-def load(one: Pictured) -> Image.Image:
+def load(one: AnsweredImage) -> Image.Image:
     """The photograph, upright, in RGB.
 
     Raises:
@@ -37,7 +37,7 @@ def load(one: Pictured) -> Image.Image:
     return photograph
 
 
-def place(one: Pictured, folder: Path) -> str:
+def place(one: AnsweredImage, folder: Path) -> str:
     """Put a copy of an image, named by its stem, into a folder; the copy's name.
 
     Raises:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pixellm.export.answers import Given, by_image
+from pixellm.export.answers import by_image
 from pixellm.export.coco import write_coco, write_lvis
 from pixellm.export.labelme import write_labelme
 from pixellm.export.muse import usable, write_muse
 from pixellm.export.pictures import write_cutouts, write_masks
 from pixellm.export.yolo import write_yolo
+from pixellm.types import Answer
 
 Name = Literal["coco", "lvis", "labelme", "yolo-seg", "png", "cutout", "muse"]
 POLYGONAL = {
@@ -42,7 +43,7 @@ class Exported:
     ious: tuple[float, ...]
 
 
-def export(answers: Sequence[Given], to: Name, out: Path, tolerance: float | None = None) -> Exported:
+def export(answers: Sequence[Answer], to: Name, out: Path, tolerance: float | None = None) -> Exported:
     """Write answers in a format, whole or not at all.
 
     Args:
@@ -68,5 +69,7 @@ def export(answers: Sequence[Given], to: Name, out: Path, tolerance: float | Non
     else:
         ious = POLYGONAL[to](images, out, tolerance)
     written = [answer for answer in answers if to != "muse" or usable(answer)]
-    count = len({answer.image for answer in written})
-    return Exported(count, sum(len(a.shown) for a in written), sum(a.empty for a in answers), unusable, tuple(ious))
+    count = len({answer.image_path for answer in written})
+    filled = sum(bool(target.area) for answer in written for target in answer.targets)
+    empty = sum(not target.area for answer in answers for target in answer.targets)
+    return Exported(count, filled, empty, unusable, tuple(ious))

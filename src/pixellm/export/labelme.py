@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pixellm.export.answers import Pictured, Shown
+from pixellm.export.answers import AnsweredImage
 from pixellm.export.files import place
 from pixellm.export.outlines import filled, iou, polygons
+from pixellm.types import Target
 from pixellm.utils.files import atomic_directory
 
 VERSION = "5.5.0"  # of labelme, whose format this is; later ones read it
 
 
-def write_labelme(images: Sequence[Pictured], out: Path, tolerance: float | None) -> list[float]:
+def write_labelme(images: Sequence[AnsweredImage], out: Path, tolerance: float | None) -> list[float]:
     """Write a directory; the IoU of each mask with its polygons as labelme fills them.
 
     Raises:
@@ -27,8 +28,8 @@ def write_labelme(images: Sequence[Pictured], out: Path, tolerance: float | None
     with atomic_directory(out) as folder:
         for one in images:
             shapes = []
-            for group, shown in enumerate(one.shown):
-                shapes += _shapes(shown, group, tolerance or 0.0, ious)
+            for group, target in enumerate(one.targets):
+                shapes += _shapes(target, group, tolerance or 0.0, ious)
             content = {
                 "version": VERSION,
                 "flags": {},
@@ -43,16 +44,16 @@ def write_labelme(images: Sequence[Pictured], out: Path, tolerance: float | None
     return ious
 
 
-def _shapes(shown: Shown, group: int, tolerance: float, ious: list[float]) -> list[dict[str, Any]]:
-    mask = shown.decode()
+def _shapes(target: Target, group: int, tolerance: float, ious: list[float]) -> list[dict[str, Any]]:
+    mask = target.mask
     found = polygons(mask, centres=True, tolerance=tolerance)
     ious.append(iou(mask, filled(found, *mask.shape)))
     return [
         {
-            "label": shown.category,
+            "label": target.category,
             "points": one.tolist(),
             "group_id": group,
-            "description": shown.phrase,
+            "description": target.phrase,
             "shape_type": "polygon",
             "flags": {},
             "mask": None,

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixellm.export.answers import UNNAMED, Given, Pictured
+from pixellm.export.answers import AnsweredImage, with_slots
 from pixellm.export.files import load, place
 from pixellm.imaging.images import EXAMPLE
+from pixellm.types import UNNAMED, Answer
 from pixellm.utils.files import atomic_directory
 
 NAME = 40  # characters of a phrase in a file's name
 
 
-def write_masks(images: Sequence[Pictured], out: Path) -> None:
+def write_masks(images: Sequence[AnsweredImage], out: Path) -> None:
     """Write a directory of masks, and `answers.jsonl`.
 
     Raises:
@@ -34,15 +35,15 @@ def write_masks(images: Sequence[Pictured], out: Path) -> None:
             image = place(one, folder) if one.image.startswith(EXAMPLE) else os.path.relpath(one.image, out)
             names = _names(one)
             for answer in one.answers:
-                files = [next(names) for _ in answer.shown]
-                for shown, name in zip(answer.shown, files, strict=True):
-                    Image.fromarray(shown.decode()).convert("L").save(folder / name)
+                files = [next(names) for _ in answer.targets]
+                for target, name in zip(answer.targets, files, strict=True):
+                    Image.fromarray(target.mask).convert("L").save(folder / name)
                 rows += [_row(answer, image, files)] if answer.question and answer.text else []
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / "answers.jsonl").write_text(lines, encoding="utf-8")
 
 
-def write_cutouts(images: Sequence[Pictured], out: Path) -> None:
+def write_cutouts(images: Sequence[AnsweredImage], out: Path) -> None:
     """Write a directory of things cut out of their photographs, RGBA, as large as their boxes.
 
     Raises:
@@ -51,8 +52,8 @@ def write_cutouts(images: Sequence[Pictured], out: Path) -> None:
     with atomic_directory(out) as folder:
         for one in images:
             photograph = load(one)
-            for shown, name in zip(one.shown, _names(one), strict=True):
-                cut_out(photograph, shown.decode()).save(folder / name)
+            for target, name in zip(one.targets, _names(one), strict=True):
+                cut_out(photograph, target.mask).save(folder / name)
 
 
 def cut_out(photograph: Image.Image, mask: np.ndarray) -> Image.Image:
@@ -63,13 +64,13 @@ def cut_out(photograph: Image.Image, mask: np.ndarray) -> Image.Image:
     return cut.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
 
 
-def _names(one: Pictured) -> Iterator[str]:
-    for number, shown in enumerate(one.shown, 1):
-        words = re.sub(r"[\W_]+", "-", shown.category)[:NAME].strip("-")  # the last _ of a name is ours
+def _names(one: AnsweredImage) -> Iterator[str]:
+    for number, target in enumerate(one.targets, 1):
+        words = re.sub(r"[\W_]+", "-", target.category)[:NAME].strip("-")  # the last _ of a name is ours
         yield f"{one.stem}-{number}_{words or UNNAMED}.png"
 
 
-def _row(answer: Given, image: str, files: Sequence[str]) -> dict[str, Any]:
-    text, order = answer.with_slots()
+def _row(answer: Answer, image: str, files: Sequence[str]) -> dict[str, Any]:
+    text, order = with_slots(answer)
     row = {"id": answer.id, "image": Path(image).as_posix(), "question": answer.question, "answer": text}
     return row | {"masks": [files[index] for index in order]}

@@ -8,17 +8,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixellm.export.answers import Pictured, Shown
+from pixellm.export.answers import AnsweredImage
 from pixellm.export.coco import category_ids
 from pixellm.export.files import place
 from pixellm.export.outlines import filled, iou, polygons
+from pixellm.types import Target
 from pixellm.utils.files import atomic_directory
 
 # From the first corner of a pixel: readers who round and readers who cut off get the same pixel.
 INSIDE = 0.25
 
 
-def write_yolo(images: Sequence[Pictured], out: Path, tolerance: float | None) -> list[float]:
+def write_yolo(images: Sequence[AnsweredImage], out: Path, tolerance: float | None) -> list[float]:
     """Write a directory; the IoU of each mask with its polygon when that is filled.
 
     Raises:
@@ -31,15 +32,17 @@ def write_yolo(images: Sequence[Pictured], out: Path, tolerance: float | None) -
         (folder / "labels").mkdir()
         for one in images:
             place(one, folder / "images")
-            lines = [f"{numbers[shown.category]} {_polygon(shown, tolerance or 0.0, ious)}\n" for shown in one.shown]
+            lines = [
+                f"{numbers[target.category]} {_polygon(target, tolerance or 0.0, ious)}\n" for target in one.targets
+            ]
             (folder / "labels" / f"{one.stem}.txt").write_text("".join(lines), encoding="utf-8")
         names = "".join(f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for name, number in numbers.items())
         (folder / "data.yaml").write_text(f"train: images\nval: images\nnames:\n{names}", encoding="utf-8")
     return ious
 
 
-def _polygon(shown: Shown, tolerance: float, ious: list[float]) -> str:
-    mask = shown.decode()
+def _polygon(target: Target, tolerance: float, ious: list[float]) -> str:
+    mask = target.mask
     height, width = mask.shape
     (found,) = polygons(mask, centres=True, tolerance=tolerance, together=True)
     ious.append(iou(mask, filled([found], height, width)))

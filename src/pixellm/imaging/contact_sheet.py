@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pixellm.imaging import overlay
-from pixellm.types import Answer, Target
+from pixellm.imaging import masks, overlay
+from pixellm.imaging.masks import Rle
 from pixellm.utils.files import atomic_write
 
 CARD, PICTURE, GAP, PADDING = (
@@ -29,10 +29,24 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
-class Item:
-    """One card: an answer, a short note for the corner ("IoU 0.83"), and whether it stands under "good" or "bad"."""
+class Card:
+    """An answer on a sheet, see `pixellm.types.Answer.card`.
 
-    answer: Answer
+    Args:
+        image: what the question is about.
+        question: above the answer.
+        text: the answer's words.
+        phrases, spans, rles: each mask with its words and their (start, end) in the text.
+        note: for the corner, such as "IoU 0.83".
+        good: under which heading it stands; None: first, under none.
+    """
+
+    image: Image.Image
+    question: str
+    text: str
+    phrases: Sequence[str]
+    spans: Sequence[tuple[int, int]]
+    rles: Sequence[Rle]
     note: str
     good: bool | None = None
 
@@ -49,7 +63,7 @@ class _Word:
         return font.getlength(self.text) + (font.getlength(self.tail) + BAND if self.tail else 0)
 
 
-def contact_sheet(items: Sequence[Item], path: Path, columns: int = 4) -> None:
+def contact_sheet(items: Sequence[Card], path: Path, columns: int = 4) -> None:
     """Write a PNG or JPEG (by suffix) of all items: first those that are neither good nor bad, then the good ones.
 
     Raises:
@@ -61,7 +75,7 @@ def contact_sheet(items: Sequence[Item], path: Path, columns: int = 4) -> None:
     width = GAP + columns * (CARD + GAP)
     sections: list[tuple[str, str, list[list[Image.Image]]]] = []
     for heading, colour, good in (("", PAPER, None), ("good", GOOD, True), ("bad", BAD, False)):
-        cards = [_card(item) for item in items if item.good is good]
+        cards = [_drawn(item) for item in items if item.good is good]
         rows = [cards[at : at + columns] for at in range(0, len(cards), columns)]
         if rows:
             sections.append((heading, colour, rows))
@@ -87,66 +101,63 @@ def _row_height(row: Sequence[Image.Image]) -> int:
     return max(card.height for card in row)
 
 
-def _card(item: Item) -> Image.Image:
+def _drawn(card: Card) -> Image.Image:
     font = _font(TEXT)
     room = CARD - 2 * PADDING
-    question = _wrap([_Word(word) for word in item.answer.question.split()], font, room)
-    answer = _wrap(_words(item.answer), font, room) or [[_Word("(no text)")]]
+    question = _wrap([_Word(word) for word in card.question.split()], font, room)
+    answer = _wrap(_words(card.text, card.spans), font, room) or [[_Word("(no text)")]]
     step = round(TEXT * LINE)
     height = PICTURE + 2 * PADDING + step * (len(question) + len(answer)) + PADDING // 2
-    card = Image.new("RGB", (CARD, height), WHITE)
-    card.paste(_picture(item), (0, 0))
-    draw, y = ImageDraw.Draw(card), PICTURE + PADDING
+    drawn = Image.new("RGB", (CARD, height), WHITE)
+    drawn.paste(_picture(card), (0, 0))
+    draw, y = ImageDraw.Draw(drawn), PICTURE + PADDING
     for lines, colour in ((question, GREY), (answer, INK)):
         for line in lines:
             _write_line(draw, line, y, colour, font)
             y += step
         y += PADDING // 2
-    return card
+    return drawn
 
 
-def _picture(item: Item) -> Image.Image:
+def _picture(card: Card) -> Image.Image:
     """The answer's overlay fitted into the upper part of a card, the note in its corner."""
-    drawn = overlay.draw(_fitted(item.answer))
+    drawn = _fitted(card)
     picture = Image.new("RGB", (CARD, PICTURE), GROUND)
     picture.paste(drawn, ((CARD - drawn.width) // 2, (PICTURE - drawn.height) // 2))
     draw, font = ImageDraw.Draw(picture), _font(TEXT)
-    wide = font.getlength(item.note) + 2 * PADDING
+    wide = font.getlength(card.note) + 2 * PADDING
     draw.rectangle(
-        (CARD - wide, 0, CARD, TEXT + PADDING), fill=NEUTRAL if item.good is None else GOOD if item.good else BAD
+        (CARD - wide, 0, CARD, TEXT + PADDING), fill=NEUTRAL if card.good is None else GOOD if card.good else BAD
     )
-    draw.text((CARD - wide / 2, (TEXT + PADDING) / 2), item.note, WHITE, font, anchor="mm")
+    draw.text((CARD - wide / 2, (TEXT + PADDING) / 2), card.note, WHITE, font, anchor="mm")
     return picture
 
 
-def _fitted(answer: Answer) -> Answer:
-    """The answer at the size that it is shown in: labels and edges drawn there stay sharp."""
-    scale = min(CARD / answer.image.width, PICTURE / answer.image.height)
-    size = (max(1, round(answer.image.width * scale)), max(1, round(answer.image.height * scale)))
-    targets = tuple(
-        Target.of_mask(target.phrase, target.span, _resized(target.mask, size), target.score)
-        for target in answer.targets
-    )
-    return Answer(answer.question, answer.text, targets, answer.image.convert("RGB").resize(size), answer.token_ids)
+def _fitted(card: Card) -> Image.Image:
+    """The overlay, drawn at the size that it is shown in: labels and edges stay sharp."""
+    image = card.image
+    scale = min(CARD / image.width, PICTURE / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    rles = [masks.encode(_resized(masks.decode(rle, *rle["size"]), size)) for rle in card.rles]
+    return overlay.draw(image.convert("RGB").resize(size), rles, card.phrases)
 
 
 def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
-def _words(answer: Answer) -> list[_Word]:
+def _words(text: str, spans: Sequence[tuple[int, int]]) -> list[_Word]:
     """The answer's words, each with its target; a mask without words of its own gets its number."""
     words, at = [], 0
-    for index, target in enumerate(answer.targets):
-        start, end = target.span
-        words += [_Word(word) for word in answer.text[at:start].split()]
-        words += [_Word(word, index) for word in answer.text[start:end].split() or [f"({index + 1})"]]
+    for index, (start, end) in enumerate(spans):
+        words += [_Word(word) for word in text[at:start].split()]
+        words += [_Word(word, index) for word in text[start:end].split() or [f"({index + 1})"]]
         at = max(at, end)
-        tail = re.match(r"[^\w\s]+", answer.text[at:])
+        tail = re.match(r"[^\w\s]+", text[at:])
         if tail:
             words[-1] = _Word(words[-1].text, index, tail[0])
             at += tail.end()
-    return words + [_Word(word) for word in answer.text[at:].split()]
+    return words + [_Word(word) for word in text[at:].split()]
 
 
 def _wrap(words: Sequence[_Word], font: Font, width: float) -> list[list[_Word]]:

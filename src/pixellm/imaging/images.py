@@ -21,6 +21,12 @@ ARRAYS = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool or fl
 ImageSource = str | Path | Image.Image | np.ndarray
 
 
+def check_pixels(height: int, width: int) -> None:
+    """Raise a ValueError if an image or mask of this size is too large."""
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"expected at most {MAX_PIXELS / 1e6:.0f} million pixels, got {height}×{width}")
+
+
 def load_image(source: ImageSource) -> Image.Image:
     """The image as a new 8-bit RGB `PIL.Image.Image`, upright, transparency laid on white; or a ValueError.
 

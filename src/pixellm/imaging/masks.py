@@ -57,6 +57,14 @@ def to_rles(segmentation: Segmentation, height: int, width: int) -> list[Rle]:
         raise ValueError(f"expected COCO polygons or an RLE dict with 'size' and 'counts', got {error!r}") from error
 
 
+def read_rle(segmentation: Any, height: int, width: int) -> Rle:
+    """Return one RLE, compressed or not, as a compressed one with text counts; a ValueError if it is malformed."""
+    if not isinstance(segmentation, dict):
+        raise ValueError(f"expected an RLE with size and counts, got {str(segmentation)[:60]!r}")
+    (rle,) = to_rles(segmentation, height, width)
+    return as_text(rle)  # ASCII: it takes no more memory than bytes, and goes into JSON as it is
+
+
 def united(parts: Iterable[Sequence[Rle]], height: int, width: int) -> Rle:
     """The union of RLEs of one size, none of them decoded; an empty mask where there are none."""
     rles = [rle for part in parts for rle in part]

@@ -3,12 +3,14 @@
 import base64
 import io
 import warnings
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 from PIL import Image, ImageColor, ImageFont
 
-from pixellm.types import Answer, Target
+from pixellm.imaging import masks
+from pixellm.imaging.masks import Rle
 
 with warnings.catch_warnings():
     # It recommends OpenCV at every start; its NumPy code draws the same and is quick enough for single pictures.
@@ -40,62 +42,69 @@ def ink_on(index: int) -> str:
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#FFFFFF"
 
 
-def html(answer: Answer) -> str:
-    """One piece of HTML that needs nothing else: question, picture, and the text with coloured phrases."""
+def html(
+    question: str,
+    text: str,
+    image: Image.Image,
+    rles: Sequence[Rle],
+    phrases: Sequence[str],
+    spans: Sequence[tuple[int, int]],
+) -> str:
+    """Return an answer as one piece of HTML that needs nothing else: question, image, text with coloured phrases."""
     buffer = io.BytesIO()
-    draw(answer).save(buffer, "JPEG", quality=90)
-    picture = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    draw(image, rles, phrases).save(buffer, "JPEG", quality=90)
+    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
     parts, end = [], 0
-    for index, target in enumerate(answer.targets):
-        start, stop = target.span
+    for index, (start, stop) in enumerate(spans):
         style = f"background:{colour_of(index)};color:{ink_on(index)};border-radius:3px;padding:0 3px"
-        parts += [escape(answer.text[end:start]), f'<mark style="{style}">{escape(answer.text[start:stop])}</mark>']
+        parts += [escape(text[end:start]), f'<mark style="{style}">{escape(text[start:stop])}</mark>']
         end = stop
-    text = "".join((*parts, escape(answer.text[end:])))
+    marked = "".join((*parts, escape(text[end:])))
     return (
-        f'<figure style="margin:0"><figcaption>{escape(answer.question)}</figcaption>'
-        f'<img src="{picture}" alt="{escape(answer.text)}" style="max-width:100%"><p>{text}</p></figure>'
+        f'<figure style="margin:0"><figcaption>{escape(question)}</figcaption>'
+        f'<img src="{source}" alt="{escape(text)}" style="max-width:100%"><p>{marked}</p></figure>'
     )
 
 
-def draw(answer: Answer) -> Image.Image:
-    """The answer's photograph, RGB of the same size, with every mask that has a pixel in the colour of its index."""
-    photograph = answer.image.convert("RGB")
-    targets = {index: target for index, target in enumerate(answer.targets) if target.area}
-    if not targets:
-        return photograph
-    line = max(1, round(LINE_SHARE * _side(photograph)))
-    edged = min(photograph.size) >= 16 * line  # a picture of a few pixels would be all edge
-    scene, rings = photograph.copy(), {}
-    for index in sorted(targets, key=lambda index: (-targets[index].area, -index)):  # small masks lie on large ones
-        mask, box = _cut(targets[index])
-        scene.paste(_tinted(photograph.crop(box), colour_of(index)), box[:2], Image.fromarray(mask))
+def draw(image: Image.Image, rles: Sequence[Rle], phrases: Sequence[str]) -> Image.Image:
+    """Return a copy in RGB with every mask that has a pixel in the colour of its index, and its phrase beside it."""
+    image = image.convert("RGB")
+    filled = {index: rle for index, rle in enumerate(rles) if masks.area(rle)}
+    if not filled:
+        return image
+    line = max(1, round(LINE_SHARE * _side(image)))
+    edged = min(image.size) >= 16 * line  # an image of a few pixels would be all edge
+    scene, rings = image.copy(), {}
+    for index in sorted(filled, key=lambda index: (-masks.area(filled[index]), -index)):  # small masks on large ones
+        mask, box = _cut(filled[index])
+        scene.paste(_tinted(image.crop(box), colour_of(index)), box[:2], Image.fromarray(mask))
         rings[index] = [ring + box[:2] for ring in sv.mask_to_polygons(mask)] if edged else []
-    return _label(_edge(scene, rings, line), targets)
+    return _label(_edge(scene, rings, line), filled, phrases)
 
 
-def detections(answer: Answer) -> sv.Detections:
-    """All targets for supervision: `class_id` is a target's place in the answer, `data["class_name"]` its phrase."""
-    if not answer.targets:
+def detections(rles: Sequence[Rle], phrases: Sequence[str], scores: Sequence[float | None]) -> sv.Detections:
+    """Return masks for supervision: `class_id` is a mask's index, `data["class_name"]` its phrase.
+
+    `confidence` is None unless all have a score.
+    """
+    if not rles:
         return sv.Detections.empty()
-    stack = np.empty((len(answer.targets), *answer.targets[0].rle["size"]), dtype=bool)
-    for row, target in zip(stack, answer.targets, strict=True):
-        row[:] = target.mask
+    stack = np.empty((len(rles), *rles[0]["size"]), dtype=bool)
+    for row, rle in zip(stack, rles, strict=True):
+        row[:] = masks.decode(rle, *rle["size"])
     return sv.Detections(
         xyxy=sv.mask_to_xyxy(stack).astype(np.float32),
         mask=stack,
-        confidence=np.array([target.score for target in answer.targets], dtype=np.float32),
-        class_id=np.arange(len(answer.targets)),
-        data={"class_name": np.array([target.phrase for target in answer.targets])},
+        confidence=None if None in scores else np.array(scores, dtype=np.float32),
+        class_id=np.arange(len(rles)),
+        data={"class_name": np.array(phrases)},
     )
 
 
-def _cut(target: Target) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """A mask that has a pixel, within its box; and the box: left, top, right, bottom."""
-    box = target.box
-    assert box is not None
-    x, y, width, height = box
-    return target.mask[y : y + height, x : x + width], (x, y, x + width, y + height)
+def _cut(rle: Rle) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Return a mask that has a pixel within its box, and the box: left, top, right, bottom."""
+    x, y, width, height = masks.box(rle)
+    return masks.decode(rle, *rle["size"])[y : y + height, x : x + width], (x, y, x + width, y + height)
 
 
 def _tinted(picture: Image.Image, colour: str) -> Image.Image:
@@ -116,17 +125,17 @@ def _edge(scene: Image.Image, rings: dict[int, list[np.ndarray]], line: int) -> 
     return sv.cv2_to_pillow(canvas)
 
 
-def _label(scene: Image.Image, targets: dict[int, Target]) -> Image.Image:
+def _label(scene: Image.Image, filled: dict[int, Rle], phrases: Sequence[str]) -> Image.Image:
     """Write each phrase on its mask where there is room, otherwise just above it."""
     size = max(MIN_FONT_SIZE, round(FONT_SHARE * _side(scene)))
     padding = max(2, size // 4)
     font = ImageFont.load_default(size)
     room = LABEL_SHARE * scene.width - 2 * padding
-    texts = {index: shorten(" ".join(target.phrase.split()), font, room) for index, target in targets.items()}
+    texts = {index: shorten(" ".join(phrases[index].split()), font, room) for index in filled}
     texts = {index: text for index, text in texts.items() if text}
     if not texts or scene.height < 3 * size:
         return scene
-    anchors = [_anchor(targets[index].mask, size + 2 * padding) for index in texts]
+    anchors = [_anchor(masks.decode(filled[index], *filled[index]["size"]), size + 2 * padding) for index in texts]
     annotator = sv.RichLabelAnnotator(
         color=sv.ColorPalette.from_hex(list(COLOURS)),
         text_color=sv.ColorPalette.from_hex([ink_on(index) for index in range(len(COLOURS))]),

@@ -72,4 +72,5 @@ class AnswerBuilder:
         return target
 
     def finish(self) -> Answer:
-        return Answer(self.question, self.text, tuple(self.targets), self.image, tuple(self.token_ids))
+        hw, ids = (self.image.height, self.image.width), tuple(self.token_ids)
+        return Answer(self.question, self.text, tuple(self.targets), hw, self.image, token_ids=ids)

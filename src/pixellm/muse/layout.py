@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pixellm.data.records import expect, read_json
+from pixellm.data.records import read_json
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget
+from pixellm.utils.checks import expect
 
 BY_QUESTION = ("questions", "answers", "text_answers", "provenance")  # lists as long as there are questions
 COCO_NUMBER = re.compile(r"(?:^|_)(\d{12})\.")  # of a COCO photograph, whatever the year and the split

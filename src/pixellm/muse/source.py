@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pixellm.data.records import expect
 from pixellm.muse.layout import photograph
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget
+from pixellm.utils.checks import expect
 from pixellm.utils.files import atomic_write
 
 FILE = "source.sqlite"  # in the output of a generation

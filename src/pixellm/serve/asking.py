@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -19,45 +18,16 @@ from pixellm.serve import pictures, schema
 from pixellm.serve.authentication import ANONYMOUS
 from pixellm.serve.dispatcher import Dispatcher, Ticket
 from pixellm.serve.errors import ApiError, invalid
-from pixellm.serve.messages import Finished, Found, Item, Job, Piece, Turn
+from pixellm.serve.messages import Finished, Item, Job, Turn
 from pixellm.serve.pictures import Decoder, Picture
 from pixellm.serve.remote import Fetcher
 from pixellm.serve.settings import ServeSettings
+from pixellm.types import Answer, Target, TextPiece
 
 COLDEST = 0.01  # a temperature below has no draw left, and overflows
 PARTS = 16  # of a multipart body
 T = TypeVar("T")
 M = TypeVar("M", bound=schema.Received)
-
-
-@dataclass
-class Answered:
-    """An answer as it grows; `finished` once it is whole."""
-
-    question: str
-    picture: Picture
-    text: str = ""
-    targets: list[dict[str, Any]] = field(default_factory=list)
-    finished: Finished | None = None
-
-    def add(self, item: Item) -> None:
-        if isinstance(item, Piece):
-            self.text += item.text
-        elif isinstance(item, Found):
-            self.targets.append(item.target)
-        elif isinstance(item, Finished):
-            self.finished = item
-
-    def to_json(self) -> dict[str, Any]:
-        """As `pixellm.types.Answer.to_json`."""
-        width, height = self.picture.size
-        return {
-            "question": self.question,
-            "text": self.text,
-            "height": height,
-            "width": width,
-            "targets": self.targets,
-        }
 
 
 class Asking:
@@ -130,31 +100,34 @@ class Asking:
         job = Job(-1, tenant, picture.digest, picture.pixels, picture.size, question, system, history, sampling)
         return self.dispatcher.submit(job)
 
-    async def items(self, ticket: Ticket, answered: Answered) -> AsyncGenerator[Item, None]:
-        """The items of an answer, which are put together on the way. Whatever ends this early takes the question back.
+    async def items(self, ticket: Ticket) -> AsyncGenerator[Item, None]:
+        """Yield the items of an answer; whatever ends this early takes the question back.
 
         Raises:
             ApiError: 504, it takes too long; or what the worker says.
         """
         limit = self.settings.request_timeout
         deadline = ticket.queued + limit
+        item: Item | None = None
         try:
-            while answered.finished is None:
+            while not isinstance(item, Finished):
                 item = await ticket.next(deadline - time.perf_counter())
-                answered.add(item)
                 yield item
         except TimeoutError:
             raise ApiError(504, f"The answer took longer than {limit:g} s. Ask for fewer tokens.") from None
         finally:
-            if answered.finished is None:
+            if not isinstance(item, Finished):
                 self.dispatcher.cancel(ticket)
 
-    async def whole(self, ticket: Ticket, answered: Answered) -> Answered:
-        """Once it is complete."""
-        async with aclosing(self.items(ticket, answered)) as items:
-            async for _ in items:
-                pass
-        return answered
+    async def whole(self, ticket: Ticket) -> tuple[Answer, Finished]:
+        """Return the complete answer, without its image."""
+        async with aclosing(self.items(ticket)) as stream:
+            items = [item async for item in stream]
+        text = "".join(item.text for item in items if isinstance(item, TextPiece))
+        targets = tuple(item for item in items if isinstance(item, Target))
+        (finished,) = (item for item in items if isinstance(item, Finished))
+        width, height = ticket.job.size
+        return Answer(ticket.job.question, text, targets, (height, width)), finished
 
 
 def _json(fields: dict[str, str]) -> str:

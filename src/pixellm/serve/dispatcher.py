@@ -12,10 +12,11 @@ from collections import deque
 from dataclasses import replace
 
 from pixellm.serve.errors import ApiError
-from pixellm.serve.messages import Cancel, Failed, Finished, Found, Item, Job, Progress, Ready, Start
+from pixellm.serve.messages import Cancel, Failed, Finished, Item, Job, Progress, Ready, Start
 from pixellm.serve.metrics import Metrics
 from pixellm.serve.settings import ServeSettings
 from pixellm.serve.worker_process import WorkerProcess
+from pixellm.types import Target
 
 logger = logging.getLogger(__name__)
 AHEAD = 2  # questions that a worker has besides those it answers, so that it need not wait for the next
@@ -173,7 +174,7 @@ class Dispatcher:
                 self._ended(item)
             else:
                 ticket = self._sent.get(job_id)
-                self.metrics.masks.inc(isinstance(item, Found))
+                self.metrics.masks.inc(isinstance(item, Target))
             if ticket is not None:
                 ticket.items.put_nowait(item)
 

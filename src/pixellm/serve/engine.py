@@ -13,8 +13,8 @@ from pixellm.imaging import masks
 from pixellm.inference.generation import Decoding, Step
 from pixellm.predictor import AnswerDecoder, Predictor
 from pixellm.serve.cache import Encoded, PrefixCache
-from pixellm.serve.messages import Failed, Finished, Found, Item, Job, Piece, Turn
-from pixellm.types import Answer, Done, Event, Target, TextPiece
+from pixellm.serve.messages import Failed, Finished, Item, Job, Turn
+from pixellm.types import Answer, Done, Event, Target
 
 NO_MASK = masks.as_text(masks.empty(1, 1))  # of earlier turns nothing but text and spans is read
 
@@ -130,11 +130,8 @@ class Engine:
         return items
 
     def _item(self, event: Event, running: _Running, step: Step) -> Item:
-        if isinstance(event, TextPiece):
-            return Piece(event.text)
-        if isinstance(event, Target):
-            return Found(event.to_json())
-        assert isinstance(event, Done)
+        if not isinstance(event, Done):
+            return event
         return Finished(
             reason="length" if step.ids else "stop",  # the token that ends an answer is no part of it
             prompt_tokens=running.prompt_tokens,
@@ -146,4 +143,4 @@ class Engine:
 
 def _answer(turn: Turn) -> Answer:
     targets = tuple(Target(turn.text[start:end], (start, end), NO_MASK, 0.0) for start, end in turn.spans)
-    return Answer(turn.question, turn.text, targets, Image.new("RGB", (1, 1)))
+    return Answer(turn.question, turn.text, targets, (1, 1))

@@ -1,10 +1,12 @@
 """What `Accept` may ask of /v1/segment: JSON, the photograph with the masks drawn in, or a COCO file."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
-from pixellm.serve.asking import Answered
 from pixellm.serve.errors import ApiError
+from pixellm.serve.pictures import Picture
+from pixellm.types import Answer
 
 JSON, PNG, COCO = "application/json", "image/png", "application/vnd.coco+json"
 OFFERED = (JSON, PNG, COCO)
@@ -37,21 +39,18 @@ def _fits(kind: str, offered: str) -> bool:
     return kind in ("*/*", offered) or (kind.endswith("/*") and offered.startswith(kind[:-1]))
 
 
-def coco(answered: Answered) -> dict[str, Any]:
-    """A COCO instances file of one image, as `pixellm export` writes it."""
-    from pixellm.export.answers import by_image, of_answer
+def coco(answer: Answer, picture: Picture) -> dict[str, Any]:
+    """Return a COCO instances file of one image, as `pixellm export` writes it."""
+    from pixellm.export.answers import by_image
     from pixellm.export.coco import coco_file
 
-    content, _ = coco_file(by_image([of_answer(answered.to_json(), "1", f"{answered.picture.digest[:16]}.png")]))
-    return content | {"info": {"description": answered.text}}
+    rounded = Answer.from_json(answer.to_json() | {"id": "1", "image": f"{picture.digest[:16]}.png"})
+    content, _ = coco_file(by_image([rounded]))
+    return content | {"info": {"description": answer.text}}
 
 
-def overlay(answered: Answered) -> bytes:
-    """The photograph with the masks drawn in, as PNG."""
-    from pixellm.types import Answer, Target
-
-    targets = [Target(one["phrase"], tuple(one["span"]), one["segmentation"], one["score"]) for one in answered.targets]
-    drawn = Answer(answered.question, answered.text, tuple(targets), answered.picture.image()).overlay()
+def overlay(answer: Answer, picture: Picture) -> bytes:
+    """Return the image with the masks drawn in, as PNG."""
     stream = io.BytesIO()
-    drawn.save(stream, "PNG", compress_level=1)
+    replace(answer, image=picture.image()).overlay().save(stream, "PNG", compress_level=1)
     return stream.getvalue()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pixellm.types import Target, TextPiece
+
 
 @dataclass(frozen=True)
 class Start:
@@ -76,20 +78,6 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A further piece of an answer's text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Found:
-    """A target as soon as its mask is there, as in `Answer.to_json`."""
-
-    target: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Finished:
     """An answer is complete.
 
@@ -116,7 +104,7 @@ class Failed:
     message: str = ""
 
 
-Item = Piece | Found | Finished | Failed
+Item = TextPiece | Target | Finished | Failed
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from pixellm.serve import conversation, formats, schema
-from pixellm.serve.asking import Answered, Asking, parse, unless_gone
+from pixellm.serve.asking import Asking, parse, unless_gone
 from pixellm.serve.errors import ApiError
+from pixellm.serve.messages import Finished
 from pixellm.serve.streaming import EventStream, chunks, usage_of
+from pixellm.types import Answer
 
 REFUSALS = (400, 401, 403, 408, 413, 415, 421, 429, 431, 500, 503, 504)
 FORM_PART = "request"
@@ -91,13 +93,12 @@ def chat_routes(asking: Asking) -> APIRouter:
         async with AsyncExitStack() as held:
             picture = await held.enter_async_context(asking.picture(uploaded, said.image))
             ticket = asking.ask(request, picture, said.question, sampling, said.system, said.history)
-            answered = Answered(said.question, picture)
             if asked.stream:
                 usage = asked.stream_options is not None and asked.stream_options.include_usage
                 head = {**head, "object": "chat.completion.chunk"}
-                return EventStream(chunks(asking.items(ticket, answered), head, usage), held.pop_all())
-            await unless_gone(request.receive, asking.whole(ticket, answered))
-        return JSONResponse({**head, "object": "chat.completion", **_completion(answered)})
+                return EventStream(chunks(asking.items(ticket), head, usage), held.pop_all())
+            answer, finished = await unless_gone(request.receive, asking.whole(ticket))
+        return JSONResponse({**head, "object": "chat.completion", **_completion(answer, finished)})
 
     return router
 
@@ -128,11 +129,11 @@ def segment_routes(asking: Asking) -> APIRouter:
         url = asked.image if isinstance(asked, schema.SegmentRequest) else None
         async with asking.picture(uploaded, url) as picture:
             ticket = asking.ask(request, picture, asked.question, sampling)
-            answered = Answered(asked.question, picture)
-            await unless_gone(request.receive, asking.whole(ticket, answered))
+            answer, _ = await unless_gone(request.receive, asking.whole(ticket))
             if wanted == formats.PNG:
-                return Response(await asyncio.to_thread(formats.overlay, answered), media_type=wanted)
-        return JSONResponse(formats.coco(answered) if wanted == formats.COCO else answered.to_json(), media_type=wanted)
+                return Response(await asyncio.to_thread(formats.overlay, answer, picture), media_type=wanted)
+        content = formats.coco(answer, picture) if wanted == formats.COCO else answer.to_json()
+        return JSONResponse(content, media_type=wanted)
 
     return router
 
@@ -163,11 +164,11 @@ def state_routes(asking: Asking) -> APIRouter:
     return router
 
 
-def _completion(answered: Answered) -> dict[str, Any]:
-    assert answered.finished is not None
-    message = {"role": "assistant", "content": answered.text, "targets": answered.targets}
-    choice = {"index": 0, "message": message, "finish_reason": answered.finished.reason}
-    return {"choices": [choice], "usage": usage_of(answered.finished)}
+def _completion(answer: Answer, finished: Finished) -> dict[str, Any]:
+    targets = [target.to_json() for target in answer.targets]
+    message = {"role": "assistant", "content": answer.text, "targets": targets}
+    choice = {"index": 0, "message": message, "finish_reason": finished.reason}
+    return {"choices": [choice], "usage": usage_of(finished)}
 
 
 def _unknown(name: str, ours: str) -> ApiError:

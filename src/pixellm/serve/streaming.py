@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from pixellm.serve.asking import unless_gone
 from pixellm.serve.errors import ApiError
-from pixellm.serve.messages import Finished, Found, Item, Piece
+from pixellm.serve.messages import Finished, Item
+from pixellm.types import Target, TextPiece
 
 
 class EventStream(Response):
@@ -67,10 +68,10 @@ async def chunks(
     role: dict[str, Any] = {"role": "assistant"}
     async with aclosing(items):
         async for item in items:
-            if isinstance(item, Piece):
+            if isinstance(item, TextPiece):
                 yield chunk({**role, "content": item.text})
-            elif isinstance(item, Found):
-                yield chunk({**role, "content": "", "targets": [item.target]})
+            elif isinstance(item, Target):
+                yield chunk({**role, "content": "", "targets": [item.to_json()]})
             elif isinstance(item, Finished):
                 yield chunk(role and {**role, "content": ""}, item.reason)
                 if usage:

@@ -24,7 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pixellm.data.plan import LengthBatches
 from pixellm.eval.validation import Validated, validate
-from pixellm.imaging.contact_sheet import Item, contact_sheet
+from pixellm.imaging.contact_sheet import Card, contact_sheet
 from pixellm.model.modeling import loss_counts
 from pixellm.segmenter import segmenter_of
 from pixellm.train.averaging import WeightAverage
@@ -214,7 +214,7 @@ class PixelLMTrainer(Trainer):
         self._since += time.monotonic() - started  # the speed that is logged is that of training
         return logs
 
-    def _answers(self) -> tuple[Validated, list[Item]]:
+    def _answers(self) -> tuple[Validated, list[Card]]:
         """Of this process's share of the images.
 
         Where the model is sharded, all processes answer all: each runs every layer together with the others, and so has

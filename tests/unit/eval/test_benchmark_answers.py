@@ -42,7 +42,7 @@ class Knows:
 
     def ask(self, question: str) -> Answer:
         self.asked.append(question)
-        return Answer(question, "The thing.", (Target.of_mask("The thing", (0, 9), self.mask, 0.75),), None)
+        return Answer(question, "The thing.", (Target.of_mask("The thing", (0, 9), self.mask, 0.75),), self.mask.shape)
 
 
 MADE = {"model": "abc", "name": "knows", "teacher_forced": False}
@@ -61,7 +61,7 @@ def test_answers_are_scored_as_they_are(benchmark, tmp_path):
     predictions = read_predictions(path)
     assert list(predictions.answers) == [question.id for question in benchmark.questions]
     answer = predictions.answers["refcoco/val/1/0"]
-    assert (answer.phrases, answer.scores) == (["The thing"], (0.75,))
+    assert [(target.phrase, target.score) for target in answer.targets] == [("The thing", 0.75)]
     report = score(benchmark, predictions, choose_protocol("refer", None))
     assert report.overall.values["giou"] == 1
     assert "Answers: by generation" in report.markdown()
@@ -126,7 +126,7 @@ def test_only_some_models_can_be_given_answers(benchmark, tmp_path):
 def test_teacher_forced(benchmark, tmp_path, predictor):
     path = run(predictor, benchmark, tmp_path / "out", teacher_forced=True)
     predictions = read_predictions(path)
-    assert all(len(answer.masks) == 1 for answer in predictions.answers.values())
+    assert all(len(answer.targets) == 1 for answer in predictions.answers.values())
     report = score(benchmark, predictions, choose_protocol("refer", None))
     assert "Answers: teacher-forced" in report.markdown()
 
@@ -156,4 +156,7 @@ def test_nothing_given(predictor):
 def test_the_file_is_in_the_format_that_is_scored(benchmark, tmp_path):
     lines = run(Knows(), benchmark, tmp_path / "out").read_text().splitlines()
     assert json.loads(lines[0])["fingerprint"]["name"] == "knows"
-    assert json.loads(lines[1]).keys() == {"id", "text", "masks", "spans", "scores"}
+    row = json.loads(lines[1])
+    assert row == Answer.from_json(row).to_json()
+    assert (row["id"], row["question"]) == (benchmark.questions[0].id, benchmark.questions[0].text)
+    assert row["image"] == str(benchmark.questions[0].image)

@@ -77,7 +77,7 @@ class Oracle:
         for phrase, mask in reversed(named):
             targets.append(Target.of_mask(phrase, (len(text), len(text) + len(phrase)), mask, 1.0))
             text += f"{phrase} "
-        return Answer(question, text.strip() or NOTHING_FITS, tuple(targets), self.image)
+        return Answer(question, text.strip() or NOTHING_FITS, tuple(targets), SIZE[::-1], self.image)
 
 
 class Batched(Oracle):

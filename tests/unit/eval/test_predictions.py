@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from pixellm.eval.predictions import Prediction, Predictions, read_predictions
+from pixellm.eval.predictions import Predictions, read_answer, read_predictions
 from pixellm.imaging import masks
+from pixellm.types import Answer
 from tests.support import trees
 
 LINE = {
@@ -24,16 +25,17 @@ def write(path, *lines):
 def test_masks_are_read_compressed_or_not(tmp_path):
     found = read_predictions(write(tmp_path / "p.jsonl", LINE)).answers["val/7/0"]
     assert found.text == LINE["text"]
-    assert np.array_equal(masks.decode(found.masks[0], 30, 40), trees.square())
-    assert np.array_equal(masks.decode(found.masks[1], 30, 40), trees.bar())
-    assert json.loads(json.dumps(found.to_json()))["masks"][1]["size"] == [30, 40]
+    assert np.array_equal(found.targets[0].mask, trees.square())
+    assert np.array_equal(found.targets[1].mask, trees.bar())
+    assert json.loads(json.dumps(found.to_json()))["targets"][1]["segmentation"]["size"] == [30, 40]
 
 
 def test_round_trip(tmp_path):
     row = {**LINE, "masks": [trees.rle(trees.square())], "spans": [[0, 5]], "scores": [0.5]}
-    found = Prediction.from_json(row)
-    assert found.to_json() == row
-    assert found.spans == ((0, 5),)
+    found = read_answer(row)
+    assert (found.targets[0].span, found.targets[0].score, found.original_hw) == ((0, 5), 0.5, (30, 40))
+    assert read_answer(json.loads(json.dumps(found.to_json()))) == found
+    assert read_predictions(write(tmp_path / "p.jsonl", found.to_json())).answers == {found.id: found}
 
 
 def test_a_first_line_may_say_how_they_were_made(tmp_path):
@@ -43,13 +45,41 @@ def test_a_first_line_may_say_how_they_were_made(tmp_path):
 
 
 def test_phrases():
-    mask = masks.encode(trees.square())
-    spanned = Prediction("1", "A cup and a jug.", (mask, mask), ((0, 5), (10, 15)))
-    assert spanned.phrases == ["A cup", "a jug"]
-    slots = Prediction("1", "Sure, the cup {seg} and the jug {seg}.", (mask, mask))
-    assert slots.phrases == ["the cup", "the jug"]
-    assert Prediction("1", "Two things.", (mask, mask)).phrases == ["Two things."] * 2
-    assert Prediction("1", "No {seg} for two", (mask, mask)).phrases == ["No  for two"] * 2
+    def phrases(text, **fields):
+        answer = read_answer({"id": "1", "text": text, "masks": [masks.encode(trees.square())] * 2, **fields})
+        assert all(answer.text[slice(*target.span)] == target.phrase for target in answer.targets)
+        return [target.phrase for target in answer.targets]
+
+    assert phrases("A cup and a jug.", spans=[[0, 5], [10, 15]]) == ["A cup", "a jug"]
+    assert phrases("Sure, the cup {seg} and the jug {seg}.") == ["the cup", "the jug"]
+    assert phrases("Two things.") == ["Two things."] * 2
+    assert phrases("No {seg} for two") == ["No  for two"] * 2
+
+
+def test_one_json_value_is_read_as_lines_are(tmp_path):
+    """`pixellm ask --json` writes one answer, or a list of several; none has an id."""
+    row = read_answer(LINE).to_json()
+    row.pop("id")
+    for content, ids in ((row, ["1"]), ([row, row], ["1", "2"])):
+        path = write(tmp_path / "a.json", json.dumps(content, indent=2))
+        assert list(read_predictions(path).answers) == ids
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        ({"height": 31}, "target 0: expected a mask of 31×40 pixels, got 30×40"),
+        ({"targets": [{"span": [0, 5]}]}, "target 0: expected the fields span and segmentation, got none called segm"),
+        ({"targets": [{"span": [0, 99], "segmentation": LINE["masks"][0]}]}, "target 0: expected a span"),
+        ({"text": None}, "expected a text"),
+        ({"height": "30"}, "expected the height in pixels"),
+        ({"height": 20_000, "width": 20_000, "targets": []}, "expected at most 100 million pixels"),
+    ],
+)
+def test_bad_answers_are_named(tmp_path, change, pattern):
+    row = read_answer(LINE).to_json() | change
+    with pytest.raises(ValueError, match=f"answer 1: .*{pattern}"):
+        read_predictions(write(tmp_path / "p.jsonl", row))
 
 
 SHORT = {"size": [30, 40], "counts": [5]}
@@ -81,7 +111,7 @@ def test_bad_lines_are_named(tmp_path, line, pattern):
 
 def test_other_fields_are_left_alone_but_named(tmp_path, caplog):
     found = read_predictions(write(tmp_path / "p.jsonl", {**LINE, "span": [[0, 5]], "seconds": 3}))
-    assert found.answers["val/7/0"].spans is None
+    assert [target.phrase for target in found.answers["val/7/0"].targets] == [LINE["text"]] * 2
     assert "fields that nothing reads: seconds, span" in caplog.text
 
 
@@ -94,7 +124,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_ids_are_compared_with_the_benchmarks():
-    predictions = Predictions({"b": Prediction("b", "")})
+    predictions = Predictions({"b": Answer("", "", (), (0, 0), id="b")})
     assert predictions.check_ids({"a": None, "b": None, "c": None}) == ["a", "c"]
     with pytest.raises(ValueError, match="got 1 others: b"):
         predictions.check_ids({"a": None})

@@ -13,15 +13,20 @@ from pixellm.eval.matching import Score
 from pixellm.eval.photographs import Result
 from pixellm.eval.sheet import choose, is_good
 from pixellm.imaging import contact_sheet as cards
-from pixellm.imaging.contact_sheet import Item, contact_sheet
+from pixellm.imaging.contact_sheet import Card, contact_sheet
 from pixellm.types import Answer, Target
 
 
-def item(text: str, *spans: tuple[int, int], size: tuple[int, int] = (80, 60), good: bool = True) -> Item:
+def item(text: str, *spans: tuple[int, int], size: tuple[int, int] = (80, 60), good: bool | None = True) -> Card:
     mask = np.zeros(size[::-1], dtype=bool)
     mask[: size[1] // 2] = True
     targets = tuple(Target.of_mask(text[slice(*span)], span, mask, 0.9) for span in spans)
-    return Item(Answer("Segment the cat.", text, targets, Image.new("RGB", size, "grey")), "IoU 0.50", good)
+    image = Image.new("RGB", size, "grey")
+    return Answer("Segment the cat.", text, targets, size[::-1], image).card("IoU 0.50", good)
+
+
+def words_of(card: Card):
+    return card.text, card.spans
 
 
 def result(record: int, kind: str = "category", hit: int = 10, named: bool = True) -> Result:
@@ -65,7 +70,7 @@ def test_odd_answers(tmp_path):
 def test_neither_good_nor_bad(tmp_path):
     """Samples of a data set stand first, under no heading."""
     one = item("The cat.", (0, 7))
-    plain = Item(one.answer, "r1")
+    plain = item("The cat.", (0, 7), good=None)
     contact_sheet([plain], tmp_path / "plain.png")
     contact_sheet([one], tmp_path / "good.png")
     plain_height, good_height = (Image.open(tmp_path / f"{name}.png").height for name in ("plain", "good"))
@@ -78,7 +83,7 @@ def test_nothing_to_show_is_an_error(tmp_path):
 
 
 def test_words_know_their_targets():
-    words = cards._words(item("The two cats, and a dog.", (0, 12), (18, 23)).answer)
+    words = cards._words(*words_of(item("The two cats, and a dog.", (0, 12), (18, 23))))
     assert [(word.text, word.target, word.tail) for word in words] == [
         *(("The", 0, ""), ("two", 0, ""), ("cats", 0, ",")),
         *(("and", None, ""), ("a", 1, ""), ("dog", 1, ".")),
@@ -87,7 +92,7 @@ def test_words_know_their_targets():
 
 def test_lines_fit():
     font = ImageFont.load_default(17)
-    words = cards._words(item("The quick brown fox jumps over the lazy dog " * 9, (0, 19)).answer)
+    words = cards._words(*words_of(item("The quick brown fox jumps over the lazy dog " * 9, (0, 19))))
     lines = cards._wrap(words, font, 200)
     assert len(lines) == cards.MAX_LINES
     assert all(sum(word.width(font) for word in line) <= 200 for line in lines)

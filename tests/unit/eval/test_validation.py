@@ -21,7 +21,8 @@ LEFT, RIGHT, TOP = box(slice(0, 10), slice(0, 5)), box(slice(0, 10), slice(5, 10
 
 
 def answer(*masks: np.ndarray) -> Answer:
-    return Answer("", "", tuple(Target.of_mask("it", (0, 2), mask, 1.0) for mask in masks), tiny.picture(10, 10))
+    targets = tuple(Target.of_mask("it", (0, 2), mask, 1.0) for mask in masks)
+    return Answer("", "", targets, (10, 10), tiny.picture(10, 10))
 
 
 def test_counts_by_hand() -> None:
@@ -56,5 +57,5 @@ def test_every_question_is_asked(tiny_pair) -> None:
     samples = [Sample(tiny.picture(40, 30, seed), (ask, ask, talk)) for seed in range(3)]
     found, items = validate(Predictor(*tiny_pair), iter(samples), shown=2)
     assert found.single.pairs >= 6
-    assert [item.answer.question for item in items] == [ask.question] * 4
+    assert [item.question for item in items] == [ask.question] * 4
     assert all(item.note.startswith("IoU 0.") for item in items)

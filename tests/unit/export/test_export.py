@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from pixellm.data.jsonl import read_jsonl
 from pixellm.data.reasoning import read_muse
-from pixellm.export.answers import by_image, of_answer, read_answers
+from pixellm.export.answers import by_image, read_answers, with_slots
 from pixellm.export.formats import export
 from pixellm.export.outlines import iou
 from pixellm.imaging import masks
@@ -228,7 +228,7 @@ def test_real_masks(shared, tmp_path):
 def answer(*targets: tuple[str, np.ndarray]) -> Answer:
     text = ", ".join(phrase for phrase, _ in targets)
     found = tuple(Target.of_mask(p, (text.index(p), text.index(p) + len(p)), mask, 0.75) for p, mask in targets)
-    return Answer("Where?", text, found, tiny.picture(exports.WIDTH, exports.HEIGHT))
+    return Answer("Where?", text, found, (exports.HEIGHT, exports.WIDTH), tiny.picture(exports.WIDTH, exports.HEIGHT))
 
 
 def test_answers_as_ask_writes_them(tmp_path):
@@ -238,10 +238,10 @@ def test_answers_as_ask_writes_them(tmp_path):
         path.write_text(json.dumps(content, indent=2))
         found = read_answers(path, image="somewhere/x.png")
         assert len(found) == count
-        assert [one.category for one in found[0].shown] == ["ring", "box"]
-        assert same([one.decode() for one in found[0].shown], [exports.RING, exports.PLAIN])
-        assert (found[0].question, found[0].shown[0].score) == ("Where?", 0.75)
-    with pytest.raises(ValueError, match=r"answer 1: expected an image, got none\. Name it with --image"):
+        assert [one.category for one in found[0].targets] == ["ring", "box"]
+        assert same([one.mask for one in found[0].targets], [exports.RING, exports.PLAIN])
+        assert (found[0].question, found[0].targets[0].score) == ("Where?", 0.75)
+    with pytest.raises(ValueError, match=r"answer '1': expected an image, got none\. Name it with --image"):
         read_answers(path)
 
 
@@ -254,19 +254,19 @@ def test_texts_of_other_systems(tmp_path):
         {"id": "silent", "text": "", "masks": [ring]},
     ]
     found = read_answers(exports.write(tmp_path / "p.jsonl", rows), image="x.png")
-    assert [[one.phrase for one in given.shown] for given in found] == [
+    assert [[one.phrase for one in given.targets] for given in found] == [
         ["the ring", "a box"],
         ["Two things."] * 2,
         ["a thing"],
         [""],
     ]
-    assert [given.with_slots()[0] for given in found] == [
+    assert [with_slots(given)[0] for given in found] == [
         rows[0]["text"],
         "Two things. {seg} {seg}",
         "(seg) is a thing {seg}",
         "{seg}",
     ]
-    assert found[3].shown[0].category == "object"
+    assert found[3].targets[0].category == "object"
 
 
 def test_images_from_a_file_of_questions(tmp_path):
@@ -274,9 +274,9 @@ def test_images_from_a_file_of_questions(tmp_path):
     questions = exports.write(tmp_path / "q.jsonl", [{"id": "1", "image": "x.png", "question": "Where?"}])
     path = exports.write(tmp_path / "p.jsonl", [{"id": "1", "text": "Nowhere.", "masks": []}])
     (found,) = read_answers(path, questions=questions)
-    assert (found.image, found.question) == (str(tmp_path / "x.png"), "Where?")
-    assert found.hw == (exports.HEIGHT, exports.WIDTH)
-    with pytest.raises(ValueError, match=r"'1': expected an image, got none\. Give --questions"):
+    assert (found.image_path, found.question) == (str(tmp_path / "x.png"), "Where?")
+    assert found.original_hw == (exports.HEIGHT, exports.WIDTH)
+    with pytest.raises(ValueError, match=r"'1': expected an image, got none\. .*give --questions"):
         read_answers(path)
 
 
@@ -289,17 +289,9 @@ def test_mistakes(answers, tmp_path):
         export(answers, "cutout", tmp_path)
     with pytest.raises(ValueError, match="that muse has a place for, got none of 1"):
         export(answers[-1:], "muse", tmp_path / "out.json")
-    small = {"size": [3, 4], "counts": "<"}
-    row = {"question": "", "text": "", "height": 30, "width": 40, "targets": [{"span": [0, 0], "segmentation": small}]}
-    with pytest.raises(ValueError, match="30×40"):
-        of_answer(row, "1", "x.png")
-    with pytest.raises(ValueError, match="no field 'segmentation'"):
-        of_answer(row | {"targets": [{"span": [0, 0]}]}, "1", "x.png")
-    huge = masks.empty(20_000, 20_000)
-    row |= {"height": 20_000, "width": 20_000}
-    row["targets"] = [{"span": [0, 0], "segmentation": {"size": huge["size"], "counts": huge["counts"].decode()}}]
-    with pytest.raises(ValueError, match="expected at most 100 million pixels"):
-        of_answer(row, "1", "x.png")
+    sizes = [{"id": "1", "text": "", "masks": [masks.encode(exports.RING), masks.encode(exports.RING[:, 1:])]}]
+    with pytest.raises(ValueError, match="expected masks of 30×40 pixels, got others"):
+        read_answers(exports.write(tmp_path / "p.jsonl", sizes), image="x.png")
 
 
 @pytest.mark.parametrize("to", ["labelme", "yolo-seg", "cutout"])

@@ -4,7 +4,8 @@ import pytest
 
 from pixellm.predictor import Predictor
 from pixellm.serve.engine import Engine
-from pixellm.serve.messages import Failed, Finished, Found, Job, Piece, Turn
+from pixellm.serve.messages import Failed, Finished, Job, Turn
+from pixellm.types import Target, TextPiece
 from tests.support import serving, tiny
 
 SIZES = [(60, 40), (40, 60), (50, 50), (80, 20)]
@@ -42,8 +43,8 @@ def run(engine: Engine, joining: dict[int, list[Job]], steps: int = 200) -> dict
 
 def answer(items: list) -> tuple[str, list]:
     assert isinstance(items[-1], Finished)
-    text = "".join(item.text for item in items if isinstance(item, Piece))
-    return text, [item.target for item in items if isinstance(item, Found)]
+    text = "".join(item.text for item in items if isinstance(item, TextPiece))
+    return text, [item.to_json() for item in items if isinstance(item, Target)]
 
 
 def offline(predictor: Predictor, one: Job, history=()) -> tuple[str, list]:
@@ -63,7 +64,7 @@ def test_answers_equal_the_predictors_whenever_questions_come(engine, predictor)
         if engine._decoding.joint:  # the last bits of a row depend on its neighbours
             targets = [{**target, "score": pytest.approx(target["score"], abs=2e-4)} for target in targets]
         assert answer(items[one.job_id]) == (text, targets)
-    assert any(item.target["area"] for item in items[0] if isinstance(item, Found))
+    assert any(item.area for item in items[0] if isinstance(item, Target))
 
 
 def test_draws_do_not_depend_on_neighbours(engine, predictor):

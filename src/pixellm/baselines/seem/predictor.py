@@ -78,7 +78,7 @@ class SeemPredictor:
         for question, (rle, score) in zip(questions, self.ground(questions), strict=True):
             phrase = question.strip()
             target = Target(phrase, (0, len(phrase)), rle, score)
-            answers.append(Answer(question, phrase, (target,), photograph))
+            answers.append(Answer(question, phrase, (target,), (photograph.height, photograph.width), photograph))
         return answers
 
     def stream(self, question: str) -> Iterator[Event]:
