@@ -22,11 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from pixellm.baselines.two_stage import IN_WORDS
-from pixellm.data.coco import AnnotatedImage, CocoSource
-from pixellm.data.grammar import Turn, askable_attributes, knowledge_turn
+from pixellm.data.coco import CocoSource
+from pixellm.data.grammar import DecodedExchange, knowledge_exchanges
+from pixellm.data.records import AnnotatedImage
 from pixellm.eval import comparison
 from pixellm.eval.metrics import IouSum, Overlap
 from pixellm.eval.photographs import Question, Report, build_questions, evaluate
@@ -44,49 +43,44 @@ ANSWER_BUDGET = 96  # tokens: a small model's answers may not end
 def write_data(source: CocoSource, folder: Path) -> None:
     """Questions that need reasoning: with all their masks, those with one mask alone, and answered in words."""
     rows: dict[str, list[dict]] = {"reasoning": [], "reasoning_single": [], "words": []}
-    for index in range(len(source)):
-        photograph = source[index]
-        image = os.path.relpath(source.images / source.records[index]["file_name"], folder)
-        turns = reasoning_turns(photograph)
-        for turn in turns[:REASONING_QUESTIONS]:
-            stacks = [[photograph.instances[i].mask for i in target] for target in turn.targets]
-            stored = [masks.encode(np.any(stack, axis=0)) for stack in stacks]
-            row = {"image": image, "question": turn.question, "answer": turn.answer, "masks": stored}
+    for record in source:
+        image = os.path.relpath(record.image, folder)
+        exchanges = reasoning_exchanges(record.decode())
+        for exchange in exchanges[:REASONING_QUESTIONS]:
+            stored = [masks.encode(target.mask) for target in exchange.targets]
+            row = {"image": image, "question": exchange.question, "answer": exchange.answer, "masks": stored}
             rows["reasoning"].append(row)
             if len(stored) == 1:
                 rows["reasoning_single"].append(row)
-        for turn in turns[:WORD_QUESTIONS]:
-            words = turn.answer.replace(f" {SEG_SLOT}", "")
-            rows["words"].append({"image": image, "question": f"{turn.question} {IN_WORDS}", "answer": words})
+        for exchange in exchanges[:WORD_QUESTIONS]:
+            words = exchange.answer.replace(f" {SEG_SLOT}", "")
+            rows["words"].append({"image": image, "question": f"{exchange.question} {IN_WORDS}", "answer": words})
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in rows.items():
         write_text(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def reasoning_turns(photograph: AnnotatedImage) -> list[Turn]:
+def reasoning_exchanges(annotated: AnnotatedImage) -> list[DecodedExchange]:
     """Every question that needs reasoning and can be answered with certainty, those with most targets first."""
-    instances = photograph.instances
-    turns = [knowledge_turn(key, instances) for key in askable_attributes(instances, photograph.known)]
-    return sorted((turn for turn in turns if turn.targets), key=lambda turn: -len(turn.targets))
+    exchanges = knowledge_exchanges(annotated).values()
+    return sorted((e for e in exchanges if e.targets), key=lambda exchange: -len(exchange.targets))
 
 
 def held_out_questions(source: CocoSource) -> list[Question]:
-    """Of each photograph: one for a category, one for several, and of reasoning one for a thing, all for several."""
+    """For each image: one for a category, one for several, and of reasoning one for an object, all for several."""
     built = build_questions(source)
     questions = [question for question in built if question.kind == "several"]
-    for index in range(len(source)):
-        record, photograph = source.records[index], source[index]
+    for index, row in enumerate(source.rows):
         single = [question for question in built if question.index == index and question.kind == "category"]
         questions += random.Random(index).sample(single, min(1, len(single)))
-        turns = reasoning_turns(photograph)
-        chosen = [turn for turn in turns if len(turn.targets) > 1]
-        chosen += [turn for turn in turns if len(turn.targets) == 1][:1]
-        for turn in chosen:
-            names = tuple(photograph.instances[target[0]].category for target in turn.targets)
-            asked = {question.text for question in questions if question.index == index}
-            if turn.question not in asked:
-                where = (index, record["id"], record["file_name"])
-                questions.append(Question(*where, "knowledge", turn.question, names, "reasoning"))
+        exchanges = reasoning_exchanges(source[index].decode())
+        several = [exchange for exchange in exchanges if len(exchange.targets) > 1]
+        for exchange in several + [exchange for exchange in exchanges if len(exchange.targets) == 1][:1]:
+            names = tuple(target.category for target in exchange.targets)
+            texts = {question.text for question in questions if question.index == index}
+            if exchange.question not in texts:
+                where = (index, row["id"], row["file_name"])
+                questions.append(Question(*where, "knowledge", exchange.question, names, "reasoning"))
     return sorted(questions, key=lambda question: question.index)
 
 

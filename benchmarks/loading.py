@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pixellm.data.catalogue import open_data
-from pixellm.data.plan import LengthBatches, MixturePlan
+from pixellm.data.mixture import LengthBatches, Mixture
 from pixellm.hub import models as hub
 from pixellm.imaging.examples import EXAMPLES
 from pixellm.imaging.images import load_image
@@ -93,7 +93,7 @@ def main() -> None:
     processor.image_processor = PixelLMImageProcessor(SIZE)
     with tempfile.TemporaryDirectory() as folder:
         data = open_data(str(write_data(Path(folder))), Path(folder))
-        samples = ChatSamples([data], MixturePlan((len(data),), (1.0,), len(data)))
+        samples = ChatSamples(Mixture.of([data], [1.0], 0, seed=0))
         batches = LengthBatches(samples.length, arguments.samples // BATCH, BATCH)
         loader = DataLoader(
             samples,

@@ -30,11 +30,11 @@ def main() -> None:
     arguments = parser.parse_args()
     before, after = read(arguments.before), read(arguments.after)
     source = CocoSource(arguments.annotations, arguments.images)
-    index = {record["id"]: at for at, record in enumerate(source.records)}
+    index = {record["id"]: at for at, record in enumerate(source.rows)}
     asked = [result for result in after.values() if result.scores]  # something is there to be found
     items = []
     for result in choose(asked, arguments.count):
-        image = source[index[result.record_id]].image
+        image = source[index[result.record_id]].load_image()
         for when, one in (("before", before[result.key]), ("after", result)):
             items.append(answer_of(one, image).card(f"{when}: IoU {one.iou:.2f}"))
     contact_sheet(items, arguments.out)

@@ -1,23 +1,24 @@
-"""Augmentation of annotated images: random scale and crop, flip, colour, and copy-paste between images.
+"""Augmentation of decoded images: random scale and crop, flip, colour, and copy-paste between images.
 
-Questions are phrased after augmentation, from the masks that are left: left and right are then right by construction.
+Questions are composed after augmentation, from the masks that are left: left and right are then right by construction.
 
 Shapes:  H, W before · h, w after
 """
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from pixellm.data.coco import AnnotatedImage
-from pixellm.data.records import Instance
+from pixellm.data.mixture import Mixture
+from pixellm.data.records import AnnotatedImage, Instance, Record
+from pixellm.imaging.geometry import resized_hw
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much is changed.
+    """Strength of each change.
 
     Args:
         min_crop: smallest side of the crop, as a share of the image's side.
@@ -25,7 +26,7 @@ class Augmentation:
         flip: probability of a horizontal flip.
         colour: largest relative change of brightness, contrast and saturation.
         paste: probability that instances of a second image are pasted in.
-        keep: a instance stays if the crop leaves at least this share of its area.
+        keep: an instance stays if the crop leaves at least this share of its area.
     """
 
     min_crop: float = 0.45
@@ -36,20 +37,37 @@ class Augmentation:
     keep: float = 0.1
 
 
-def augment(
-    annotated: AnnotatedImage, other: AnnotatedImage | None, how: Augmentation, rng: random.Random
-) -> AnnotatedImage:
-    """Crop, paste instances of `other` (if given), flip and recolour."""
+@dataclass(frozen=True)
+class AugmentedImages:
+    """Augmented images of a mixture; augmentation None leaves them as they are."""
+
+    mixture: Mixture
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def __getitem__(self, index: int) -> tuple[AnnotatedImage, random.Random]:
+        """Return image number `index`, and the generator for whatever else is random about the sample."""
+        record, rng = self.mixture[index]
+        if self.augmentation is None:
+            return record.decode(), rng
+        other = rng.choices(self.mixture.datasets, self.mixture.plan.weights)[0]
+        return augment(record.decode(), other[rng.randrange(len(other))], self.augmentation, rng), rng
+
+
+def augment(annotated: AnnotatedImage, other: Record, how: Augmentation, rng: random.Random) -> AnnotatedImage:
+    """Crop, paste instances of `other`, flip and recolour."""
     annotated = crop(annotated, how, rng)
-    if other is not None and rng.random() < how.paste:
-        annotated = paste(annotated, crop(other, how, rng), rng)
+    if rng.random() < how.paste:
+        annotated = paste(annotated, crop(other.decode(), how, rng), rng)
     if rng.random() < how.flip:
         annotated = flip(annotated)
     return recolour(annotated, how.colour, rng)
 
 
 def crop(annotated: AnnotatedImage, how: Augmentation, rng: random.Random) -> AnnotatedImage:
-    """A random window, stretched a little; instances of which less than `keep` is left are dropped."""
+    """Take a random window, stretched a little; instances of which less than `keep` is left are dropped."""
     width, height = annotated.image.size
     share = rng.uniform(how.min_crop, 1.0)
     crop_h, crop_w = max(1, round(height * share)), max(1, round(width * share))
@@ -59,10 +77,17 @@ def crop(annotated: AnnotatedImage, how: Augmentation, rng: random.Random) -> An
     return window(annotated, (left, top, left + crop_w, top + crop_h), size, how.keep)
 
 
+def fit(annotated: AnnotatedImage, size: int) -> AnnotatedImage:
+    """Resize image, masks and boxes so that the longest side is `size` pixels."""
+    width, height = annotated.image.size
+    h, w = resized_hw(height, width, size)
+    return window(annotated, (0, 0, width, height), (w, h))
+
+
 def window(
     annotated: AnnotatedImage, box: tuple[int, int, int, int], size: tuple[int, int], keep: float = 0.0
 ) -> AnnotatedImage:
-    """The part inside box (left, top, right, bottom) resized to size (width, height), all in pixels."""
+    """Take the part inside box (left, top, right, bottom), resized to size (width, height), all in pixels."""
     left, top, right, bottom = box
     rows = top + ((np.arange(size[1]) + 0.5) * (bottom - top) / size[1]).astype(int)
     columns = left + ((np.arange(size[0]) + 0.5) * (right - left) / size[0]).astype(int)
@@ -79,17 +104,17 @@ def window(
         if x1 > x0 and y1 > y0 and (x1 - x0) * (y1 - y0) > 0.6 * w * h:
             boxes.append((name, ((x0 - left) * sx, (y0 - top) * sy, (x1 - x0) * sx, (y1 - y0) * sy)))
     image = annotated.image.resize(size, Image.Resampling.BILINEAR, box=box)
-    known = _still_known(annotated, instances)
     whole = box == (0, 0, *annotated.image.size)
     captions = annotated.captions if whole else ()
-    return replace(
-        annotated, image=image, instances=tuple(instances), boxes=tuple(boxes), known=known, captions=captions
-    )
+    exhaustive = _still_exhaustive(annotated, instances)
+    return AnnotatedImage(image, tuple(instances), tuple(boxes), exhaustive, captions)
 
 
-def _still_known(annotated: AnnotatedImage, left: list[Instance[np.ndarray]]) -> frozenset[str]:
-    """A name whose instances were dropped may still show: whether it is in the picture is then no longer known."""
-    return annotated.known - ({t.category for t in annotated.instances} - {t.category for t in left})
+def _still_exhaustive(annotated: AnnotatedImage, left: list[Instance[np.ndarray]]) -> frozenset[str] | None:
+    """Leave out categories whose instances were dropped: they may still show."""
+    if annotated.exhaustive is None:
+        return None
+    return annotated.exhaustive - ({i.category for i in annotated.instances} - {i.category for i in left})
 
 
 def flip(annotated: AnnotatedImage) -> AnnotatedImage:
@@ -98,7 +123,7 @@ def flip(annotated: AnnotatedImage) -> AnnotatedImage:
     return replace(
         annotated,
         image=annotated.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        instances=tuple(replace(t, mask=np.ascontiguousarray(t.mask[:, ::-1])) for t in annotated.instances),
+        instances=tuple(replace(i, mask=np.ascontiguousarray(i.mask[:, ::-1])) for i in annotated.instances),
         boxes=tuple((name, (width - x - w, y, w, h)) for name, (x, y, w, h) in annotated.boxes),
         captions=(),  # they may tell left from right
     )
@@ -114,30 +139,28 @@ def recolour(annotated: AnnotatedImage, amount: float, rng: random.Random) -> An
 
 def paste(annotated: AnnotatedImage, other: AnnotatedImage, rng: random.Random) -> AnnotatedImage:
     """Copy one to three instances of `other`; what they cover loses those pixels (arXiv 2012.07177)."""
-    candidates = [t for t in other.instances if 0.005 < t.mask.mean() < 0.5]
-    if not candidates:
+    if not any(0.005 < i.mask.mean() < 0.5 for i in other.instances):
         return annotated
     width, height = annotated.image.size
-    fit = min(width / other.image.width, height / other.image.height) * rng.uniform(0.5, 1.0)
-    size = max(1, round(other.image.width * fit)), max(1, round(other.image.height * fit))
+    share = min(width / other.image.width, height / other.image.height) * rng.uniform(0.5, 1.0)
+    size = max(1, round(other.image.width * share)), max(1, round(other.image.height * share))
     source = window(other, (0, 0, *other.image.size), size)
-    candidates = [t for t in source.instances if t.mask.mean() > 0.005]
+    candidates = [i for i in source.instances if i.mask.mean() > 0.005]
     if not candidates:
         return annotated
-    chosen = rng.sample(candidates, min(len(candidates), rng.randint(1, 3)))
+    copied = rng.sample(candidates, min(len(candidates), rng.randint(1, 3)))
     left, top = rng.randint(0, width - size[0]), rng.randint(0, height - size[1])
     placed: list[Instance[np.ndarray]] = []
-    for instance in chosen:
+    for instance in copied:
         mask = np.zeros((height, width), dtype=bool)
         mask[top : top + size[1], left : left + size[0]] = instance.mask
         placed.append(replace(instance, mask=mask))
-    covered = np.any([t.mask for t in placed], axis=0)
+    covered = np.any([i.mask for i in placed], axis=0)
     canvas = Image.new("RGB", (width, height))
     canvas.paste(source.image, (left, top))
     image = Image.composite(canvas, annotated.image, Image.fromarray(covered))
-    remaining = [replace(t, mask=t.mask & ~covered) for t in annotated.instances]
-    visible = [
-        new for old, new in zip(annotated.instances, remaining, strict=True) if new.mask.sum() > 0.2 * old.mask.sum()
-    ]
-    known = _still_known(annotated, visible) | (annotated.known & {t.category for t in placed})
-    return replace(annotated, image=image, instances=(*visible, *placed), known=known, captions=())
+    remaining = [replace(i, mask=i.mask & ~covered) for i in annotated.instances]
+    pairs = zip(annotated.instances, remaining, strict=True)
+    visible = [new for old, new in pairs if new.mask.sum() > 0.2 * old.mask.sum()]
+    exhaustive = _still_exhaustive(annotated, [*visible, *placed])
+    return replace(annotated, image=image, instances=(*visible, *placed), exhaustive=exhaustive, captions=())

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from pixellm.data import semantic
+from pixellm.data.datasets import MAX_BAD_FRACTION, RecordDataset
 from pixellm.data.dialogue import read_dialogues
 from pixellm.data.jsonl import read_jsonl
 from pixellm.data.reasoning import muse, read_reasonseg
-from pixellm.data.records import MAX_BAD_FRACTION, RecordDataset
 from pixellm.data.refer import multi_referring, read_references
 
 Kind = Literal["semantic", "refer", "vqa", "reasoning"]

@@ -1,70 +1,33 @@
-"""Records → conversations: which of an image's instances and questions are asked for, and in which words.
+"""Questions and answers from a record's names and texts: one of the two conversation builders (see `grammar`).
 
-Everything random comes from the `random.Random` passed in. Nothing that a data set says is used as a template: braces
-in it do no harm.
+Everything random comes from the `random.Random` passed in. Texts of a dataset are never used as templates: braces in
+them do no harm.
 """
 
 import random
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from PIL import Image
+from dataclasses import dataclass, replace
 
 from pixellm.data.records import Exchange, Instance, Record
-from pixellm.data.templates import join
-from pixellm.imaging.images import load_image
-from pixellm.types import SEG_SLOT, Conversation, Sample
-
-# In templates: {what} names joined, {What} the same with a capital letter, {seg} a mask, {segs} one for each name.
-_FIELD = re.compile(r"\{(what|What|segs)\}")
-
-SHORT_QUESTIONS = (
-    "Segment {what}.",
-    "Please segment {what} in this image.",
-    "Could you segment {what} for me?",
-    "Find {what} and give me the mask.",
-    "Where is {what}? Answer with a mask.",
-    "Which pixels show {what}?",
-    "Mark {what} in the picture.",
-    "Outline {what}, please.",
-    "Show me {what} in this photo.",
-    "Give me a segmentation of {what}.",
-    "I need the mask of {what}.",
-    "Point out {what} with a mask.",
-    "Cut out {what}.",
-    "{what}",
+from pixellm.data.templates import (
+    ABSENT_ANSWERS,
+    EXPLAIN_REQUESTS,
+    JOINT_ANSWERS,
+    ONE_ANSWERS,
+    SENTENCE_REQUESTS,
+    SEPARATE_ANSWERS,
+    SHORT_QUESTIONS,
+    UNFIT_ANSWERS,
+    escape,
+    fill_phrase,
+    join,
 )
-LONG_REQUESTS = (
-    "Please answer with segmentation masks.",
-    "Show the answer with masks.",
-    "Segment what you name.",
-    "Mark it in the image.",
-    "Give a mask for each thing.",
-    "Please point it out with masks.",
-)
-EXPLAIN_REQUESTS = (
-    "Please segment it and explain why.",
-    "Show it with a mask, and tell me the reason.",
-    "Give the mask and a short explanation.",
-)
-ONE_ANSWERS = ("Here it is {seg}.", "It is this {seg}.", "Sure, {seg}.", "{What} {seg}.", "{seg}.")
-SEPARATE_ANSWERS = ("{what} {seg}", "{what} is here {seg}", "{seg}")  # one for each target, then joined
-JOINT_ANSWERS = (
-    "{What}: {segs}.",
-    "Here are {what}: {segs}.",
-    "Sure, {what} are {segs}, in this order.",
-    "In this order, they are {segs}.",
-    "{segs}.",
-)
-ABSENT_ANSWERS = ("There is no {what} here.", "I see no {what} in this image.", "No {what} is to be seen.")
-UNFIT_ANSWERS = ("Nothing in this image fits that.", "There is nothing like that here.", "I find nothing of the kind.")
+from pixellm.types import SEG_SLOT, Sample
 
 
 @dataclass(frozen=True)
 class Chat:
-    """How many questions an image is asked.
+    """Conversation builder for records.
 
     Args:
         questions: questions about instances at most (the paper's recipe: 3).
@@ -86,6 +49,61 @@ class Chat:
     first_name_rate: float = 0.9
     mask_stride: int = 1
 
+    def build(self, record: Record, rng: random.Random) -> tuple[Exchange, ...]:
+        """Return exchanges with complete texts, whose targets are still to be decoded."""
+        if record.dialogue:
+            return tuple(_without_stray_slots(exchange) for exchange in record.exchanges)
+        exchanges = self._about_instances(record, rng)
+        budget = self.max_masks - sum(len(exchange.targets) for exchange in exchanges)
+        for exchange in rng.sample(record.exchanges, len(record.exchanges)):
+            if len(exchange.targets) <= budget or not exchanges:
+                exchanges.append(self._worded(exchange, rng))
+                budget -= len(exchange.targets)
+        return tuple(exchanges)
+
+    def _about_instances(self, record: Record, rng: random.Random) -> list[Exchange]:
+        """Ask for instances by their names: as many as admitted, each once, sentences that nothing fits alone."""
+        count = min(len(record.instances), self.questions * self.targets, self.max_masks)
+        instances = rng.sample(record.instances, count)
+        fitting = [instance for instance in instances if instance.mask is not None]
+        unfit = [instance for instance in instances if instance.mask is None]
+        groups: list[list[Instance]] = [[instance] for instance in fitting[: self.questions]]
+        for instance in fitting[self.questions :]:
+            rng.choice([group for group in groups if len(group) < self.targets]).append(instance)
+        exchanges = [self._ask_for(group, rng) for group in groups]
+        exchanges += [_without_target(instance.names[0], UNFIT_ANSWERS, rng) for instance in unfit[: self.questions]]
+        exchanges = rng.sample(exchanges, min(len(exchanges), self.questions))
+        if record.absent and (not exchanges or rng.random() < self.absent_rate):
+            exchanges[self.questions - 1 :] = [_without_target(rng.choice(record.absent), ABSENT_ANSWERS, rng)]
+        return exchanges
+
+    def _ask_for(self, instances: Sequence[Instance], rng: random.Random) -> Exchange:
+        names = [self._name(instance, rng) for instance in instances]
+        question = fill_phrase(rng.choice(SHORT_QUESTIONS), join(names).lower())
+        return Exchange(question, _compose([name.lower() for name in names], rng, self.named), tuple(instances))
+
+    def _worded(self, exchange: Exchange, rng: random.Random) -> Exchange:
+        """Word a record's own question as it is put to the model, and complete the answer's text."""
+        names = [self._name(target, rng) for target in exchange.targets]
+        question, answer = exchange.question, exchange.answer
+        if exchange.asks == "phrase":
+            question = fill_phrase(rng.choice(SHORT_QUESTIONS), question.lower())
+        elif exchange.asks != "verbatim":
+            requests = SENTENCE_REQUESTS if exchange.asks == "sentence" else EXPLAIN_REQUESTS
+            question = f"{question} {rng.choice(requests)}"
+        if exchange.asks == "explain":
+            answer = f"{rng.choice(ONE_ANSWERS[:3])} {escape(answer or '')}"
+        elif answer is None:
+            # The name of a single target often is the question itself: then it says nothing to repeat it.
+            answer = _compose(names if self.named or names != [exchange.question] else [""], rng, self.named)
+        return _without_stray_slots(replace(exchange, question=question, answer=answer, asks="verbatim"))
+
+    def _name(self, instance: Instance, rng: random.Random) -> str:
+        if not instance.names:
+            return ""
+        first, *others = instance.names
+        return first if not others or rng.random() < self.first_name_rate else rng.choice(others)
+
 
 @dataclass(frozen=True)
 class LazySample:
@@ -93,7 +111,7 @@ class LazySample:
 
     record: Record
     exchanges: tuple[Exchange, ...]
-    chat: Chat
+    mask_stride: int
 
     @property
     def groups(self) -> int:
@@ -102,11 +120,9 @@ class LazySample:
 
     @property
     def characters(self) -> int:
-        """Of its questions and answers, slots not counted."""
-        return sum(
-            len(exchange.question) + len(exchange.answer or "") - len(SEG_SLOT) * len(exchange.targets)
-            for exchange in self.exchanges
-        )
+        """Characters of its questions and answers, slots not counted."""
+        texts = sum(len(exchange.question) + len(exchange.answer or "") for exchange in self.exchanges)
+        return texts - len(SEG_SLOT) * self.groups
 
     def load(self) -> Sample:
         """Read image and masks.
@@ -116,104 +132,35 @@ class LazySample:
         """
         record = self.record
         try:
-            image = load_image(record.image)
-            if record.original_hw not in (None, (image.height, image.width)):
-                raise ValueError(
-                    f"expected {record.image} to be of {record.original_hw} pixels (height, width), as it was "
-                    f"annotated, got {(image.height, image.width)}. Use the original."
-                )
-            conversations = tuple(self._conversation(number, image) for number in range(len(self.exchanges)))
+            image = record.load_image()
+            conversations = tuple(
+                exchange.decode(image.height, image.width, self.mask_stride, record.dialogue and number > 0)
+                for number, exchange in enumerate(self.exchanges)
+            )
         except ValueError as error:
             raise ValueError(f"record {record.record_id}: {error}") from error
         return Sample(image, conversations, record.record_id)
 
-    def _conversation(self, number: int, image: Image.Image) -> Conversation:
-        exchange, stride = self.exchanges[number], self.chat.mask_stride
-        sources = [instance.mask for instance in exchange.targets if instance.mask is not None]
-        try:
-            masks = [source.decode(image.height, image.width)[::stride, ::stride] for source in sources]
-        except ValueError as error:
-            raise ValueError(f"question {exchange.question!r}: {error}") from error
-        empty = np.zeros((0, len(range(0, image.height, stride)), len(range(0, image.width, stride))), dtype=bool)
-        ignored = exchange.ignored.decode(image.height, image.width)[::stride, ::stride] if exchange.ignored else None
-        return Conversation(
-            exchange.question,
-            exchange.answer or "",
-            np.stack(masks) if masks else empty,
-            ignored=ignored,
-            continues=self.record.dialogue and number > 0,
-        )
-
 
 def draft(record: Record, rng: random.Random, chat: Chat) -> LazySample:
-    """Conversations about one record, their texts complete."""
-    if record.dialogue:
-        return LazySample(record, tuple(_plain(exchange) for exchange in record.exchanges), chat)
-    exchanges = _about_instances(record, rng, chat)
-    budget = chat.max_masks - sum(len(exchange.targets) for exchange in exchanges)
-    for exchange in rng.sample(record.exchanges, len(record.exchanges)):
-        if len(exchange.targets) <= budget or not exchanges:
-            exchanges.append(_worded(exchange, rng, chat))
-            budget -= len(exchange.targets)
-    return LazySample(record, tuple(exchanges), chat)
-
-
-def _about_instances(record: Record, rng: random.Random, chat: Chat) -> list[Exchange]:
-    """Questions for instances by their names: as many instances as `chat` admits, each asked for once.
-
-    Sentences that nothing fits are asked alone.
-    """
-    count = min(len(record.instances), chat.questions * chat.targets, chat.max_masks)
-    chosen = rng.sample(record.instances, count)
-    fitting = [instance for instance in chosen if instance.mask is not None]
-    unfit = [instance for instance in chosen if instance.mask is None]
-    groups: list[list[Instance]] = [[instance] for instance in fitting[: chat.questions]]
-    for instance in fitting[chat.questions :]:
-        rng.choice([group for group in groups if len(group) < chat.targets]).append(instance)
-    exchanges = [_ask_for(group, rng, chat) for group in groups]
-    exchanges += [_without_target(instance.names[0], UNFIT_ANSWERS, rng) for instance in unfit[: chat.questions]]
-    exchanges = rng.sample(exchanges, min(len(exchanges), chat.questions))
-    if record.absent and (not exchanges or rng.random() < chat.absent_rate):
-        exchanges[chat.questions - 1 :] = [_without_target(rng.choice(record.absent), ABSENT_ANSWERS, rng)]
-    return exchanges
-
-
-def _ask_for(instances: Sequence[Instance], rng: random.Random, chat: Chat) -> Exchange:
-    names = [_name(instance, rng, chat) for instance in instances]
-    question = _fill(rng.choice(SHORT_QUESTIONS), join(names).lower())
-    return Exchange(question, _compose([name.lower() for name in names], rng, chat.named), tuple(instances))
+    """Build the conversations of one record; its image and masks are not read."""
+    return LazySample(record, chat.build(record, rng), chat.mask_stride)
 
 
 def _without_target(name: str, answers: Sequence[str], rng: random.Random) -> Exchange:
-    question, answer = _fill(rng.choice(SHORT_QUESTIONS), name.lower()), _fill(rng.choice(answers), name.lower())
-    return Exchange(question, escape(answer), ())
+    question = fill_phrase(rng.choice(SHORT_QUESTIONS), name.lower())
+    return Exchange(question, escape(fill_phrase(rng.choice(answers), name.lower())), ())
 
 
-def _worded(exchange: Exchange, rng: random.Random, chat: Chat) -> Exchange:
-    """A record's own question as it is put to the model, and the answer's text."""
-    names = [_name(instance, rng, chat) for instance in exchange.targets]
-    question, answer = exchange.question, exchange.answer
-    if exchange.asks == "phrase":
-        question = _fill(rng.choice(SHORT_QUESTIONS), question.lower())
-    elif exchange.asks != "verbatim":
-        question = f"{question} {rng.choice(LONG_REQUESTS if exchange.asks == 'sentence' else EXPLAIN_REQUESTS)}"
-    if exchange.asks == "explain":
-        answer = f"{rng.choice(ONE_ANSWERS[:3])} {escape(answer or '')}"
-    elif answer is None:
-        # The name of a single target often is the question itself: then it says nothing to repeat it.
-        answer = _compose(names if chat.named or names != [exchange.question] else [""], rng, chat.named)
-    return _plain(Exchange(question, answer, exchange.targets, ignored=exchange.ignored))
-
-
-def _plain(exchange: Exchange) -> Exchange:
-    """With what looks like a mask's slot in a text without masks taken for what it is, text."""
+def _without_stray_slots(exchange: Exchange) -> Exchange:
+    """Escape what looks like a mask's slot in an answer without masks."""
     if exchange.targets or exchange.answer is None:
         return exchange
     return Exchange(exchange.question, escape(exchange.answer), ())
 
 
 def _compose(names: Sequence[str], rng: random.Random, naming: bool) -> str:
-    """An answer that shows targets called `names`, in this order; "" stands for one without a name of its own.
+    """Write an answer that shows targets in this order; "" stands for one without a name of its own.
 
     With `naming`, names come right before their masks where there are any.
     """
@@ -222,27 +169,10 @@ def _compose(names: Sequence[str], rng: random.Random, naming: bool) -> str:
     naming = naming and named
     if len(names) == 1:
         choices = [t for t in ONE_ANSWERS if ("{What}" in t if naming else named or "{What}" not in t)]
-        return _fill(rng.choice(choices), names[0])
+        return fill_phrase(rng.choice(choices), names[0])
     if naming or not named or rng.random() < 0.5:
         templates = SEPARATE_ANSWERS[:1] if naming else SEPARATE_ANSWERS
         template = rng.choice([t for t in templates if named or "{what}" not in t])
-        text = join([_fill(template, name) for name in names])
+        text = join([fill_phrase(template, name) for name in names])
         return f"{text if text.startswith(SEG_SLOT) else text[0].upper() + text[1:]}."
-    return _fill(rng.choice(JOINT_ANSWERS), join(names), join([SEG_SLOT] * len(names)))
-
-
-def _fill(template: str, what: str, segs: str = "") -> str:
-    texts = {"what": what, "What": f"{what[:1].upper()}{what[1:]}", "segs": segs}
-    return _FIELD.sub(lambda match: texts[match[1]], template)
-
-
-def _name(instance: Instance, rng: random.Random, chat: Chat) -> str:
-    if not instance.names:
-        return ""
-    first, *others = instance.names
-    return first if not others or rng.random() < chat.first_name_rate else rng.choice(others)
-
-
-def escape(text: str) -> str:
-    """Text that someone wrote, in which nothing is a mask's slot."""
-    return text.replace(SEG_SLOT, "{ seg }")
+    return fill_phrase(rng.choice(JOINT_ANSWERS), join(names), join([SEG_SLOT] * len(names)))

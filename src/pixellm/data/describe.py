@@ -125,11 +125,11 @@ def noun(name: str, word: str | None = None) -> Noun:
 
 @dataclass(frozen=True)
 class Description:
-    """What singles out instance `index`: its name in the answer, and the ways to ask for it, all with an article."""
+    """Instance `index` told apart: its name in the answer, and phrases to ask for it with, all with an article."""
 
     index: int
     answer: str
-    asked: tuple[str, ...]
+    phrases: tuple[str, ...]
 
 
 def centre(mask: np.ndarray) -> tuple[float, float]:

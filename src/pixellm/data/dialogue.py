@@ -5,7 +5,9 @@ Layout below the data root: `llava_dataset/llava_instruct_150k.json`, images in 
 
 from pathlib import Path
 
-from pixellm.data.records import MAX_BAD_FRACTION, Exchange, Faults, Record, RecordList, expect, name_of, read_json
+from pixellm.data.datasets import MAX_BAD_FRACTION, Faults, RecordList, name_of, read_json
+from pixellm.data.records import Exchange, Record
+from pixellm.utils.checks import expect
 
 IMAGE_MARK = "<image>"  # where LLaVA put the image; here it always comes first
 SPEAKERS = ("human", "gpt")

@@ -1,11 +1,11 @@
-"""Questions and answers about an annotated image.
+"""Questions and answers about decoded masks, composed by rules: one of the two conversation builders (see `chat`).
 
 Answers are short and regular; each object named is followed by the slot `{seg}`, which stands for its mask:
 
     Segment the cat and every chair.  →  The cat {seg} and the chairs {seg}.
 
-Everything random comes from the `random.Random` passed in. What is said is true of the masks as they are passed in,
-after augmentation; a name is called absent only where the source annotates it, everywhere (`known`, `complete`).
+Everything random comes from the `random.Random` passed in. Answers are true of the masks as they are passed in, after
+augmentation; a category is called absent only where all its objects would be annotated (`AnnotatedImage.exhaustive`).
 """
 
 import random
@@ -26,7 +26,7 @@ from pixellm.data.describe import (
     noun,
 )
 from pixellm.data.knowledge import Attribute, attributes, related, surely_absent
-from pixellm.data.records import Instance
+from pixellm.data.records import AnnotatedImage, Exchange, Instance
 from pixellm.data.templates import (
     ALL_QUESTIONS,
     CAPTION_QUESTIONS,
@@ -45,7 +45,7 @@ from pixellm.types import SEG_SLOT
 
 MIN_CATEGORY_AREA = 0.0002  # of the image: what covers less is neither asked for nor called absent
 MAX_SLOTS = 8
-MAX_FAILURES = 4  # draws of a kind without a new question before the kind is given up for this image
+MAX_FAILURES = 4  # attempts at a kind without a new question before the kind is given up for this image
 ABSENT_AMONG_SEVERAL_RATE = 0.25
 SEPARATE_RATE = 0.2  # of instance questions
 KNOWLEDGE_AMONG_NOTHING_RATE = 0.3
@@ -60,29 +60,67 @@ KIND_WEIGHTS = {
     "caption": 0.03,
 }
 
+DecodedInstance = Instance[np.ndarray]
+DecodedExchange = Exchange[np.ndarray]
+
 
 @dataclass(frozen=True)
-class Turn:
-    """One question and its answer.
+class Grammar:
+    """Conversation builder for decoded images.
 
-    `answer` has one `{seg}` for each entry of `targets`, in the same order; an entry lists the indexes of the instances
-    whose masks are united. `kind`: a key of `KIND_WEIGHTS`.
+    Args:
+        questions: exchanges of mixed kinds for an image; fewer come back where it does not offer as many.
     """
 
-    question: str
-    answer: str
-    targets: tuple[tuple[int, ...], ...]
-    kind: str
+    questions: int
+
+    def build(self, annotated: AnnotatedImage, rng: random.Random) -> tuple[DecodedExchange, ...]:
+        """Return exchanges whose targets are decoded, no question twice.
+
+        Where annotations are incomplete, nothing is said to be absent, and neither all objects nor all with an
+        attribute are asked for.
+
+        Raises:
+            ValueError: a mask is empty or not of the image's size, or a category has braces.
+        """
+        scene = _Scene(annotated)
+        weights = dict(KIND_WEIGHTS)
+        failures = dict.fromkeys(weights, 0)
+        exchanges: dict[str, DecodedExchange] = {}
+        while len(exchanges) < self.questions and weights:
+            kind = rng.choices(tuple(weights), tuple(weights.values()))[0]
+            exchange = _BUILDERS[kind](scene, rng)
+            if exchange is None or exchange.question.lower() in exchanges:
+                failures[kind] += 1
+                if failures[kind] >= MAX_FAILURES:
+                    del weights[kind]
+                continue
+            exchanges[exchange.question.lower()] = exchange
+        return tuple(exchanges.values())
+
+
+def knowledge_exchanges(annotated: AnnotatedImage) -> dict[str, DecodedExchange]:
+    """Return a question for each attribute that can be asked with certainty, in its first wording, by attribute."""
+    scene = _Scene(annotated)
+    fitting = {attribute: scene.fitting(attribute) for attribute in attributes().values()}
+    return {a.key: _knowledge_exchange(a.questions[0], groups) for a, groups in fitting.items() if groups is not None}
 
 
 @dataclass(frozen=True)
 class _Group:
-    """All instances of one category: their indexes, and how they are spoken of."""
+    """All instances of one category, and their union as a target."""
 
-    category: str
-    members: tuple[int, ...]
+    members: tuple[DecodedInstance, ...]
+    target: DecodedInstance
     area: float  # of the union, as a fraction of the image
-    merged: bool  # some member stands for more than one instance, or may
+
+    @property
+    def category(self) -> str:
+        return self.target.category
+
+    @property
+    def merged(self) -> bool:
+        return any(member.merged for member in self.members)
 
     @property
     def noun(self) -> Noun:
@@ -93,197 +131,136 @@ class _Group:
         return len(self.members) > 1 or (self.merged and self.category in PAIRED)
 
     @property
-    def uncounted(self) -> bool:
-        return self.merged and len(self.members) == 1
-
-    @property
     def the(self) -> str:
         return f"{self.noun.the(self.many)} {SEG_SLOT}"
 
+    @property
+    def counted(self) -> str:
+        """The noun with its number; a mask of many instances as "many"."""
+        if self.merged and self.noun.countable:
+            return f"many {self.noun.plural}"
+        return self.noun.counted(len(self.members))
 
-@dataclass(frozen=True)
+
 class _Scene:
-    instances: Sequence[Instance[np.ndarray]]
-    image_rgb: np.ndarray
-    known: frozenset[str]
-    complete: bool
-    captions: Sequence[str]
-    present: frozenset[str]  # every category that has an instance
-    groups: tuple[_Group, ...]  # those large enough to be asked for, the largest first
+    """An image's categories: all that are present, and those large enough to be asked for, the largest first."""
+
+    def __init__(self, annotated: AnnotatedImage) -> None:
+        self.annotated = annotated
+        self.image_rgb = np.asarray(annotated.image)
+        by_category: dict[str, list[DecodedInstance]] = {}
+        for index, instance in enumerate(annotated.instances):
+            self._check(index, instance)
+            by_category.setdefault(instance.category, []).append(instance)
+        self.present = frozenset(by_category)
+        groups = [_group(category, members) for category, members in by_category.items()]
+        self.groups = sorted((g for g in groups if g.area >= MIN_CATEGORY_AREA), key=lambda g: (-g.area, g.category))
+
+    def _check(self, index: int, instance: DecodedInstance) -> None:
+        name, expected = f"instance {index} ({instance.category})", self.image_rgb.shape[:2]
+        if instance.mask.shape != expected:
+            raise ValueError(
+                f"{name}: expected a mask of the image's size {expected}, got {instance.mask.shape}. "
+                "Augment image and masks together."
+            )
+        if not instance.mask.any():
+            raise ValueError(f"{name}: expected a mask with pixels, got none. Drop it.")
+        if "{" in instance.category or "}" in instance.category:
+            raise ValueError(f"{name}: expected a category without braces. Rename it.")
+
+    @property
+    def exhaustive(self) -> frozenset[str] | None:
+        return self.annotated.exhaustive
 
     def absent(self) -> list[str]:
-        """The names that are surely not in the picture, in alphabetical order."""
-        return surely_absent(self.present, self.known) if self.complete else []
+        """Return the categories that are surely not in the image, in alphabetical order."""
+        return [] if self.exhaustive is None else surely_absent(self.present, self.exhaustive)
+
+    def fitting(self, attribute: Attribute) -> list[_Group] | None:
+        """Return the groups that the attribute holds for, or None where that is not certain."""
+        if self.exhaustive is None or self.present & attribute.ambiguous or not self.present <= CATEGORIES:
+            return None
+        fitting = [group for group in self.groups if group.category in attribute.members]
+        if len(fitting) < len(self.present & attribute.members) or len(fitting) > MAX_SLOTS:
+            return None
+        missing = attribute.missing(self.exhaustive)
+        certain = missing <= CONSPICUOUS if fitting else not missing and not self.present & attribute.hints
+        return fitting if certain else None
 
 
-def build_turns(
-    instances: Sequence[Instance[np.ndarray]],
-    image_rgb: np.ndarray,
-    known: frozenset[str],
-    complete: bool,
-    rng: random.Random,
-    count: int,
-    captions: Sequence[str] = (),
-) -> list[Turn]:
-    """Up to `count` questions of mixed kinds with their answers, no question twice.
-
-    Args:
-        instances: what is annotated in the image.
-        image_rgb: uint8 (H, W, 3), for colours.
-        known: the categories that the image's source annotates.
-        complete: whether it annotates every instance of them. If not, nothing is said to be absent, and neither all
-            instances nor all with an attribute are asked for.
-        rng: the only source of randomness.
-        count: how many are wanted; fewer come back where the image does not offer as many.
-        captions: sentences that describe the image.
-
-    Raises:
-        ValueError: a mask is empty or not of the image's size, or a name has braces.
-    """
-    scene = _scene(instances, image_rgb, known, complete, captions)
-    weights = dict(KIND_WEIGHTS)
-    failures = dict.fromkeys(weights, 0)
-    turns: list[Turn] = []
-    asked: set[str] = set()
-    while len(turns) < count and weights:
-        kind = rng.choices(tuple(weights), tuple(weights.values()))[0]
-        turn = _BUILDERS[kind](scene, rng)
-        if turn is None or turn.question.lower() in asked:
-            failures[kind] += 1
-            if failures[kind] >= MAX_FAILURES:
-                del weights[kind]
-            continue
-        asked.add(turn.question.lower())
-        turns.append(turn)
-    return turns
+def _group(category: str, members: Sequence[DecodedInstance]) -> _Group:
+    union = np.logical_or.reduce([member.mask for member in members])
+    target = Instance((category,), union, category, len(members) > 1 or members[0].merged)
+    return _Group(tuple(members), target, float(union.mean()))
 
 
-def askable_attributes(instances: Sequence[Instance[np.ndarray]], known: frozenset[str]) -> list[str]:
-    """Keys of the attributes that can be asked of a completely annotated image with certainty, in the table's order."""
-    groups = _groups(instances)
-    present = frozenset(instance.category for instance in instances)
-    return [key for key, attribute in attributes().items() if _fitting(attribute, groups, present, known) is not None]
+def _targets(groups: Sequence[_Group]) -> tuple[DecodedInstance, ...]:
+    return tuple(group.target for group in groups)
 
 
-def knowledge_turn(key: str, instances: Sequence[Instance[np.ndarray]]) -> Turn:
-    """Ask in the first wording for everything that attribute `key` holds for.
-
-    Whether the answer is certain depends on what the image's source annotates: see `askable_attributes`.
-
-    Raises:
-        ValueError: there is no such attribute.
-    """
-    known = attributes()
-    if key not in known:
-        raise ValueError(f"expected an attribute of attributes.yaml, got {key!r}. Known: {', '.join(known)}.")
-    attribute = known[key]
-    fitting = [group for group in _groups(instances) if group.category in attribute.members]
-    return _knowledge_answer(attribute.questions[0], fitting)
-
-
-def _scene(
-    instances: Sequence[Instance[np.ndarray]],
-    image_rgb: np.ndarray,
-    known: frozenset[str],
-    complete: bool,
-    captions: Sequence[str],
-) -> _Scene:
-    for index, instance in enumerate(instances):
-        if instance.mask.shape != image_rgb.shape[:2]:
-            raise ValueError(
-                f"instance {index} ({instance.category}): expected a mask of the image's size {image_rgb.shape[:2]}, "
-                f"got {instance.mask.shape}. Augment image and masks together."
-            )
-        if "{" in instance.category or "}" in instance.category:
-            raise ValueError(f"instance {index}: expected a name without braces, got {instance.category!r}. Rename it.")
-    present = frozenset(instance.category for instance in instances)
-    return _Scene(instances, image_rgb, known, complete, captions, present, tuple(_groups(instances)))
-
-
-def _groups(instances: Sequence[Instance[np.ndarray]]) -> list[_Group]:
-    """The categories that are large enough to be asked for, the largest first."""
-    by_name: dict[str, list[int]] = {}
-    for index, instance in enumerate(instances):
-        if not instance.mask.any():
-            raise ValueError(f"instance {index} ({instance.category}): expected a mask with pixels, got none. Drop it.")
-        by_name.setdefault(instance.category, []).append(index)
-    groups = []
-    for name, members in by_name.items():
-        union = np.logical_or.reduce([instances[index].mask for index in members])
-        merged = any(instances[index].merged for index in members)
-        groups.append(_Group(name, tuple(members), float(union.mean()), merged))
-    return sorted((g for g in groups if g.area >= MIN_CATEGORY_AREA), key=lambda g: (-g.area, g.category))
-
-
-def _category(scene: _Scene, rng: random.Random) -> Turn | None:
+def _category(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     if not scene.groups:
         return None
     group = rng.choice(scene.groups)
     many = group.many
     word = word_for(group.category, rng, scene.present, alone=len(group.members) == 1 and not group.merged)
     question = fill(rng.choice(CATEGORY_QUESTIONS), word, many)
-    return Turn(question, sentence(group.the), (group.members,), "category")
+    return Exchange(question, sentence(group.the), (group.target,), kind="category")
 
 
-def _several(scene: _Scene, rng: random.Random) -> Turn | None:
+def _several(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     absent = scene.absent()
     with_absent = bool(absent) and rng.random() < ABSENT_AMONG_SEVERAL_RATE
     most = min(4 - with_absent, len(scene.groups))
     least = 1 if with_absent else 2
     if most < least:
         return None
-    chosen = rng.sample(scene.groups, rng.randint(least, most))
-    asked = [rng.choice((g.noun.the(g.many), g.noun.every() if g.many else g.noun.the(False))) for g in chosen]
-    answer = join([group.the for group in chosen])
+    groups = rng.sample(scene.groups, rng.randint(least, most))
+    names = [rng.choice((g.noun.the(g.many), g.noun.every() if g.many else g.noun.the(False))) for g in groups]
+    answer = join([group.the for group in groups])
     if with_absent:
         missing = noun(_pick_absent(scene, absent, rng))
-        asked.insert(rng.randint(0, len(asked)), rng.choice((missing.the(rng.random() < 0.5), missing.every())))
+        names.insert(rng.randint(0, len(names)), rng.choice((missing.the(rng.random() < 0.5), missing.every())))
         answer += f"; {missing.there_is_no()}"
-    question = rng.choice(SEVERAL_QUESTIONS).format(list=join(asked))
-    return Turn(question, sentence(answer), tuple(group.members for group in chosen), "several")
+    question = rng.choice(SEVERAL_QUESTIONS).format(list=join(names))
+    return Exchange(question, sentence(answer), _targets(groups), kind="several")
 
 
-def _all(scene: _Scene, rng: random.Random) -> Turn | None:
+def _all(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     groups = scene.groups[:MAX_SLOTS]
-    if not groups or not scene.complete:
+    if not groups or scene.exhaustive is None:
         return None
-    kinds = any(group.uncounted for group in groups) or rng.random() < 0.25
+    # A merged mask can't be counted: then kinds are asked for, and named without a number.
+    uncounted = any(group.merged and len(group.members) == 1 for group in groups)
+    kinds = uncounted or rng.random() < 0.25
     question = rng.choice(KINDS_QUESTIONS if kinds else ALL_QUESTIONS)
-    # Who asks for kinds gets names alone; who asks for objects gets them counted, a mask of many instances as "many".
-    said = [group.noun.singular if kinds else _counted(group) for group in groups]
-    answer = join([f"{name} {SEG_SLOT}" for name in said])
-    return Turn(question, sentence(answer), tuple(group.members for group in groups), "all")
+    names = [group.noun.singular if kinds else group.counted for group in groups]
+    answer = join([f"{name} {SEG_SLOT}" for name in names])
+    return Exchange(question, sentence(answer), _targets(groups), kind="all")
 
 
-def _counted(group: _Group) -> str:
-    if group.merged and group.noun.countable:
-        return f"many {group.noun.plural}"
-    return group.noun.counted(len(group.members))
-
-
-def _instance(scene: _Scene, rng: random.Random) -> Turn | None:
+def _instance(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     groups = [group for group in scene.groups if not group.merged and group.noun.countable]
     for group in rng.sample(groups, len(groups)):
-        certain = scene.complete and group.category in scene.known
+        certain = scene.exhaustive is not None and group.category in scene.exhaustive
         if certain and rng.random() < SEPARATE_RATE:
-            turn = _separate(scene, group, rng)
-            if turn is not None:
-                return turn
-        masks = [scene.instances[index].mask for index in group.members]
-        found = describe_instances(group.category, masks, scene.image_rgb, group.category in COLOURED, certain)
-        if found:
-            chosen = rng.choice(found)
-            the = rng.choice(chosen.asked)
-            question = rng.choice(INSTANCE_QUESTIONS).format(the=the, be="is")
-            return Turn(
-                question, sentence(f"{chosen.answer} {SEG_SLOT}"), ((group.members[chosen.index],),), "instance"
-            )
+            exchange = _separate(group, rng)
+            if exchange is not None:
+                return exchange
+        masks = [member.mask for member in group.members]
+        options = describe_instances(group.category, masks, scene.image_rgb, group.category in COLOURED, certain)
+        if options:
+            description = rng.choice(options)
+            phrase = rng.choice(description.phrases)
+            question = rng.choice(INSTANCE_QUESTIONS).format(the=phrase, be="is")
+            answer = sentence(f"{description.answer} {SEG_SLOT}")
+            return Exchange(question, answer, (group.members[description.index],), kind="instance")
     return None
 
 
-def _separate(scene: _Scene, group: _Group, rng: random.Random) -> Turn | None:
-    """Each instance with a slot of its own, from left to right."""
-    masks = [scene.instances[index].mask for index in group.members]
+def _separate(group: _Group, rng: random.Random) -> DecodedExchange | None:
+    """Ask for each instance with a slot of its own, from left to right."""
+    masks = [member.mask for member in group.members]
     if not 2 <= len(masks) <= len(ORDINALS) or any(mask.mean() < MIN_INSTANCE_AREA for mask in masks):
         return None
     order = left_to_right(masks)
@@ -292,79 +269,61 @@ def _separate(scene: _Scene, group: _Group, rng: random.Random) -> Turn | None:
     word = group.noun
     question = rng.choice(SEPARATE_QUESTIONS).format(name=word.singular, names=word.plural)
     answer = join([f"the {ordinal} {word.singular} {SEG_SLOT}" for ordinal in ORDINALS[: len(order)]])
-    return Turn(question, sentence(answer), tuple((group.members[i],) for i in order), "instance")
+    return Exchange(question, sentence(answer), tuple(group.members[i] for i in order), kind="instance")
 
 
-def _knowledge(scene: _Scene, rng: random.Random, fits: bool = True) -> Turn | None:
-    """A question by attribute; with `fits` off, one that nothing here fits."""
-    if not scene.complete:
-        return None
-    possible = []
-    for attribute in attributes().values():
-        fitting = _fitting(attribute, scene.groups, scene.present, scene.known)
-        if fitting is not None and bool(fitting) == fits:
-            possible.append((attribute, fitting))
+def _knowledge(scene: _Scene, rng: random.Random, fits: bool = True) -> DecodedExchange | None:
+    """Ask by attribute; with `fits` off, for one that holds for nothing here."""
+    fitting = [(attribute, scene.fitting(attribute)) for attribute in attributes().values()]
+    possible = [(attribute, groups) for attribute, groups in fitting if groups is not None and bool(groups) == fits]
     if not possible:
         return None
-    attribute, fitting = rng.choice(possible)
-    return _knowledge_answer(rng.choice(attribute.questions), fitting)
+    attribute, groups = rng.choice(possible)
+    return _knowledge_exchange(rng.choice(attribute.questions), groups)
 
 
-def _fitting(
-    attribute: Attribute, groups: Sequence[_Group], present: frozenset[str], known: frozenset[str]
-) -> list[_Group] | None:
-    """The groups that the attribute holds for, or None where that can't be told."""
-    if present & attribute.ambiguous or not present <= CATEGORIES:
-        return None
-    fitting = [group for group in groups if group.category in attribute.members]
-    if len(fitting) < len(present & attribute.members) or len(fitting) > MAX_SLOTS:
-        return None
-    missing = attribute.missing(known)
-    certain = missing <= CONSPICUOUS if fitting else not missing and not present & attribute.hints
-    return fitting if certain else None
-
-
-def _knowledge_answer(question: str, fitting: Sequence[_Group]) -> Turn:
+def _knowledge_exchange(question: str, fitting: Sequence[_Group]) -> DecodedExchange:
     if not fitting:
-        return Turn(question, NOTHING_FITS, (), "nothing")
+        return Exchange(question, NOTHING_FITS, (), kind="nothing")
     answer = join([group.the for group in fitting])
-    return Turn(question, sentence(answer), tuple(group.members for group in fitting), "knowledge")
+    return Exchange(question, sentence(answer), _targets(fitting), kind="knowledge")
 
 
-def _nothing(scene: _Scene, rng: random.Random) -> Turn | None:
+def _nothing(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     absent = scene.absent()
     if not absent:
         return None
     if rng.random() < KNOWLEDGE_AMONG_NOTHING_RATE:
-        turn = _knowledge(scene, rng, fits=False)
-        if turn is not None:
-            return turn
+        exchange = _knowledge(scene, rng, fits=False)
+        if exchange is not None:
+            return exchange
     name = _pick_absent(scene, absent, rng)
     word = word_for(name, rng, scene.present, alone=rng.random() < 0.5)
     many = word.singular not in SINGLE_PERSON_WORDS and rng.random() < 0.5
     question = fill(rng.choice(CATEGORY_QUESTIONS), word, many)
-    return Turn(question, sentence(f"{noun(name).there_is_no()} here"), (), "nothing")
+    return Exchange(question, sentence(f"{noun(name).there_is_no()} here"), (), kind="nothing")
 
 
 def _pick_absent(scene: _Scene, absent: Sequence[str], rng: random.Random) -> str:
-    """Half of the time what might be mistaken for something present, if there is such a name."""
+    """Return, half of the time, what might be mistaken for something present, if there is such a category."""
     alike = frozenset().union(*(related(name) for name in scene.present))
     likely = [name for name in absent if name in alike]
     return rng.choice(likely if likely and rng.random() < 0.5 else absent)
 
 
-def _caption(scene: _Scene, rng: random.Random) -> Turn | None:
+def _caption(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     # Braces would be read as slots.
-    captions = [re.sub(r"\s+", " ", re.sub(r"[{}]", "", text)).strip() for text in scene.captions]
+    captions = [re.sub(r"\s+", " ", re.sub(r"[{}]", "", text)).strip() for text in scene.annotated.captions]
     captions = [text for text in captions if text]
     if not captions:
         return None
     text = rng.choice(captions)
     text = text[0].upper() + text[1:]
-    return Turn(rng.choice(CAPTION_QUESTIONS), text if text[-1] in ".!?" else f"{text}.", (), "caption")
+    answer = text if text[-1] in ".!?" else f"{text}."
+    return Exchange(rng.choice(CAPTION_QUESTIONS), answer, (), kind="caption")
 
 
-_BUILDERS: dict[str, Callable[[_Scene, random.Random], Turn | None]] = {
+_BUILDERS: dict[str, Callable[[_Scene, random.Random], DecodedExchange | None]] = {
     "category": _category,
     "several": _several,
     "all": _all,

@@ -9,40 +9,15 @@ Lines about one image are asked together, and its image is encoded once.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from pixellm.data.records import MAX_BAD_FRACTION, Exchange, Faults, Instance, Record, RecordList, Segments, expect
+from pixellm.data.datasets import MAX_BAD_FRACTION, Faults, RecordList
+from pixellm.data.records import Exchange, Instance, MaskFile, Record, Segments
 from pixellm.types import SEG_SLOT
+from pixellm.utils.checks import expect
 
 FIELDS = {"image", "question", "answer", "masks", "id"}
-
-
-@dataclass(frozen=True)
-class MaskFile:
-    """The pixels of a picture that are neither 0 nor transparent; of a palette, those whose number is not 0."""
-
-    file: Path
-
-    def decode(self, height: int, width: int) -> np.ndarray:
-        pixels = self._read() != 0
-        if pixels.ndim == 3:
-            colours, alpha = (pixels[..., :-1], pixels[..., -1]) if pixels.shape[2] in (2, 4) else (pixels, True)
-            pixels = colours.any(axis=2) & alpha
-        if pixels.shape != (height, width):
-            raise ValueError(f"expected a mask of {height}×{width} pixels, got {self.file} of {pixels.shape}.")
-        return pixels
-
-    def _read(self) -> np.ndarray:
-        try:
-            with Image.open(self.file) as image:
-                return np.asarray(image)
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"expected a mask at {self.file}, which can't be read ({error}).") from None
 
 
 def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:

@@ -1,19 +1,118 @@
-"""Mixing sources: which image is sample number i.
+"""Which record of which source is sample i, and which samples make a batch.
 
-`dataset[i]` depends on (seed, i) alone, so a run can be resumed, split over processes, and repeated.
+Sample i of epoch e depends on (seed, e, i) alone; so does the order of batches. Workers, prefetching and the number of
+processes change nothing about it, and a run goes on anywhere without repeating what came before.
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from torch.utils.data import Dataset
+import numpy as np
+from torch.utils.data import Sampler
 
-from pixellm.data.augment import Augmentation, augment, window
-from pixellm.data.coco import AnnotatedImage, CocoSource
-from pixellm.data.plan import MixturePlan
-from pixellm.imaging.geometry import resized_hw
+from pixellm.data.coco import CocoSource
+from pixellm.data.datasets import RecordDataset
+from pixellm.data.records import Record
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """Record `record` of source `source`, and the generator for whatever else is random about the sample."""
+
+    source: int
+    record: int
+    rng: random.Random
+
+
+@dataclass(frozen=True)
+class MixturePlan:
+    """Mixes sources: in each epoch exactly their shares, each source's records all once before any comes again.
+
+    Args:
+        sizes: number of records of each source.
+        weights: their shares, in any unit; one without a weight is never drawn.
+        epoch_length: samples of an epoch.
+        seed: of everything random.
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
+    epoch_length: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) != len(self.weights) or not self.sizes:
+            raise ValueError(f"expected as many weights as sources, got {len(self.weights)} for {len(self.sizes)}.")
+        if min(self.weights) < 0 or not sum(self.weights) > 0 or self.epoch_length < 1:
+            raise ValueError(
+                f"expected weights of at least 0, one of them more, and an epoch of at least one sample, got "
+                f"{self.weights} and {self.epoch_length}."
+            )
+        if any(weight > 0 and size == 0 for size, weight in zip(self.sizes, self.weights, strict=True)):
+            raise ValueError(f"expected records in every source that has a weight, got sizes {self.sizes}.")
+
+    @property
+    def quotas(self) -> list[int]:
+        """Samples of each source in an epoch: its share, rounded so that they add up."""
+        exact = np.array(self.weights) / sum(self.weights) * self.epoch_length
+        quotas = np.floor(exact).astype(int)
+        largest_rests = np.argsort(quotas - exact, kind="stable")[: self.epoch_length - quotas.sum()]
+        quotas[largest_rests] += 1
+        return quotas.tolist()
+
+    def __getitem__(self, index: int) -> SampleIndex:
+        """Sample number `index`, counted through all epochs."""
+        if index < 0:
+            raise IndexError(index)
+        epoch, place = divmod(index, self.epoch_length)
+        source, rank = (int(column[place]) for column in _order(self, epoch))
+        around, at = divmod(epoch * self.quotas[source] + rank, self.sizes[source])
+        record = int(_shuffled(self.sizes[source], self.seed, source, around)[at])
+        return SampleIndex(source, record, random.Random(f"{self.seed}:{index}"))
+
+
+@lru_cache(maxsize=4)
+def _order(plan: MixturePlan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The source of each sample of an epoch, and how many of the same source come before it."""
+    sources = np.repeat(np.arange(len(plan.sizes)), plan.quotas)
+    sources = np.random.default_rng((plan.seed, epoch)).permutation(sources)
+    ranks = np.empty_like(sources)
+    for source in range(len(plan.sizes)):
+        places = np.flatnonzero(sources == source)
+        ranks[places] = np.arange(len(places))
+    return sources, ranks
+
+
+@lru_cache(maxsize=64)
+def _shuffled(size: int, seed: int, source: int, around: int) -> np.ndarray:
+    """A source's records in the order of their pass number `around`."""
+    return np.random.default_rng((seed, source, around)).permutation(size)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Datasets and the plan that mixes them, in the same order."""
+
+    datasets: Sequence[RecordDataset]
+    plan: MixturePlan
+
+    @classmethod
+    def of(cls, datasets: Sequence[RecordDataset], weights: Sequence[float], length: int, seed: int) -> "Mixture":
+        """Mix datasets with epochs of `length` samples; 0: as many as there are records."""
+        sizes = tuple(map(len, datasets))
+        return cls(datasets, MixturePlan(sizes, tuple(weights), length or sum(sizes), seed))
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return self.plan.epoch_length
+
+    def __getitem__(self, index: int) -> tuple[Record, random.Random]:
+        """Record of sample number `index`, and the generator for whatever else is random about it."""
+        drawn = self.plan[index]
+        return self.datasets[drawn.source][drawn.record], drawn.rng
 
 
 @dataclass(frozen=True)
@@ -32,44 +131,30 @@ class SourceConfig:
         return CocoSource(root / self.annotations, root / self.images, captions, self.complete, self.merged)
 
 
-@dataclass
-class Mixture(Dataset):
-    """Augmented images drawn from weighted sources.
+class LengthBatches(Sampler[list[int]]):
+    """Batches of samples of about the same length, so that little of them is padding.
+
+    Step s takes samples s·n to (s + 1)·n - 1, sorted by length and cut into batches: what it sees, and the mean of its
+    losses, does not depend on how its batches are shared by processes and accumulation.
 
     Args:
-        sources: the sources.
-        weights: how often each is drawn, in any unit.
-        length: number of samples.
-        augmentation: None leaves the images as they are.
-        seed: of everything random.
+        length: of sample number i, in any unit.
+        steps: of the whole training.
+        batch_size: samples of a batch.
+        per_step: batches of a step.
+        start: steps that are over already: the first batch is the next one's.
     """
 
-    sources: Sequence[CocoSource]
-    weights: Sequence[float]
-    length: int
-    augmentation: Augmentation | None = field(default_factory=Augmentation)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.plan = MixturePlan(tuple(map(len, self.sources)), tuple(self.weights), self.length, self.seed)
+    def __init__(
+        self, length: Callable[[int], float], steps: int, batch_size: int, per_step: int = 1, start: int = 0
+    ) -> None:
+        self.length, self.steps, self.batch_size, self.per_step, self.start = length, steps, batch_size, per_step, start
 
     def __len__(self) -> int:
-        return self.length
+        return self.steps * self.per_step
 
-    def draw(self, index: int) -> tuple[AnnotatedImage, random.Random]:
-        """AnnotatedImage number `index`, and the generator for whatever else is random about it."""
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        draw = self.plan[index]
-        annotated, rng = self.sources[draw.source][draw.record], draw.rng
-        if self.augmentation is not None:
-            other = rng.choices(self.sources, self.weights)[0]
-            annotated = augment(annotated, other[rng.randrange(len(other))], self.augmentation, rng)
-        return annotated, rng
-
-
-def fit(annotated: AnnotatedImage, size: int) -> AnnotatedImage:
-    """Resize image, masks and boxes so that the longest side is `size` pixels."""
-    width, height = annotated.image.size
-    h, w = resized_hw(height, width, size)
-    return window(annotated, (0, 0, width, height), (w, h))
+    def __iter__(self) -> Iterator[list[int]]:
+        samples = self.per_step * self.batch_size
+        for step in range(self.start, self.steps):
+            indices = sorted(range(step * samples, (step + 1) * samples), key=self.length)
+            yield from (indices[at : at + self.batch_size] for at in range(0, samples, self.batch_size))

@@ -17,20 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pixellm.data.records import (
-    MAX_BAD_FRACTION,
-    Exchange,
-    Faults,
-    Instance,
-    Record,
-    RecordList,
-    Segments,
-    expect,
-    name_of,
-    read_json,
-    size_of,
-)
+from pixellm.data.datasets import MAX_BAD_FRACTION, Faults, RecordList, name_of, read_json, size_of
+from pixellm.data.records import Exchange, Instance, Record, Segments
 from pixellm.types import SEG_SLOT
+from pixellm.utils.checks import expect
 
 PAINTED, IGNORED = 1, 255  # ReasonSeg's label values
 

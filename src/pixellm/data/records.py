@@ -1,19 +1,15 @@
-"""What a data set on disk tells of one image, before its image and masks are read.
+"""Annotated images, as a dataset stores them and decoded.
 
-    refer, semantic, reasoning, dialogue, jsonl → RecordDataset of Records → chat → LazySample → Sample
+    coco, semantic, refer, reasoning, dialogue, jsonl → Record
+    Record → chat → Exchange → Conversation                      texts alone; image and masks are read last
+    Record → AnnotatedImage → grammar → Exchange → Conversation  questions about decoded masks, after augmentation
 
-Annotation files are looked through when a data set is opened: what can't be used is left out, reported with its id and
-counted, and too much of it is an error. Masks stay as they are stored until `decode`.
+Masks stay as they are stored until `decode`.
 
 Shapes:  H, W image height and width
 """
 
-import json
-import logging
-import pickle
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -22,19 +18,17 @@ import numpy as np
 from PIL import Image
 
 from pixellm.imaging import masks
-from pixellm.utils.checks import expect as expect
+from pixellm.imaging.images import load_image
+from pixellm.types import Conversation
 
-logger = logging.getLogger(__name__)
-
-MAX_BAD_FRACTION = 0.01
-LOGGED_BAD_RECORDS = 10  # bad records that are logged one by one
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 
 class MaskSource(Protocol):
     """A mask as it is stored."""
 
     def decode(self, height: int, width: int) -> np.ndarray:
-        """Read it: bool (H, W) for an image of `height` × `width` pixels. A ValueError if it is malformed."""
+        """Return bool (H, W) for an image of `height` × `width` pixels; a ValueError if the mask is malformed."""
         ...
 
 
@@ -49,21 +43,21 @@ class Segments:
         return masks.decode(rle, height, width)
 
     def rles(self, height: int, width: int) -> list[masks.Rle]:
-        """All polygons and RLEs of all parts as compressed RLEs, without decoding any."""
-        found = []
+        """Return all polygons and RLEs of all parts as compressed RLEs, without decoding any."""
+        rles = []
         for part in self.parts:
-            several = isinstance(part, list) and any(isinstance(one, dict) for one in part)
-            for one in part if several else [part]:
-                found += masks.to_rles(one, height, width)
-        return found
+            several = isinstance(part, list) and any(isinstance(entry, dict) for entry in part)
+            for entry in part if several else [part]:
+                rles += masks.to_rles(entry, height, width)
+        return rles
 
     def checked(self) -> "Segments":
-        """Itself, unless something that holds no mask can be told without decoding it: then a ValueError."""
+        """Return itself; a ValueError if it is plain without decoding that a part holds no mask."""
         for part in self.parts:
             if not isinstance(part, list | dict) or not part:
                 raise ValueError(f"expected polygons or an RLE, got the segmentation {part!r}")
-            polygons = [one for one in part if not isinstance(one, dict)] if isinstance(part, list) else []
-            if polygons and not any(isinstance(one, list) and len(one) >= 6 for one in polygons):
+            polygons = [entry for entry in part if not isinstance(entry, dict)] if isinstance(part, list) else []
+            if polygons and not any(isinstance(polygon, list) and len(polygon) >= 6 for polygon in polygons):
                 raise ValueError("expected a polygon of at least three points")
         return self
 
@@ -87,15 +81,36 @@ class Labels:
 
 @lru_cache(maxsize=2)  # every instance of an image asks for the same map
 def read_labels(file: Path) -> np.ndarray:
-    """A label map as an integer array (H, W); a ValueError if the file is missing, broken, or no label map."""
-    try:
-        with Image.open(file) as image:
-            labels = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"expected a label map at {file}, which can't be read ({error}). Fetch it again.") from None
+    """Return a label map as an integer array (H, W); a ValueError if the file is missing, broken, or no label map."""
+    labels = _read_pixels(file, "a label map")
     if labels.ndim != 2:
         raise ValueError(f"expected one channel of labels in {file}, got an array of shape {labels.shape}.")
     return labels
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """The pixels of an image file that are neither 0 nor transparent; of a palette, those whose number is not 0."""
+
+    file: Path
+
+    def decode(self, height: int, width: int) -> np.ndarray:
+        pixels = _read_pixels(self.file, "a mask") != 0
+        if pixels.ndim == 3:
+            colours, alpha = (pixels[..., :-1], pixels[..., -1]) if pixels.shape[2] in (2, 4) else (pixels, True)
+            pixels = colours.any(axis=2) & alpha
+        if pixels.shape != (height, width):
+            raise ValueError(f"expected a mask of {height}×{width} pixels, got {self.file} of {pixels.shape}.")
+        return pixels
+
+
+def _read_pixels(file: Path, kind: str) -> np.ndarray:
+    """Return the stored values of an image file, palettes not applied."""
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"expected {kind} at {file}, which can't be read ({error}). Fetch it again.") from None
 
 
 M_co = TypeVar("M_co", covariant=True)  # MaskSource | None as stored, np.ndarray once decoded
@@ -108,7 +123,7 @@ class Instance(Generic[M_co]):
     Args:
         names: what it is called or how it is referred to, the best first.
         mask: as it is stored, or decoded: bool (H, W), never empty; None: nothing in the image fits the names.
-        category: singular, lower case, without braces; "" where the data set does not tell it.
+        category: singular, lower case, without braces; "" where the dataset does not tell it.
         merged: the mask may unite several objects (a crowd, all of a category).
     """
 
@@ -119,37 +134,58 @@ class Instance(Generic[M_co]):
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """A question that comes with the data, and its answer.
+class Exchange(Generic[M_co]):
+    """A question about an image and its answer.
 
     Args:
-        question: as it was written.
+        question: as it was written, or composed.
         answer: with one `{seg}` for each target, in order; None: to be composed of the targets' names.
         targets: what it asks for.
-        asks: how the question is put: "verbatim" as it is, "sentence" with a request for masks after it, "explain" with
-            one for an explanation, too, and "phrase" where it is the name of what is wanted.
+        asks: how a question that comes with the data is put: "verbatim" as it is, "sentence" with a request for masks
+            after it, "explain" with one for an explanation, too, and "phrase" where it is the name of what is wanted.
         ignored: pixels that count neither as target nor as background.
+        kind: for a composed question, a key of `grammar.KIND_WEIGHTS`.
     """
 
     question: str
     answer: str | None
-    targets: tuple[Instance[MaskSource | None], ...]
+    targets: tuple[Instance[M_co], ...]
     asks: Literal["verbatim", "sentence", "explain", "phrase"] = "verbatim"
     ignored: MaskSource | None = None
+    kind: str = ""
+
+    def decode(self, height: int, width: int, stride: int = 1, continues: bool = False) -> Conversation:
+        """Read every `stride`-th pixel of the masks; a ValueError names the question."""
+
+        def pixels(mask: MaskSource | np.ndarray) -> np.ndarray:
+            decoded = mask if isinstance(mask, np.ndarray) else mask.decode(height, width)
+            return decoded[::stride, ::stride]
+
+        try:
+            stack = [pixels(target.mask) for target in self.targets if target.mask is not None]
+            ignored = None if self.ignored is None else pixels(self.ignored)
+        except ValueError as error:
+            raise ValueError(f"question {self.question!r}: {error}") from error
+        empty = np.zeros((0, -(-height // stride), -(-width // stride)), dtype=bool)
+        targets = np.stack(stack) if stack else empty
+        return Conversation(self.question, self.answer or "", targets, ignored=ignored, continues=continues)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a data set.
+    """One image of a dataset.
 
     Args:
-        record_id: unique in its data set.
+        record_id: unique in its dataset.
         image: its file.
         original_hw: its size, where the annotations say for which one they were made.
         instances: what may be asked for by name, alone or together.
         absent: names of what is surely not in the image.
         exchanges: questions that come with it.
         dialogue: each exchange continues the one before it; otherwise they are independent.
+        boxes: categories and boxes of objects that are known by box alone.
+        exhaustive: categories of which every object in the image is annotated; None: annotations are incomplete.
+        captions: sentences that describe the image.
     """
 
     record_id: str
@@ -157,102 +193,47 @@ class Record:
     original_hw: tuple[int, int] | None = None
     instances: tuple[Instance[MaskSource | None], ...] = ()
     absent: tuple[str, ...] = ()
-    exchanges: tuple[Exchange, ...] = ()
+    exchanges: tuple[Exchange[MaskSource | None], ...] = ()
     dialogue: bool = False
+    boxes: tuple[tuple[str, Box], ...] = ()
+    exhaustive: frozenset[str] | None = None
+    captions: tuple[str, ...] = ()
+
+    def load_image(self) -> Image.Image:
+        """Read the image; a ValueError if it is missing, broken, or of another size than its annotations."""
+        image = load_image(self.image)
+        if self.original_hw not in (None, (image.height, image.width)):
+            raise ValueError(
+                f"expected {self.image} to be of {self.original_hw} pixels (height, width), as it was annotated, got "
+                f"{(image.height, image.width)}. Use the original."
+            )
+        return image
+
+    def decode(self) -> "AnnotatedImage":
+        """Read the image and all masks, and leave out empty ones; a ValueError names the record."""
+        try:
+            image = self.load_image()
+            decoded = [(i, i.mask.decode(image.height, image.width)) for i in self.instances if i.mask is not None]
+        except ValueError as error:
+            raise ValueError(f"record {self.record_id}: {error}") from error
+        instances = tuple(Instance(i.names, mask, i.category, i.merged) for i, mask in decoded if mask.any())
+        return AnnotatedImage(image, instances, self.boxes, self.exhaustive, self.captions)
 
 
 @dataclass(frozen=True)
-class BadRecord:
-    """What was left out, and why."""
+class AnnotatedImage:
+    """A record's image with its instances decoded; the other fields are as in `Record`."""
 
-    record_id: str
-    reason: str
+    image: Image.Image
+    instances: tuple[Instance[np.ndarray], ...]
+    boxes: tuple[tuple[str, Box], ...] = ()
+    exhaustive: frozenset[str] | None = None
+    captions: tuple[str, ...] = ()
 
-
-class RecordDataset(Protocol):
-    """A data set on disk: a sequence of records; `bad` is what was left out when it was opened."""
-
-    bad: Sequence[BadRecord]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
-
-
-class RecordList(Sequence[Record]):
-    """Records packed into one buffer.
-
-    As objects, hundreds of thousands of them would be copied, page by page, into every process that only reads them:
-    Python counts references inside of each.
-    """
-
-    def __init__(self, records: Iterable[Record], bad: Sequence[BadRecord] = ()) -> None:
-        packed = [pickle.dumps(record) for record in records]
-        self.bad = bad
-        self._ends = np.cumsum([len(one) for one in packed], dtype=np.int64)
-        self._buffer = np.frombuffer(b"".join(packed), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = self._ends[index - 1] if index else 0
-        return pickle.loads(self._buffer[start : self._ends[index]].tobytes())
-
-
-@dataclass
-class Faults:
-    """Collects the bad records of a file while it is read; more than the share `max_bad_fraction` are an error."""
-
-    where: Path
-    max_bad_fraction: float = MAX_BAD_FRACTION
-    bad: list[BadRecord] = field(default_factory=list)
-
-    @contextmanager
-    def guard(self, record_id: object) -> Iterator[None]:
-        """Whatever is missing or malformed inside makes `record_id` a bad record."""
-        try:
-            yield
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-            self.add(record_id, f"no field {error}" if isinstance(error, KeyError) else str(error))
-
-    def add(self, record_id: object, reason: str) -> None:
-        """Note a bad record."""
-        self.bad.append(BadRecord(str(record_id), reason))
-        if len(self.bad) <= LOGGED_BAD_RECORDS:
-            logger.warning("%s: record %s is left out: %s", self.where, record_id, reason)
-
-    def check(self, total: int) -> list[BadRecord]:
-        """The bad ones of `total` records; a ValueError if they are more than `max_bad_fraction`."""
-        if len(self.bad) > self.max_bad_fraction * total:
-            first = "; ".join(f"{bad.record_id}: {bad.reason}" for bad in self.bad[:3])
-            raise ValueError(
-                f"{self.where}: {len(self.bad)} of {total} records can't be used, expected at most "
-                f"{self.max_bad_fraction:.0%} ({first}). `pixellm data check` lists them all."
-            )
-        return self.bad
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; a ValueError if it is missing or malformed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ValueError(
-            f"expected a JSON file at {path} ({error.strerror}). Check the path; `pixellm data layout` shows what is "
-            "expected where."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}). Fetch it again.") from None
-
-
-def name_of(row: Any, default: object = "?") -> object:
-    """The id of a row of an annotation file, for messages."""
-    return row.get("id", default) if isinstance(row, dict) else default
-
-
-def size_of(image: dict[str, Any]) -> tuple[int, int] | None:
-    """(H, W) that a COCO-like image record states, if it does."""
-    return (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
+    def category_masks(self) -> dict[str, np.ndarray]:
+        """Return the union mask, bool (H, W), of each category present, in order of first appearance."""
+        united: dict[str, np.ndarray] = {}
+        for instance in self.instances:
+            name, mask = instance.category, instance.mask
+            united[name] = united[name] | mask if name in united else mask
+        return united

@@ -16,20 +16,10 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from pixellm.data.records import (
-    MAX_BAD_FRACTION,
-    Exchange,
-    Faults,
-    Instance,
-    Record,
-    RecordList,
-    Segments,
-    expect,
-    name_of,
-    read_json,
-    size_of,
-)
+from pixellm.data.datasets import MAX_BAD_FRACTION, Faults, RecordList, name_of, read_json, size_of
+from pixellm.data.records import Exchange, Instance, Record, Segments
 from pixellm.data.templates import join
+from pixellm.utils.checks import expect
 
 NO_TARGET = -1  # gRefCOCO's annotation id where nothing fits
 MULTI_SIZES = (6, 5, 4)  # targets of a multi-referring question, in turn, as the released code groups them

@@ -18,21 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from pixellm.data.records import (
-    MAX_BAD_FRACTION,
-    BadRecord,
-    Faults,
-    Instance,
-    Labels,
-    Record,
-    RecordList,
-    Segments,
-    expect,
-    name_of,
-    read_json,
-    read_labels,
-    size_of,
-)
+from pixellm.data.datasets import MAX_BAD_FRACTION, BadRecord, Faults, RecordList, name_of, read_json, size_of
+from pixellm.data.records import Instance, Labels, Record, Segments, read_labels
+from pixellm.utils.checks import expect
 
 CLASSES_FILE = Path(__file__).with_name("classes.yaml")
 # Of COCO's first list of things these were never annotated: their labels do not occur, and tell nothing.

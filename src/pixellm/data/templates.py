@@ -1,10 +1,12 @@
-"""How questions are worded: templates, the noun to ask with, and the one plain wording of each kind."""
+"""Templates of questions and answers, how they are filled, and the one plain wording of each kind."""
 
 import random
+import re
 from collections.abc import Sequence
 
 from pixellm.data.categories import SINGLE_PERSON_WORDS, SYNONYMS, WORD_ALSO_MEANS
 from pixellm.data.describe import Noun, noun
+from pixellm.types import SEG_SLOT
 
 SYNONYM_RATE = 0.3
 
@@ -84,24 +86,68 @@ CAPTION_QUESTIONS = (
 )
 NOTHING_FITS = "Nothing here fits that."
 
+# Templates of `chat`, whose phrases are a dataset's own: {what} phrases joined, {What} the same with a capital letter,
+# {seg} a mask, {segs} one for each phrase.
+_FIELD = re.compile(r"\{(what|What|segs)\}")
+SHORT_QUESTIONS = (
+    "Segment {what}.",
+    "Please segment {what} in this image.",
+    "Could you segment {what} for me?",
+    "Find {what} and give me the mask.",
+    "Where is {what}? Answer with a mask.",
+    "Which pixels show {what}?",
+    "Mark {what} in the picture.",
+    "Outline {what}, please.",
+    "Show me {what} in this photo.",
+    "Give me a segmentation of {what}.",
+    "I need the mask of {what}.",
+    "Point out {what} with a mask.",
+    "Cut out {what}.",
+    "{what}",
+)
+SENTENCE_REQUESTS = (
+    "Please answer with segmentation masks.",
+    "Show the answer with masks.",
+    "Segment what you name.",
+    "Mark it in the image.",
+    "Give a mask for each thing.",
+    "Please point it out with masks.",
+)
+EXPLAIN_REQUESTS = (
+    "Please segment it and explain why.",
+    "Show it with a mask, and tell me the reason.",
+    "Give the mask and a short explanation.",
+)
+ONE_ANSWERS = ("Here it is {seg}.", "It is this {seg}.", "Sure, {seg}.", "{What} {seg}.", "{seg}.")
+SEPARATE_ANSWERS = ("{what} {seg}", "{what} is here {seg}", "{seg}")  # one for each target, then joined
+JOINT_ANSWERS = (
+    "{What}: {segs}.",
+    "Here are {what}: {segs}.",
+    "Sure, {what} are {segs}, in this order.",
+    "In this order, they are {segs}.",
+    "{segs}.",
+)
+ABSENT_ANSWERS = ("There is no {what} here.", "I see no {what} in this image.", "No {what} is to be seen.")
+UNFIT_ANSWERS = ("Nothing in this image fits that.", "There is nothing like that here.", "I find nothing of the kind.")
+
 
 def category_question(name: str) -> str:
-    """The one plain wording to ask for all things called `name`."""
+    """Return the one plain wording to ask for all objects of a category."""
     return f"Segment {noun(name).every()} in this image."
 
 
 def several_question(names: Sequence[str]) -> str:
-    """The one plain wording to ask for two or more categories together."""
+    """Return the one plain wording to ask for two or more categories together."""
     return f"Segment {join([noun(name).every() for name in names])} in this image."
 
 
 def all_question() -> str:
-    """The one plain wording to ask for everything in the image."""
+    """Return the one plain wording to ask for everything in the image."""
     return "Name and segment the things in this image."
 
 
 def word_for(name: str, rng: random.Random, present: frozenset[str], alone: bool) -> Noun:
-    """The noun to ask for `name` with: its own, or sometimes a synonym that means nothing else that is present."""
+    """Return the noun to ask for a category with: its own, or sometimes a synonym that means nothing else present."""
     words = [w for w in SYNONYMS.get(name, ()) if not WORD_ALSO_MEANS.get(w, frozenset()) & present]
     if name == "person" and alone:
         words += SINGLE_PERSON_WORDS
@@ -111,7 +157,7 @@ def word_for(name: str, rng: random.Random, present: frozenset[str], alone: bool
 
 
 def fill(template: str, word: Noun, many: bool) -> str:
-    """A template of `CATEGORY_QUESTIONS` with the noun in its forms."""
+    """Fill a template of `CATEGORY_QUESTIONS` with the noun in its forms."""
     be = word.be(many)
     return template.format(
         the=word.the(many),
@@ -130,5 +176,16 @@ def join(parts: Sequence[str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """Begin with a capital letter and end with a full stop."""
     return f"{text[0].upper()}{text[1:]}."
+
+
+def fill_phrase(template: str, phrase: str, segs: str = "") -> str:
+    """Fill a template of `SHORT_QUESTIONS` or of an answer with somebody's words, which are not read as a template."""
+    texts = {"what": phrase, "What": f"{phrase[:1].upper()}{phrase[1:]}", "segs": segs}
+    return _FIELD.sub(lambda match: texts[match[1]], template)
+
+
+def escape(text: str) -> str:
+    """Return somebody's text with nothing in it that reads as a mask's slot."""
+    return text.replace(SEG_SLOT, "{ seg }")

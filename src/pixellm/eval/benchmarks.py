@@ -14,7 +14,8 @@ from typing import Literal
 from PIL import Image
 
 from pixellm.data.catalogue import DATASETS, open_data
-from pixellm.data.records import Exchange, Instance, MaskSource, Record, RecordDataset, RecordList, Segments
+from pixellm.data.datasets import RecordDataset, RecordList
+from pixellm.data.records import Exchange, Instance, MaskSource, Record, Segments
 from pixellm.data.refer import multi_referring
 from pixellm.data.templates import join
 from pixellm.imaging import masks

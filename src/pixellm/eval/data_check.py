@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pixellm.data.chat import Chat, draft
-from pixellm.data.records import BadRecord, Record, RecordDataset
+from pixellm.data.datasets import BadRecord, RecordDataset
+from pixellm.data.records import Record
 from pixellm.imaging.contact_sheet import contact_sheet
 from pixellm.imaging.images import load_image
 from pixellm.imaging.masks import encode

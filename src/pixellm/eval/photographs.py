@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixellm import __version__
-from pixellm.data.coco import AnnotatedImage, CocoSource, category_masks
-from pixellm.data.grammar import MAX_SLOTS, askable_attributes, knowledge_turn
+from pixellm.data.coco import CocoSource
+from pixellm.data.grammar import MAX_SLOTS, knowledge_exchanges
 from pixellm.data.knowledge import related, surely_absent
+from pixellm.data.records import AnnotatedImage
 from pixellm.data.templates import all_question, category_question, several_question
 from pixellm.eval.matching import Score, match, names_category
 from pixellm.eval.metrics import IouSum, Overlap, overlap
@@ -101,19 +102,19 @@ def build_questions(source: CocoSource, limit: int | None = None) -> list[Questi
 
 
 def _questions(source: CocoSource, index: int) -> Iterator[Question]:
-    photograph, record = source[index], source.records[index]
+    annotated, record = source[index].decode(), source.rows[index]
     rng = random.Random(f"{index}")
 
     def ask(kind: str, text: str, names: Sequence[str] = (), detail: str = "") -> Question:
         return Question(index, record["id"], record["file_name"], kind, text, tuple(names), detail)
 
-    things = photograph.instances
-    boxed = {name for name, _ in photograph.boxes}  # known by box alone: present, but without a whole mask
+    things = annotated.instances
+    boxed = {name for name, _ in annotated.boxes}  # known by box alone: present, but without a whole mask
     present = {thing.category for thing in things} | boxed
     single = {thing.category for thing in things if source.merged or not thing.merged}
     yield from (ask("category", category_question(name), [name]) for name in sorted(single - boxed))
 
-    area = {name: float(mask.mean()) for name, mask in category_masks(things).items() if name not in boxed}
+    area = {name: float(mask.mean()) for name, mask in annotated.category_masks().items() if name not in boxed}
     large = sorted((name for name in area if area[name] >= MIN_AREA), key=lambda name: (-area[name], name))
     if len(large) >= 2:
         chosen = large[: rng.randint(2, min(4, len(large)))]
@@ -122,15 +123,15 @@ def _questions(source: CocoSource, index: int) -> Iterator[Question]:
         return
     if large:
         yield ask("all", all_question(), large[:MAX_SLOTS])
-    for detail, name in _absent(present, source.known, rng):
+    for detail, name in _absent(present, source.categories, rng):
         yield ask("nothing", category_question(name), detail=detail)
     if not boxed:
-        turns = {key: knowledge_turn(key, things) for key in askable_attributes(things, source.known)}
+        exchanges = knowledge_exchanges(annotated)
         for kind, detail in (("nothing", "knowledge"), ("knowledge", "")):
-            if keys := [key for key, turn in turns.items() if turn.kind == kind]:
+            if keys := [key for key, exchange in exchanges.items() if exchange.kind == kind]:
                 key = rng.choice(keys)
-                names = [things[target[0]].category for target in turns[key].targets]
-                yield ask(kind, turns[key].question, names, detail or key)
+                names = [target.category for target in exchanges[key].targets]
+                yield ask(kind, exchanges[key].question, names, detail or key)
 
 
 def _absent(present: set[str], known: frozenset[str], rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -148,7 +149,7 @@ def _absent(present: set[str], known: frozenset[str], rng: random.Random) -> Ite
 
 def score(question: Question, answer: Answer, photograph: AnnotatedImage, known: frozenset[str]) -> Result:
     """Compare an answer with the photograph's annotations."""
-    united = category_masks(photograph.instances)
+    united = photograph.category_masks()
     targets = [masks.encode(united[name]) for name in question.names]
     predicted = [target.rle for target in answer.targets]
     phrases = [target.phrase for target in answer.targets]
@@ -278,10 +279,10 @@ def evaluate(
             "questions", total=len(questions), completed=len(questions) - sum(map(len, pending.values()))
         )
         for index, asked in pending.items():
-            photograph = source[index]
+            photograph = source[index].decode()
             segmenter.set_image(photograph.image)
             answers = ask_all(segmenter, [question.text for question in asked])
-            results = [score(q, a, photograph, source.known) for q, a in zip(asked, answers, strict=True)]
+            results = [score(q, a, photograph, source.categories) for q, a in zip(asked, answers, strict=True)]
             done.update((result.key, result) for result in results)
             if path:
                 append(path, map(asdict, results))

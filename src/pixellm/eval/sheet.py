@@ -23,14 +23,14 @@ def result_sheet(
     """
     index = {
         record["id"]: at
-        for at, record in enumerate(source.records)
+        for at, record in enumerate(source.rows)
         if licences is None or record.get("license") in licences
     }
     results = [result for result in results if result.record_id in index]
     items = []
     for good in (True, False):
         for result in choose([r for r in results if is_good(r) == good], count):
-            answer = answer_of(result, source[index[result.record_id]].image)
+            answer = answer_of(result, source[index[result.record_id]].load_image())
             items.append(answer.card(_note(result), good))
     if items:
         contact_sheet(items, path)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from pixellm.data.coco import AnnotatedImage, category_masks
+from pixellm.data.records import AnnotatedImage
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 
 
@@ -54,8 +54,8 @@ def presence_scores(
         inputs = processor.images([annotated.image])
         scores = model.vision_encoder(inputs["pixel_values"], inputs["resized_hw"]).presence_logits
         assert scores is not None
-        found = category_masks(annotated.instances).keys()
-        for name in annotated.known & vocabulary.keys():
+        found = annotated.category_masks().keys()
+        for name in (annotated.exhaustive or frozenset()) & vocabulary.keys():
             (present if name in found else absent).append(float(scores[0, vocabulary[name]]))
     model.train(training)
     if not present or not absent:

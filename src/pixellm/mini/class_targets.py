@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixellm.data.coco import AnnotatedImage, category_masks
+from pixellm.data.records import AnnotatedImage
 
 # Things on or around which other things are usually seen: a pixel of theirs may be something else, too.
 OVERLAPPING = frozenset(
@@ -73,9 +73,9 @@ def class_targets(
     weight = np.zeros((len(vocabulary), grid, grid), dtype=bool)
     width, height = annotated.image.size
     inside = _cells(np.ones((height, width), dtype=bool), size, grid) > 0
-    if annotated.complete:
-        weight[[index[name] for name in annotated.known if name in index]] = inside
-    for name, mask in category_masks(annotated.instances).items():
+    if annotated.exhaustive is not None:
+        weight[[index[name] for name in annotated.exhaustive if name in index]] = inside
+    for name, mask in annotated.category_masks().items():
         share = _cells(mask, size, grid)
         if name not in OVERLAPPING:
             weight |= share > 0.5  # what is surely this is nothing else

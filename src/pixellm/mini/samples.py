@@ -1,20 +1,20 @@
-"""Annotated images → training samples: questions are phrased after augmentation, from the masks that are left."""
+"""Annotated images → training samples: questions are composed after augmentation, from the masks that are left."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from pixellm.data.coco import AnnotatedImage
+from pixellm.data.augment import AugmentedImages, fit
 from pixellm.data.describe import noun
-from pixellm.data.grammar import Turn, build_turns
-from pixellm.data.mixture import Mixture, fit
+from pixellm.data.grammar import Grammar
 from pixellm.mini.class_targets import class_targets
 from pixellm.model.modeling import IGNORE_INDEX
 from pixellm.types import Conversation, Sample
 
 NAMES_PER_IMAGE = 12
+MASK_STRIDE = 2  # half the resolution tells the losses all that masks of a quarter of it can show
 
 
 @dataclass
@@ -22,45 +22,34 @@ class ConversationSamples(Dataset):
     """Samples with up to `questions` conversations each.
 
     Args:
-        mixture: the augmented images.
+        images: the augmented images.
         vocabulary, grid: of the dense classifier's targets; see `class_targets`.
         size: side of the encoder's square in pixels.
         questions: conversations per image.
     """
 
-    mixture: Mixture
+    images: AugmentedImages
     vocabulary: Sequence[str]
     size: int
     grid: int
     questions: int
 
     def __len__(self) -> int:
-        return len(self.mixture)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        annotated, rng = self.mixture.draw(index)
+        annotated, rng = self.images[index]
         annotated = fit(annotated, self.size)
-        turns = build_turns(
-            annotated.instances,
-            np.asarray(annotated.image),
-            annotated.known,
-            annotated.complete,
-            rng,
-            self.questions,
-            annotated.captions,
-        )
+        height, width = annotated.image.height, annotated.image.width
+        conversations = []
+        for exchange in Grammar(self.questions).build(annotated, rng):
+            names = tuple(self._index(target.category) for target in exchange.targets)
+            conversations.append(replace(exchange.decode(height, width, MASK_STRIDE), names=names))
         target, weight = class_targets(annotated, self.vocabulary, self.size, self.grid)
-        conversations = tuple(self._conversation(turn, annotated) for turn in turns)
-        return Sample(annotated.image, conversations, str(index), target, weight)
+        return Sample(annotated.image, tuple(conversations), str(index), target, weight)
 
-    def _conversation(self, turn: Turn, annotated: AnnotatedImage) -> Conversation:
-        masks = [np.any([annotated.instances[i].mask for i in slot], axis=0) for slot in turn.targets]
-        empty = np.zeros((0, annotated.image.height, annotated.image.width), dtype=bool)
-        categories = [annotated.instances[slot[0]].category for slot in turn.targets]
-        other = len(self.vocabulary)
-        names = tuple(self.vocabulary.index(c) if c in self.vocabulary else other for c in categories)
-        # Half the resolution tells the losses all that masks of a quarter of it can show.
-        return Conversation(turn.question, turn.answer, (np.stack(masks) if masks else empty)[:, ::2, ::2], names)
+    def _index(self, category: str) -> int:
+        return self.vocabulary.index(category) if category in self.vocabulary else len(self.vocabulary)
 
 
 def naming_samples(vocabulary: Sequence[str], samples: ConversationSamples) -> Iterator[list[Sample]]:

@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from pixellm.checkpoints.assemble import assemble, load_trained, save_trained
+from pixellm.data.augment import AugmentedImages
 from pixellm.data.coco import CocoSource
-from pixellm.data.mixture import Mixture
-from pixellm.data.plan import LengthBatches
+from pixellm.data.mixture import LengthBatches, Mixture
+from pixellm.data.records import Record
 from pixellm.mini.build import (
     TIMM_MEAN,
     TIMM_STD,
@@ -72,7 +73,7 @@ def names_of(sources: list[CocoSource]) -> list[str]:
 
     A name that is only ever annotated where it is would soon be seen everywhere.
     """
-    return sorted(frozenset[str]().union(*(source.known for source in sources if source.complete)))
+    return sorted(frozenset[str]().union(*(source.categories for source in sources if source.complete)))
 
 
 def train_vision(
@@ -85,8 +86,10 @@ def train_vision(
     if recipe.start:
         load_trained(model, recipe.start)
     freeze(model.vision_encoder.backbone, stage.frozen, stage.depthwise)
+    weights = [source.weight for source in recipe.sources]
+    mixture = Mixture.of(sources, weights, stage.steps * stage.batch_size, recipe.seed)
     samples = VisionSamples(
-        mixture=_mixture(recipe, sources, stage.steps * stage.batch_size),
+        images=AugmentedImages(mixture, recipe.augmentation),
         vocabulary=vocabulary,
         size=config.vision_config.image_size,
         grid=config.vision_config.grid_sizes[-1],
@@ -121,11 +124,11 @@ def train_answers(
     if recipe.start:
         load_trained(model, recipe.start)
     load_pixel_side(model, load_file(seeing))
-    with_questions = [(s, c.weight) for s, c in zip(sources, recipe.sources, strict=True) if _has_masks(s)]
-    asked, weights = zip(*with_questions, strict=True)
+    shares = [(s, c.weight) for s, c in zip(sources, recipe.sources, strict=True) if _has_masks(s)]
+    with_masks, weights = zip(*shares, strict=True)
     length = stage.steps * stage.batch_size
     samples = ConversationSamples(
-        mixture=Mixture(asked, weights, length, recipe.augmentation, recipe.seed + 1),
+        images=AugmentedImages(Mixture.of(with_masks, weights, length, recipe.seed + 1), recipe.augmentation),
         vocabulary=vocabulary,
         size=config.vision_config.image_size,
         grid=config.vision_config.grid_sizes[-1],
@@ -151,7 +154,7 @@ def train_answers(
     trainer.fit()
     if recipe.held_out:
         held_out = chain.from_iterable(source.load(recipe.data_root) for source in recipe.held_out)
-        moved = calibrate_presence(model, processor, held_out, recipe.recall)
+        moved = calibrate_presence(model, processor, map(Record.decode, held_out), recipe.recall)
         logger.info("presence on held-out images: mentions moved by %.2f, tags by %.2f", *moved)
     clear_leftovers(result)
     with atomic_directory(result) as directory:
@@ -163,12 +166,8 @@ def same_length(_: int) -> float:
     return 0.0
 
 
-def _mixture(recipe: MiniRecipe, sources: list[CocoSource], length: int) -> Mixture:
-    return Mixture(sources, [source.weight for source in recipe.sources], length, recipe.augmentation, recipe.seed)
-
-
 def _has_masks(source: CocoSource) -> bool:
-    return any(annotated.instances for annotated in (source[i] for i in range(min(3, len(source)))))
+    return any(source[i].instances for i in range(min(3, len(source))))
 
 
 def _arguments(stage: VisionStage | AnswerStage, recipe: MiniRecipe, output: Path) -> TrainingArguments:

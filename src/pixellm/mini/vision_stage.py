@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pixellm.data.coco import AnnotatedImage, category_masks
+from pixellm.data.augment import AugmentedImages, fit
 from pixellm.data.grammar import MIN_CATEGORY_AREA
-from pixellm.data.mixture import Mixture, fit
+from pixellm.data.records import AnnotatedImage
 from pixellm.mini.class_targets import class_targets
 from pixellm.mini.imagenet_names import IMAGENET_CLASSES
 from pixellm.model import PixelLMForConditionalGeneration
@@ -76,14 +76,14 @@ class VisionSamples(Dataset):
     """Images in a square of `size` pixels, with class targets on the encoder's finest grid and names to segment.
 
     Args:
-        mixture: the augmented images.
+        images: the augmented images.
         vocabulary: the V names.
         size, grid: see `class_targets`.
         names: how many names are asked for at most.
         mean, std: of the pixels.
     """
 
-    mixture: Mixture
+    images: AugmentedImages
     vocabulary: Sequence[str]
     size: int
     grid: int
@@ -92,10 +92,10 @@ class VisionSamples(Dataset):
     std: float = 0.5
 
     def __len__(self) -> int:
-        return len(self.mixture)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        annotated, rng = self.mixture.draw(index)
+        annotated, rng = self.images[index]
         annotated = fit(annotated, round(self.size * rng.uniform(SMALLEST_FIT, 1.0)))
         target, weight = class_targets(annotated, self.vocabulary, self.size, self.grid)
         pixels = np.asarray(annotated.image, dtype=np.float32) / 255
@@ -113,7 +113,7 @@ class VisionSamples(Dataset):
 
     def _asked(self, annotated: AnnotatedImage, rng: random.Random) -> tuple[Tensor, Tensor]:
         """Some names and their masks, bool (M, S, S): on the whole square, whatever part of it the image takes."""
-        found = category_masks(annotated.instances)
+        found = annotated.category_masks()
         askable = [n for n, mask in found.items() if n in self.vocabulary and mask.mean() >= MIN_CATEGORY_AREA]
         chosen = rng.sample(askable, min(self.names, len(askable)))
         masks = np.zeros((len(chosen), self.size, self.size), dtype=bool)

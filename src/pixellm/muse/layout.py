@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pixellm.data.records import read_json
+from pixellm.data.datasets import read_json
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget
 from pixellm.utils.checks import expect
 

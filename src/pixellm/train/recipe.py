@@ -17,8 +17,8 @@ from pixellm.baselines.lisa import LisaConfig
 from pixellm.data.augment import Augmentation
 from pixellm.data.catalogue import INSTANCES
 from pixellm.data.chat import Chat
+from pixellm.data.datasets import MAX_BAD_FRACTION
 from pixellm.data.mixture import SourceConfig
-from pixellm.data.records import MAX_BAD_FRACTION
 from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMConfig, PixelLMVisionConfig
 

@@ -18,8 +18,7 @@ from pixellm.baselines.lisa import LisaConfig
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
 from pixellm.checkpoints.lora import merge_trained
 from pixellm.data.catalogue import open_data
-from pixellm.data.plan import LengthBatches, MixturePlan
-from pixellm.data.records import RecordDataset
+from pixellm.data.mixture import LengthBatches, Mixture
 from pixellm.eval.comparison import RUN
 from pixellm.hub.models import resolve
 from pixellm.mini.stages import train_mini
@@ -111,11 +110,11 @@ def train(recipe: Recipe, output: Path) -> Path:
     data, stage = recipe.data, recipe.stage
     per_step = _batches_per_step(stage)
     _describe_run(recipe, output, {})
-    sets, plan = _open(data, recipe.seed)
+    mixture = _open(data, recipe.seed)
     held_out = None
     if recipe.validation:  # the same questions for every seed
         whole = replace(recipe.validation.chat, mask_stride=1)
-        held_out = ChatSamples(*_open(recipe.validation, seed=0), whole)
+        held_out = ChatSamples(_open(recipe.validation, seed=0), whole)
     model, processor = start.load(recipe.start, recipe.seed)
     torch.manual_seed(recipe.seed)  # adapters are drawn the same whatever ran in this process before
     for part in model.children():
@@ -125,11 +124,11 @@ def train(recipe: Recipe, output: Path) -> Path:
         reader_of(model).gradient_checkpointing_enable({"use_reentrant": False})
     if stage.compile:
         reader_of(model).base_model.compile(dynamic=True)
-    samples = ChatSamples(sets, plan, data.chat, len(_codebook_ids(model)))
+    samples = ChatSamples(mixture, data.chat, len(_codebook_ids(model)))
     shared = 0 if isinstance(processor, SeemProcessor) else len(processor.prefix_ids)
     longest = shared + round(max(samples.length(i) for i in range(LOOKED_AT)))
     length = min(longest, stage.max_length or longest)
-    for line in summary(model, list(data.sets), plan, stage, length):
+    for line in summary(model, list(data.sets), mixture.plan, stage, length):
         logger.info(line)
     progress = RichProgress()
     trainer = PixelLMTrainer(
@@ -158,11 +157,9 @@ def train(recipe: Recipe, output: Path) -> Path:
     return result
 
 
-def _open(data: Data, seed: int) -> tuple[list[RecordDataset], MixturePlan]:
-    """The data sets, and the plan that draws from them."""
-    sets = [open_data(name, data.root, data.max_bad_fraction) for name in data.sets]
-    sizes = tuple(map(len, sets))
-    return sets, MixturePlan(sizes, tuple(data.sets.values()), data.epoch_length or sum(sizes), seed)
+def _open(data: Data, seed: int) -> Mixture:
+    datasets = [open_data(name, data.root, data.max_bad_fraction) for name in data.sets]
+    return Mixture.of(datasets, tuple(data.sets.values()), data.epoch_length, seed)
 
 
 def _check_run(recipe: Recipe, output: Path) -> None:

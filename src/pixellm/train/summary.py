@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from pixellm.baselines.seem import SeemForGrounding
-from pixellm.data.plan import MixturePlan
+from pixellm.data.mixture import MixturePlan
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.train.recipe import Stage
 

@@ -22,7 +22,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from pixellm.data.plan import LengthBatches
+from pixellm.data.mixture import LengthBatches
 from pixellm.eval.validation import Validated, validate
 from pixellm.imaging.contact_sheet import Card, contact_sheet
 from pixellm.model.modeling import loss_counts

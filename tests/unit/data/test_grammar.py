@@ -6,19 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pixellm.data import describe, grammar, templates
 from pixellm.data.categories import CATEGORIES, COCO, COLOURED, CONSPICUOUS, OVERLAPS, SYNONYMS, WORD_ALSO_MEANS
 from pixellm.data.describe import COLOURS, describe_instances, noun, pluralize
 from pixellm.data.grammar import (
     KIND_WEIGHTS,
-    Turn,
-    askable_attributes,
-    build_turns,
-    knowledge_turn,
+    Grammar,
+    knowledge_exchanges,
 )
 from pixellm.data.knowledge import attributes, read_attributes, surely_absent
-from pixellm.data.records import Instance
+from pixellm.data.records import AnnotatedImage, Exchange, Instance
 from pixellm.data.templates import (
     CATEGORY_QUESTIONS,
     NOTHING_FITS,
@@ -56,12 +55,27 @@ def street() -> list[Instance]:
     ]
 
 
-def ask(instances, seed, *, count=40, image=None, known=KNOWN, complete=True, captions=()) -> list[Turn]:
+def annotate(instances, image=None, known=KNOWN, captions=()) -> AnnotatedImage:
     image = grey_image() if image is None else image
-    return build_turns(instances, image, known, complete, random.Random(seed), count, captions)
+    return AnnotatedImage(Image.fromarray(image), tuple(instances), (), known, tuple(captions))
 
 
-def ask_often(instances, seeds=60, **kwargs) -> list[Turn]:
+def ask(instances, seed, *, count=40, **annotations) -> list[Exchange]:
+    return list(Grammar(count).build(annotate(instances, **annotations), random.Random(seed)))
+
+
+def members(target: Instance, instances: list[Instance]) -> tuple[int, ...]:
+    """Which instances a target unites."""
+    inside = [i for i, one in enumerate(instances) if one.category == target.category and target.mask[one.mask].all()]
+    assert np.array_equal(target.mask, np.any([instances[i].mask for i in inside], axis=0))
+    return tuple(inside)
+
+
+def unions(turn: Exchange, instances: list[Instance]) -> tuple[tuple[int, ...], ...]:
+    return tuple(members(target, instances) for target in turn.targets)
+
+
+def ask_often(instances, seeds=60, **kwargs) -> list[Exchange]:
     return [turn for seed in range(seeds) for turn in ask(instances, seed, count=12, **kwargs)]
 
 
@@ -70,7 +84,7 @@ def test_every_answer_has_a_slot_for_each_target():
         assert turn.answer.count("{seg}") == len(turn.targets)
         assert turn.question.count("{") == 0
         assert turn.answer.replace("{seg}", "").count("{") == 0
-        assert all(target and len(set(target)) == len(target) for target in turn.targets)
+        assert all(unions(turn, street()))
         assert turn.answer[0].isupper()
         assert turn.answer[-1] in ".!?"
         assert len(turn.targets) <= grammar.MAX_SLOTS
@@ -83,8 +97,11 @@ def test_all_kinds_come_up_in_about_their_weight():
 
 
 def test_is_determined_by_the_generator():
-    assert ask(street(), 3) == ask(street(), 3)
-    assert ask(street(), 3) != ask(street(), 4)
+    def texts(seed):
+        return [(turn.question, turn.answer, unions(turn, street())) for turn in ask(street(), seed)]
+
+    assert texts(3) == texts(3)
+    assert texts(3) != texts(4)
 
 
 def test_no_question_twice_and_no_more_than_wanted():
@@ -99,16 +116,18 @@ def test_targets_are_what_the_answer_names():
     for turn in ask_often(instances):
         if turn.kind in ("category", "several", "knowledge", "all"):
             for target in turn.targets:
-                (category,) = {instances[index].category for index in target}
-                word = noun(category)
+                word = noun(target.category)
                 assert word.singular in turn.answer.lower() or word.plural in turn.answer
-                assert target == tuple(i for i, one in enumerate(instances) if one.category == category)
+                same = tuple(i for i, one in enumerate(instances) if one.category == target.category)
+                assert members(target, instances) == same
 
 
 def test_names_in_an_answer_stand_before_their_slots():
-    turn = knowledge_turn("has wheels", [instance("bus", box(0, 0, 20, 20)), *street()])
+    instances = [instance("bus", box(0, 0, 20, 20)), *street()]
+    turn = knowledge_exchanges(annotate(instances))["has wheels"]
     assert turn.question == attributes()["has wheels"].questions[0]
-    assert (turn.answer, turn.targets) == ("The car {seg} and the bus {seg}.", ((2,), (0,)))
+    assert turn.answer == "The car {seg} and the bus {seg}."
+    assert unions(turn, instances) == ((2,), (0,))
 
 
 def test_absent_names_are_known_and_absent():
@@ -121,7 +140,7 @@ def test_absent_names_are_known_and_absent():
 
 
 def test_says_nothing_of_absence_or_of_all_where_annotations_are_incomplete():
-    turns = ask_often(street(), complete=False)
+    turns = ask_often(street(), known=None)
     assert {turn.kind for turn in turns} == {"category", "several", "instance"}
     assert not any("no " in turn.answer.lower() for turn in turns)
     # Another dog may be further left, or smaller.
@@ -132,7 +151,7 @@ def test_says_nothing_of_absence_or_of_all_where_annotations_are_incomplete():
 def test_a_category_that_is_too_small_is_neither_asked_for_nor_absent():
     for turn in ask_often(street()):
         assert "bird" not in turn.answer
-        assert 4 not in {index for target in turn.targets for index in target}
+        assert "bird" not in {target.category for target in turn.targets}
         # A bird is an animal, too: without it no answer about animals would be right.
         assert turn.question not in attributes()["animal"].questions
 
@@ -140,8 +159,9 @@ def test_a_category_that_is_too_small_is_neither_asked_for_nor_absent():
 def test_a_small_instance_belongs_to_its_category_only():
     instances = [instance("dog", box(10, 10, 40, 40)), instance("dog", box(90, 180, 2, 4))]
     turns = ask_often(instances)
-    assert all((0, 1) in turn.targets for turn in turns if turn.kind == "category")
-    assert {turn.targets for turn in turns if turn.kind == "instance"} == {((0,),)}
+    assert all((0, 1) in unions(turn, instances) for turn in turns if turn.kind == "category")
+    one = {id(target.mask) for turn in turns if turn.kind == "instance" for target in turn.targets}
+    assert one == {id(instances[0].mask)}
 
 
 def test_nothing_is_asked_for_with_the_words_of_category():
@@ -159,31 +179,34 @@ def test_nothing_is_asked_for_with_the_words_of_category():
 
 def test_knowledge_of_absence_needs_the_whole_vocabulary():
     dog = [instance("dog", box(10, 10, 40, 40))]
-    assert {"animal", "vehicle"} <= set(askable_attributes(dog, KNOWN))
+    assert {"animal", "vehicle"} <= set(knowledge_exchanges(annotate(dog)))
     # With only dogs and cats annotated, an animal that is there may be named, but a vehicle not be denied.
-    some = set(askable_attributes(dog, frozenset({"dog", "cat"})))
+    some = set(knowledge_exchanges(annotate(dog, known=frozenset({"dog", "cat"}))))
     assert "animal" in some
     assert "meows" in some
     assert "vehicle" not in some
     # Clothes are not annotated in COCO.
-    assert "for the legs" not in askable_attributes(dog, KNOWN)
-    assert askable_attributes([*dog, instance("gizmo", box(50, 50, 20, 20))], KNOWN) == []
-    assert "pet" not in askable_attributes([*dog, instance("horse", box(50, 50, 20, 20))], KNOWN)
+    assert "for the legs" not in knowledge_exchanges(annotate(dog))
+    assert knowledge_exchanges(annotate([*dog, instance("gizmo", box(50, 50, 20, 20))])) == {}
+    assert knowledge_exchanges(annotate(dog, known=None)) == {}
+    assert "pet" not in knowledge_exchanges(annotate([*dog, instance("horse", box(50, 50, 20, 20))]))
 
 
 def test_likely_food_is_not_denied():
-    assert "food" in askable_attributes([instance("dog", box(0, 0, 40, 40))], KNOWN)
-    assert "food" not in askable_attributes([instance("dining table", box(0, 0, 40, 40))], KNOWN)
+    assert "food" in knowledge_exchanges(annotate([instance("dog", box(0, 0, 40, 40))]))
+    assert "food" not in knowledge_exchanges(annotate([instance("dining table", box(0, 0, 40, 40))]))
 
 
 def test_left_and_right_follow_the_masks():
     def described(instances):
-        return {(t.answer, t.targets) for t in ask_often(instances) if t.kind == "instance" and "most" in t.answer}
+        places = {id(one.mask): index for index, one in enumerate(instances)}
+        asked = [t for t in ask_often(instances) if t.kind == "instance" and "most" in t.answer]
+        return {(t.answer, *map(places.get, (id(target.mask) for target in t.targets))) for t in asked}
 
     instances = street()[:3]
     mirrored = [replace(one, mask=one.mask[:, ::-1]) for one in instances]
-    assert described(instances) == {("The leftmost dog {seg}.", ((0,),)), ("The rightmost dog {seg}.", ((2,),))}
-    assert described(mirrored) == {("The leftmost dog {seg}.", ((2,),)), ("The rightmost dog {seg}.", ((0,),))}
+    assert described(instances) == {("The leftmost dog {seg}.", 0), ("The rightmost dog {seg}.", 2)}
+    assert described(mirrored) == {("The leftmost dog {seg}.", 2), ("The rightmost dog {seg}.", 0)}
 
 
 def test_separate_instances_are_read_from_left_to_right():
@@ -192,7 +215,7 @@ def test_separate_instances_are_read_from_left_to_right():
     assert found
     for turn in found:
         assert turn.answer == "The first dog {seg}, the second dog {seg} and the third dog {seg}."
-        assert turn.targets == ((1,), (2,), (0,))
+        assert all(target.mask is instances[i].mask for target, i in zip(turn.targets, (1, 2, 0), strict=True))
 
 
 def answers(category, masks, image=None, coloured=True, complete=True):
@@ -293,9 +316,7 @@ def test_fixed_wordings():
     assert category_question("person") == "Segment every person in this image."
     assert several_question(["cat", "skis", "dog"]) == "Segment every cat, all the skis and every dog in this image."
     assert all_question() in templates.ALL_QUESTIONS
-    assert knowledge_turn("barks", []).answer == NOTHING_FITS
-    with pytest.raises(ValueError, match="expected an attribute"):
-        knowledge_turn("sings", [])
+    assert knowledge_exchanges(annotate([]))["barks"].answer == NOTHING_FITS
 
 
 def test_wrong_things_are_refused():

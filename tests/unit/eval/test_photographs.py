@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pixellm.data.categories import COCO
-from pixellm.data.coco import CocoSource, category_masks
+from pixellm.data.coco import CocoSource
 from pixellm.data.describe import noun
 from pixellm.data.templates import NOTHING_FITS
 from pixellm.eval import photographs, resumable
@@ -59,7 +59,7 @@ class Oracle:
     def __init__(self, source: CocoSource, stop_after: int | None = None) -> None:
         self.source, self.left, self.asked = source, stop_after, []
         self.questions = {(q.index, q.text): q for q in build_questions(source)}
-        self.images = [source[index].image.tobytes() for index in range(len(source))]
+        self.images = [source[index].load_image().tobytes() for index in range(len(source))]
 
     def set_image(self, image: Image.Image) -> None:
         if self.left == 0:
@@ -69,7 +69,7 @@ class Oracle:
 
     def ask(self, question: str) -> Answer:
         self.asked.append(question)
-        found = category_masks(self.source[self.index].instances)
+        found = self.source[self.index].decode().category_masks()
         return self.say(question, [(noun(n).plural, found[n]) for n in self.questions[self.index, question].names])
 
     def say(self, question: str, named: list[tuple[str, np.ndarray]]) -> Answer:
@@ -218,7 +218,7 @@ def test_results_keep_masks_and_words(source, tmp_path):
     row = next(row for row in rows if row["kind"] == "category" and row["scores"][0]["name"] == "dog")
     assert row["targets"][0]["phrase"] == "dogs"
     decoded = masks.decode(row["targets"][0]["segmentation"], SIZE[1], SIZE[0])
-    assert np.array_equal(decoded, category_masks(source[0].instances)["dog"])
+    assert np.array_equal(decoded, source[0].decode().category_masks()["dog"])
 
 
 def test_summary_is_json_and_a_table(source):

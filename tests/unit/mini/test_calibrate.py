@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.data.coco import AnnotatedImage
-from pixellm.data.records import Instance
+from pixellm.data.records import AnnotatedImage, Instance
 from pixellm.mini.calibrate import calibrate_presence, presence_scores
 from tests.support import tiny
 
@@ -18,7 +17,7 @@ def images(count: int = 6) -> list[AnnotatedImage]:
     for i in range(count):
         shown = [names[(i + k) % 4] for k in range(2)]
         instances = tuple(Instance((name,), mask, name) for name in shown)
-        annotated.append(AnnotatedImage(tiny.picture(50, 40, i), instances, (), frozenset((*names, "unicorn")), True))
+        annotated.append(AnnotatedImage(tiny.picture(50, 40, i), instances, (), frozenset((*names, "unicorn"))))
     return annotated
 
 

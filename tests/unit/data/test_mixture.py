@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixellm.data.plan import LengthBatches, MixturePlan
+from pixellm.data.mixture import LengthBatches, MixturePlan
 
 PLAN = MixturePlan(sizes=(7, 100, 30, 50), weights=(2, 9, 2, 4), epoch_length=170, seed=3)
 
