@@ -1,11 +1,11 @@
-"""Example: photographs annotated in COCO's format → questions for fine-tuning, and a held-out part for `pixellm eval`.
+"""Example: convert COCO instances to questions for fine-tuning, and hold some images out for `pixellm eval`.
 
     python examples/instances_to_jsonl.py instances.json images --held-out 20 --out work
     pixellm data check work/train.jsonl
     pixellm train --data work/train.jsonl --out runs/mine
     pixellm eval --model runs/mine/model --annotations work/held_out.json --images images --out runs/mine/eval
 
-One question for each category of a photograph; all its instances are one mask.
+One question per category of an image; all instances of the category are one mask.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotations", type=Path)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--held-out", type=int, default=20, help="photographs that are not trained on")
+    parser.add_argument("--held-out", type=int, default=20, help="number of held-out images")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     data = json.loads(arguments.annotations.read_text(encoding="utf-8"))
