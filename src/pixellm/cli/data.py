@@ -19,21 +19,21 @@ def data_layout(
 
     from pixellm.data.catalogue import layout
 
-    parts = layout(root)
+    entries = layout(root)
     tree = Tree(str(root))
     folders = {"": tree}
-    for part in parts:
-        *above, name = part.path.split("/")
+    for entry in entries:
+        *above, name = entry.path.split("/")
         for depth in range(1, len(above) + 1):
             path = "/".join(above[:depth])
             if path not in folders:
                 folders[path] = folders["/".join(above[: depth - 1])].add(f"{above[depth - 1]}/")
-        others = f"; or {', '.join(part.others)}" if part.others else ""
-        state = "" if part.present else "MISSING · "
-        folders["/".join(above)].add(f"{name}  {state}{', '.join(part.sets)}{others}")
+        others = f"; or {', '.join(entry.others)}" if entry.others else ""
+        state = "" if entry.present else "MISSING · "
+        folders["/".join(above)].add(f"{name}  {state}{', '.join(entry.sets)}{others}")
     out_console.print(tree, width=None if out_console.is_terminal else 200)
-    for name in sorted({name for part in parts for name in part.sets}):
-        absent = sum(name in part.sets and not part.present for part in parts)
+    for name in sorted({name for entry in entries for name in entry.sets}):
+        absent = sum(name in entry.sets and not entry.present for entry in entries)
         out_console.print(f"{name:<20} {'complete' if not absent else f'{absent} parts missing'}")
 
 

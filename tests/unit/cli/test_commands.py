@@ -1,0 +1,83 @@
+"""All commands, in this process: their help, their panels, and `-` as an output file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pixellm import cli
+from pixellm.cli import common
+
+ROOT = typer.main.get_command(cli.app)
+
+
+def commands(command=ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[str, typer.core.TyperCommand]]:
+    """Yield each command and group with its full name."""
+    yield " ".join(path), command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, (*path, name))
+
+
+COMMANDS = dict(commands())
+
+
+@pytest.fixture
+def run():
+    """Run the command line in this process; `output_file` writes to the runner's standard output."""
+    yield lambda *words: CliRunner().invoke(cli.app, [*map(str, words)])
+    common.reserve_stdout()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(run, name):
+    result = run(*name.split(), "--help")
+    assert result.exit_code == 0, result.output
+    assert f"Usage: root {name}".rstrip() in result.output
+    assert result.stderr == ""
+
+
+def test_every_command_is_in_a_panel(run):
+    output = run("--help").output
+    headings = [line.strip("╭─╮ ") for line in output.splitlines() if line.startswith("╭")]
+    assert headings == ["Options", *cli.PANELS]
+    assert {name for panel in cli.PANELS.values() for name in panel} == set(ROOT.commands)
+    assert all(f"│ {name} " in output for name in ROOT.commands)
+
+
+def test_a_file_is_written_where_it_should_be(tmp_path):
+    common.reserve_stdout(tmp_path / "a", None)
+    assert not common.out_console.stderr
+    with common.output_file(tmp_path / "a") as path:
+        assert path == tmp_path / "a"
+
+
+def test_a_dash_is_standard_output(capfdbinary):
+    with common.output_file(Path("-"), ".json") as path:
+        path.write_bytes(b"\x00\xff")
+        assert path.suffix == ".json"
+    assert capfdbinary.readouterr().out == b"\x00\xff"
+    assert not path.exists()
+
+
+def test_nothing_reaches_standard_output_after_an_error(capfdbinary):
+    def write() -> None:
+        with common.output_file(Path("-")) as path:
+            path.write_bytes(b"half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert capfdbinary.readouterr().out == b""
+
+
+def test_messages_make_room_for_a_file_on_standard_output():
+    try:
+        common.reserve_stdout(Path("-"), Path("b"), None)
+        assert common.out_console.stderr
+        with pytest.raises(ValueError, match="for one output file, got it for several"):
+            common.reserve_stdout(Path("-"), Path("-"))
+    finally:
+        common.reserve_stdout()
+    assert not common.out_console.stderr
