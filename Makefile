@@ -45,7 +45,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/scoring.py
-	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python benchmarks/muse.py
 
 # pixellm-7b with random weights at bf16, int8 and int4: 14 GB on disk, up to 17 GB of memory.

@@ -22,10 +22,10 @@ import torch
 from benchmarks.speed.models import FULL, word_processor
 from benchmarks.speed.task import Task, task
 from pixellm.checkpoints.presets import pixellm_7b
-from pixellm.cost.language import LanguageSystem
-from pixellm.cost.plan import Loaded, Use, make_plan
-from pixellm.cost.report import Rows
-from pixellm.cost.scenario import Scenario
+from pixellm.cost.breakdown import Scenario
+from pixellm.cost.language import LanguageCostModel
+from pixellm.cost.memory import BatchScenario, LoadOptions, plan_memory
+from pixellm.cost.report import TextTable
 from pixellm.eval.comparison import write_into
 from pixellm.inference.generation import Decoding
 from pixellm.model import PixelLMForConditionalGeneration
@@ -85,7 +85,7 @@ def table(stages: dict[str, Any]) -> str:
         peak, planned = (f"{stages[kind][name] / 1e9:.1f} GB" for name in ("peak_bytes", "planned_bytes"))
         shares = [f"{seconds[kind][part] / seconds['bf16'][part]:.2f}" for part in parts]
         lines.append((kind, peak, planned, *shares))
-    return Rows("", ("weights", "peak", "planned", *names), tuple(lines)).markdown()
+    return TextTable("", ("weights", "peak", "planned", *names), tuple(lines)).markdown()
 
 
 def _result(checkpoint: Path, stage: str) -> Path:
@@ -137,18 +137,18 @@ def random_model(config) -> PixelLMForConditionalGeneration:
 
 def answer(checkpoint: Path, kind: str) -> dict[str, Any]:
     """Load the checkpoint and answer several times: at first weights that are mapped come from the disk."""
-    loaded = Loaded(torch.bfloat16, None if kind == "bf16" else kind)
+    loaded = LoadOptions(torch.bfloat16, None if kind == "bf16" else kind)
     process, loading = status("VmRSS"), {}
     with timed(loading, "load"):
         predictor = Predictor.load(checkpoint, dtype=loaded.dtype, quantize=loaded.quantize)
     loaded_bytes = status("VmRSS")
     asked = task(predictor, FULL, TARGETS)
     answers = [answer_once(predictor, asked) for _ in range(ANSWERS)]
-    system = LanguageSystem(kind, predictor.model.config)
+    system = LanguageCostModel(kind, predictor.model.config)
     shared = len(predictor.processor.prefix_ids) - system.image_tokens
     text = len(asked.answer) - TARGETS * len(predictor.processor.codebook_ids)
     scenario = Scenario(shared + len(asked.prompt), text, TARGETS, system_tokens=shared)
-    plan = make_plan(system, loaded, Use(1, scenario, (asked.photograph.height, asked.photograph.width)))
+    plan = plan_memory(system, loaded, BatchScenario(1, scenario, (asked.photograph.height, asked.photograph.width)))
     return {
         "threads": torch.get_num_threads(),
         "seconds": loading,

@@ -15,7 +15,7 @@ import torch
 from benchmarks.speed import released_decoder, ways
 from benchmarks.speed.models import load
 from benchmarks.speed.task import PHOTOGRAPH, Task, task
-from pixellm.cost.counted import PeakMemory
+from pixellm.cost.counting import PeakMemory
 from pixellm.hub.models import MINI
 
 Row = dict[str, Any]

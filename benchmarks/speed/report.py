@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pixellm.cost.report import Rows
+from pixellm.cost.report import TextTable
 from pixellm.eval.comparison import write_into
 from pixellm.utils.files import atomic_write
 
@@ -112,7 +112,7 @@ def start(rows: Measured) -> str:
 
 
 def grouped(rows: Measured, *by: str, key: str | tuple[str, ...] = "way") -> dict[tuple, dict]:
-    """Rows by some of their fields, and within each group by `key`."""
+    """TextTable by some of their fields, and within each group by `key`."""
     found: dict[tuple, dict] = {}
     for row in sorted(rows, key=lambda row: (*_order(row), row.get("targets", 0))):
         inner = row[key] if isinstance(key, str) else tuple(row[part] for part in key)
@@ -125,7 +125,7 @@ def _order(row: dict) -> tuple:
 
 
 def markdown(heads: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
-    return Rows("", tuple(heads), tuple(tuple(map(str, line)) for line in lines)).markdown()
+    return TextTable("", tuple(heads), tuple(tuple(map(str, line)) for line in lines)).markdown()
 
 
 def plot(rows: Measured, path: Path) -> None:

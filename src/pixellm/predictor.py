@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from pixellm.cost.plan import Loaded, expect_room
+from pixellm.cost.memory import LoadOptions, expect_room
 from pixellm.hub.models import MINI, resolve
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.postprocess import Binary, binarize
@@ -85,7 +85,7 @@ class Predictor:
         config = AutoConfig.from_pretrained(directory)
         if not isinstance(config, PixelLMConfig):
             raise ValueError(f"expected a model that writes answers in {directory}, got a {config.model_type!r}.")
-        expect_room(directory, config, Loaded(dtype, quantize, str(device)))
+        expect_room(directory, config, LoadOptions(dtype, quantize, str(device)))
         if quantize is None:
             model = AutoModel.from_pretrained(directory, dtype=dtype).to(device)
         else:

@@ -8,24 +8,26 @@ from rich.console import Console
 
 from pixellm.cli.common import (
     Device,
+    DeviceOption,
     Dtype,
+    DtypeOption,
     QuantizeOption,
     device_and_dtype,
     out_console,
     print_lines,
     quieten_transformers,
 )
-from pixellm.cost.scenario import PHRASE_TOKENS
+from pixellm.cost.breakdown import PHRASE_TOKENS, Scenario
 
-WIDE = 100  # characters that a table may take
+WIDE = 100  # least number of characters of a table
 
-app = typer.Typer(help="The models kept on this computer.", no_args_is_help=True)
+app = typer.Typer(help="Manage the models kept on this computer.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm models list`, or a Hub id.")]
 
 
 @app.command("list")
 def list_models() -> None:
-    """List the models: what is here, and what can be had by name."""
+    """List the models on this computer, and those that can be fetched by name."""
     from pixellm.hub.models import list_models
 
     for info in list_models():
@@ -35,7 +37,7 @@ def list_models() -> None:
 
 @app.command()
 def pull(name: Name) -> None:
-    """Fetch a model, so that it can be used without a network."""
+    """Fetch a model for use without a network."""
     quieten_transformers()
     from pixellm.hub.models import resolve
 
@@ -44,7 +46,7 @@ def pull(name: Name) -> None:
 
 @app.command()
 def where(name: Name) -> None:
-    """Print the directory of a model that is here."""
+    """Print the directory of a model on this computer."""
     from pixellm.hub.models import where
 
     out_console.print(str(where(name)))
@@ -54,7 +56,7 @@ def where(name: Name) -> None:
 def remove(
     name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deleting.")] = False
 ) -> None:
-    """Delete a model from the cache; directories of yours are never touched."""
+    """Delete a model from the cache; directories given by path are never touched."""
     from pixellm.hub.models import list_models, remove
 
     sizes = {info.name: info.size for info in list_models()}
@@ -65,44 +67,44 @@ def remove(
 
 @app.command()
 def plan(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="pixellm-7b, lisa-13b …, or a model that is here.")],
-    device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
-    dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="pixellm-7b, lisa-13b …, or a model on this computer.")],
+    device: DeviceOption = Device.AUTO,
+    dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
-    questions: Annotated[int, typer.Option(min=1, help="Answered together, on one photograph.")] = 1,
-    targets: Annotated[int, typer.Option(min=0, help="Masks in each answer.")] = 3,
+    questions: Annotated[int, typer.Option(min=1, help="Number of questions about one image answered together.")] = 1,
+    targets: Annotated[int, typer.Option(min=0, help="Number of masks in each answer.")] = 3,
     tokens: Annotated[
-        int | None, typer.Option(min=0, help=f"Text of an answer; by default {PHRASE_TOKENS} for each target.")
+        int | None,
+        typer.Option(min=0, help=f"Number of text tokens in each answer; default: {PHRASE_TOKENS} per target."),
     ] = None,
-    image_hw: Annotated[tuple[int, int], typer.Option(min=1, help="Height and width of the photograph, in pixels.")] = (
+    image_hw: Annotated[tuple[int, int], typer.Option(min=1, help="Height and width of the image, in pixels.")] = (
         1080,
         1920,
     ),
 ) -> None:
-    """Say whether a model fits into memory, from its sizes alone; exit code 1 if it doesn't."""
+    """Tell if a model fits into memory, from its configuration; exit code 1 if it doesn't."""
     quieten_transformers()
-    from pixellm.cost.language import LanguageSystem
-    from pixellm.cost.plan import Loaded, Use, make_plan
+    from pixellm.cost.language import LanguageCostModel
+    from pixellm.cost.memory import BatchScenario, LoadOptions, plan_memory
+    from pixellm.cost.models import open_cost_model
     from pixellm.cost.report import quantity
-    from pixellm.cost.scenario import Scenario
-    from pixellm.cost.systems import open_system
 
-    system = open_system(name)
-    if not isinstance(system, LanguageSystem):
+    model = open_cost_model(name)
+    if not isinstance(model, LanguageCostModel):
         raise ValueError(f"{name}: expected a PixelLM or LISA model, got one of another kind.")
     place, precision = device_and_dtype(device, dtype)
-    loaded = Loaded(precision, quantize, place)
+    options = LoadOptions(precision, quantize, place)
     text = PHRASE_TOKENS * targets if tokens is None else tokens
-    use = Use(questions, Scenario(answer_tokens=text, targets=targets), image_hw)
-    found = make_plan(system, loaded, use)
-    title = f"{name} in {loaded} on {'a CPU' if place == 'cpu' else 'a GPU'}"
-    Console(highlight=False, markup=False, width=max(out_console.width, WIDE)).print(found.table(title).rich())
-    print_lines(f"{'fits' if found.fits else 'does not fit'}: {quantity(found.available)}B available")
-    if found.fits:
+    batch = BatchScenario(questions, Scenario(answer_tokens=text, targets=targets), image_hw)
+    memory = plan_memory(model, options, batch)
+    title = f"{name} in {options} on {'a CPU' if place == 'cpu' else 'a GPU'}"
+    Console(highlight=False, markup=False, width=max(out_console.width, WIDE)).print(memory.table(title).rich())
+    print_lines(f"{'fits' if memory.fits else 'does not fit'}: {quantity(memory.available)}B available")
+    if memory.fits:
         return
-    for way in loaded.smaller:
-        other = make_plan(system, way, use, found.available)
-        print_lines(f"{way.options}: {quantity(other.total)}B, {'fits' if other.fits else 'does not fit'}")
+    for smaller in options.smaller:
+        other = plan_memory(model, smaller, batch, memory.available)
+        print_lines(f"{smaller.flags}: {quantity(other.total)}B, {'fits' if other.fits else 'does not fit'}")
     raise typer.Exit(1)
 
 

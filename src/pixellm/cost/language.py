@@ -1,6 +1,6 @@
-"""PixelLM and LISA: a vision encoder, a language model that answers, a head that turns some of its tokens into masks.
+"""Cost of PixelLM and LISA: vision encoder, language model that answers, head that decodes some of its tokens to masks.
 
-What is counted are the models' own methods; `pixellm.inference.generation` says how often an answer calls them.
+The models' own methods are counted; `pixellm.inference.generation` says how often an answer calls them.
 """
 
 from collections.abc import Callable
@@ -11,33 +11,34 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from pixellm.cost import bill
-from pixellm.cost.bill import Bill, Line, Memory
-from pixellm.cost.counted import Measured, measure, on_meta
-from pixellm.cost.memory import kv_cache_bytes, parameters, weight_bytes
-from pixellm.cost.scenario import Scenario
+from pixellm.cost.breakdown import FlopsBreakdown, FlopsLine, MemoryBreakdown, Part, Scenario
+from pixellm.cost.counting import CallCost, kv_cache_bytes, measure, on_meta, parameters, weight_bytes
 from pixellm.model import PixelLMConfig
 from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
 
 
 @dataclass(frozen=True)
-class Reading:
-    """FLOPs of the language model's layers: some for each token, some for each pair of a token and what it may see.
+class LayerFlops:
+    """FLOPs of the language model's layers as a function of tokens and context.
 
-    Attention is counted in full, as a product of matrices: also for the pairs that the causal mask hides.
+    Attention is counted in full, as a matrix product: also for the pairs that the causal mask hides.
+
+    Args:
+        per_token: FLOPs of each token.
+        per_pair: FLOPs of each pair of a token and a position that it may attend to.
     """
 
     per_token: float
     per_pair: float
 
     def flops(self, tokens: int, context: int = 0) -> float:
-        """Of reading so many tokens behind `context` cached ones."""
+        """FLOPs of a forward pass over `tokens` tokens behind `context` cached ones."""
         return tokens * (self.per_token + self.per_pair * (context + tokens))
 
 
 @dataclass(frozen=True)
-class MaskHead:
-    """FLOPs of decoding targets: some for each call, some for each target."""
+class MaskHeadFlops:
+    """FLOPs of decoding masks, per call and per target."""
 
     per_call: float
     per_target: float
@@ -46,12 +47,12 @@ class MaskHead:
         return self.per_call + self.per_target * targets if targets else 0.0
 
 
-class LanguageSystem:
-    """A PixelLM or LISA of a configuration, on the meta device: shapes without weights.
+class LanguageCostModel:
+    """Cost model of a PixelLM or LISA configuration, on the meta device: shapes without weights.
 
     Args:
-        name: what it is called.
-        config: its sizes.
+        name: name in tables.
+        config: configuration of the model.
     """
 
     def __init__(self, name: str, config: PixelLMConfig) -> None:
@@ -60,44 +61,44 @@ class LanguageSystem:
         self.group = len(config.codebook_ids)
         self.width = config.text_config.hidden_size
 
-    # How an answer uses the parts
+    # Calls of each part per answer
 
-    def bill(self, scenario: Scenario) -> Bill:
-        """One answer with its masks in it: by our cached decoding, or by the released code's."""
+    def breakdown(self, scenario: Scenario) -> FlopsBreakdown:
+        """Count one answer with its masks, with our cached decoding or with the released code's."""
         if scenario.cache:
-            reads, prefill, cost = 1, self.prefill(scenario), self.step
+            passes, prefill, cost = 1, self.prefill(scenario), self.step
         else:
-            # Of a sequence read again for every token, the scores of the next one are computed all along it.
-            reads = 1 + sum(tokens for _, tokens in scenario.steps(self.group))
-            prefill, cost = self.reread(1, self.start(scenario) - 1), self.reread
+            # A sequence that is run again for every token gets next-token scores at every position.
+            passes = 1 + sum(tokens for _, tokens in scenario.steps(self.group))
+            prefill, cost = self.step_without_cache(1, self.start(scenario) - 1), self.step_without_cache
         lines = [
-            *self.image_lines(reads),
-            Line(bill.PREFILL, prefill, 1, parameters(*self.parts[bill.PREFILL])),
+            *self.image_lines(passes),
+            FlopsLine(Part.PREFILL, prefill, 1, parameters(*self.parts[Part.PREFILL])),
             *self.decoding_lines(scenario, self.start(scenario), cost),
             self.mask_line(scenario.targets),
         ]
-        return Bill(self.name, tuple(lines))
+        return FlopsBreakdown(self.name, tuple(lines))
 
-    def memory(self, scenario: Scenario) -> Memory:
-        """As `bill`; see there."""
+    def memory(self, scenario: Scenario) -> MemoryBreakdown:
+        """Count the memory of one answer, with or without a KV cache."""
         length = self.length(scenario)
-        read = self.image_tokens + scenario.system_tokens if scenario.cache else length
-        return self.memory_of(length if scenario.cache else 0, read, scenario.targets)
+        tokens = self.image_tokens + scenario.system_tokens if scenario.cache else length
+        return self.memory_of(length if scenario.cache else 0, tokens, scenario.targets)
 
     @property
-    def parts(self) -> dict[str, list[nn.Module]]:
-        """The modules behind each line of the bill that has some of its own."""
+    def parts(self) -> dict[Part, list[nn.Module]]:
+        """Modules of each line of the breakdown that has any."""
         named = {
-            bill.VISION: ("vision_encoder",),
-            bill.LLM_PROJECTOR: ("llm_projector",),
-            bill.SAM: ("sam_encoder",),
-            bill.DECODER_FEATURES: ("pixel_projector", "neck", "word_mix"),
-            bill.PREFILL: ("language_model",),
-            bill.MASKS: ("codebook", "pixel_decoder"),
+            Part.VISION: ("vision_encoder",),
+            Part.LLM_PROJECTOR: ("llm_projector",),
+            Part.SAM: ("sam_encoder",),
+            Part.DECODER_FEATURES: ("pixel_projector", "neck", "word_mix"),
+            Part.PREFILL: ("language_model",),
+            Part.MASKS: ("codebook", "pixel_decoder"),
         }
-        there = dict(self.model.named_children())
-        found = {part: [there[name] for name in names if name in there] for part, names in named.items()}
-        return {part: modules for part, modules in found.items() if modules}
+        children = dict(self.model.named_children())
+        parts = {part: [children[name] for name in names if name in children] for part, names in named.items()}
+        return {part: modules for part, modules in parts.items() if modules}
 
     @property
     def image_tokens(self) -> int:
@@ -111,61 +112,61 @@ class LanguageSystem:
         """Tokens at the answer's end."""
         return self.start(scenario) + scenario.answer_tokens + self.group * scenario.targets
 
-    def image_lines(self, reads: int) -> list[Line]:
-        """What depends on the image alone, of which the language model's share is computed `reads` times."""
+    def image_lines(self, passes: int) -> list[FlopsLine]:
+        """Lines that depend on the image only; the language model's share of them is computed `passes` times."""
         vision, projector = self._vision
         flops = {
-            bill.VISION: (vision.flops, reads),
-            bill.LLM_PROJECTOR: (projector.flops, reads),
-            bill.SAM: (self.sam.flops if self.sam else 0, 1),
-            bill.DECODER_FEATURES: (self.decoder_features, 1),
+            Part.VISION: (vision.flops, passes),
+            Part.LLM_PROJECTOR: (projector.flops, passes),
+            Part.SAM: (self.sam.flops if self.sam else 0, 1),
+            Part.DECODER_FEATURES: (self.decoder_features, 1),
         }
-        return [Line(part, *flops[part], parameters(*self.parts[part])) for part in flops if part in self.parts]
+        return [FlopsLine(part, *flops[part], parameters(*self.parts[part])) for part in flops if part in self.parts]
 
     def prefill(self, scenario: Scenario) -> float:
-        """Image and system text, then the question; the next token is chosen at the last position alone."""
+        """FLOPs of image and system text, then the question; only the last position gets next-token scores."""
         prefix = self.image_tokens + scenario.system_tokens
         question = scenario.prompt_tokens - scenario.system_tokens
-        return self.reading.flops(prefix) + self.step(question, prefix)
+        return self.layers.flops(prefix) + self.step(question, prefix)
 
     def step(self, tokens: int, context: int) -> float:
-        """A step reads what was chosen last and chooses what comes next."""
-        return self.reading.flops(tokens, context) + self.head
+        """FLOPs of a decoding step with `tokens` input tokens and next-token scores at one position."""
+        return self.layers.flops(tokens, context) + self.head
 
-    def reread(self, tokens: int, context: int) -> float:
-        """As many steps as there are tokens, each of which reads everything and scores every position."""
+    def step_without_cache(self, tokens: int, context: int) -> float:
+        """FLOPs of one step per token, each over the whole sequence, with scores at every position."""
         lengths = range(context + 1, context + tokens + 1)
-        return sum(self.reading.flops(length) + self.head * length for length in lengths)
+        return sum(self.layers.flops(length) + self.head * length for length in lengths)
 
-    def decoding_lines(self, scenario: Scenario, context: int, cost: Callable[[int, int], float]) -> list[Line]:
-        """The answer's steps behind `context` tokens: text tokens and groups of mask tokens."""
+    def decoding_lines(self, scenario: Scenario, context: int, cost: Callable[[int, int], float]) -> list[FlopsLine]:
+        """Lines of the decoding steps behind `context` tokens: text tokens and codebook groups."""
         spent = {False: 0.0, True: 0.0}
         for is_mask, tokens in scenario.steps(self.group):
             spent[is_mask] += cost(tokens, context)
             context += tokens
         text, targets = scenario.answer_tokens, scenario.targets
         return [
-            Line(bill.TEXT, spent[False] / max(1, text), text),
-            Line(bill.GROUP, spent[True] / max(1, targets), targets),
+            FlopsLine(Part.TEXT, spent[False] / max(1, text), text),
+            FlopsLine(Part.GROUP, spent[True] / max(1, targets), targets),
         ]
 
-    def mask_line(self, targets: int) -> Line:
+    def mask_line(self, targets: int) -> FlopsLine:
         each = self.mask_head.flops(targets) / max(1, targets)
-        return Line(bill.MASKS, each, targets, parameters(*self.parts[bill.MASKS]))
+        return FlopsLine(Part.MASKS, each, targets, parameters(*self.parts[Part.MASKS]))
 
-    def memory_of(self, cached: int, read: int, targets: int) -> Memory:
-        """With so many tokens in the cache at the end, so many read at a time, and so many masks decoded at once."""
+    def memory_of(self, cached: int, tokens: int, targets: int) -> MemoryBreakdown:
+        """Count memory with `cached` tokens in the KV cache, `tokens` in one pass and `targets` masks at once."""
         activations = {
-            bill.VISION: self._vision[0].peak_bytes,
-            bill.SAM if self.sam else bill.DECODER_FEATURES: self._encoding.peak_bytes,
-            bill.PREFILL: measure(lambda: self._hidden_states(read, 0, None)).peak_bytes,
+            Part.VISION: self._vision[0].peak_bytes,
+            Part.SAM if self.sam else Part.DECODER_FEATURES: self._encoding.peak_bytes,
+            Part.PREFILL: measure(lambda: self._hidden_states(tokens, 0, None)).peak_bytes,
         }
         if targets:
-            activations[bill.MASKS] = self._decode_masks(targets).peak_bytes
+            activations[Part.MASKS] = self._decode_masks(targets).peak_bytes
         weights = weight_bytes(self.model, self.model.language_model)
-        return Memory(weights, kv_cache_bytes(self.config.text_config, cached), activations)
+        return MemoryBreakdown(weights, kv_cache_bytes(self.config.text_config, cached), activations)
 
-    # What each part takes
+    # FLOPs of each part
 
     @property
     def vision(self) -> int:
@@ -174,40 +175,40 @@ class LanguageSystem:
 
     @property
     def llm_projector(self) -> int:
-        """FLOPs of making the language model's image tokens."""
+        """FLOPs of projecting image features to the language model's image tokens."""
         return self._vision[1].flops
 
     @cached_property
-    def sam(self) -> Measured | None:
+    def sam(self) -> CallCost | None:
         encoder: nn.Module | None = getattr(self.model, "sam_encoder", None)
         return encoder and measure(lambda: encoder(_pixels(self.config.sam_vision_config.image_size)))
 
     @property
     def decoder_features(self) -> int:
-        """FLOPs of what is left of `encode_images`."""
+        """FLOPs of the remainder of `encode_images`."""
         return self._encoding.flops - self.vision - self.llm_projector - (self.sam.flops if self.sam else 0)
 
     @cached_property
-    def reading(self) -> Reading:
-        """From two passes; the tests hold it against others."""
-        one, many = 1, 64
-        first, second = self.count_reading(one), self.count_reading(many) / many
-        per_pair = (second - first) / (many - one)
-        return Reading(first - per_pair, per_pair)
+    def layers(self) -> LayerFlops:
+        """FLOPs of the language model's layers, from passes of two lengths."""
+        tokens = 64
+        first, second = self.count_layers(1), self.count_layers(tokens) / tokens
+        per_pair = (second - first) / (tokens - 1)
+        return LayerFlops(first - per_pair, per_pair)
 
     @cached_property
     def head(self) -> int:
-        """FLOPs of the scores of one position's next token."""
+        """FLOPs of the next-token scores at one position."""
         output = self.model.get_output_embeddings()
         return measure(lambda: output(_empty(1, self.width))).flops
 
     @cached_property
-    def mask_head(self) -> MaskHead:
-        one, two = self._decode_masks(1).flops, self._decode_masks(2).flops
-        return MaskHead(2 * one - two, two - one)
+    def mask_head(self) -> MaskHeadFlops:
+        single, double = self._decode_masks(1).flops, self._decode_masks(2).flops
+        return MaskHeadFlops(2 * single - double, double - single)
 
-    def count_reading(self, tokens: int, context: int = 0) -> int:
-        """FLOPs of reading so many tokens behind `context` cached ones, counted."""
+    def count_layers(self, tokens: int, context: int = 0) -> int:
+        """Count the FLOPs of a pass over `tokens` tokens behind `context` cached ones."""
         cache = DynamicCache()
         if context:
             with torch.inference_mode():
@@ -215,13 +216,13 @@ class LanguageSystem:
         return measure(lambda: self._hidden_states(tokens, context, cache)).flops
 
     @cached_property
-    def _vision(self) -> tuple[Measured, Measured]:
-        model, size, found = self.model, self.config.vision_config.image_size, []
-        encoder = measure(lambda: found.append(model.vision_encoder(_pixels(size), _hw(size))))
-        return encoder, measure(lambda: model.image_tokens(found[0]))
+    def _vision(self) -> tuple[CallCost, CallCost]:
+        model, size, outputs = self.model, self.config.vision_config.image_size, []
+        encoder = measure(lambda: outputs.append(model.vision_encoder(_pixels(size), _hw(size))))
+        return encoder, measure(lambda: model.image_tokens(outputs[0]))
 
     @property
-    def _encoding(self) -> Measured:
+    def _encoding(self) -> CallCost:
         return self._encoded[0]
 
     @property
@@ -229,9 +230,9 @@ class LanguageSystem:
         return self._encoded[1]
 
     @cached_property
-    def _encoded(self) -> tuple[Measured, EncodedImages]:
-        found: list[EncodedImages] = []
-        return measure(lambda: found.append(self._encode())), found[0]
+    def _encoded(self) -> tuple[CallCost, EncodedImages]:
+        outputs: list[EncodedImages] = []
+        return measure(lambda: outputs.append(self._encode())), outputs[0]
 
     def _encode(self) -> EncodedImages:
         size = self.config.vision_config.image_size
@@ -245,7 +246,7 @@ class LanguageSystem:
         positions = torch.arange(tokens, device="meta")[None]
         return self.model.hidden_states(_empty(1, tokens, self.width), bias, positions, cache)
 
-    def _decode_masks(self, targets: int) -> Measured:
+    def _decode_masks(self, targets: int) -> CallCost:
         images, device = self._images, "meta"
         if self.model.word_mix is not None and self.config.name_prior:
             images, device = self._images_on_cpu, "cpu"
@@ -255,7 +256,7 @@ class LanguageSystem:
 
     @cached_property
     def _images_on_cpu(self) -> EncodedImages:
-        """For heads in whose prior numbers decide over shapes (which target is of which image): with zeros in it."""
+        """Zeros on the CPU, for heads with a class prior, in which values decide over shapes."""
         for module in (self.model.codebook, self.model.word_mix, self.model.pixel_decoder):
             module.to_empty(device="cpu")
         images = self._images

@@ -1,48 +1,159 @@
-"""Parameters, and bytes of weights and of keys and values."""
+"""Does a model fit into memory? Bytes of inference from its configuration, before any weights are read."""
 
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
-from pixellm.inference.quantization import Quantize, group_size, quantised_layers
+from pixellm.cost.breakdown import Part, Scenario
+from pixellm.cost.counting import BF16, kv_cache_bytes, on_meta, parameters, saved_bytes
+from pixellm.cost.language import LanguageCostModel
+from pixellm.cost.report import TextTable, quantity
+from pixellm.imaging.postprocess import CHUNK
+from pixellm.inference.cuda_graphs import ROOM
+from pixellm.inference.quantization import Quantize
 
-BF16 = 2
+# Python, torch and transformers, imported and idle, as Linux counts it (VmRSS, of which 40 % are the libraries' files).
+PROCESS_BYTES = 830_000_000
+PIXEL_BYTES = 3  # an RGB pixel of the image
+# A column of an RLE mask: two runs, of three bytes each as text, and Python's overhead.
+MASK_COLUMN_BYTES = 12
+# While a mask is decoded (`pixellm.imaging.postprocess`): chunks of logits, bits, probabilities, edges.
+CHUNK_BYTES = 8 * 4 * CHUNK
+LANGUAGE_MODEL = "language model"
 
 
-def parameters(*modules: nn.Module) -> int:
-    """How many; what several places share is counted once within a module."""
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+@dataclass(frozen=True)
+class LoadOptions:
+    """Precision and device that a model is loaded with."""
+
+    dtype: torch.dtype = torch.float32
+    quantize: Quantize | None = None
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        precision = str(self.dtype).removeprefix("torch.")
+        return f"{self.quantize} and {precision}" if self.quantize else precision
+
+    @property
+    def smaller(self) -> "list[LoadOptions]":
+        """Options that take less memory, the most precise first."""
+        kinds: tuple[Quantize | None, ...] = (None, "int8", "int4")
+        better = kinds[kinds.index(self.quantize) + 1 :]
+        halved = [replace(self, dtype=torch.bfloat16)] if self.dtype.itemsize > BF16 else []
+        return [*halved, *(replace(self, dtype=torch.bfloat16, quantize=kind) for kind in better)]
+
+    @property
+    def flags(self) -> str:
+        """Command-line options."""
+        precision = f"--dtype {str(self.dtype).removeprefix('torch.')}"
+        return f"{precision} --quantize {self.quantize}" if self.quantize else precision
 
 
-def weight_bytes(model: nn.Module, language_model: PreTrainedModel | None) -> dict[str, int]:
-    """Weights at bf16, int8 and int4, as `pixellm.inference.quantization` holds them; buffers are not counted.
+@dataclass(frozen=True)
+class BatchScenario:
+    """Questions about one image that are answered together.
 
-    Quantised are the language model's linear layers but its output layer: at 8 bits with one bf16 scale for each output
-    channel, at 4 bits with a bf16 scale and a bf16 zero point for each group of inputs of one. All else stays bf16:
-    embeddings, vision, codebook, mask heads.
+    Args:
+        questions: number of questions.
+        scenario: lengths of each question and answer.
+        image_hw: height and width of the image, which masks have, too.
     """
-    everything = BF16 * parameters(model)
-    kinds: tuple[Quantize, ...] = ("int8", "int4")
-    return {"bf16": everything} | {
-        kind: everything - (0 if language_model is None else saved_bytes(language_model, BF16, kind)) for kind in kinds
-    }
+
+    questions: int = 1
+    scenario: Scenario = field(default_factory=Scenario)
+    image_hw: tuple[int, int] = (1080, 1920)
 
 
-def saved_bytes(language_model: PreTrainedModel, width: int, quantize: Quantize) -> int:
-    """How much less a language model's weights take when they are quantised, else being `width` bytes each."""
-    layers = quantised_layers(language_model).values()
-    return sum(width * layer.weight.numel() - _quantised_bytes(layer, quantize) for layer in layers)
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes needed, part by part, and bytes available."""
+
+    needs: dict[str, int]
+    available: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.needs.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.available
+
+    def table(self, title: str) -> TextTable:
+        rows = [(name, f"{quantity(size)}B") for name, size in self.needs.items()]
+        return TextTable(title, ("memory", "bytes"), (*rows, ("total", f"{quantity(self.total)}B")))
 
 
-def _quantised_bytes(layer: nn.Linear, quantize: Quantize) -> int:
-    if quantize == "int8":
-        return layer.weight.numel() + BF16 * layer.out_features
-    return layer.weight.numel() // 2 + layer.out_features * 2 * BF16 * (
-        layer.in_features // group_size(layer.in_features)
+def plan_memory(
+    model: LanguageCostModel, options: LoadOptions, batch: BatchScenario, available: int | None = None
+) -> MemoryPlan:
+    """Add up the memory of answering; `available` is measured by default.
+
+    On a GPU only device memory is counted: neither the process nor the finished masks.
+    """
+    scenario, factor = batch.scenario, options.dtype.itemsize / BF16
+    prefix = model.image_tokens + scenario.system_tokens
+    questions = batch.questions * (scenario.prompt_tokens - scenario.system_tokens)
+    room = ROOM if options.device.startswith("cuda") else 0
+    cached = prefix + batch.questions * (model.length(scenario) + room)
+    # Image, its prefix and the questions are processed one after the other; masks are decoded one by one.
+    memory = model.memory_of(0, max(prefix, questions), min(1, scenario.targets))
+    busiest = max(memory.activations, key=lambda part: memory.activations[part])
+    height, width = batch.image_hw
+    masks = batch.questions * scenario.targets
+    needs = {f"weights, {name}": size for name, size in part_bytes(model, options).items()}
+    needs["KV cache"] = int(factor * kv_cache_bytes(model.config.text_config, cached))
+    needs[f"activations ({busiest})"] = int(factor * memory.peak)
+    size = model.config.vision_config.image_size
+    # Logits at the encoder's input size, and from there at the image's width; fp32.
+    needs["mask decoding"] = 4 * size * (2 * size + width) + CHUNK_BYTES if masks else 0
+    if not options.device.startswith("cuda"):
+        needs |= {"image and masks": PIXEL_BYTES * height * width + MASK_COLUMN_BYTES * width * masks}
+        needs["process"] = PROCESS_BYTES
+    return MemoryPlan(needs, available_memory(options.device) if available is None else available)
+
+
+def part_bytes(model: LanguageCostModel, options: LoadOptions) -> dict[str, int]:
+    """Bytes of a model's weights, part by part, without buffers."""
+    width = options.dtype.itemsize
+    named = {LANGUAGE_MODEL if part == Part.PREFILL else part: modules for part, modules in model.parts.items()}
+    sizes = {part: width * parameters(*modules) for part, modules in named.items()}
+    sizes[LANGUAGE_MODEL] -= _saved(model.model, options)
+    return sizes
+
+
+def _saved(model: nn.Module, options: LoadOptions) -> int:
+    if options.quantize is None:
+        return 0
+    return saved_bytes(model.language_model, options.dtype.itemsize, options.quantize)
+
+
+def available_memory(device: str) -> int:
+    """Available bytes of a CUDA device, else of the computer without swapping."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available
+
+
+def expect_room(directory: Path, config: PreTrainedConfig, options: LoadOptions) -> None:
+    """Raise a ValueError if the weights of the model in `directory` don't fit into the available memory."""
+    available = available_memory(options.device)
+    stored = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    # A stored weight takes two bytes or more. Exact counts need a model, built only if the weights might not fit.
+    if stored * options.dtype.itemsize / BF16 <= available:
+        return
+    model = on_meta(config)
+
+    def size(way: LoadOptions) -> int:
+        return way.dtype.itemsize * parameters(model) - _saved(model, way)
+
+    if size(options) <= available:
+        return
+    ways = [f"{way} ({quantity(size(way))}B)" for way in options.smaller if size(way) <= available]
+    advice = f"Load it in {' or '.join(ways)}." if ways else "Free some, or take another computer."
+    raise ValueError(
+        f"expected {quantity(size(options))}B of memory for the weights of {directory.name} in {options}, "
+        f"got {quantity(available)}B that is available. {advice}"
     )
-
-
-def kv_cache_bytes(config: PreTrainedConfig, tokens: int) -> int:
-    """Keys and values of so many tokens in every layer, bf16; `config` is the language model's."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * BF16 * config.num_hidden_layers * heads * width * tokens

@@ -1,4 +1,4 @@
-"""The SEEM-style baseline: no language model that answers; each target is found by a phrase that somebody gives it."""
+"""Cost of the SEEM-style baseline, which writes no text: each target is segmented from a phrase in the input."""
 
 from functools import cached_property
 
@@ -7,55 +7,53 @@ from torch import Tensor
 
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures
-from pixellm.cost import bill
-from pixellm.cost.bill import Bill, Line, Memory
-from pixellm.cost.counted import Measured, measure, on_meta
-from pixellm.cost.language import MaskHead
-from pixellm.cost.memory import parameters, weight_bytes
-from pixellm.cost.scenario import Scenario
+from pixellm.cost.breakdown import FlopsBreakdown, FlopsLine, MemoryBreakdown, Part, Scenario
+from pixellm.cost.counting import CallCost, measure, on_meta, parameters, weight_bytes
+from pixellm.cost.language import MaskHeadFlops
 
-PHRASE = "text encoder, a phrase"
 CONTROL_TOKENS = 2  # around a phrase
 
 
-class SeemSystem:
-    """A SEEM-style model of a configuration, on the meta device.
+class SeemCostModel:
+    """Cost model of a SEEM-style configuration, on the meta device.
 
     Args:
-        name: what it is called.
-        config: its sizes.
+        name: name in tables.
+        config: configuration of the model.
     """
 
     def __init__(self, name: str, config: SeemConfig) -> None:
         self.name, self.config = name, config
         self.model: SeemForGrounding = on_meta(config)
 
-    def bill(self, scenario: Scenario) -> Bill:
-        """Phrases are given, nothing is written: of the scenario only targets and the length of their names matter."""
+    def breakdown(self, scenario: Scenario) -> FlopsBreakdown:
+        """Count one answer; of the scenario only the targets and the length of their phrases matter."""
         model, targets, tokens = self.model, scenario.targets, self._phrase_tokens(scenario)
         each = self.mask_head(tokens).flops(targets) / max(1, targets)
         lines = (
-            Line(bill.VISION, self.vision.flops, 1, parameters(model.vision_encoder)),
-            Line(bill.DECODER_FEATURES, self.pixel_decoder, 1, parameters(model.pixel_decoder)),
-            Line(PHRASE, self.phrase(tokens), targets, parameters(model.text_encoder, model.text_projection)),
-            Line(bill.MASKS, each, targets, parameters(model.decoder) + model.logit_scale.numel()),
+            FlopsLine(Part.VISION, self.vision.flops, 1, parameters(model.vision_encoder)),
+            FlopsLine(Part.DECODER_FEATURES, self.pixel_decoder, 1, parameters(model.pixel_decoder)),
+            FlopsLine(
+                Part.TEXT_ENCODER, self.phrase(tokens), targets, parameters(model.text_encoder, model.text_projection)
+            ),
+            FlopsLine(Part.MASKS, each, targets, parameters(model.decoder) + model.logit_scale.numel()),
         )
-        return Bill(self.name, lines)
+        return FlopsBreakdown(self.name, lines)
 
-    def memory(self, scenario: Scenario) -> Memory:
-        """All phrases at once; there is nothing to keep between tokens, and no language model to quantise."""
-        activations = {bill.VISION: self.vision.peak_bytes, bill.DECODER_FEATURES: self._encoding.peak_bytes}
+    def memory(self, scenario: Scenario) -> MemoryBreakdown:
+        """Count memory with all phrases at once; there is no KV cache, and no language model to quantise."""
+        activations = {Part.VISION: self.vision.peak_bytes, Part.DECODER_FEATURES: self._encoding.peak_bytes}
         if scenario.targets:
-            activations[bill.MASKS] = self._decoder(scenario.targets, self._phrase_tokens(scenario)).peak_bytes
-        return Memory(weight_bytes(self.model, None), 0, activations)
+            activations[Part.MASKS] = self._decoder(scenario.targets, self._phrase_tokens(scenario)).peak_bytes
+        return MemoryBreakdown(weight_bytes(self.model, None), 0, activations)
 
     @cached_property
-    def vision(self) -> Measured:
-        """The backbone."""
+    def vision(self) -> CallCost:
+        """Cost of the backbone."""
         return measure(lambda: self.model.vision_encoder(self._pixels(), self._hw()))
 
     @cached_property
-    def _encoding(self) -> Measured:
+    def _encoding(self) -> CallCost:
         return measure(lambda: self.model.encode_images(self._pixels(), self._hw()))
 
     @cached_property
@@ -65,28 +63,28 @@ class SeemSystem:
 
     @property
     def pixel_decoder(self) -> int:
-        """FLOPs of what follows the backbone, once for each image."""
+        """FLOPs of the pixel decoder, once per image."""
         return self._encoding.flops - self.vision.flops
 
     def phrase(self, tokens: int) -> int:
-        """FLOPs of the text encoder."""
+        """FLOPs of the text encoder for a phrase of `tokens` tokens."""
         ids = self._ids(1, tokens)
         return measure(lambda: self.model.encode_text(ids, torch.ones_like(ids))).flops
 
-    def mask_head(self, tokens: int) -> MaskHead:
-        """Of the decoder, with phrases of so many tokens: the image's keys and values are projected once for all."""
-        one, two = (self._decoder(targets, tokens).flops - targets * self.phrase(tokens) for targets in (1, 2))
-        return MaskHead(2 * one - two, two - one)
+    def mask_head(self, tokens: int) -> MaskHeadFlops:
+        """FLOPs of the decoder for phrases of `tokens` tokens; the image's keys and values are made once per call."""
+        single, double = (self._decoder(targets, tokens).flops - targets * self.phrase(tokens) for targets in (1, 2))
+        return MaskHeadFlops(2 * single - double, double - single)
 
-    def _decoder(self, targets: int, tokens: int) -> Measured:
-        """Text encoder and decoder."""
+    def _decoder(self, targets: int, tokens: int) -> CallCost:
+        """Cost of text encoder and decoder."""
         images = self._images
         ids = self._ids(targets, tokens)
         index = torch.zeros(targets, dtype=torch.long, device="meta")
         return measure(lambda: self.model.ground(images, ids, torch.ones_like(ids), index))
 
     def _phrase_tokens(self, scenario: Scenario) -> int:
-        """Of each phrase; a longer one is cut off."""
+        """Tokens of each phrase; a longer one is cut off."""
         return min(self.config.max_tokens, scenario.phrase_tokens + CONTROL_TOKENS)
 
     def _ids(self, rows: int, tokens: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pixellm.cost.counted import PeakMemory
+from pixellm.cost.counting import PeakMemory
 from pixellm.imaging import geometry, masks
 from pixellm.imaging import postprocess as binarize
 

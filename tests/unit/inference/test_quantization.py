@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModel
 
 from pixellm import cli
 from pixellm.cli import common
-from pixellm.cost.language import LanguageSystem
-from pixellm.cost.plan import Loaded, part_bytes
+from pixellm.cost.language import LanguageCostModel
+from pixellm.cost.memory import LoadOptions, part_bytes
 from pixellm.inference import quantization
 from pixellm.inference.quantization import (
     KERNEL_ROWS,
@@ -176,7 +176,7 @@ def test_the_plan_counts_what_is_held(tmp_path, config, quantize, dtype):
     layers = [module for module in model.modules() if isinstance(module, Int8Linear | Int4Linear)]
     held += sum(buffer.nbytes for layer in layers for buffer in layer.buffers())
     assert bool(layers) == (quantize is not None)
-    assert sum(part_bytes(LanguageSystem("tiny", config()), Loaded(dtype, quantize)).values()) == held
+    assert sum(part_bytes(LanguageCostModel("tiny", config()), LoadOptions(dtype, quantize)).values()) == held
 
 
 @pytest.mark.parametrize("quantize", KINDS)

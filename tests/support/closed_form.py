@@ -1,19 +1,22 @@
-"""FLOPs from the configuration by formula: what the counts are checked against.
+"""FLOPs by formulas from the configuration, to check counts against.
 
-Written from the architectures, without a look at what runs. A multiply-add counts two FLOPs.
+Written from the architectures, independently of the code that runs. A multiply-add counts two FLOPs. The SEEM-style
+model has formulas for all but its backbone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import CLIPVisionConfig, PreTrainedConfig, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 
+from pixellm.baselines.seem import SeemConfig
 from pixellm.model import PixelLMConfig
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Of each part as in `pixellm.cost.language`; None where there is no such part, or no formula (CNN backbones)."""
+    """FLOPs of each part, as in `pixellm.cost.language`; None if there is no such part or formula (CNN backbones)."""
 
     vision: int | None
     sam: int | None
@@ -179,3 +182,48 @@ def two_way(tokens: int, positions: int, dim: int, mlp_dim: int, depth: int) -> 
     # Four projections: two at one side, two at the other.
     across = 2 * linear(tokens, dim, half) + 2 * linear(positions, dim, half) + attention(tokens, positions, half)
     return depth * (itself + 2 * across + 2 * linear(tokens, dim, mlp_dim)) + across
+
+
+@dataclass(frozen=True)
+class SeemClosedForm:
+    """FLOPs of each part, as in `pixellm.cost.seem`; keys and values of the image are projected once per call."""
+
+    pixel_decoder: int
+    phrase: int
+    masks_per_call: int
+    masks_per_target: int
+
+
+def seem_closed_form(config: SeemConfig, channels: Sequence[int], tokens: int) -> SeemClosedForm:
+    """Backbone maps of so many channels, coarse to fine, and phrases of so many tokens of a CLIP-like text encoder."""
+    text, width = config.text_config, config.width
+    phrase = text.num_hidden_layers * layer(tokens, text.hidden_size, text.intermediate_size)
+    per_call = per_target = 0
+    grids = config.level_grids
+    for number in range(config.decoder_layers):
+        positions = grids[number % len(grids)] ** 2
+        per_call += 2 * linear(positions, width, width)
+        per_target += 2 * linear(config.num_queries, width, width) + attention(config.num_queries, positions, width)
+        per_target += layer(config.num_queries + tokens, width, config.ffn_dim)
+    finest = config.vision_config.grid_sizes[-1] ** 2
+    prediction = 4 * linear(config.num_queries, width, width) + linear(config.num_queries, width, finest)
+    return SeemClosedForm(
+        pixel_decoder=seem_pixel_decoder(config, channels),
+        phrase=phrase + linear(tokens, text.hidden_size, width),
+        masks_per_call=per_call,
+        masks_per_target=per_target + (config.decoder_layers + 1) * prediction,
+    )
+
+
+def seem_pixel_decoder(config: SeemConfig, channels: Sequence[int]) -> int:
+    """Encoder on the coarsest map, pyramid, and the map that masks are read off."""
+    width, positions = config.width, [grid**2 for grid in config.vision_config.grid_sizes]
+    total = config.encoder_layers * layer(positions[0], width, config.ffn_dim)
+    for count, inputs in zip(positions, channels, strict=True):
+        total += convolution(count, 1, inputs, width) + convolution(count, 3, width, width)
+    return total + convolution(positions[-1], 3, width, width)
+
+
+def layer(tokens: int, width: int, inner: int) -> int:
+    """Self-attention and feed-forward of a transformer layer."""
+    return 4 * linear(tokens, width, width) + attention(tokens, tokens, width) + 2 * linear(tokens, width, inner)

@@ -1,12 +1,11 @@
-"""How the cost of an answer grows with its targets and with its text."""
+"""Scaling of an answer's cost with its targets and with its text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pixellm.cost.bill import System
-from pixellm.cost.report import Rows
-from pixellm.cost.scenario import PHRASE_TOKENS, Scenario
+from pixellm.cost.breakdown import PHRASE_TOKENS, CostModel, Scenario
+from pixellm.cost.report import TextTable
 from pixellm.utils.files import atomic_write
 
 TARGETS = tuple(range(1, 35))  # as many as MUSE's answers have
@@ -16,7 +15,7 @@ COLOURS = {"pixellm": "#0072B2", "lisa": "#D55E00"}
 
 @dataclass(frozen=True)
 class Curve:
-    """TFLOP of answers, at each x."""
+    """TFLOP of an answer at each x."""
 
     label: str
     colour: str
@@ -27,21 +26,21 @@ class Curve:
 
 
 def over_targets(targets: int) -> Scenario:
-    """Each target is named by a phrase."""
+    """Scenario of `targets` targets, each with a phrase."""
     return Scenario(targets=targets, answer_tokens=PHRASE_TOKENS * targets)
 
 
 def over_text(tokens: int) -> Scenario:
-    """Three targets in an answer of so much text."""
+    """Scenario of three targets in an answer of `tokens` text tokens."""
     return Scenario(targets=3, answer_tokens=tokens)
 
 
 def curves(
-    pixellm: System, lisa: System, by_phrase: System, x: Sequence[int], to: Callable[[int], Scenario]
+    pixellm: CostModel, lisa: CostModel, by_phrase: CostModel, x: Sequence[int], to: Callable[[int], Scenario]
 ) -> list[Curve]:
     """PixelLM, LISA_aug (one [SEG] a target in one answer), LISA_rec, and both without a cache."""
     blue, red = COLOURS["pixellm"], COLOURS["lisa"]
-    drawn = (
+    variants = (
         ("PixelLM", pixellm, True, blue, "-"),
         ("LISA_aug: one [SEG] a target", lisa, True, red, "-"),
         ("LISA_rec: asked once a phrase", by_phrase, True, red, "--"),
@@ -49,29 +48,29 @@ def curves(
         ("LISA_aug, released decoding", lisa, False, red, ":"),
     )
     return [
-        Curve(label, colour, style, cache, tuple(x), tuple(_tflops(system, to, value, cache) for value in x))
-        for label, system, cache, colour, style in drawn
+        Curve(label, colour, style, cache, tuple(x), tuple(_tflops(model, to, value, cache) for value in x))
+        for label, model, cache, colour, style in variants
     ]
 
 
-def _tflops(system: System, to: Callable[[int], Scenario], x: int, cache: bool) -> float:
-    return system.bill(replace(to(x), cache=cache)).flops / 1e12
+def _tflops(model: CostModel, to: Callable[[int], Scenario], x: int, cache: bool) -> float:
+    return model.breakdown(replace(to(x), cache=cache)).flops / 1e12
 
 
-def table(found: Sequence[Curve], x_name: str, shown: Sequence[int]) -> Rows:
-    """TFLOP at some x."""
-    rows = [(curve.label, *(f"{curve.tflops[curve.x.index(x)]:,.1f}" for x in shown)) for curve in found]
-    return Rows("growth", (f"TFLOP at {x_name} =", *map(str, shown)), tuple(rows))
+def table(curves: Sequence[Curve], x_name: str, columns: Sequence[int]) -> TextTable:
+    """Tabulate TFLOP at the x of `columns`."""
+    rows = [(curve.label, *(f"{curve.tflops[curve.x.index(x)]:,.1f}" for x in columns)) for curve in curves]
+    return TextTable("scaling", (f"TFLOP at {x_name} =", *map(str, columns)), tuple(rows))
 
 
-def plot(found: Sequence[Curve], x_name: str, path: Path) -> None:
-    """Left those with a cache, right all on a logarithmic axis."""
+def plot(curves: Sequence[Curve], x_name: str, path: Path) -> None:
+    """Plot the curves with a cache (left), and all on a logarithmic axis (right)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     panels = figure.subplots(1, 2)
-    for panel, chosen in zip(panels, ([curve for curve in found if curve.cached], found), strict=True):
-        for curve in chosen:
+    for panel, selected in zip(panels, ([curve for curve in curves if curve.cached], curves), strict=True):
+        for curve in selected:
             panel.plot(curve.x, curve.tflops, curve.style, color=curve.colour, linewidth=1.8, label=curve.label)
         panel.set_xlabel(x_name)
         panel.set_ylabel("TFLOP an answer")

@@ -7,33 +7,33 @@ import pytest
 import torch
 
 from pixellm import cli
-from pixellm.cost import plan
-from pixellm.cost.language import LanguageSystem
-from pixellm.cost.memory import kv_cache_bytes, weight_bytes
-from pixellm.cost.plan import Loaded, Use, make_plan, part_bytes
-from pixellm.cost.scenario import Scenario
+from pixellm.cost import memory
+from pixellm.cost.breakdown import Scenario
+from pixellm.cost.counting import kv_cache_bytes, weight_bytes
+from pixellm.cost.language import LanguageCostModel
+from pixellm.cost.memory import BatchScenario, LoadOptions, part_bytes, plan_memory
 from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import Predictor
 from tests.support import tiny
 
-BF16 = Loaded(torch.bfloat16)
-KV, PICTURES = "keys and values", "photograph and masks"
+BF16 = LoadOptions(torch.bfloat16)
+KV, IMAGE = "KV cache", "image and masks"
 SHORT = Scenario(prompt_tokens=9, answer_tokens=5, targets=2, system_tokens=4)
 
 
-def tiny_system() -> LanguageSystem:
-    return LanguageSystem("tiny", tiny.clip_config())
+def tiny_system() -> LanguageCostModel:
+    return LanguageCostModel("tiny", tiny.clip_config())
 
 
 @pytest.mark.parametrize("name", ["pixellm-7b", "pixellm-mini"])
 def test_weights_are_those_of_the_model(name):
     """Of the 7b without any memory; `test_quantization.py` compares with models that are really loaded."""
-    system = LanguageSystem(name, PRESETS[name]())
+    system = LanguageCostModel(name, PRESETS[name]())
     with torch.device("meta"):
         model = PixelLMForConditionalGeneration(system.config)
     elements = sum(parameter.numel() for parameter in model.parameters())
-    assert sum(part_bytes(system, Loaded()).values()) == 4 * elements
+    assert sum(part_bytes(system, LoadOptions()).values()) == 4 * elements
     known = weight_bytes(model, model.language_model)
     assert sum(part_bytes(system, BF16).values()) == 2 * elements == known["bf16"]
     for quantize in ("int8", "int4"):
@@ -41,50 +41,51 @@ def test_weights_are_those_of_the_model(name):
 
 
 def test_what_is_kept_grows_with_what_is_asked():
-    system, use = tiny_system(), Use(1, SHORT, (30, 40))
-    one = make_plan(system, BF16, use, available=0)
+    system, use = tiny_system(), BatchScenario(1, SHORT, (30, 40))
+    one = plan_memory(system, BF16, use, available=0)
     prefix, length = system.image_tokens + 4, system.image_tokens + 9 + 5 + 2 * 6
     per_token = kv_cache_bytes(system.config.text_config, 1)
     assert one.needs[KV] == (prefix + length) * per_token
-    assert one.needs[PICTURES] == 3 * 30 * 40 + 2 * plan.MASK * 40
-    three = make_plan(system, BF16, replace(use, questions=3), available=0)
+    assert one.needs[IMAGE] == 3 * 30 * 40 + 2 * memory.MASK_COLUMN_BYTES * 40
+    three = plan_memory(system, BF16, replace(use, questions=3), available=0)
     assert three.needs[KV] == (prefix + 3 * length) * per_token
-    assert three.needs[PICTURES] == 3 * 30 * 40 + 3 * 2 * plan.MASK * 40
-    exact = make_plan(system, Loaded(), use, available=0)
+    assert three.needs[IMAGE] == 3 * 30 * 40 + 3 * 2 * memory.MASK_COLUMN_BYTES * 40
+    exact = plan_memory(system, LoadOptions(), use, available=0)
     assert exact.needs[KV] == 2 * one.needs[KV]
     assert exact.total > one.total
-    none = make_plan(system, BF16, replace(use, scenario=replace(SHORT, targets=0)), available=0)
-    assert none.needs["a mask in the making"] == 0
+    none = plan_memory(system, BF16, replace(use, scenario=replace(SHORT, targets=0)), available=0)
+    assert none.needs["mask decoding"] == 0
 
 
 def test_many_questions_may_be_the_busiest_part():
     system = tiny_system()
-    few, many = (make_plan(system, BF16, Use(n, SHORT), available=0).needs for n in (1, 500))
+    few, many = (plan_memory(system, BF16, BatchScenario(n, SHORT), available=0).needs for n in (1, 500))
     assert any("vision" in name for name in few if name.startswith("activations"))
     assert any("prefill" in name for name in many if name.startswith("activations"))
 
 
 def test_it_fits_to_the_byte():
-    needed = make_plan(tiny_system(), BF16, Use(1, SHORT), available=0).total
-    assert make_plan(tiny_system(), BF16, Use(1, SHORT), available=needed).fits
-    assert not make_plan(tiny_system(), BF16, Use(1, SHORT), available=needed - 1).fits
+    needed = plan_memory(tiny_system(), BF16, BatchScenario(1, SHORT), available=0).total
+    assert plan_memory(tiny_system(), BF16, BatchScenario(1, SHORT), available=needed).fits
+    assert not plan_memory(tiny_system(), BF16, BatchScenario(1, SHORT), available=needed - 1).fits
 
 
 def test_a_gpu_holds_neither_the_process_nor_the_masks():
     on_cpu, on_gpu = (
-        make_plan(tiny_system(), replace(BF16, device=device), Use(1, SHORT), 0) for device in ("cpu", "cuda")
+        plan_memory(tiny_system(), replace(BF16, device=device), BatchScenario(1, SHORT), 0)
+        for device in ("cpu", "cuda")
     )
-    assert on_cpu.needs.keys() - on_gpu.needs.keys() == {PICTURES, "the process itself"}
+    assert on_cpu.needs.keys() - on_gpu.needs.keys() == {IMAGE, "process"}
 
 
 def test_what_is_smaller():
-    assert [way.options for way in Loaded().smaller] == [
+    assert [way.flags for way in LoadOptions().smaller] == [
         "--dtype bfloat16",
         "--dtype bfloat16 --quantize int8",
         "--dtype bfloat16 --quantize int4",
     ]
-    assert [str(way) for way in Loaded(torch.bfloat16, "int8").smaller] == ["int4 and bfloat16"]
-    assert not Loaded(torch.bfloat16, "int4").smaller
+    assert [str(way) for way in LoadOptions(torch.bfloat16, "int8").smaller] == ["int4 and bfloat16"]
+    assert not LoadOptions(torch.bfloat16, "int4").smaller
 
 
 # The command
@@ -95,7 +96,7 @@ def pixellm(monkeypatch, capsys):
     """Run `pixellm ARGUMENTS` on a computer with so many GB: exit code, what it printed, and what it complained of."""
 
     def run(gigabytes: float, *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(plan, "available_memory", lambda _: int(gigabytes * 1e9))
+        monkeypatch.setattr(memory, "available_memory", lambda _: int(gigabytes * 1e9))
         monkeypatch.setattr(sys, "argv", ["pixellm", *arguments])
         with pytest.raises(SystemExit) as stop:
             cli.main()
@@ -163,7 +164,7 @@ def directory(tmp_path, clip_model, clip_processor):
 )
 def test_what_cannot_fit_is_not_loaded(directory, clip_model, monkeypatch, share, quantize, advice):
     size = sum(parameter.nbytes for parameter in clip_model.parameters())
-    monkeypatch.setattr(plan, "available_memory", lambda _: int(share * size))
+    monkeypatch.setattr(memory, "available_memory", lambda _: int(share * size))
     monkeypatch.setattr("pixellm.predictor.AutoModel.from_pretrained", lambda *_, **__: pytest.fail("it is loaded"))
     with pytest.raises(ValueError, match=advice) as refusal:
         Predictor.load(directory, quantize=quantize)
@@ -172,7 +173,7 @@ def test_what_cannot_fit_is_not_loaded(directory, clip_model, monkeypatch, share
 
 def test_what_just_fits_is_loaded(directory, clip_model, monkeypatch):
     size = sum(parameter.nbytes for parameter in clip_model.parameters())
-    monkeypatch.setattr(plan, "available_memory", lambda _: size)
+    monkeypatch.setattr(memory, "available_memory", lambda _: size)
     assert Predictor.load(directory).model.dtype == torch.float32
 
 

@@ -1,0 +1,1 @@
+"""Published claims about the cost of an answer, and its scaling with targets and text."""
