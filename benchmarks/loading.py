@@ -24,8 +24,8 @@ from pixellm.hub import models as hub
 from pixellm.imaging.examples import EXAMPLES
 from pixellm.imaging.images import load_image
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
-from pixellm.train.collate import Collator
 from pixellm.train.samples import ChatSamples
+from pixellm.train.trainer import Collator
 
 RESULTS = Path(__file__).parent / "results" / "loading.json"
 PHOTOGRAPHS, NAMES, WIDTH, HEIGHT, CORNERS, SIZE, BATCH = 96, 20_000, 640, 480, 40, 448, 8

@@ -30,8 +30,9 @@ from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration
 from pixellm.model.codebook import find_groups
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID, loss_counts
 from pixellm.model.packing import packed_attention_bias, packed_positions
-from pixellm.train.adapt import adapt
-from pixellm.train.recipe import Lora, Stage
+from pixellm.train.model_kind import adapt
+from pixellm.train.pixellm_kind import PixelLMKind
+from pixellm.train.recipe import AdapterConfig
 from pixellm.types import Batch
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,7 +43,8 @@ PHOTOGRAPH = (480, 640)
 def build(seed: int = 0) -> PixelLMForConditionalGeneration:
     torch.manual_seed(seed)
     model = PixelLMForConditionalGeneration(mid())
-    adapt(model, Lora(targets=("q_proj", "v_proj")), Stage(1, 1, 1.0).trained)
+    kind = PixelLMKind()
+    adapt(model, kind, AdapterConfig(targets=("q_proj", "v_proj")), kind.trained_parts(model.config))
     return model.train()
 
 

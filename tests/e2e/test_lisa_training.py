@@ -19,8 +19,8 @@ from pixellm.model import PixelLMVisionConfig
 from pixellm.predictor import Predictor
 from pixellm.segmenter import load_segmenter
 from pixellm.train import run as training
-from pixellm.train import start
-from pixellm.train.recipe import Data, Lora, ModelStart, Recipe, Stage
+from pixellm.train.recipe import AdapterConfig, ModelSource, Recipe, TrainingData, TrainingStage
+from pixellm.training import KNOWN_MODELS
 from tests.support import tiny, trees
 
 CLIP_SIDE, SAM_SIDE, WIDTH = 56, 64, 32
@@ -44,7 +44,7 @@ def lisa() -> LisaConfig:
 
 
 @pytest.fixture
-def parts(tmp_path, monkeypatch) -> ModelStart:
+def parts(tmp_path, monkeypatch) -> ModelSource:
     """A tiny language model, CLIP and SAM, as others publish them."""
     torch.manual_seed(0)
     tokenizer = tiny.tiny_tokenizer(codebook=False)
@@ -64,21 +64,21 @@ def parts(tmp_path, monkeypatch) -> ModelStart:
     tiny.randomise(sam, 1)
     sam.save_pretrained(tmp_path / "sam")
     monkeypatch.setitem(PRESETS, "tiny", lisa)
-    return ModelStart(None, "tiny", *(str(tmp_path / name) for name in ("llm", "clip", "sam")))
+    return ModelSource(None, "tiny", *(str(tmp_path / name) for name in ("llm", "clip", "sam")))
 
 
 @pytest.fixture
 def recipe(parts, tmp_path) -> Recipe:
     path = trees.dogs_and_cats(tmp_path / "data")
-    stage = Stage(4, 2, 1e-2, warmup_steps=1, save_steps=2, logging_steps=1, workers=0, bf16=False)
+    stage = TrainingStage(4, 2, 1e-2, warmup_steps=1, save_steps=2, logging_steps=1, workers=0, bf16=False)
     stage = replace(stage, trained=("codebook", "pixel_decoder"))
-    return Recipe("tiny", parts, Data({str(path): 1.0}, path.parent), stage, Lora(rank=2, alpha=4))
+    return Recipe("tiny", parts, TrainingData({str(path): 1.0}, path.parent), stage, AdapterConfig(rank=2, alpha=4))
 
 
 def test_from_pretrained_parts_to_answers(recipe, tmp_path) -> None:
     """SAM's encoder, CLIP and the projector stay as they were; mask decoder and [SEG] are trained."""
-    begun, _ = start.load(recipe.start, recipe.seed)
-    sam = load_file(Path(recipe.start.sam_model) / "model.safetensors")
+    begun, _ = KNOWN_MODELS.open(recipe.initialise).load(recipe.seed)
+    sam = load_file(Path(recipe.initialise.sam_model) / "model.safetensors")
     state = begun.state_dict()
     assert torch.equal(state["sam_encoder.pos_embed"], sam["vision_encoder.pos_embed"])
     key = "transformer.layers.0.self_attn.q_proj.weight"
@@ -87,7 +87,7 @@ def test_from_pretrained_parts_to_answers(recipe, tmp_path) -> None:
     assert torch.equal(state["pixel_decoder.no_mask_embed"], sam["prompt_encoder.no_mask_embed.weight"])
     assert begun.config.sam_decoder_config.layer_norm_eps == 1e-5
 
-    result = training.train(recipe, tmp_path / "run")
+    result = training.train(recipe, tmp_path / "run", KNOWN_MODELS)
     after = load_file(result / "model.safetensors")
     changed = {key.split(".")[0] for key in state if key in after and not torch.equal(state[key], after[key])}
     assert changed == {"language_model", "codebook", "pixel_decoder"}
@@ -98,7 +98,7 @@ def test_from_pretrained_parts_to_answers(recipe, tmp_path) -> None:
     assert isinstance(found, Predictor)
     assert isinstance(found.model, LisaForConditionalGeneration)
     (source,) = recipe.data.sets
-    further = training.fine_tune(Path(source), str(result), tmp_path / "further", steps=1)
+    further = training.fine_tune(Path(source), str(result), tmp_path / "further", KNOWN_MODELS, steps=1)
     assert load_segmenter(further).model.config.sam_decoder_config.layer_norm_eps == 1e-5
 
     options = ["--model", str(result), "--max-new-tokens", "6", "--json", str(tmp_path / "a.json")]
@@ -107,16 +107,16 @@ def test_from_pretrained_parts_to_answers(recipe, tmp_path) -> None:
 
 
 def test_a_run_goes_on_where_it_stopped(recipe, tmp_path) -> None:
-    whole = load_file(training.train(recipe, tmp_path / "run") / "model.safetensors")
+    whole = load_file(training.train(recipe, tmp_path / "run", KNOWN_MODELS) / "model.safetensors")
     shutil.rmtree(tmp_path / "run/model")
     shutil.rmtree(tmp_path / "run/checkpoints/checkpoint-4")
-    again = load_file(training.train(recipe, tmp_path / "run") / "model.safetensors")
+    again = load_file(training.train(recipe, tmp_path / "run", KNOWN_MODELS) / "model.safetensors")
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
 def test_cached_equals_teacher_forced(parts) -> None:
     """The mask that generation gives is that of one pass over the whole text, for several [SEG] in one answer."""
-    model, processor = start.load(parts, 0)
+    model, processor = KNOWN_MODELS.open(parts).load(0)
     tiny.randomise(model, 3)
     answer = "The dog {seg} and the cat {seg}."
     write = tiny.Write(processor, {"Go.": tiny.plan_of(processor, answer)})
@@ -132,7 +132,7 @@ def test_cached_equals_teacher_forced(parts) -> None:
 
 
 def test_lisa_rec_is_two_stages_of_one_model(parts, tmp_path) -> None:
-    model, processor = start.load(parts, 0)
+    model, processor = KNOWN_MODELS.open(parts).load(0)
     for part in (model, processor):
         part.save_pretrained(tmp_path / "lisa")
     system = load_segmenter(tmp_path / "lisa", namer=str(tmp_path / "lisa"), sampling={"max_new_tokens": 4})
@@ -145,8 +145,8 @@ def test_lisa_rec_is_two_stages_of_one_model(parts, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sam_model": None}, "expected a sam_model with the preset tiny"),
-        ({"preset": "pixellm-7b"}, "expected no sam_model with the preset pixellm-7b"),
+        ({"sam_model": None}, "expected a sam_model with this preset"),
+        ({"preset": "pixellm-7b"}, "expected no sam_model with this preset"),
         ({"sam_model": "clip"}, "expected a SAM in transformers' format"),
         ({"settings": {"tokens_per_scale": 2}}, r"expected one \[SEG\] a target"),
     ],
@@ -157,4 +157,4 @@ def test_bad_starts(parts, change, message, tmp_path) -> None:
     if change.get("sam_model") == "clip":
         change = {"sam_model": parts.vision_model}
     with pytest.raises(ValueError, match=message):
-        start.load(replace(parts, **change), 0)
+        KNOWN_MODELS.open(replace(parts, **change)).load(0)

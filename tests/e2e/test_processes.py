@@ -40,12 +40,12 @@ def recipe(tmp_path, clip_model, clip_processor) -> Path:
         "save_steps": 2,
         "logging_steps": 1,
         "eval_steps": 3,
-        "average": 0.5,
+        "ema": 0.5,
     }
     fields = {
         "name": "tiny",
         # Without refinement: a pixel's weight would jump where rounding moves a logit over 0.
-        "start": {"model": str(tmp_path / "start"), "settings": {"overlap_weight": 1.0}},
+        "initialise": {"model": str(tmp_path / "start"), "settings": {"overlap_weight": 1.0}},
         "data": {"sets": {"my.jsonl": 1}},
         "validation": {"sets": {"my.jsonl": 1}},
         "lora": {"rank": 2, "alpha": 4},

@@ -15,8 +15,8 @@ from pixellm.baselines.seem import SeemPredictor
 from pixellm.hub.presets import PRESETS
 from pixellm.segmenter import load_segmenter
 from pixellm.train import run as training
-from pixellm.train import start
-from pixellm.train.recipe import Data, ModelStart, Recipe, Stage
+from pixellm.train.recipe import ModelSource, Recipe, TrainingData, TrainingStage
+from pixellm.training import KNOWN_MODELS
 from tests.support import tiny, trees
 
 TRAINED = ("pixel_decoder", "decoder", "text_projection", "logit_scale")
@@ -24,7 +24,7 @@ STEPS = 4
 
 
 @pytest.fixture
-def parts(timm_model, timm_processor, tmp_path, monkeypatch) -> ModelStart:
+def parts(timm_model, timm_processor, tmp_path, monkeypatch) -> ModelSource:
     """A tiny language model with two layers, of which the first is taken, and the encoder of a tiny PixelLM."""
     torch.manual_seed(0)
     tokenizer = tiny.tiny_tokenizer(codebook=False)
@@ -36,15 +36,15 @@ def parts(timm_model, timm_processor, tmp_path, monkeypatch) -> ModelStart:
         part.save_pretrained(tmp_path / "seeing")
     monkeypatch.setitem(PRESETS, "tiny", tiny.seem_config)
     settings = {"text_config": {"num_hidden_layers": 1}}
-    return ModelStart(None, "tiny", str(tmp_path / "llm"), str(tmp_path / "seeing"), settings=settings)
+    return ModelSource(None, "tiny", str(tmp_path / "llm"), str(tmp_path / "seeing"), settings=settings)
 
 
 @pytest.fixture
 def recipe(parts, tmp_path) -> Recipe:
     """Four pictures with answers of one and two masks, two of them held out."""
     path = trees.dogs_and_cats(tmp_path / "data")
-    data = Data({str(path): 1.0}, path.parent)
-    stage = Stage(
+    data = TrainingData({str(path): 1.0}, path.parent)
+    stage = TrainingStage(
         steps=STEPS,
         batch_size=2,
         learning_rate=1e-3,
@@ -53,19 +53,19 @@ def recipe(parts, tmp_path) -> Recipe:
         save_steps=2,
         logging_steps=1,
         workers=0,
-        average=0.5,
+        ema=0.5,
     )
     return Recipe("tiny-seem", parts, data, stage, validation=replace(data, epoch_length=2))
 
 
 def test_trained_and_asked(recipe, tmp_path) -> None:
     """What is frozen stays as it was, held-out questions are answered while it trains."""
-    result = training.train(recipe, tmp_path / "run")
+    result = training.train(recipe, tmp_path / "run", KNOWN_MODELS)
     told = json.loads((tmp_path / "run/run.json").read_text())
     assert 0 <= told["figures"]["giou"] <= 1
     history = json.loads((tmp_path / "run/checkpoints/trainer_state.json").read_text())["log_history"]
     assert {"loss", "loss_choice", "loss_bce", "loss_dice"} <= history[0].keys()
-    before = start.load(recipe.start, recipe.seed)[0].state_dict()
+    before = KNOWN_MODELS.open(recipe.initialise).load(recipe.seed)[0].state_dict()
     after = load_file(result / "model.safetensors")
     assert before.keys() == after.keys()
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
@@ -99,7 +99,7 @@ def test_resumed_as_if_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
         history = json.loads((output / "checkpoints/trainer_state.json").read_text())["log_history"]
         return [entry["loss"] for entry in history if "loss" in entry]
 
-    training.train(recipe, tmp_path / "whole")
+    training.train(recipe, tmp_path / "whole", KNOWN_MODELS)
     step = training.PixelLMTrainer.training_step
 
     def stop_at_third(self, *arguments):
@@ -110,16 +110,16 @@ def test_resumed_as_if_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(training.PixelLMTrainer, "training_step", stop_at_third)
         with pytest.raises(InterruptedError):
-            training.train(recipe, tmp_path / "halved")
-    training.train(recipe, tmp_path / "halved")
+            training.train(recipe, tmp_path / "halved", KNOWN_MODELS)
+    training.train(recipe, tmp_path / "halved", KNOWN_MODELS)
     assert losses(tmp_path / "halved") == losses(tmp_path / "whole")
 
 
 def test_trained_further(recipe, tmp_path) -> None:
     """From a whole model."""
-    result = training.train(recipe, tmp_path / "run")
-    again = replace(recipe, start=ModelStart(str(result)), validation=None)
-    assert isinstance(load_segmenter(training.train(again, tmp_path / "more")), SeemPredictor)
+    result = training.train(recipe, tmp_path / "run", KNOWN_MODELS)
+    again = replace(recipe, initialise=ModelSource(str(result)), validation=None)
+    assert isinstance(load_segmenter(training.train(again, tmp_path / "more", KNOWN_MODELS)), SeemPredictor)
 
 
 def test_from_clips_text_side(parts, tmp_path, monkeypatch) -> None:
@@ -129,7 +129,7 @@ def test_from_clips_text_side(parts, tmp_path, monkeypatch) -> None:
     CLIPTextModel(config).save_pretrained(tmp_path / "clip")
     tiny.tiny_tokenizer(codebook=False).save_pretrained(tmp_path / "clip")
     monkeypatch.setitem(PRESETS, "tiny", lambda: tiny.seem_config(config))
-    model, processor = start.load(replace(parts, language_model=str(tmp_path / "clip"), settings={}), 0)
+    model, processor = KNOWN_MODELS.open(replace(parts, language_model=str(tmp_path / "clip"), settings={})).load(0)
     assert type(model.text_encoder) is CLIPTextModel
     assert model.config.text_config.hidden_size == text.hidden_size
     theirs = CLIPTextModel.from_pretrained(tmp_path / "clip").state_dict()

@@ -12,11 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from pixellm.mini import build
-from pixellm.mini import stages as stages
+from pixellm import training
+from pixellm.mini import build, stages
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import Predictor
-from pixellm.train import run as training
 from pixellm.train.trainer import PixelLMTrainer
 from tests.support import tiny
 
@@ -144,8 +143,8 @@ def test_resumed_equals_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
 def test_assembled_model_is_the_trained_one(recipe, tmp_path, monkeypatch) -> None:
     """Adapters merged = adapters beside the weights, and the result answers questions from its directory alone."""
     models: list[PixelLMForConditionalGeneration] = []
-    save = stages.save_trained
-    monkeypatch.setattr(stages, "save_trained", lambda model, *a: (models.append(model), save(model, *a)))
+    save = stages.save_partial_checkpoint
+    monkeypatch.setattr(stages, "save_partial_checkpoint", lambda model, *a: (models.append(model), save(model, *a)))
     out = training.run(recipe, tmp_path / "run")
     merged = PixelLMForConditionalGeneration.from_pretrained(out, dtype=torch.float32).eval()
     unmerged = models[0].float().eval()
@@ -182,8 +181,8 @@ def test_what_is_frozen_in_the_first_stage_stays(recipe, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sources": []}, "at least one source"),
-        ({"lora": {"rank": "high"}}, "lora: rank: expected int, got 'high'"),
+        ({"sources": []}, "sources: expected .*at least 1 item"),
+        ({"lora": {"rank": "high"}}, "lora: rank: expected a valid integer, .*got 'high'"),
         ({"nonsense": 1}, "unknown fields nonsense. Known: answer_stage, "),
         ({"lora": {"rnak": 2, "alpha": 4}}, r"lora: unknown fields rnak \(did you mean rank\?\)"),
         ({"model": {"num_scale": 3}}, r"model: unknown fields num_scale \(did you mean num_scales\?\)"),
@@ -207,7 +206,7 @@ def test_a_further_round_starts_from_what_was_trained(recipe, photographs, tmp_p
     for stage in ("vision_stage", "answer_stage"):
         fields[stage] |= {key: 0.0 for key in fields[stage] if key.endswith("learning_rate")}
     held_out = [{"annotations": "instances.json", "images": "images"}]
-    recipe.write_text(yaml.safe_dump(fields | {"start": "first/trained", "held_out": held_out, "recall": 0.5}))
+    recipe.write_text(yaml.safe_dump(fields | {"initialise": "first/trained", "held_out": held_out, "recall": 0.5}))
     after = trained_weights(recipe, tmp_path / "second")
     assert before.keys() == after.keys()
     changed = {key for key, tensor in before.items() if not torch.equal(tensor, after[key])}
@@ -227,6 +226,6 @@ def test_a_further_round_starts_from_what_was_trained(recipe, photographs, tmp_p
 def test_a_start_of_another_kind_is_refused(recipe, tmp_path, spoil, message) -> None:
     training.run(recipe, tmp_path / "first")
     spoil(tmp_path / "first/trained")
-    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"start": "first/trained"}))
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"initialise": "first/trained"}))
     with pytest.raises(ValueError, match=message):
         training.run(recipe, tmp_path / "second")

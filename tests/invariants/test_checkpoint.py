@@ -186,7 +186,6 @@ FIELDS = {
     "learned_fusion": True,
     "own_state": True,
     "train_neck": True,
-    "shifted_positions": False,
 }
 
 
@@ -199,7 +198,7 @@ def fields_of(cls):
 def test_every_field_of_the_config(tmp_path, vision, switches):
     fields = FIELDS | {"compat": switches}
     if switches == "paper":
-        fields |= {"learned_fusion": False, "own_state": False, "train_neck": False, "shifted_positions": True}
+        fields |= {"learned_fusion": False, "own_state": False, "train_neck": False}
     assert vision.keys() == fields_of(PixelLMVisionConfig)
     assert fields.keys() | {"vision_config", "text_config"} == fields_of(PixelLMConfig)
     text = LlamaConfig(

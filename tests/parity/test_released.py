@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
-from pixellm.checkpoints.conversion_report import report_lines
 from pixellm.checkpoints.convert import check, convert, resize_positions
 from pixellm.imaging import geometry
 from pixellm.imaging.masks import area as area_of
@@ -188,7 +187,7 @@ def one_conversation_a_row(data):
 def test_converted_checkpoint_is_complete(converted):
     report = check(converted)
     assert report.complete
-    assert "missing 0 keys" in list(report_lines(report))
+    assert "missing 0 keys" in list(report.lines())
 
 
 def test_check_names_a_removed_key(converted, tmp_path):

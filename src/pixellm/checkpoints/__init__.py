@@ -1,1 +1,1 @@
-"""How a model is stored: conversion, adapters, assembly, presets."""
+"""Storage of models: conversion, adapters, assembly, presets."""

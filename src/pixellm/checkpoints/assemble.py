@@ -25,7 +25,7 @@ _PEFT_ROWS = "language_model.model.embed_tokens.token_adapter.trainable_tokens_d
 _LLM = "language_model."
 
 
-def save_trained(model: nn.Module, processor: PixelLMProcessor, lora_alpha: float, out: Path) -> None:
+def save_partial_checkpoint(model: nn.Module, processor: PixelLMProcessor, lora_alpha: float, out: Path) -> None:
     """Write what was trained, as `assemble` reads it.
 
     Args:
@@ -50,8 +50,8 @@ def save_trained(model: nn.Module, processor: PixelLMProcessor, lora_alpha: floa
     make_readable(out)
 
 
-def load_trained(model: nn.Module, trained: Path) -> None:
-    """Load what `save_trained` wrote into a model of the same sizes; without adapters, only its pixel side.
+def load_partial_checkpoint(model: nn.Module, trained: Path) -> None:
+    """Load what `save_partial_checkpoint` wrote into a model of the same sizes; without adapters, only its pixel side.
 
     Raises:
         ValueError: nothing of the kind is there, or it was trained with other sizes.
@@ -82,7 +82,7 @@ def assemble(trained: Path, language_model: Path, out: Path) -> None:
     """Write a complete checkpoint directory.
 
     Args:
-        trained: what `save_trained` wrote.
+        trained: what `save_partial_checkpoint` wrote.
         language_model: directory of the base language model.
         out: an empty directory.
     """

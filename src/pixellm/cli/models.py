@@ -137,7 +137,6 @@ def convert(
     quieten_transformers()
     from pixellm.baselines.lisa.convert import LISA
     from pixellm.checkpoints import convert as converter
-    from pixellm.checkpoints.conversion_report import report_lines
     from pixellm.utils.cache import progress
 
     if check and (out / "config.json").is_file():
@@ -145,9 +144,9 @@ def convert(
     else:
         with progress(f"converting {released}"):
             report = converter.convert(released, out, vision, [LISA])
-        print_lines(f"{out}:", *report_lines(report))
+        print_lines(f"{out}:", *report.lines())
     if check:
         with progress(f"checking {out}"):
             report = converter.check(out, [LISA])
-        print_lines("check: " + ("complete" if report.complete else "faulty"), *report_lines(report))
+        print_lines("check: " + ("complete" if report.complete else "faulty"), *report.lines())
         raise typer.Exit(0 if report.complete else 1)

@@ -39,10 +39,11 @@ def train(
         raise ValueError("--seed: expected a recipe with it, got --data. Write a recipe, see docs/training.md.")
     log_progress()
     quieten_transformers()
-    from pixellm.train.run import fine_tune, run
+    from pixellm.train.run import fine_tune
+    from pixellm.training import KNOWN_MODELS, run
 
     if data is not None:
-        result = fine_tune(data, model, out or Path("runs") / data.stem, steps, restart)
+        result = fine_tune(data, model, out or Path("runs") / data.stem, KNOWN_MODELS, steps, restart)
     else:
         result = run(recipe, out, restart, seed)
     if is_first_process():

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pixellm.mini.parts import PARTS, PRETRAINED, fetch_language_model
+from pixellm.mini.parts import LANGUAGE_MODEL, PARTS, PRETRAINED, fetch_language_model
 from pixellm.utils.cache import announce, build_once, cache_dir, locked
 from pixellm.utils.files import clear_leftovers, staging_prefix
 
@@ -55,6 +55,20 @@ def resolve(name: str | Path) -> Path:
         f"expected the name of a model, got {text!r}. Known here: {', '.join([MINI, *_built()])}; "
         "or give a directory with a config.json, or a Hugging Face Hub id owner/name."
     )
+
+
+def resolve_part(name: str) -> Path:
+    """Return the directory of a language model, a vision encoder or a SAM; it is fetched if it is not there.
+
+    A name is a directory, the embedded `smollm2-135m-instruct` or `pixellm-mini`, or a Hugging Face Hub id.
+    """
+    from huggingface_hub import snapshot_download
+
+    if os.path.isdir(name):
+        return Path(name)
+    if name == LANGUAGE_MODEL.name:
+        return fetch_language_model()
+    return resolve(name) if name == MINI else Path(snapshot_download(name))
 
 
 def materialise_mini() -> Path:

@@ -11,12 +11,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from pixellm.data.categories import SYNONYMS
 from pixellm.data.describe import noun
 from pixellm.mini.parts import fetch_language_model
+from pixellm.mini.recipe import MiniRecipe
 from pixellm.mini.vision_stage import load_backbone
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML
 from pixellm.model.word_mix import centred, word_directions
-from pixellm.train.recipe import MiniRecipe
 
 RIDGE = 0.05  # of the states' variance
 CODEBOOK_SHARE = 0.1  # of the usual size of initial weights

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
-from pixellm.checkpoints.assemble import assemble, load_trained, save_trained
+from pixellm.checkpoints.assemble import assemble, load_partial_checkpoint, save_partial_checkpoint
 from pixellm.data.augment import AugmentedImages
 from pixellm.data.coco import CocoSource
 from pixellm.data.mixture import LengthBatches, Mixture
@@ -25,13 +25,13 @@ from pixellm.mini.build import (
     pixel_side,
 )
 from pixellm.mini.calibrate import calibrate_presence
+from pixellm.mini.kind import MiniKind
 from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
+from pixellm.mini.recipe import AnswerStage, MiniRecipe, VisionStage
 from pixellm.mini.samples import ConversationSamples, naming_samples
 from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
-from pixellm.train.adapt import adapt
-from pixellm.train.collate import Collator
-from pixellm.train.recipe import AnswerStage, MiniRecipe, VisionStage
-from pixellm.train.trainer import PixelLMTrainer
+from pixellm.train.model_kind import adapt
+from pixellm.train.trainer import Collator, PixelLMTrainer
 from pixellm.utils.files import atomic_directory, atomic_write, clear_leftovers
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ def train_vision(
     torch.manual_seed(recipe.seed)
     config = build_config(recipe, build_processor(recipe), vocabulary)
     model = build_model(config, fetch_vision_weights())
-    if recipe.start:
-        load_trained(model, recipe.start)
+    if recipe.initialise:
+        load_partial_checkpoint(model, recipe.initialise)
     freeze(model.vision_encoder.backbone, stage.frozen, stage.depthwise)
     weights = [source.weight for source in recipe.sources]
     mixture = Mixture.of(sources, weights, stage.steps * stage.batch_size, recipe.seed)
@@ -104,7 +104,8 @@ def train_vision(
         data_collator=collate_vision,
         batches=LengthBatches(same_length, stage.steps, stage.batch_size),
         learning_rates={"backbone": stage.backbone_learning_rate},
-        average=stage.average,
+        ema=stage.ema,
+        shardable=MiniKind.shardable,
     )
     trainer.fit()
     with atomic_write(result) as temporary:
@@ -120,9 +121,9 @@ def train_answers(
     config = build_config(recipe, processor, vocabulary)
     model = build_model(config, fetch_vision_weights())
     model.language_model.to(torch.bfloat16)
-    adapt(model, recipe.lora, stage.trained)
-    if recipe.start:
-        load_trained(model, recipe.start)
+    adapt(model, MiniKind(), recipe.lora, stage.trained)
+    if recipe.initialise:
+        load_partial_checkpoint(model, recipe.initialise)
     load_pixel_side(model, load_file(seeing))
     shares = [(s, c.weight) for s, c in zip(sources, recipe.sources, strict=True) if _has_masks(s)]
     with_masks, weights = zip(*shares, strict=True)
@@ -135,7 +136,7 @@ def train_answers(
         questions=stage.questions,
     )
     collate = Collator(processor)
-    if not recipe.start:
+    if not recipe.initialise:
         calibrate_codebook(model, collate([samples[i] for i in range(min(CALIBRATION_SAMPLES, length))]))
         fit_names(model, map(collate, naming_samples(vocabulary, samples)))
     trainer = PixelLMTrainer(
@@ -149,7 +150,8 @@ def train_answers(
             "word_mix.to_names": stage.name_learning_rate,
         },
         batches=LengthBatches(same_length, stage.steps, stage.batch_size),
-        average=stage.average,
+        ema=stage.ema,
+        shardable=MiniKind.shardable,
     )
     trainer.fit()
     if recipe.held_out:
@@ -158,7 +160,7 @@ def train_answers(
         logger.info("presence on held-out images: mentions moved by %.2f, tags by %.2f", *moved)
     clear_leftovers(result)
     with atomic_directory(result) as directory:
-        save_trained(model, processor, recipe.lora.alpha, directory)
+        save_partial_checkpoint(model, processor, recipe.lora.alpha, directory)
 
 
 def same_length(_: int) -> float:

@@ -129,7 +129,6 @@ class PixelLMConfig(PreTrainedConfig):
         own_state: a codebook token is read from its own state (else from the state before, which predicts it).
         word_skip: the codebook reads each state plus the word embedding at its position times this (0: the state).
         train_neck: the neck and the prompt embeddings train (else they stay as they are).
-        shifted_positions: CLIP's position table was resized with the class token taken for the last row.
     """
 
     model_type = "pixellm"
@@ -167,7 +166,6 @@ class PixelLMConfig(PreTrainedConfig):
         own_state: bool | None = None,
         word_skip: float = 0.0,
         train_neck: bool | None = None,
-        shifted_positions: bool | None = None,
         **kwargs,
     ) -> None:
         if vision_config is None or isinstance(vision_config, dict):
@@ -202,7 +200,6 @@ class PixelLMConfig(PreTrainedConfig):
         self.own_state = paper if own_state is None else own_state
         self.word_skip = word_skip
         self.train_neck = paper if train_neck is None else train_neck
-        self.shifted_positions = (not paper) if shifted_positions is None else shifted_positions
         self._validate_sizes(count)
         super().__init__(**kwargs)
 

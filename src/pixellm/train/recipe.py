@@ -1,35 +1,47 @@
 """Recipes: one YAML file describes a published experiment completely.
 
-Two kinds: `Recipe` trains a model on data sets of records in one stage, from a whole model or from a base language
-model and a CLIP encoder; `MiniRecipe` builds the embedded default from its parts, on annotated photographs, in two.
+A recipe trains a model on data sets of records in one stage, from a whole model or from a base language model and a
+CLIP encoder. The embedded default has recipes of its own (`pixellm.mini.recipe`).
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
 from difflib import get_close_matches
-from inspect import signature
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
-from transformers import PreTrainedConfig
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
-from pixellm.baselines.lisa import LisaConfig
-from pixellm.data.augment import Augmentation
 from pixellm.data.catalogue import INSTANCES
 from pixellm.data.chat import Chat
 from pixellm.data.datasets import MAX_BAD_FRACTION
-from pixellm.data.mixture import SourceConfig
-from pixellm.hub.presets import PRESETS
-from pixellm.model import PixelLMConfig, PixelLMVisionConfig
+
+logger = logging.getLogger(__name__)
+
+RENAMED = {"start": "initialise", "stage.average": "stage.ema"}  # former place of a field in a recipe → its place
+
+
+def fields_of(kind: type) -> BeforeValidator:
+    """Return a check that a mapping has only fields of the dataclass `kind`."""
+
+    def check(values: Any) -> Any:
+        if isinstance(values, Mapping):  # else pydantic says what is wrong
+            check_names(values, {field.name for field in fields(kind)})
+        return values
+
+    return BeforeValidator(check)
 
 
 @dataclass(frozen=True)
-class Lora:
+class AdapterConfig:
     """Low-rank adapters of the language model.
 
     Args:
         rank, alpha: the update is alpha / rank · B·A.
-        targets: names of the linear layers that get one; none given: every linear layer of a LLaMA block.
+        targets: names of the linear layers that get one; by default every linear layer of a LLaMA block.
         dropout: share of an adapter's inputs that is dropped in training.
     """
 
@@ -40,19 +52,19 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class ModelStart:
-    """What training starts from: a whole model, or its parts, with everything else new.
+class ModelSource:
+    """Initial weights: a whole model, or its parts, with everything else new.
 
     Args:
         model: a name of `pixellm models list`, a Hugging Face Hub id, or a directory; all its modules are kept.
-        preset: of `pixellm.baselines.presets`, for parts: the kind of model, and the sizes of everything that is not
+        preset: name in `pixellm.hub.presets`, for parts: the kind of model, and the sizes of everything that is not
             theirs.
         language_model: Hub id or directory of a causal LM with its tokenizer, or the embedded smollm2-135m-instruct;
             `settings: {text_config: {num_hidden_layers: n}}` takes its first n layers. SEEM-style has it, or CLIP's
             text side, for a text encoder.
         vision_model: Hub id or directory of a CLIP-ViT; or pixellm-mini or a directory of a PixelLM model, whose vision
-            encoder is taken, and of the same size projectors, neck, and features of names.
-        sam_model: of a LISA with a SAM of its own: Hub id or directory of it, in transformers' format.
+            encoder is taken, and if the sizes are the same, the projectors, the neck and the class embeddings.
+        sam_model: for a LISA with a SAM of its own: Hub id or directory of it, in transformers' format.
         settings: fields of the preset's configuration that differ from the model's or the preset's.
     """
 
@@ -61,49 +73,50 @@ class ModelStart:
     language_model: str | None = None
     vision_model: str | None = None
     sam_model: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Data:
-    """Which data sets are mixed.
+class TrainingData:
+    """Mixture of data sets.
 
     Args:
         sets: weight of each data set; a name of `pixellm data layout`, or a file of one's own (`*.jsonl`, `*.json`; see
             `open_data`).
         root: the data root.
         epoch_length: samples of an epoch; 0: as many as there are records.
-        chat: how they are asked about.
-        max_bad_fraction: more bad records than this share are an error.
+        chat: see `Chat`.
+        max_bad_fraction: a larger share of bad records is an error.
     """
 
     sets: Mapping[str, float]
     root: Path = Path("dataset")
     epoch_length: int = 0
-    chat: Chat = field(default_factory=Chat)
+    chat: Annotated[Chat, fields_of(Chat)] = Field(default_factory=Chat)
     max_bad_fraction: float = MAX_BAD_FRACTION
 
 
 @dataclass(frozen=True)
-class Stage:
-    """The training.
+class TrainingStage:
+    """Optimisation.
 
     Args:
         steps: optimiser steps.
         batch_size: images of a step, over all processes.
-        device_batch_size: images that a process takes at once; the rest of a step is accumulated.
         learning_rate, warmup_steps, weight_decay: of AdamW; the rate falls linearly to 0 after warming up.
+        device_batch_size: images that a process takes at once; the rest of a step is accumulated.
         betas: of AdamW.
         rates: learning rates of parts, by a part of their parameters' names.
-        max_length: tokens of a row at most; longer ones are shortened after a codebook group. None: no limit.
-        trained: what of the pixel side trains; frozen is what no entry is the start of a name of.
+        max_length: maximum tokens of a row; longer ones are shortened after a codebook group. None: no limit.
+        trained: prefixes of the parameters that train, besides the adapters. None: those of the kind of model
+            (`ModelKind.trained_parts`).
         bf16: compute in bfloat16; what trains is kept in float32.
         gradient_checkpointing: compute activations of the language model again rather than keep them.
-        compile: compile the model with torch.compile.
+        compile: compile the language model with torch.compile.
         save_steps, logging_steps, eval_steps: steps between checkpoints, between logs of the losses, and between
             evaluations (0: only at the end).
         workers: processes that read data.
-        average: decay of a running mean of the weights, which is what the training gives (0: the last weights).
+        ema: decay of an exponential moving average of the weights, which is the result (0: the last weights).
     """
 
     steps: int
@@ -113,9 +126,9 @@ class Stage:
     warmup_steps: int = 100
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float] = Field(default_factory=dict)
     max_length: int | None = None
-    trained: tuple[str, ...] = ("llm_projector", "pixel_projector", "neck", "codebook", "pixel_decoder", "word_mix")
+    trained: tuple[str, ...] | None = None
     bf16: bool = True
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -123,7 +136,7 @@ class Stage:
     logging_steps: int = 10
     eval_steps: int = 0
     workers: int = 2
-    average: float = 0.0
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,138 +144,54 @@ class Recipe:
     """An experiment on data sets of records.
 
     Args:
-        start, data, stage, lora: see there.
+        initialise, data, stage, lora: see there.
         validation: held-out images with fixed questions, answered by generating while the model trains and at the end;
-            its epoch_length says how many images.
+            its epoch_length is their number.
         seed: of everything random.
     """
 
     name: str
-    start: ModelStart
-    data: Data
-    stage: Stage
-    lora: Lora = field(default_factory=Lora)
-    validation: Data | None = None
+    initialise: Annotated[ModelSource, fields_of(ModelSource)]
+    data: Annotated[TrainingData, fields_of(TrainingData)]
+    stage: Annotated[TrainingStage, fields_of(TrainingStage)]
+    lora: Annotated[AdapterConfig, fields_of(AdapterConfig)] = Field(default_factory=AdapterConfig)
+    validation: Annotated[TrainingData, fields_of(TrainingData)] | None = None
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class VisionStage:
-    """First stage: the pixel side alone (`vision.py`).
-
-    Args:
-        frozen: modules of the backbone that keep their pretrained weights.
-        depthwise: whether its depthwise convolutions train.
-        names: how many names each photograph is asked for at most.
-        average: decay of the running mean of the weights, which is what the stage gives (0: the last weights).
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    backbone_learning_rate: float
-    warmup_steps: int = 60
-    weight_decay: float = 0.05
-    save_steps: int = 100
-    frozen: tuple[str, ...] = ()
-    depthwise: bool = True
-    names: int = 3
-    average: float = 0.0
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe; see `read_fields` and `recipe_of`."""
+    return recipe_of(read_fields(path), path)
 
 
-@dataclass(frozen=True)
-class AnswerStage:
-    """Second stage: the whole model answers; the vision backbone and the language model's own weights stay.
-
-    Args:
-        learning_rate: of what is new in this stage.
-        vision_learning_rate: of what the first stage trained.
-        name_learning_rate: of the map from codebook states to names, which starts at a least-squares fit.
-        questions: conversations per photograph.
-        trained: what of the pixel side trains; the rest keeps what the first stage gave it.
-        average: as in the first stage.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    lora_learning_rate: float
-    vision_learning_rate: float
-    name_learning_rate: float
-    questions: int
-    warmup_steps: int = 40
-    weight_decay: float = 0.0
-    save_steps: int = 50
-    trained: tuple[str, ...] = (
-        *("vision_encoder.pyramid", "vision_encoder.classifier", "llm_projector", "pixel_projector", "neck"),
-        *("codebook", "pixel_decoder", "word_mix"),
-    )
-    average: float = 0.0
-
-
-@dataclass(frozen=True)
-class MiniRecipe:
-    """The embedded default, from its parts.
-
-    Args:
-        model: fields of `PixelLMConfig`, with `vision` for those of `PixelLMVisionConfig`.
-        start: directory of what an earlier run of the same sizes trained (its `trained`); both stages begin with that.
-        held_out: sources that are not trained on, for `calibrate_presence`; none: nothing is calibrated.
-        recall: see `calibrate_presence`.
-    """
-
-    name: str
-    data_root: Path
-    sources: tuple[SourceConfig, ...]
-    model: dict[str, Any]
-    lora: Lora
-    vision_stage: VisionStage
-    answer_stage: AnswerStage
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
-    start: Path | None = None
-    held_out: tuple[SourceConfig, ...] = ()
-    recall: float = 0.9
-
-
-_NESTED: dict[type, dict[str, type]] = {
-    Recipe: {"start": ModelStart, "data": Data, "validation": Data, "stage": Stage, "lora": Lora},
-    Data: {"chat": Chat},
-    MiniRecipe: {
-        "vision_stage": VisionStage,
-        "answer_stage": AnswerStage,
-        "lora": Lora,
-        "augmentation": Augmentation,
-    },
-}
-
-
-def load_recipe(path: Path) -> Recipe | MiniRecipe:
-    """Read and check a recipe; paths in it are relative to its directory.
-
-    With `base`, another recipe in the same directory, it says only what is different from that one.
+def recipe_of(values: Mapping[str, Any], path: Path) -> Recipe:
+    """Return the recipe of the fields in the file `path`; paths among them are relative to its directory.
 
     Raises:
-        ValueError: no such file, malformed YAML, an unknown or a missing field.
+        ValueError: an unknown or a missing field, or a value of another type.
     """
-    data = _read(path)
-    if {"vision_stage", "answer_stage", "sources"} & data.keys():
-        return _mini_recipe(data, path)
-    recipe: Recipe = _build(Recipe, data, str(path))
-    settings = recipe.start.settings
-    check_names(settings, _fields(_config_class(recipe.start)), f"{path}: start: settings")
-    check_names(settings.get("vision_config", {}), _fields(PixelLMVisionConfig), f"{path}: vision_config")
+    recipe = build(Annotated[Recipe, fields_of(Recipe)], values, path)
+    source = recipe.initialise
     parts = {
-        key: _beside(getattr(recipe.start, key), path.parent)
+        key: _absolute(getattr(source, key), path.parent)
         for key in ("model", "language_model", "vision_model", "sam_model")
     }
-    recipe = replace(recipe, start=replace(recipe.start, **parts))
     validation = recipe.validation and _located(recipe.validation, path, "validation")
-    return replace(recipe, data=_located(recipe.data, path, "data"), validation=validation)
+    data = _located(recipe.data, path, "data")
+    return replace(recipe, initialise=replace(source, **parts), data=data, validation=validation)
 
 
-def _read(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file, put over that of its `base`."""
+def read_fields(path: Path, renamed: Mapping[str, str] = RENAMED, descendants: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read the mapping of a YAML file, merged into that of its `base`: another recipe in the same directory.
+
+    Args:
+        path: the file.
+        renamed: former places of fields, read with a note → their places, both as keys joined by dots.
+        descendants: names of the files that have it for a base.
+
+    Raises:
+        ValueError: no such file, or malformed YAML.
+    """
     import yaml
 
     try:
@@ -273,115 +202,83 @@ def _read(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a mapping of the recipe's fields, got {type(data).__name__}.")
+    for former, place in renamed.items():
+        if _move(data, former.split("."), place.split(".")):
+            logger.warning("%s: %s is now called %s", path, former, place)
     base = data.pop("base", None)
     if base is None:
         return data
-    if Path(base).name != base or base in (path.name, *above):
+    if Path(base).name != base or base in (path.name, *descendants):
         raise ValueError(f"{path}: base: expected another recipe in the same directory, got {base!r}.")
-    return _over(_read(path.with_name(base), (path.name, *above)), data)
+    return _merged(read_fields(path.with_name(base), renamed, (path.name, *descendants)), data)
 
 
-def _over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` in it; mappings are merged, and what is null is taken away."""
+def _move(data: dict[str, Any], former: Sequence[str], place: Sequence[str]) -> bool:
+    """Move a value within nested mappings; return whether there was one."""
+    origin: Any = data
+    for key in former[:-1]:
+        origin = origin.get(key) if isinstance(origin, dict) else None
+    if not isinstance(origin, dict) or former[-1] not in origin:
+        return False
+    value, target = origin.pop(former[-1]), data
+    for key in place[:-1]:
+        target = target.setdefault(key, {})
+    target.setdefault(place[-1], value)
+    return True
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Merge mappings recursively; what is null in `changes` is removed."""
     merged = base | changes
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
-            merged[key] = _over(base[key], value)
+            merged[key] = _merged(base[key], value)
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def _mini_recipe(data: dict[str, Any], path: Path) -> MiniRecipe:
-    for key in ("sources", "held_out"):
-        listed = enumerate(data.get(key) or [])
-        data[key] = tuple(_build(SourceConfig, source, f"{path}: {key}[{i}]") for i, source in listed)
-    recipe: MiniRecipe = _build(MiniRecipe, data, str(path))
-    settings = {key: value for key, value in recipe.model.items() if key != "vision"}
-    check_names(settings, _fields(PixelLMConfig), f"{path}: model")
-    check_names(recipe.model.get("vision", {}), _fields(PixelLMVisionConfig), f"{path}: vision")
-    if not recipe.sources:
-        raise ValueError(f"{path}: expected at least one source, got none.")
-    places = {key: (path.parent / data[key]).resolve() for key in ("data_root", "start") if data.get(key)}
-    return replace(recipe, **places)
-
-
-def _located(data: Data, recipe: Path, where: str) -> Data:
-    """With paths from the recipe's directory made absolute; the names of data sets stay as they are."""
+def _located(data: TrainingData, recipe: Path, field: str) -> TrainingData:
+    """Make paths absolute that are relative to the recipe's directory; the names of data sets stay as they are."""
     if not data.sets:
-        raise ValueError(f"{recipe}: {where}: expected at least one data set, got none.")
-    above = recipe.parent
+        raise ValueError(f"{recipe}: {field}: expected at least one data set, got none.")
 
     def located(name: str) -> str:
         if instances := INSTANCES.fullmatch(name):
-            return f"{(above / instances['file']).resolve()}{name.removeprefix(instances['file'])}"
-        return str((above / name).resolve()) if name.endswith(".jsonl") else name
+            return f"{(recipe.parent / instances['file']).resolve()}{name.removeprefix(instances['file'])}"
+        return str((recipe.parent / name).resolve()) if name.endswith(".jsonl") else name
 
     sets = {located(name): weight for name, weight in data.sets.items()}
-    return replace(data, root=(above / data.root).resolve(), sets=sets)
+    return replace(data, root=(recipe.parent / data.root).resolve(), sets=sets)
 
 
-def _beside(name: str | None, directory: Path) -> str | None:
-    """A path from the recipe's directory if that leads somewhere, else the name as it is."""
+def _absolute(name: str | None, directory: Path) -> str | None:
+    """Return the path of a file in `directory` if there is one of this name, else the name as it is."""
     return str((directory / name).resolve()) if name and (directory / name).exists() else name
 
 
-def _config_class(start: ModelStart) -> type:
-    """Of the model that a training starts from; of one to be loaded, whichever has most fields."""
-    preset = PRESETS.get(start.preset or "")
-    return get_type_hints(preset)["return"] if preset else LisaConfig
-
-
-def _fields(config: type) -> set[str]:
-    """What a configuration can be given, that of the ones it is made from included."""
-    kinds = [kind for kind in config.__mro__ if issubclass(kind, PreTrainedConfig) and kind is not PreTrainedConfig]
-    return {name for kind in kinds for name in signature(kind).parameters} - {"kwargs"}
-
-
-def _build(kind: type, values: Any, where: str) -> Any:
-    """A dataclass from a mapping; what is nested in it, likewise."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: expected a mapping, got {values!r}.")
-    check_names(values, {f.name for f in fields(kind)}, where)
-    values = dict(values)
-    for name, nested in _NESTED.get(kind, {}).items():
-        if name in values:
-            values[name] = _build(nested, values[name], f"{where}: {name}")
-    for name, hint in get_type_hints(kind).items():
-        if name in values:
-            values[name] = _typed(values[name], hint, f"{where}: {name}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """A value of YAML as the field wants it: YAML has no tuples, and takes 3e-4 for a text.
+def build(kind: Any, values: Mapping[str, Any], path: Path) -> Any:
+    """Return a validated dataclass; all mistakes in a recipe are reported at once.
 
     Raises:
-        ValueError: it is of another kind.
+        ValueError: unknown or missing fields, or values of another type.
     """
-    inner, kind = get_args(hint), get_origin(hint) or hint
     try:
-        if kind is float and not isinstance(value, bool):
-            return float(value)
-        if kind is int and not isinstance(value, bool) and int(value) == float(value):
-            return int(value)
-        if kind is tuple and isinstance(value, list):
-            return tuple(value)
-        if kind is Mapping and isinstance(value, dict):
-            return {key: _typed(one, inner[1], f"{where}: {key}") for key, one in value.items()}
-        if kind is Path:
-            return Path(value)
-    except (TypeError, ValueError):
-        pass
-    if kind in (float, int, Mapping) or (kind in (str, bool) and not isinstance(value, kind)):
-        raise ValueError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}.")
-    return value
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{path}: {_message(detail)}" for detail in error.errors())) from None
 
 
-def check_names(values: Mapping, known: Collection[str], where: str) -> None:
-    """A ValueError that names the nearest known name for each unknown one."""
-    if unknown := sorted(set(values) - known, key=str):
+def _message(detail: ErrorDetails) -> str:
+    place = "".join(f"{key}: " for key in detail["loc"] if key != "function-before")
+    if detail["type"] == "value_error":
+        return f"{place}{detail['msg'].removeprefix('Value error, ')}"
+    if detail["type"] == "missing":
+        return f"{place}expected a value, got none."
+    return f"{place}expected {detail['msg'].removeprefix('Input should be ')}, got {detail['input']!r}."
+
+
+def check_names(values: Collection, known: Collection[str], place: str = "") -> None:
+    """Raise a ValueError, beginning with `place`, that names the nearest known name for each unknown one."""
+    if unknown := sorted(set(values) - set(known), key=str):
         nearest = {name: get_close_matches(str(name), known, n=1) for name in unknown}
         hints = [f"{name} (did you mean {match[0]}?)" if match else f"{name}" for name, match in nearest.items()]
-        raise ValueError(f"{where}: unknown fields {', '.join(hints)}. Known: {', '.join(sorted(known))}.")
+        raise ValueError(f"{place}unknown fields {', '.join(hints)}. Known: {', '.join(sorted(known))}.")

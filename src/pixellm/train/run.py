@@ -1,4 +1,4 @@
-"""`pixellm train`: a recipe to its end, from where it was left.
+"""Training by a recipe to its end, resumed from the last whole checkpoint.
 
 recipe → data sets, model → adapters → PixelLMTrainer → a model directory, adapters merged
 """
@@ -9,98 +9,72 @@ import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PrinterCallback, TrainingArguments
+from transformers import AutoConfig, PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from pixellm.baselines.lisa import LisaConfig
-from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
 from pixellm.checkpoints.lora import merge_trained
 from pixellm.data.catalogue import open_data
 from pixellm.data.mixture import LengthBatches, Mixture
 from pixellm.eval.comparison import RUN
-from pixellm.hub.models import resolve
-from pixellm.mini.stages import train_mini
-from pixellm.train import start
-from pixellm.train.adapt import adapt, reader_of
-from pixellm.train.collate import Collator
+from pixellm.train.model_kind import KnownModels, NewModel, WholeModel, adapt
 from pixellm.train.progress import RichProgress
-from pixellm.train.recipe import Data, MiniRecipe, ModelStart, Recipe, Stage, load_recipe
+from pixellm.train.recipe import ModelSource, Recipe, TrainingData, TrainingStage
 from pixellm.train.samples import ChatSamples
 from pixellm.train.state import trained_state
 from pixellm.train.summary import summary
-from pixellm.train.trainer import PixelLMTrainer
+from pixellm.train.trainer import ANSWER_BUDGET, Collator, PixelLMTrainer
 from pixellm.utils.files import atomic_directory, clear_leftovers, write_text
 from pixellm.utils.weights import read_json
 
 logger = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
-LOOKED_AT = 32  # samples whose longest row stands for a long one, to estimate memory
-# Fine-tuning in one line: passes over the data, and no fewer steps than let the rate rise and fall.
-PASSES, MIN_STEPS, TUNING_BATCH = 6, 60, 8
+LENGTH_SAMPLES = 32  # the longest row of so many samples stands for a long one, to estimate memory
+# Fine-tuning: epochs, and no fewer steps than let the rate rise and fall.
+TUNING_EPOCHS, TUNING_MIN_STEPS, TUNING_BATCH = 6, 60, 8
 
 
-def run(recipe_file: Path, output: Path | None = None, restart: bool = False, seed: int | None = None) -> Path:
-    """Train a recipe to the end and return the directory of the model, ready for `load_segmenter`.
-
-    Args:
-        recipe_file: see `recipe.py`.
-        output: where checkpoints and results go; by default `runs/NAME`, with `seed` `runs/NAME-SEED`.
-        restart: begin anew instead of resuming.
-        seed: in place of the recipe's.
-    """
-    recipe = load_recipe(recipe_file)
-    if seed is not None:
-        recipe = replace(recipe, seed=seed)
-    output = output or Path("runs") / (recipe.name if seed is None else f"{recipe.name}-{seed}")
-    _make_room(output, restart)
-    return train_mini(recipe, output) if isinstance(recipe, MiniRecipe) else train(recipe, output)
-
-
-def fine_tune(data: Path, model: str, output: Path, steps: int | None = None, restart: bool = False) -> Path:
-    """Train a model further on one's own data (see `pixellm.data.jsonl`), with settings that suit a few photographs.
+def fine_tune(
+    data: Path, model: str, output: Path, known: KnownModels, steps: int | None = None, restart: bool = False
+) -> Path:
+    """Train a model further on one's own data (see `pixellm.data.jsonl`), with settings that suit a few images.
 
     Args:
         data: a JSONL file.
-        model: what to start from; see `ModelStart.model`.
+        model: initial weights; see `ModelSource.model`.
         output: where checkpoints and the resulting `model` go.
-        steps: optimiser steps; by default six passes over the photographs, at least 60.
+        known: what names stand for.
+        steps: optimiser steps; by default six epochs, at least 60.
         restart: begin anew instead of resuming.
 
     Returns:
         The directory of the model.
     """
-    _make_room(output, restart)
+    prepare_output(output, restart)
     count = len(open_data(str(data), data.parent))
-    stage = Stage(
-        steps=steps or max(MIN_STEPS, PASSES * count // TUNING_BATCH),
+    config = AutoConfig.from_pretrained(known.resolve(model))
+    tuning = known.kind_of(config).tuning(config)
+    stage = TrainingStage(
+        steps=steps or max(TUNING_MIN_STEPS, TUNING_EPOCHS * count // TUNING_BATCH),
         batch_size=TUNING_BATCH,
         device_batch_size=TUNING_BATCH // 2,
         learning_rate=1e-3,
         warmup_steps=10,
         weight_decay=0.01,
-        # The map to names reads states that are large: a higher rate destroys what it knows (docs/LOG.md).
-        rates={"lora_": 2e-4, "word_mix.to_names": 1e-5},
+        rates=tuning.rates,
         max_length=2048,
-        trained=_tuned(AutoConfig.from_pretrained(resolve(model))),
+        trained=tuning.trained,
         save_steps=50,
-        average=0.98,
+        ema=0.98,
     )
-    return train(Recipe(output.name, ModelStart(model), Data({str(data): 1.0}, data.parent), stage), output)
+    mixture = TrainingData({str(data): 1.0}, data.parent)
+    return train(Recipe(output.name, ModelSource(model), mixture, stage), output, known)
 
 
-def _tuned(config: PreTrainedConfig) -> tuple[str, ...]:
-    """What of a kind of model is trained further, besides adapters of its language model."""
-    if isinstance(config, SeemConfig):
-        return ("pixel_decoder", "decoder", "text_projection", "logit_scale")
-    if isinstance(config, LisaConfig) and config.sam_vision_config is not None:
-        return ("codebook", "pixel_decoder")
-    return ("codebook", "pixel_decoder", "pixel_projector", "neck", "word_mix")
-
-
-def train(recipe: Recipe, output: Path) -> Path:
+def train(recipe: Recipe, output: Path, known: KnownModels) -> Path:
     """Train on data sets of records; checkpoints go to `output`, the result to `output/model`."""
     result = output / "model"
     _check_run(recipe, output)
@@ -111,36 +85,26 @@ def train(recipe: Recipe, output: Path) -> Path:
     per_step = _batches_per_step(stage)
     _describe_run(recipe, output, {})
     mixture = _open(data, recipe.seed)
-    held_out = None
-    if recipe.validation:  # the same questions for every seed
-        whole = replace(recipe.validation.chat, mask_stride=1)
-        held_out = ChatSamples(_open(recipe.validation, seed=0), whole)
-    model, processor = start.load(recipe.start, recipe.seed)
-    torch.manual_seed(recipe.seed)  # adapters are drawn the same whatever ran in this process before
-    for part in model.children():
-        part.to(torch.bfloat16 if stage.bf16 and part is reader_of(model) else torch.float32)
-    adapt(model, recipe.lora, stage.trained)
-    if stage.gradient_checkpointing:
-        reader_of(model).gradient_checkpointing_enable({"use_reentrant": False})
-    if stage.compile:
-        reader_of(model).base_model.compile(dynamic=True)
-    samples = ChatSamples(mixture, data.chat, len(_codebook_ids(model)))
-    shared = 0 if isinstance(processor, SeemProcessor) else len(processor.prefix_ids)
-    longest = shared + round(max(samples.length(i) for i in range(LOOKED_AT)))
+    source = known.open(recipe.initialise)
+    model, processor = _initialise(source, recipe)
+    samples = ChatSamples(mixture, data.chat, len(source.kind.codebook_ids(model.config)))
+    longest = round(max(samples.length(i) for i in range(LENGTH_SAMPLES)))
+    longest += source.kind.num_prefix_tokens(processor)
     length = min(longest, stage.max_length or longest)
-    for line in summary(model, list(data.sets), mixture.plan, stage, length):
+    for line in summary(model, source.kind.text_module(model), list(data.sets), mixture.plan, stage, length):
         logger.info(line)
     progress = RichProgress()
     trainer = PixelLMTrainer(
         model,
         _arguments(recipe, output / "checkpoints"),
         train_dataset=samples,
-        eval_dataset=held_out,
+        eval_dataset=_held_out(recipe.validation),
         data_collator=Collator(processor, stage.max_length),
         batches=LengthBatches(samples.length, stage.steps, stage.device_batch_size, per_step),
         learning_rates=dict(stage.rates),
-        average=stage.average,
-        processor=processor,
+        ema=stage.ema,
+        shardable=source.kind.shardable,
+        segmenter=lambda trained: source.kind.segmenter(trained, processor, ANSWER_BUDGET),
         callbacks=[progress],
     )
     trainer.remove_callback(PrinterCallback)
@@ -150,20 +114,42 @@ def train(recipe: Recipe, output: Path) -> Path:
         progress.bar.stop()  # it hides the cursor
     trained = trained_state(trainer.model)
     if trainer.args.should_save:
-        _describe_run(recipe, output, trainer.figures)
+        _describe_run(recipe, output, trainer.metrics)
         unset_hf_deepspeed_config()  # or this process would wait for the others to share the model with
-        _save(recipe, trained, result)
+        _save(source, recipe, trained, result)
     logger.info("the model is in %s", result)
     return result
 
 
-def _open(data: Data, seed: int) -> Mixture:
+def _initialise(source: WholeModel | NewModel, recipe: Recipe) -> tuple[Any, Any]:
+    """Return the model that is to be trained, adapters inserted, and its processor."""
+    stage, kind = recipe.stage, source.kind
+    model, processor = source.load(recipe.seed)
+    torch.manual_seed(recipe.seed)  # adapters are drawn the same whatever ran in this process before
+    text_module = kind.text_module(model)
+    for module in model.children():
+        module.to(torch.bfloat16 if stage.bf16 and module is text_module else torch.float32)
+    trained = kind.trained_parts(model.config) if stage.trained is None else stage.trained
+    adapt(model, kind, recipe.lora, trained)
+    if stage.gradient_checkpointing:
+        text_module.gradient_checkpointing_enable({"use_reentrant": False})
+    if stage.compile:
+        text_module.base_model.compile(dynamic=True)
+    return model, processor
+
+
+def _held_out(data: TrainingData | None) -> ChatSamples | None:
+    """Return the samples of a validation, the same for every seed."""
+    return data and ChatSamples(_open(data, seed=0), replace(data.chat, mask_stride=1))
+
+
+def _open(data: TrainingData, seed: int) -> Mixture:
     datasets = [open_data(name, data.root, data.max_bad_fraction) for name in data.sets]
     return Mixture.of(datasets, tuple(data.sets.values()), data.epoch_length, seed)
 
 
 def _check_run(recipe: Recipe, output: Path) -> None:
-    """A ValueError if the directory holds a run of another recipe, or with another seed."""
+    """Raise a ValueError if the directory holds a run of another recipe, or with another seed."""
     if (output / RUN).is_file():
         held = read_json(output / RUN)["recipe"]
         if (held["name"], held["seed"]) != (recipe.name, recipe.seed):
@@ -173,15 +159,19 @@ def _check_run(recipe: Recipe, output: Path) -> None:
             )
 
 
-def _describe_run(recipe: Recipe, output: Path, figures: dict[str, float]) -> None:
-    """Write what is trained in this directory, and at the end how well it answers."""
+def _describe_run(recipe: Recipe, output: Path, metrics: dict[str, float]) -> None:
+    """Write the recipe of this run, and at the end its metrics."""
     if os.environ.get("RANK", "0") == "0":
-        told = {"recipe": asdict(recipe), "figures": figures}
-        write_text(output / RUN, json.dumps(told, indent=2, default=str) + "\n")
+        run = {"recipe": asdict(recipe), "figures": metrics}
+        write_text(output / RUN, json.dumps(run, indent=2, default=str) + "\n")
 
 
-def _make_room(output: Path, restart: bool) -> None:
-    """The run's directory, emptied for a restart; a ValueError on several processes, which would empty each other's."""
+def prepare_output(output: Path, restart: bool) -> None:
+    """Create the run's directory, emptied for a restart.
+
+    Raises:
+        ValueError: a restart on several processes, which would empty each other's.
+    """
     if restart and output.exists():
         if _processes() > 1:
             raise ValueError(f"--restart: expected one process, got several. Delete {output} and start without it.")
@@ -189,30 +179,26 @@ def _make_room(output: Path, restart: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
 
-def _save(recipe: Recipe, trained: dict[str, torch.Tensor], result: Path) -> None:
-    """What training started from, with what was trained put into it."""
-    model, processor = start.load(recipe.start, recipe.seed)
+def _save(source: WholeModel | NewModel, recipe: Recipe, trained: dict[str, torch.Tensor], result: Path) -> None:
+    """Write the initial model with what was trained merged into it."""
+    model, processor = source.load(recipe.seed)
     tied = model.config.text_config.tie_word_embeddings
     base = {key: tensor for key, tensor in model.state_dict().items() if not (tied and "lm_head" in key)}
-    model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, _codebook_ids(model)), strict=False)
+    rows = source.kind.codebook_ids(model.config)
+    model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, rows), strict=False)
     clear_leftovers(result)
     with atomic_directory(result) as directory:
         model.save_pretrained(directory)
         processor.save_pretrained(directory)
 
 
-def _codebook_ids(model: start.Model) -> list[int]:
-    """What SEEM-style has none of."""
-    return [] if isinstance(model, SeemForGrounding) else model.config.codebook_ids
-
-
 def _processes() -> int:
-    """How many train together, as torchrun and accelerate say."""
+    """Return the number of processes that train together, as torchrun and accelerate set it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _batches_per_step(stage: Stage) -> int:
-    """Batches of a step on all processes; a ValueError if they can't share it evenly."""
+def _batches_per_step(stage: TrainingStage) -> int:
+    """Return the batches of a step on all processes; raise a ValueError if they can't share it evenly."""
     if stage.batch_size % (stage.device_batch_size * _processes()):
         raise ValueError(
             f"batch_size: expected a multiple of device_batch_size × processes = {stage.device_batch_size} × "

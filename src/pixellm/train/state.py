@@ -1,4 +1,4 @@
-"""What a training has to keep, whole, whether its model is sharded over processes (FSDP2, ZeRO-3) or not.
+"""State of a training in full, whether its model is sharded over processes (FSDP2, ZeRO-3) or not.
 
 All processes call these functions together: where parameters are sharded, they fetch each other's parts.
 """
@@ -21,24 +21,23 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that train; of sharded ones the parts of this process."""
+    """Return the parameters that train; of sharded ones this process's shards."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint has to hold, whole and on the CPU: parameters that train, and buffers."""
+    """Return what a checkpoint has to hold, in full and on the CPU: parameters that train, and buffers."""
     stored = model.state_dict()
-    found = {name: whole(parameter) for name, parameter in trained_parameters(model).items()}
-    found |= {name: whole(buffer) for name, buffer in model.named_buffers() if name in stored}
-    return found
+    state = {name: whole(parameter) for name, parameter in trained_parameters(model).items()}
+    return state | {name: whole(buffer) for name, buffer in model.named_buffers() if name in stored}
 
 
 @torch.no_grad()
 def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put what `trained_state` gave into a model with the same parameters.
+    """Load what `trained_state` returned into a model with the same parameters.
 
     Raises:
-        ValueError: others train in it.
+        ValueError: other parameters train in it.
     """
     own = {**trained_parameters(model), **{n: b for n, b in model.named_buffers() if n in model.state_dict()}}
     if own.keys() != state.keys():
@@ -51,24 +50,24 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A parameter in full, on the CPU."""
-    with _fetched(tensor, write=False):
-        found = tensor.detach()
-        found = found.full_tensor() if isinstance(found, DTensor) else found
-        return found.cpu().clone(memory_format=torch.contiguous_format)
+    """Return a parameter in full, on the CPU."""
+    with _gathered(tensor, write=False):
+        tensor = tensor.detach()
+        tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        return tensor.cpu().clone(memory_format=torch.contiguous_format)
 
 
 def put(tensor: Tensor, value: Tensor) -> None:
-    """Overwrite a parameter with one in full."""
-    with _fetched(tensor, write=True):
+    """Overwrite a parameter with a full value."""
+    with _gathered(tensor, write=True):
         value = value.to(tensor.device)
         if isinstance(tensor, DTensor):
             value = distribute_tensor(value.to(tensor.dtype), tensor.device_mesh, tensor.placements)
         tensor.detach().copy_(value)
 
 
-def _fetched(tensor: Tensor, write: bool) -> AbstractContextManager:
-    """DeepSpeed's ZeRO-3 takes parameters away between uses."""
+def _gathered(tensor: Tensor, write: bool) -> AbstractContextManager:
+    """Gather a parameter, which DeepSpeed's ZeRO-3 takes away between uses."""
     if not hasattr(tensor, "ds_id"):
         return nullcontext()
     import deepspeed  # pyright: ignore[reportMissingImports]
@@ -78,7 +77,7 @@ def _fetched(tensor: Tensor, write: bool) -> AbstractContextManager:
 
 @contextmanager
 def answering(model: nn.Module) -> Iterator[None]:
-    """Lets a sharded model be asked questions: what is in none of its layers is otherwise there in `forward` only."""
+    """Let a sharded model be asked questions: what is in none of its layers is otherwise there in `forward` only."""
     if not isinstance(model, FSDPModule):
         yield
         return
@@ -92,10 +91,10 @@ def answering(model: nn.Module) -> Iterator[None]:
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Of each parameter by its name, so that another number of processes can go on with it."""
+    """Return the state by parameter name, so that another number of processes can resume with it."""
     return get_optimizer_state_dict(model, optimizer, options=WHOLE)
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Go on from what `optimizer_state` gave; a parameter that never had a gradient has no state."""
+    """Load what `optimizer_state` returned; a parameter that never had a gradient has no state."""
     set_optimizer_state_dict(model, optimizer, state, options=replace(WHOLE, strict=False))

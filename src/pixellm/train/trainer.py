@@ -1,14 +1,16 @@
-"""transformers' Trainer for PixelLM: batches by plan, losses averaged over whole steps, checkpoints that are whole.
+"""transformers' Trainer for PixelLM: batches by plan, losses averaged over whole steps, complete checkpoints.
 
 A step's losses are averaged over all its batches and processes together, so that they are the same however a step is
-split. What a step sees is decided by `LengthBatches` alone.
+split. `LengthBatches` alone decides what a step sees.
 """
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import ProcessorMixin, Trainer
+from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
@@ -26,27 +28,39 @@ from pixellm.data.mixture import LengthBatches
 from pixellm.eval.validation import Validated, validate
 from pixellm.imaging.contact_sheet import Card, contact_sheet
 from pixellm.model.modeling import loss_counts
-from pixellm.segmenter import segmenter_of
-from pixellm.train.averaging import WeightAverage
+from pixellm.train.ema import WeightEma
 from pixellm.train.state import answering, load_optimizer_state, load_trained_state, optimizer_state, trained_state
-from pixellm.types import LossCounts, Output
+from pixellm.types import LossCounts, Output, Sample, Segmenter
 
 logger = logging.getLogger(__name__)
 
 TRAINED = "trained.safetensors"
 ANSWER_BUDGET = 128  # tokens: early in a training answers may not end
-SHOWN = 4  # images whose answers are drawn at each evaluation
+SHEET_IMAGES = 4  # whose answers are drawn at each evaluation
 COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
 
 
+@dataclass(frozen=True)
+class Collator:
+    """Convert samples to the model's keyword arguments; rows of more than `max_length` tokens are shortened."""
+
+    processor: Any
+    max_length: int | None = None
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor | list[Tensor]]:
+        batch = self.processor(samples, self.max_length)
+        return {name: value for name, value in vars(batch).items() if value is not None}
+
+
 class PixelLMTrainer(Trainer):
-    """Trains a model whose forward pass gives an `Output`.
+    """Trainer of a model whose forward pass gives an `Output`.
 
     Args:
         batches: of the whole training; of each step, processes take every n-th one.
         learning_rates: maps a part of a parameter's name to its rate; the longest match wins.
-        average: decay of the running mean of the weights that training ends with (0: the last weights).
-        processor: of the model, to ask it questions.
+        ema: decay of the exponential moving average of the weights that training ends with (0: the last weights).
+        shardable: whether each process may hold a share of the model.
+        segmenter: model → what answers the questions of `eval_dataset`.
 
     `eval_dataset`, if given, holds samples whose questions are asked at each evaluation (`pixellm.eval.validation`);
     the answers on the first ones are drawn to `validation/step-N.jpg` beside the output directory, and to TensorBoard.
@@ -59,30 +73,31 @@ class PixelLMTrainer(Trainer):
         *args,
         batches: LengthBatches,
         learning_rates: dict[str, float],
-        average: float = 0.0,
-        processor: ProcessorMixin | None = None,
+        ema: float = 0.0,
+        shardable: bool = True,
+        segmenter: Callable[[nn.Module], Segmenter] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.processor = processor
+        self.segmenter = segmenter
         if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
             raise ValueError(
                 "expected version 2 of FSDP, got 1. Set fsdp_version: 2, as in recipes/accelerate/fsdp2.yaml."
             )
-        if self._sharded and getattr(self.model, "word_mix", None) is not None:
+        if self._sharded and not shardable:
             raise ValueError(
-                "expected a model without a dense classifier to shard, got one whose word embeddings are read where no "
-                "layer runs. Start it with torchrun: it is small enough for one device."
+                "expected a model that can be sharded, got one whose weights are read outside of its layers. Start it "
+                "with torchrun: it is small enough for one device."
             )
         self.batches = batches
         self.learning_rates = learning_rates
-        self.average = WeightAverage(average)
-        self.add_callback(self.average)
-        self._parts: dict[str, list[float]] = defaultdict(list)  # of each batch since the last log
+        self.ema = WeightEma(ema)
+        self.add_callback(self.ema)
+        self._losses: dict[str, list[float]] = defaultdict(list)  # of each batch since the last log
         self._steps = self._images = self._tokens = 0  # since then
         self._since = time.monotonic()
         self._resumed_from: Path | None = None
-        self.figures: dict[str, float] = {}  # of the last evaluation
+        self.metrics: dict[str, float] = {}  # of the last evaluation
         self._evaluated_at = -1  # step
 
     def fit(self) -> None:
@@ -92,13 +107,13 @@ class PixelLMTrainer(Trainer):
             by_deepspeed = not (last / OPTIMIZER_NAME).is_file()
             if by_deepspeed != self.is_deepspeed_enabled:
                 raise ValueError(
-                    f"expected to go on {'with' if by_deepspeed else 'without'} DeepSpeed, as {last} was written; its "
+                    f"expected to resume {'with' if by_deepspeed else 'without'} DeepSpeed, as {last} was written; its "
                     "optimizer states are in a form of its own."
                 )
             logger.info("resuming from %s", last)
             self._resumed_from = last
             self.batches.start = step_of(last)
-            self.average.start = last
+            self.ema.checkpoint = last
         self.train(resume_from_checkpoint=str(last) if last else None)
         if self.eval_dataset is not None:
             self.evaluate()
@@ -118,7 +133,7 @@ class PixelLMTrainer(Trainer):
         return self.optimizer
 
     def _rate(self, name: str) -> float:
-        matches = [part for part in self.learning_rates if part in name]
+        matches = [key for key in self.learning_rates if key in name]
         return self.learning_rates[max(matches, key=len)] if matches else self.args.learning_rate
 
     def get_train_dataloader(self) -> DataLoader:
@@ -137,7 +152,7 @@ class PixelLMTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict], LossCounts]:
-        """The batches of one step on this process, and what its losses are averaged over on all processes."""
+        """Return the batches of one step on this process, and what its losses are averaged over on all processes."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = [
             loss_counts(b.get("labels"), b.get("target_masks"), b.get("target_names"), len(b["pixel_values"]))
@@ -168,44 +183,44 @@ class PixelLMTrainer(Trainer):
         if output.loss is None:
             raise ValueError("expected a batch with labels or masks, got one without anything to learn.")
         if not bool(output.loss.isfinite()):
-            parts = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in output.losses.items())
+            losses = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in output.losses.items())
             raise FloatingPointError(
-                f"step {self.state.global_step + 1}: the loss is no longer a number ({parts}). Training has stopped; "
+                f"step {self.state.global_step + 1}: the loss is no longer a number ({losses}). Training has stopped; "
                 f"the checkpoints in {self.args.output_dir} are as they were. Lower the learning rate, or look at the "
                 "data of this step."
             )
         for name, loss in output.losses.items():
-            self._parts[name].append(float(loss.detach()))
+            self._losses[name].append(float(loss.detach()))
         # Processes' gradients are averaged, but their losses are shares of one mean.
         loss = output.loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if "loss" in logs and self._parts:
-            names = sorted(self._parts)
-            sums = torch.tensor([sum(self._parts[name]) for name in names], device=self.args.device)
+        if "loss" in logs and self._losses:
+            names = sorted(self._losses)
+            sums = torch.tensor([sum(self._losses[name]) for name in names], device=self.args.device)
             sums = self.accelerator.reduce(sums, "sum") / self._steps
             logs |= {f"loss_{name}": round(float(value), 4) for name, value in zip(names, sums, strict=True)}
             seconds = max(time.monotonic() - self._since, 1e-9)
             logs["images_per_second"] = round(self._images / seconds, 3)
             logs["tokens_per_second"] = round(self._tokens / seconds, 1)
-            self._parts.clear()
+            self._losses.clear()
             self._steps = self._images = self._tokens = 0
             self._since = time.monotonic()
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Ask the questions of `eval_dataset`, each process those of its share, and log the figures."""
+        """Ask the questions of `eval_dataset`, each process those of its share, and log the metrics."""
         if self._evaluated_at == self.state.global_step:
-            return {f"eval_{name}": value for name, value in self.figures.items()}
+            return {f"eval_{name}": value for name, value in self.metrics.items()}
         started = time.monotonic()
         result, items = self._answers()
         sums = torch.tensor(result.sums, dtype=torch.float64, device=self.args.device)
         if not self._sharded:
             sums = self.accelerator.reduce(sums, "sum")
-        self.figures = Validated.of(sums.tolist()).figures
+        self.metrics = Validated.of(sums.tolist()).figures
         self._evaluated_at = self.state.global_step
-        logs = {f"eval_{name}": value for name, value in self.figures.items()}
+        logs = {f"eval_{name}": value for name, value in self.metrics.items()}
         self.log(dict(logs))
         if items and self.args.should_save:
             sheet = Path(self.args.output_dir).with_name("validation") / f"step-{self.state.global_step:06}.jpg"
@@ -215,30 +230,31 @@ class PixelLMTrainer(Trainer):
         return logs
 
     def _answers(self) -> tuple[Validated, list[Card]]:
-        """Of this process's share of the images.
+        """Ask the questions on this process's share of the images.
 
         Where the model is sharded, all processes answer all: each runs every layer together with the others, and so has
         to choose the same words, as equal devices do.
         """
+        if self.segmenter is None:
+            raise ValueError("expected a segmenter with eval_dataset, got none.")
         share = slice(None) if self._sharded else slice(self.args.process_index, None, self.args.world_size)
-        mine = range(len(self.eval_dataset))[share]
+        indices = range(len(self.eval_dataset))[share]
         training = self.model.training
-        shown = SHOWN if self.args.should_save else 0
-        with self.average.applied(), answering(self.model), self.accelerator.autocast():
-            asked = segmenter_of(self.model, self.processor, {"max_new_tokens": ANSWER_BUDGET})
-            found = validate(asked, map(self.eval_dataset.__getitem__, mine), shown)
+        drawn = SHEET_IMAGES if self.args.should_save else 0
+        with self.ema.applied(), answering(self.model), self.accelerator.autocast():
+            result = validate(self.segmenter(self.model), map(self.eval_dataset.__getitem__, indices), drawn)
         self.model.train(training)
-        return found
+        return result
 
     @property
     def _sharded(self) -> bool:
-        """Whether a process alone can't run the model."""
+        """Return whether a process alone can't run the model."""
         return self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
 
     def _show(self, sheet: Path) -> None:
-        """Put a picture beside the curves in TensorBoard."""
-        with Image.open(sheet) as picture:
-            pixels = np.asarray(picture)
+        """Add a contact sheet to TensorBoard."""
+        with Image.open(sheet) as image:
+            pixels = np.asarray(image)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_image("answers", pixels, self.state.global_step, dataformats="HWC")
@@ -246,13 +262,13 @@ class PixelLMTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         super()._save_checkpoint(model, trial)
         directory = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self.average.save(directory, self.args.should_save)
+        self.ema.save(directory, self.args.should_save)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (directory / COMPLETE).touch()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Checkpoints hold what trains and buffers; frozen pretrained weights are where they came from."""
+        """Write what trains and buffers; frozen pretrained weights are where they came from."""
         state = trained_state(self.model)
         if self.args.should_save:
             directory = Path(output_dir or self.args.output_dir)
@@ -283,7 +299,7 @@ class PixelLMTrainer(Trainer):
 
 
 def last_checkpoint(output: Path) -> Path | None:
-    """The newest checkpoint in a directory that was written to its end."""
+    """Return the newest complete checkpoint in a directory."""
     whole = [path for path in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / COMPLETE).is_file()]
     return max(whole, key=step_of, default=None)
 

@@ -17,7 +17,7 @@ from pixellm.hub.presets import PRESETS
 from pixellm.imaging import masks
 from pixellm.model import PixelLMVisionConfig
 from pixellm.segmenter import load_segmenter
-from pixellm.train.collate import Collator
+from pixellm.train.trainer import Collator
 from pixellm.types import Conversation, Done, Sample, Target, TextPiece
 from tests.support import tiny
 

@@ -5,7 +5,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMVisionConfig
 from tests.support import tiny
 
-SWITCHES = ("learned_fusion", "own_state", "train_neck", "shifted_positions")
+SWITCHES = ("learned_fusion", "own_state", "train_neck")
 TEXT = {"vocab_size": 100, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
 
 
@@ -14,9 +14,9 @@ def config(**changes):
 
 
 def test_switches_of_the_paper_and_of_the_released_code():
-    assert [getattr(config(), name) for name in SWITCHES] == [True, True, True, False]
+    assert [getattr(config(), name) for name in SWITCHES] == [True, True, True]
     assert config().compat == "paper"
-    assert [getattr(config(compat="released"), name) for name in SWITCHES] == [False, False, False, True]
+    assert [getattr(config(compat="released"), name) for name in SWITCHES] == [False, False, False]
 
 
 @pytest.mark.parametrize("name", SWITCHES)

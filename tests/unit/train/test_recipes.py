@@ -1,5 +1,6 @@
 """The published recipes: each names existing fields and data sets, and its model can be built (without memory)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from pixellm.baselines.seem import SeemConfig
 from pixellm.checkpoints.presets import CLIP_LARGE
 from pixellm.data.catalogue import DATASETS, INSTANCES
 from pixellm.hub.presets import PRESETS
-from pixellm.train import start
-from pixellm.train.adapt import adapt
-from pixellm.train.recipe import MiniRecipe, Recipe, load_recipe
+from pixellm.mini.recipe import MiniRecipe
+from pixellm.train.model_kind import adapt
+from pixellm.train.recipe import Recipe
+from pixellm.training import KNOWN_MODELS, load_recipe
 from tests.support import tiny
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
@@ -29,7 +31,7 @@ def test_every_recipe_can_be_read(path) -> None:
     assert len({load_recipe(other).name for other in RECIPES}) == len(RECIPES)
     if isinstance(recipe, Recipe):
         assert all(name in DATASETS or INSTANCES.fullmatch(name) or ".jsonl" in name for name in recipe.data.sets)
-        assert recipe.start.preset in PRESETS or recipe.start.model
+        assert recipe.initialise.preset in PRESETS or recipe.initialise.model
 
 
 def test_the_mixture_is_the_papers() -> None:
@@ -43,19 +45,19 @@ def test_the_mixture_is_the_papers() -> None:
 
 def described(recipe: Recipe, directory: Path) -> tuple:
     """Its model's configuration and processor, with settings of base models in the directory."""
-    preset = PRESETS[recipe.start.preset]().text_config
+    preset = PRESETS[recipe.initialise.preset]().text_config
     text = preset.to_dict() | {"vocab_size": 32000}
     LlamaConfig(**text).save_pretrained(directory / "llm")
     tiny.tiny_tokenizer(codebook=False).save_pretrained(directory / "llm")
     CLIPVisionConfig(**CLIP_LARGE, image_size=336).save_pretrained(directory / "clip")
     PRESETS["pixellm-mini"]().save_pretrained(directory / "mini")
     tiny.tiny_processor(image_size=512, num_image_tokens=84).save_pretrained(directory / "mini")
-    seeing = directory / ("mini" if recipe.start.vision_model == "pixellm-mini" else "clip")
+    seeing = directory / ("mini" if recipe.initialise.vision_model == "pixellm-mini" else "clip")
     parts = {"language_model": str(directory / "llm"), "vision_model": str(seeing)}
-    if recipe.start.sam_model:
+    if recipe.initialise.sam_model:
         SamConfig(vision_config=SamVisionConfig(**SAM_HUGE)).save_pretrained(directory / "sam")
         parts["sam_model"] = str(directory / "sam")
-    return start.describe(type(recipe.start)(**{**vars(recipe.start), **parts}))
+    return KNOWN_MODELS.open(replace(recipe.initialise, **parts)).describe()
 
 
 def test_seem_has_the_encoder_of_the_others(tmp_path) -> None:
@@ -63,12 +65,13 @@ def test_seem_has_the_encoder_of_the_others(tmp_path) -> None:
     recipe, nano = (load_recipe(RECIPES[0].with_name(f"{name}.yaml")) for name in ("baseline_seem", "nano"))
     config, processor = described(recipe, tmp_path)
     assert isinstance(config, SeemConfig)
-    assert config.vision_config.image_size == nano.start.settings["vision_config"]["image_size"] == 320
-    assert config.text_config.num_hidden_layers == nano.start.settings["text_config"]["num_hidden_layers"]
+    assert config.vision_config.image_size == nano.initialise.settings["vision_config"]["image_size"] == 320
+    assert config.text_config.num_hidden_layers == nano.initialise.settings["text_config"]["num_hidden_layers"]
     assert (config.vision_config.vocabulary, processor.max_tokens) == ([], config.max_tokens)
     with torch.device("meta"):
         model = AutoModel.from_config(config)
-    adapt(model, recipe.lora, recipe.stage.trained)
+    kind = KNOWN_MODELS.kind_of(config)
+    adapt(model, kind, recipe.lora, recipe.stage.trained or kind.trained_parts(config))
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"pixel_decoder", "decoder", "text_projection", "logit_scale"}
 
@@ -82,11 +85,12 @@ def test_its_model_can_be_built(path, tmp_path) -> None:
     assert len(config.codebook_ids) == config.num_scales * config.tokens_per_scale
     with torch.device("meta"):
         model = AutoModel.from_config(config)
-    adapt(model, recipe.lora, recipe.stage.trained)
+    kind = KNOWN_MODELS.kind_of(config)
+    adapt(model, kind, recipe.lora, recipe.stage.trained or kind.trained_parts(config))
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert {"language_model", "codebook", "pixel_decoder"} <= trained
     # LISA-7B keeps the projector that it starts from.
-    assert ("llm_projector" in trained) != (recipe.start.sam_model is not None)
+    assert ("llm_projector" in trained) != (recipe.initialise.sam_model is not None)
     assert not {"vision_encoder", "sam_encoder"} & trained
     assert isinstance(config, LisaConfig) == ("lisa" in recipe.name)
     adapters = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_A." in name]
@@ -101,10 +105,10 @@ def test_ablations_change_one_thing(base) -> None:
     assert len(ablations) >= 5
     for recipe in ablations:
         changed = {key for key in vars(whole) if vars(whole)[key] != vars(recipe)[key]} - {"name"}
-        assert changed in ({"start"}, {"data"}), recipe.name
-        assert vars(recipe.start) | {"settings": 0} == vars(whole.start) | {"settings": 0}
+        assert changed in ({"initialise"}, {"data"}), recipe.name
+        assert vars(recipe.initialise) | {"settings": 0} == vars(whole.initialise) | {"settings": 0}
         assert vars(recipe.data) | {"sets": 0, "chat": 0} == vars(whole.data) | {"sets": 0, "chat": 0}
-        settings, others = recipe.start.settings, whole.start.settings
+        settings, others = recipe.initialise.settings, whole.initialise.settings
         different = {key for key in settings.keys() | others.keys() if settings.get(key) != others.get(key)}
         assert different - {"vision_config"} <= {next(iter(different - {"vision_config"}), "")}, recipe.name
 

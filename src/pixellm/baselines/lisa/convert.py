@@ -10,7 +10,8 @@ from transformers import AddedToken, LlamaTokenizer, SamVisionConfig
 from pixellm.baselines.lisa.configuration import LisaConfig
 from pixellm.baselines.lisa.modeling import LisaForConditionalGeneration
 from pixellm.baselines.lisa.processing import LisaImageProcessor
-from pixellm.checkpoints.convert import RENAMED, Layout, clip_config, codebook_tokens, text_config
+from pixellm.checkpoints.layout import Layout
+from pixellm.checkpoints.pixellm_layout import RENAMED, clip_config, codebook_tokens, text_config
 from pixellm.model.templates import IMAGE_MARKERS
 
 _SAM = r"model\.visual_model\."

@@ -1,4 +1,4 @@
-"""A running mean of the weights that train: on few photographs it generalises better than the last weights do."""
+"""Exponential moving average (EMA) of the weights that train: on few images it generalises better."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,45 +12,45 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pixellm.train.state import put, trained_parameters, whole
 
-AVERAGE = "average.safetensors"
+EMA = "ema.safetensors"
 
 
-class WeightAverage(TrainerCallback):
-    """Keeps an exponential mean of a model's trainable parameters, which hold it once training has ended.
+class WeightEma(TrainerCallback):
+    """EMA of a model's trainable parameters, which hold it once training has ended.
 
     Args:
         decay: 0 ≤ decay < 1; a step's weights fade by this factor with each further step. The first steps count for
-            more: the mean of a short run would otherwise be mostly its start. 0 keeps no mean.
+            more: the average of a short run would otherwise be mostly its initial weights. 0 keeps no average.
     """
 
     def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"average: expected a decay of at least 0 and below 1, got {decay}.")
+            raise ValueError(f"ema: expected a decay of at least 0 and below 1, got {decay}.")
         self.decay = decay
         self.parameters: dict[str, nn.Parameter] = {}
-        self.mean: dict[str, Tensor] = {}  # in float32; of sharded parameters, the parts of this process
-        self.start: Path | None = None
+        self.mean: dict[str, Tensor] = {}  # float32; of sharded parameters, this process's shards
+        self.checkpoint: Path | None = None  # to resume from
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: object
     ) -> TrainerControl:
-        """Begin with the weights as they are, or as the checkpoint `start` has them."""
+        """Initialise with the weights as they are, or with the average in the checkpoint."""
         if not self.decay:
             return control
         self.parameters = trained_parameters(model)
         if any(hasattr(parameter, "ds_id") for parameter in self.parameters.values()):
             raise ValueError(
-                "average: expected parameters that stay on their device, got those of ZeRO-3, which come and go. "
-                "Shard with FSDP2 or ZeRO-2, or set average to 0."
+                "ema: expected parameters that stay on their device, got those of ZeRO-3, which come and go. "
+                "Shard with FSDP2 or ZeRO-2, or set ema to 0."
             )
         self.mean = self._current(torch.float32)
-        if self.start:
-            if not (self.start / AVERAGE).is_file():
+        if self.checkpoint:
+            if not (self.checkpoint / EMA).is_file():
                 raise ValueError(
-                    f"average: expected a mean of the weights in {self.start}, which was trained without one. Set "
-                    "average to 0, restart with --restart, or choose another output directory."
+                    f"ema: expected an average of the weights in {self.checkpoint}, which was trained without one. Set "
+                    "ema to 0, restart with --restart, or choose another output directory."
                 )
-            stored = load_file(self.start / AVERAGE)
+            stored = load_file(self.checkpoint / EMA)
             with self.applied():
                 for name, parameter in self.parameters.items():
                     put(parameter.data, stored[name])
@@ -74,7 +74,7 @@ class WeightAverage(TrainerCallback):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model holds the mean meanwhile."""
+        """Put the average into the model for the duration of a `with`."""
         current = self._current()
         self._set(self.mean)
         try:
@@ -90,15 +90,15 @@ class WeightAverage(TrainerCallback):
             local(parameter).copy_(weights[name])
 
     def save(self, checkpoint: Path, write: bool) -> None:
-        """Write the mean into a checkpoint's directory; all processes take part, one writes."""
+        """Write the average into a checkpoint's directory; all processes take part, one writes."""
         if self.mean:
             with self.applied():
                 state = {name: whole(parameter) for name, parameter in self.parameters.items()}
             if write:
-                save_file(state, checkpoint / AVERAGE)
+                save_file(state, checkpoint / EMA)
 
 
 def local(parameter: Tensor) -> Tensor:
-    """The part of a parameter that is on this process."""
+    """Return the shard of a parameter that is on this process."""
     tensor = parameter.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

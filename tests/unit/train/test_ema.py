@@ -1,4 +1,4 @@
-"""The running mean of weights."""
+"""Exponential moving average of weights."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from pixellm.train.averaging import WeightAverage
+from pixellm.train.ema import WeightEma
 
 
-def started(model: nn.Module, decay: float, checkpoint: Path | None = None) -> WeightAverage:
-    average = WeightAverage(decay)
-    average.start = checkpoint
+def started(model: nn.Module, decay: float, checkpoint: Path | None = None) -> WeightEma:
+    average = WeightEma(decay)
+    average.checkpoint = checkpoint
     average.on_train_begin(None, None, None, model=model)
     return average
 
@@ -61,8 +61,8 @@ def test_frozen_weights_are_left_alone() -> None:
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_impossible_decays(decay) -> None:
-    with pytest.raises(ValueError, match="average: expected a decay"):
-        WeightAverage(decay)
+    with pytest.raises(ValueError, match="ema: expected a decay"):
+        WeightEma(decay)
 
 
 def test_the_mean_is_not_the_weight_itself() -> None:

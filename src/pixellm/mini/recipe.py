@@ -1,0 +1,112 @@
+"""Recipes of the embedded default, built from its parts on annotated images in two stages."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pixellm.data.augment import Augmentation
+from pixellm.data.mixture import SourceConfig
+from pixellm.model import PixelLMConfig, PixelLMVisionConfig
+from pixellm.train.model_kind import config_fields
+from pixellm.train.recipe import AdapterConfig, build, check_names, fields_of
+
+# Former places of fields, see `read_fields`.
+RENAMED = {"vision_stage.average": "vision_stage.ema", "answer_stage.average": "answer_stage.ema"}
+OWN_FIELDS = {"vision_stage", "answer_stage", "sources"}
+
+
+@dataclass(frozen=True)
+class VisionStage:
+    """First stage: the pixel side alone (`vision_stage.py`).
+
+    Args:
+        frozen: modules of the backbone that keep their pretrained weights.
+        depthwise: whether its depthwise convolutions train.
+        names: maximum number of categories that each image is asked for.
+        ema: decay of an exponential moving average of the weights, which is the result (0: the last weights).
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    backbone_learning_rate: float
+    warmup_steps: int = 60
+    weight_decay: float = 0.05
+    save_steps: int = 100
+    frozen: tuple[str, ...] = ()
+    depthwise: bool = True
+    names: int = 3
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class AnswerStage:
+    """Second stage: the whole model answers; the vision backbone and the language model's own weights stay.
+
+    Args:
+        learning_rate: of what is new in this stage.
+        vision_learning_rate: of what the first stage trained.
+        name_learning_rate: of the map from codebook states to categories, which is initialised by least squares.
+        questions: conversations per image.
+        trained: what of the pixel side trains; the rest keeps what the first stage gave it.
+        ema: as in the first stage.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    lora_learning_rate: float
+    vision_learning_rate: float
+    name_learning_rate: float
+    questions: int
+    warmup_steps: int = 40
+    weight_decay: float = 0.0
+    save_steps: int = 50
+    trained: tuple[str, ...] = (
+        *("vision_encoder.pyramid", "vision_encoder.classifier", "llm_projector", "pixel_projector", "neck"),
+        *("codebook", "pixel_decoder", "word_mix"),
+    )
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class MiniRecipe:
+    """The embedded default, from its parts.
+
+    Args:
+        model: fields of `PixelLMConfig`, with `vision` for those of `PixelLMVisionConfig`.
+        initialise: directory of what an earlier run of the same sizes trained (its `trained`), as initial weights of
+            both stages.
+        held_out: sources that are not trained on, for `calibrate_presence`; none: nothing is calibrated.
+        recall: see `calibrate_presence`.
+    """
+
+    name: str
+    data_root: Path
+    sources: Annotated[tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...], Field(min_length=1)]
+    model: dict[str, Any]
+    lora: Annotated[AdapterConfig, fields_of(AdapterConfig)]
+    vision_stage: Annotated[VisionStage, fields_of(VisionStage)]
+    answer_stage: Annotated[AnswerStage, fields_of(AnswerStage)]
+    augmentation: Annotated[Augmentation, fields_of(Augmentation)] = Field(default_factory=Augmentation)
+    seed: int = 0
+    initialise: Path | None = None
+    held_out: tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...] = ()
+    recall: float = 0.9
+
+
+def mini_recipe_of(values: Mapping[str, Any], path: Path) -> MiniRecipe:
+    """Return the recipe of the fields in the file `path`; paths among them are relative to its directory.
+
+    Raises:
+        ValueError: an unknown or a missing field, or a value of another type.
+    """
+    recipe = build(Annotated[MiniRecipe, fields_of(MiniRecipe)], values, path)
+    check_names(recipe.model, config_fields(PixelLMConfig) | {"vision"}, f"{path}: model: ")
+    check_names(recipe.model.get("vision", {}), config_fields(PixelLMVisionConfig), f"{path}: model: vision: ")
+    paths = {"data_root": recipe.data_root, "initialise": recipe.initialise}
+    return replace(recipe, **{key: (path.parent / place).resolve() for key, place in paths.items() if place})

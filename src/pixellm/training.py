@@ -1,0 +1,53 @@
+"""Training of any kind of model: the table of kinds, and recipes of each form.
+
+Names in recipes are resolved here, once; `pixellm.train` and `pixellm.mini` are given directories.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pixellm.baselines.lisa.kind import LisaKind
+from pixellm.baselines.seem.kind import SeemKind
+from pixellm.hub.models import resolve, resolve_part
+from pixellm.hub.presets import PRESETS
+from pixellm.mini import recipe as mini_recipe
+from pixellm.mini.kind import MiniKind, MiniLisaKind
+from pixellm.mini.recipe import MiniRecipe, mini_recipe_of
+from pixellm.mini.stages import train_mini
+from pixellm.train.model_kind import KnownModels
+from pixellm.train.pixellm_kind import PixelLMKind
+from pixellm.train.recipe import RENAMED, Recipe, read_fields, recipe_of
+from pixellm.train.run import prepare_output, train
+
+KNOWN_MODELS = KnownModels(
+    (MiniKind(), MiniLisaKind(), PixelLMKind(), LisaKind(), SeemKind()), PRESETS, resolve, resolve_part
+)
+
+
+def load_recipe(path: Path) -> Recipe | MiniRecipe:
+    """Read and check a recipe.
+
+    Raises:
+        ValueError: no such file, malformed YAML, an unknown or a missing field.
+    """
+    fields = read_fields(path, RENAMED | mini_recipe.RENAMED)
+    return mini_recipe_of(fields, path) if mini_recipe.OWN_FIELDS & fields.keys() else recipe_of(fields, path)
+
+
+def run(recipe_file: Path, output: Path | None = None, restart: bool = False, seed: int | None = None) -> Path:
+    """Train a recipe to the end and return the directory of the model, ready for `load_segmenter`.
+
+    Args:
+        recipe_file: see `load_recipe`.
+        output: where checkpoints and results go; by default `runs/NAME`, with `seed` `runs/NAME-SEED`.
+        restart: begin anew instead of resuming.
+        seed: overrides the recipe's.
+    """
+    recipe = load_recipe(recipe_file)
+    if seed is not None:
+        recipe = replace(recipe, seed=seed)
+    output = output or Path("runs") / (recipe.name if seed is None else f"{recipe.name}-{seed}")
+    prepare_output(output, restart)
+    if isinstance(recipe, MiniRecipe):
+        return train_mini(recipe, output)
+    return train(recipe, output, KNOWN_MODELS)
