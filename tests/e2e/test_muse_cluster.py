@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from pixellm.muse.journal import Journal
-from pixellm.muse.plan import Plan
-from pixellm.muse.quality import check
-from pixellm.muse.selection import Rules
-from pixellm.muse.server.settings import Settings
+from pixellm.muse.plan import GenerationPlan
+from pixellm.muse.quality.checks import check
+from pixellm.muse.selection import SelectionRules
+from pixellm.utils.server_settings import ServerSettings
 from tests.support import muse_source, vlm_server
 from tests.support.vlm_server import VlmServer, content, usual_reply
 
@@ -32,7 +32,9 @@ def command(tmp_path: Path, source: tuple[Path, Path], *more: str) -> list[str]:
 def workers(of: int) -> list[psutil.Process]:
     """Those that ask, of the cluster that a process started."""
     return [
-        one for one in psutil.Process(of).children(recursive=True) if "MapBatches(Worker)" in " ".join(one.cmdline())
+        one
+        for one in psutil.Process(of).children(recursive=True)
+        if "MapBatches(MuseWorker)" in " ".join(one.cmdline())
     ]
 
 
@@ -64,7 +66,7 @@ def test_a_worker_is_killed(tmp_path) -> None:
     assert cost == pytest.approx((2 * tokens_in + 10 * tokens_out) / 1e6)
     assert 0 <= server.account.replies - calls <= 2  # what the killed one had in flight
     assert server.account.most_at_once <= 6
-    assert f"{IMAGES:,} records of {IMAGES:,} photographs" in output
+    assert f"{IMAGES:,} records about {IMAGES:,} images" in output
 
 
 def test_a_cap_holds_for_all_workers_together(tmp_path) -> None:
@@ -96,19 +98,21 @@ def test_replies_of_the_cluster_itself(tmp_path) -> None:
     """What stands around vLLM: requests are prepared, replies become records, one photograph fails alone."""
     import ray
 
-    from pixellm.muse.cluster.driver import Cluster
+    from pixellm.muse.cluster.driver import ClusterGeneration
 
     annotations, images = muse_source.write(tmp_path, 20)
     (images / "3.jpg").unlink()
     (images / "3.jpg").write_bytes(b"no photograph")
-    plan = Plan(annotations, images, None, Rules(), 3, "en", Settings("a/model"), "describe", 0)
+    plan = GenerationPlan(
+        annotations, images, None, SelectionRules(), 3, "en", ServerSettings(model="a/model"), "describe", 0
+    )
     for module in (sys.modules[__name__], vlm_server):  # workers can't import tests
         ray.cloudpickle.register_pickle_by_value(module)
 
     def processor(_plan, _workers):
         return lambda data: data.map_batches(Answers, compute=ray.data.ActorPoolStrategy(size=1))
 
-    found = Cluster(plan, tmp_path / "out", 1, processor=processor).run(lambda *_: None)
+    found = ClusterGeneration(plan, tmp_path / "out", 1, processor=processor).run(lambda *_: None)
     assert found.stopped is None
     assert sum(found.failures.values()) == 1
     assert "3.jpg" in next(iter(found.failures))

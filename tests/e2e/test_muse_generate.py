@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pixellm.muse.journal import FILE, Journal
-from pixellm.muse.quality import check
+from pixellm.muse.quality.checks import check
 from tests.support import muse_source
 from tests.support.vlm_server import VlmServer
 
@@ -65,7 +65,7 @@ def test_two_thousand_photographs_through_faults(tmp_path) -> None:
         assert cost == pytest.approx((2 * tokens_in + 10 * tokens_out) / 1e6, rel=1e-9)
         made = list(journal.records())
         images, count = journal.totals()
-        rejects = Counter(one.fault for one in journal.rejects())
+        rejects = Counter(one.check for one in journal.rejects())
     assert images == 2000
     assert count == len(made) == len({one.record_id for one in made}) == len({one.image.image_id for one in made})
     # Bad replies are asked for once more; a photograph without a record had two of them, or a refusal.
@@ -184,7 +184,7 @@ def test_dry_run(tmp_path) -> None:
         done = run(command(tmp_path, source, server, "--dry-run", "--limit", "20"))
     assert done.returncode == 0, done.stderr
     assert server.account.requests == 0
-    assert "20 photographs would be asked about" in done.stdout
+    assert "20 images would be asked about" in done.stdout
     assert "USD" in done.stdout
     assert not (tmp_path / "out").exists()
 
@@ -213,7 +213,7 @@ def test_a_second_look(tmp_path) -> None:
     assert bad
     assert {one.record_id for one in records(tmp_path / "out")} == {one.record_id for one in before} - bad
     with Journal(tmp_path / "out") as journal:
-        assert {(one.record_id, one.fault) for one in journal.rejects()} == {(one, "verifier") for one in bad}
+        assert {(one.record_id, one.check) for one in journal.rejects()} == {(one, "verifier") for one in bad}
         assert journal.spent()[1] == spent + server.account.tokens_in
 
 

@@ -68,7 +68,7 @@ def test_phrase_and_mask_light_up_together(page):
     page.locator(".phrase", has_text="shiny spoon").click()
     assert [lit(page, kind) for kind in ("mask", "phrase", "target")] == [["1"]] * 3
     box = page.locator(".mask.lit").bounding_box()
-    picture = page.locator("#photograph").bounding_box()
+    picture = page.locator("#image").bounding_box()
     left = (box["x"] - picture["x"]) / picture["width"] * 600
     assert left == pytest.approx(FIRST.targets[1].box[0], abs=3)  # the mask lies where the spoon is
     page.locator(".phrase", has_text="shiny spoon").click()
@@ -91,7 +91,7 @@ def test_phrase_and_mask_light_up_together(page):
 
 @needs_browser
 def test_the_photograph_and_colours(page):
-    expect(page.locator("#photograph")).to_have_js_property("naturalWidth", 600)
+    expect(page.locator("#image")).to_have_js_property("naturalWidth", 600)
     colours = page.locator(".mask").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
     assert len(set(colours)) == 3
 
@@ -203,7 +203,7 @@ def test_a_missing_photograph_and_a_server_that_is_gone(page, review, images):
     try:
         page.keyboard.press("n")
         page.keyboard.press("n")
-        expect(page.locator("#picture-error")).to_contain_text("does not exist")
+        expect(page.locator("#image-error")).to_contain_text("does not exist")
     finally:
         (images / "away.png").rename(images / "people/astronaut.png")
     page.route("**/api/**", lambda route: route.abort())

@@ -4,17 +4,18 @@ import base64
 import io
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from pixellm.baselines.two_stage import Named
-from pixellm.utils.openai_client import connect
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from pixellm.utils.job_runner import run_blocking
+from pixellm.utils.limits import Budget
+from pixellm.utils.openai_client import ChatClient, Messages
+from pixellm.utils.server_settings import ServerSettings
 
 SIDE = 1024  # pixels: the longest side of the image that is sent
+TIMEOUT = 600.0  # seconds of a request: models that think aloud take their time
 SCALE = 1000  # points are told in thousandths of width and height
 REQUEST = (
     "Question about the image: {question}\n"
@@ -30,13 +31,12 @@ class VisionServer:
 
     Args:
         model: its name at the server.
-        url: see `pixellm.utils.openai_client.connect`.
+        url: see `ServerSettings`.
     """
 
     def __init__(self, model: str, url: str | None = None) -> None:
-        self.model, self.url = model, url
+        self._settings = ServerSettings(model=model, url=url, timeout=TIMEOUT, max_output=None, temperature=0.0)
         self._image = ""
-        self._client: OpenAI | None = None
 
     def set_image(self, image: Image.Image) -> None:
         """Keep the photograph, made smaller, for the questions that follow."""
@@ -52,21 +52,13 @@ class VisionServer:
         Raises:
             ValueError: the server can't be reached, refuses, or answers with something else than was asked for.
         """
-        from openai import OpenAIError
-
-        self._client = self._client or connect(self.url)
         text = {"type": "text", "text": REQUEST.format(question=question)}
         content: Any = [{"type": "image_url", "image_url": {"url": self._image}}, text]
-        try:
-            reply = self._client.chat.completions.create(
-                model=self.model, messages=[{"role": "user", "content": content}], temperature=0.0
-            )
-        except OpenAIError as error:
-            raise ValueError(
-                f"expected an answer of {self.model} at {self.url or 'the OpenAI API'}, got {str(error)[:200]}. "
-                "Check URL, model and OPENAI_API_KEY."
-            ) from None
-        return parse_things((reply.choices[0].message.content or "") if reply.choices else "")
+        return parse_things(run_blocking(self._ask([{"role": "user", "content": content}])))
+
+    async def _ask(self, messages: Messages) -> str:
+        async with ChatClient(self._settings, Budget()) as client:
+            return (await client.ask(messages)).text
 
 
 def parse_things(reply: str) -> list[Named]:

@@ -1,4 +1,4 @@
-"""`pixellm muse check, export, validate, stats, merge, subset, split`: the data once they are made."""
+"""`pixellm muse check, export, validate, stats, merge, subset, split`: commands on generated data."""
 
 import json
 from collections import Counter
@@ -11,242 +11,248 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pixellm.cli.common import err_console, out_console, print_lines
+from pixellm.cli.common import STDOUT, err_console, out_console, output_file, print_lines, reserve_stdout
 
 if TYPE_CHECKING:
-    from pixellm.muse.quality import Rules
+    from pixellm.muse.quality.checks import QualityRules
     from pixellm.muse.records import MuseRecord
 
-Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Output of `pixellm muse generate`.")
+JournalDir = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Output directory of `pixellm muse generate`."),
 ]
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="JSON in the layout of MUSE.")
+    list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="JSON file in the layout of MUSE.")
 ]
 OneFile = Annotated[
-    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="JSON in the layout of MUSE.")
+    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="JSON file in the layout of MUSE.")
 ]
-OutFile = Annotated[Path, typer.Option("--out", dir_okay=False, help="JSON file to write.")]
-Json = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write everything as JSON.")]
-Val = Annotated[float, typer.Option(min=0, max=1, help="Share of the photographs for val.")]
-Test = Annotated[float, typer.Option(min=0, max=1, help="Share of the photographs for test_less and test_many.")]
-Seed = Annotated[int, typer.Option(help="Of what is drawn.")]
+OutFile = Annotated[Path, typer.Option("--out", dir_okay=False, help="JSON file to write, or `-`.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", dir_okay=False, help="Write all results as JSON; `-`: to standard output.")
+]
+Val = Annotated[float, typer.Option(min=0, max=1, help="Share of the images for val.")]
+Test = Annotated[float, typer.Option(min=0, max=1, help="Share of the images for test_less and test_many.")]
+Seed = Annotated[int, typer.Option(help="Sampling seed.")]
+SHOWN = 5  # problems of a kind that are printed
 
 
 def check(
-    directory: Directory,
+    directory: JournalDir,
     reject: Annotated[
-        bool, typer.Option("--reject", help="Move what is faulty to the rejects, with the reason.")
+        bool, typer.Option("--reject", help="Move records with issues to the rejects, with the reason.")
     ] = False,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Put each kind of fault into the records, and measure the checks.")
+        bool, typer.Option("--self-test", help="Inject each kind of fault into the records, and measure the checks.")
     ] = False,
     unsafe_words: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="Words, one a line, in place of the short list that comes along."
+            exists=True, dir_okay=False, help="File of unsafe words, one a line, in place of the built-in list."
         ),
     ] = None,
-    language: Annotated[str, typer.Option(help="Of questions and answers, as an ISO 639-1 code.")] = "en",
+    language: Annotated[str, typer.Option(help="Language of questions and answers, an ISO 639-1 code.")] = "en",
     repeats: Annotated[
-        int, typer.Option(min=0, help="How many records of other images may have almost the words of a first one.")
+        int,
+        typer.Option(min=0, help="Number of records about other images that may share almost the text of a first one."),
     ] = 0,
     json_path: Json = None,
 ) -> None:
-    """Check generated records, each by itself and all together; exit code 1 if any is faulty."""
+    """Check generated records, each by itself and all together; exit code 1 if any has an issue."""
     from pixellm.muse.journal import Journal
-    from pixellm.muse.quality import Fault, check_all
+    from pixellm.muse.quality.checks import Issue
+    from pixellm.muse.quality.duplicates import check_all
 
+    reserve_stdout(json_path)
     with Journal(directory) as journal:
         rules = _rules(unsafe_words, directory, language, repeats)
         records = list(_progress(journal.records(), "reading"))
         if self_test:
             _self_test(records, rules, json_path)
             return
-        found: list[tuple[str, Fault]] = []
-        for record, faults in check_all(_progress(records, "checking"), rules):
-            found += [(record.record_id, fault) for fault in faults]
-        first = {record_id: fault for record_id, fault in reversed(found)}
+        rows: list[tuple[str, Issue]] = []
+        for record, issues in check_all(_progress(records, "checking"), rules):
+            rows += [(record.record_id, issue) for issue in issues]
+        first = {record_id: issue for record_id, issue in reversed(rows)}
         if reject:
-            for record_id, fault in first.items():
-                journal.reject(record_id, fault.check, fault.reason)
-    _report([(fault.check, f"{record_id}: {fault.reason}") for record_id, fault in found])
+            for record_id, issue in first.items():
+                journal.reject(record_id, issue.check, issue.reason)
+    _report([(issue.check, f"{record_id}: {issue.reason}") for record_id, issue in rows])
     kept = f"{len(records) - len(first):,} of {len(records):,} records are good"
     print_lines(kept + (f", {len(first):,} were moved to the rejects" if reject and first else ""))
-    if json_path:
-        rows = [{"record_id": record_id, "check": f.check, "reason": f.reason} for record_id, f in found]
-        _write_json(json_path, rows)
+    _write_json(json_path, [{"record_id": name, "check": row.check, "reason": row.reason} for name, row in rows])
     raise typer.Exit(1 if first and not reject else 0)
 
 
-def _rules(unsafe_words: Path | None, directory: Path, language: str, repeats: int) -> "Rules":
-    from pixellm.muse.quality import Rules
-    from pixellm.muse.quality.wording import unsafe_words as default
+def _rules(unsafe_words: Path | None, directory: Path, language: str, repeats: int) -> "QualityRules":
+    from pixellm.muse.annotation_index import AnnotationIndex
+    from pixellm.muse.quality.checks import DEFAULT, QualityRules
     from pixellm.muse.quality.wording import word_list
-    from pixellm.muse.source import Source
 
-    rule = word_list(unsafe_words.read_text(encoding="utf-8").splitlines()) if unsafe_words else default
-    source = Source.of(directory)
-    return Rules(rule, language, source.things if source else Rules.others, repeats)
+    rule = word_list(unsafe_words.read_text(encoding="utf-8").splitlines()) if unsafe_words else DEFAULT.unsafe
+    index = AnnotationIndex.find(directory)
+    return QualityRules(rule, language, index.instances if index else DEFAULT.others, repeats)
 
 
-def _self_test(records: list["MuseRecord"], rules: "Rules", json_path: Path | None) -> None:
+def _self_test(records: list["MuseRecord"], rules: "QualityRules", json_path: Path | None) -> None:
     from dataclasses import asdict
 
-    from pixellm.muse.quality.faults import measure
+    from pixellm.muse.quality.fault_injection import measure
 
     if not records:
-        raise ValueError("--self-test: expected records to put faults into, got none.")
-    measured = measure(records, rules)
-    head = ("check", "faults", "found", "false alarms", "in good ones", "precision", "recall")
+        raise ValueError("--self-test: expected records to inject faults into, got none.")
+    scores = measure(records, rules)
+    head = ("check", "faults", "caught", "false alarms", "in good ones", "precision", "recall")
     rows = [
         (
-            *(one.check, f"{one.injected:,}", f"{one.caught:,}", f"{one.alarms:,}", f"{one.good:,}"),
-            *(f"{one.precision:.3f}", f"{one.recall:.3f}"),
+            *(row.check, f"{row.injected:,}", f"{row.caught:,}", f"{row.alarms:,}", f"{row.good:,}"),
+            *(f"{row.precision:.3f}", f"{row.recall:.3f}"),
         )
-        for one in measured
+        for row in scores
     ]
     _print_table(head, rows)
-    if json_path:
-        _write_json(json_path, [asdict(one) for one in measured])
+    _write_json(json_path, [asdict(row) for row in scores])
 
 
 def export(
-    directory: Directory,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; new or empty.")],
+    directory: JournalDir,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output directory: new or empty.")],
     val: Val = 0.02,
     test: Test = 0.04,
     seed: Seed = 0,
-    title: Annotated[str, typer.Option(help="Of the data set's card.")] = "MUSE",
+    title: Annotated[str, typer.Option(help="Title of the data set's card.")] = "MUSE",
     json_path: Json = None,
 ) -> None:
-    """Write generated records as a data set: MUSE's JSON by split, Parquet, and a card."""
+    """Export generated records as a data set: MUSE's JSON by split, Parquet, and a card."""
+    from pixellm.muse.annotation_index import AnnotationIndex
     from pixellm.muse.card import card
     from pixellm.muse.export import export as write
-    from pixellm.muse.export import write_summary
     from pixellm.muse.journal import Journal
-    from pixellm.muse.source import Source
-    from pixellm.muse.splits import Shares
+    from pixellm.muse.operations import SplitShares
 
-    shares = Shares(val, test, seed)
-    source = Source.of(directory)
+    reserve_stdout(json_path)
+    shares = SplitShares(val, test, seed)
+    index = AnnotationIndex.find(directory)
     with Journal(directory) as journal:
-        found = write(
+        result = write(
             lambda: _progress(journal.records(), "exporting"),
             out,
-            lambda exported: card(exported, journal, shares, title),
+            lambda counts: card(counts, journal, shares, title),
             shares,
-            source,
+            index,
         )
-    for name, one in found.splits.items():
-        print_lines(f"{name:<10} {one.images:>9,} images {one.pairs:>9,} pairs {one.instances:>9,} targets")
-    print_lines(*(f"left out: {count:,} · {reason}" for reason, count in found.left_out.items()), f"written: {out}")
-    if json_path:
-        write_summary(found, json_path)
+    for name, row in result.splits.items():
+        print_lines(f"{name:<10} {row.images:>9,} images {row.pairs:>9,} pairs {row.instances:>9,} targets")
+    print_lines(*(f"left out: {count:,} · {reason}" for reason, count in result.left_out.items()), f"written: {out}")
+    _write_json(json_path, result.to_json())
 
 
 def validate(
     files: Files,
     images: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of images, or of train2017, val2017 …")
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder of images, or of train2017, val2017 …, to compare with."
+        ),
     ] = None,
     json_path: Json = None,
 ) -> None:
-    """Look for inconsistent records in MUSE files, one for each split; exit code 1 if there are any."""
+    """Validate MUSE files, one for each split; exit code 1 if anything is inconsistent."""
     from dataclasses import asdict
 
-    from pixellm.muse import validate as checks
     from pixellm.muse.layout import read_any
+    from pixellm.muse.validate import LayoutValidator
 
-    validator = checks.Validator(images)
+    reserve_stdout(json_path)
+    validator = LayoutValidator(images)
     problems, total = [], 0
     for path in files:
-        for number, one in enumerate(_progress(read_any(path), path.name)):
-            problems += validator.problems(str(path), number, one)
+        for number, entry in enumerate(_progress(read_any(path), path.name)):
+            problems += validator.problems(str(path), number, entry)
             total += 1
-    _report([(one.kind, f"{one.file}, {one.record}: {one.reason}") for one in problems])
+    _report([(row.kind, f"{row.file}, {row.record}: {row.reason}") for row in problems])
     print_lines(f"{total:,} entries, {len(problems):,} problems")
-    if json_path:
-        _write_json(json_path, [asdict(one) for one in problems])
+    _write_json(json_path, [asdict(row) for row in problems])
     raise typer.Exit(1 if problems else 0)
 
 
 def stats(
     files: Files,
     plot: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Picture with the paper's three plots, .png, .pdf or .svg.")
+        Path | None,
+        typer.Option(dir_okay=False, help="File for the paper's three plots, .png, .pdf or .svg; `-`: PNG."),
     ] = None,
     json_path: Json = None,
 ) -> None:
     """Count pairs, instances, categories, targets and words of MUSE files, beside the published numbers."""
-    if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+    if plot is not None and plot != STDOUT and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--plot: expected a .png, .pdf or .svg, got {plot}.")
-    from pixellm.muse import stats as counting
+    from pixellm.muse import stats as statistics
     from pixellm.muse.layout import read
 
-    found = counting.Statistics()
+    reserve_stdout(plot, json_path)
+    counts = statistics.MuseStatistics()
     for path in files:
-        for one in _progress(read(path), path.name):
-            found.add(one)
-    _print_table(("", "here", "MUSE, published"), counting.table(found))
-    if json_path:
-        _write_json(json_path, found.to_json())
+        for entry in _progress(read(path), path.name):
+            counts.add(entry)
+    _print_table(("", "here", "MUSE, published"), statistics.table(counts))
+    _write_json(json_path, counts.to_json())
     if plot:
-        from pixellm.muse.plots import draw
-
-        draw(found, plot, ", ".join(path.stem for path in files))
+        with output_file(plot, ".png") as out:
+            statistics.plot(counts, out, ", ".join(path.stem for path in files))
         print_lines(f"plots: {plot}")
 
 
 def merge(files: Files, out: OutFile) -> None:
-    """Put MUSE files together: one entry for each photograph, each question once."""
+    """Merge MUSE files: one entry for each image, each question once."""
     from pixellm.muse import layout, operations
 
-    entries = operations.merge(one for path in files for one in layout.read(path))
-    layout.write(out, entries)
-    print_lines(_counted(entries), f"written: {out}")
+    _write_entries(out, operations.merge(entry for path in files for entry in layout.read(path)))
 
 
 def subset(
     file: OneFile,
     out: OutFile,
-    pairs: Annotated[int | None, typer.Option(min=1, help="So many questions, of photographs drawn at random.")] = None,
-    categories: Annotated[str, typer.Option(help="Only questions whose targets are all of these, with commas.")] = "",
-    min_targets: Annotated[int, typer.Option(min=1)] = 1,
-    max_targets: Annotated[int, typer.Option(min=1)] = 1_000_000,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="Number of questions, about randomly sampled images.")
+    ] = None,
+    categories: Annotated[
+        str, typer.Option(help="Categories that all targets of a question must have, separated by commas.")
+    ] = "",
+    min_targets: Annotated[int, typer.Option(min=1, help="Least number of targets of a question.")] = 1,
+    max_targets: Annotated[int, typer.Option(min=1, help="Largest number of targets of a question.")] = 1_000_000,
     synthetic: Annotated[
-        bool | None, typer.Option("--synthetic/--no-synthetic", help="Only those made by rules, or none of them.")
+        bool | None,
+        typer.Option("--synthetic/--no-synthetic", help="Take only questions made by rules, or none of them."),
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Take a part of a MUSE file."""
+    """Take a subset of a MUSE file."""
     from pixellm.muse import layout, operations
 
     names = {name.strip() for name in categories.split(",") if name.strip()}
-    part = operations.Part(pairs, names, (min_targets, max_targets), synthetic, seed)
-    entries = operations.subset(layout.read(file), part)
+    spec = operations.SubsetSpec(pairs, names, (min_targets, max_targets), synthetic, seed)
+    entries = operations.subset(layout.read(file), spec)
     if not entries:
         raise ValueError(
             f"expected questions of that kind in {file}, got none. `pixellm muse stats` shows what is there."
         )
-    layout.write(out, entries)
-    print_lines(_counted(entries), f"written: {out}")
+    _write_entries(out, entries)
 
 
 def split(
     files: Files,
-    out: Annotated[Path, typer.Option("--out", file_okay=False, help="Directory for muse_SPLIT.json.")],
+    out: Annotated[Path, typer.Option("--out", file_okay=False, help="Output directory for muse_SPLIT.json.")],
     val: Val = 0.02,
     test: Test = 0.04,
     seed: Seed = 0,
 ) -> None:
-    """Split MUSE files anew by photograph: train, val, test_less, test_many."""
+    """Split MUSE files anew by image: train, val, test_less, test_many."""
     from pixellm.muse import layout, operations
-    from pixellm.muse.splits import Shares
 
-    shares = Shares(val, test, seed)
-    found, left_out = operations.split((one for path in files for one in layout.read(path)), shares)
-    for path, entries in zip(operations.write_splits(found, out), found.values(), strict=True):
+    shares = operations.SplitShares(val, test, seed)
+    splits, left_out = operations.split((entry for path in files for entry in layout.read(path)), shares)
+    for path, entries in zip(operations.write_splits(splits, out), splits.values(), strict=True):
         print_lines(f"{path}: {_counted(entries)}")
     if left_out:
         print_lines(f"left out: {left_out:,} questions of test images with another number of targets")
@@ -255,22 +261,28 @@ def split(
 COMMANDS = (check, export, validate, stats, merge, subset, split)
 
 
+def _write_entries(out: Path, entries: list[dict[str, Any]]) -> None:
+    from pixellm.muse import layout
+
+    reserve_stdout(out)
+    with output_file(out) as path:
+        layout.write(path, entries)
+    print_lines(_counted(entries), f"written: {out}")
+
+
 def _counted(entries: list[dict[str, Any]]) -> str:
-    return f"{len(entries):,} images, {sum(len(one['questions']) for one in entries):,} pairs"
+    return f"{len(entries):,} images, {sum(len(row['questions']) for row in entries):,} pairs"
 
 
-def _progress(items: Iterable[Any], what: str) -> Iterator[Any]:
-    return iter(track(items, what, console=err_console, transient=True))
+def _progress(items: Iterable[Any], title: str) -> Iterator[Any]:
+    return iter(track(items, title, console=err_console, transient=True))
 
 
-SHOWN = 5  # of each kind
-
-
-def _report(faults: list[tuple[str, str]]) -> None:
-    """How many of each kind, and the first of them."""
-    for kind, count in Counter(kind for kind, _ in faults).most_common():
+def _report(problems: list[tuple[str, str]]) -> None:
+    """Print the number of problems by kind, and the first of each."""
+    for kind, count in Counter(kind for kind, _ in problems).most_common():
         print_lines(f"{kind}: {count:,}")
-        print_lines(*[f"  {reason}" for found, reason in faults if found == kind][:SHOWN])
+        print_lines(*[f"  {reason}" for other, reason in problems if other == kind][:SHOWN])
 
 
 def _print_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
@@ -280,11 +292,14 @@ def _print_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)
-    # Squeezed figures say nothing.
-    Console(highlight=False, markup=False, width=max(out_console.width, 100)).print(table)
+    # A minimum width, because columns that are squeezed can't be read.
+    width = max(out_console.width, 100)
+    Console(highlight=False, markup=False, width=width, stderr=out_console.stderr).print(table)
 
 
-def _write_json(path: Path, content: object) -> None:
+def _write_json(out: Path | None, content: object) -> None:
     from pixellm.utils.files import write_text
 
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    if out:
+        with output_file(out) as path:
+            write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""`pixellm muse generate`: questions about photographs, from their instance masks."""
+"""`pixellm muse generate`: questions about images, from their instance masks."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,8 +18,8 @@ from pixellm.cli.muse_server import (
     MaxCost,
     MaxTokens,
     PerMinute,
-    Running,
     ServerModel,
+    ServerProgress,
     TokensPerMinute,
     Url,
 )
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from pixellm.muse.journal import Journal
-    from pixellm.muse.plan import Plan
+    from pixellm.muse.plan import GenerationPlan
 
-QUESTIONS = {"template": 20, "server": 3, "vllm": 3}  # of a photograph, if not said otherwise
+QUESTIONS = {"template": 20, "server": 3, "vllm": 3}  # about an image, by default
 
 
 class EngineName(StrEnum):
@@ -53,34 +53,47 @@ class PromptName(StrEnum):
 
 def generate(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", file_okay=False, help="Output: new, or of the same generation, to go on.")
+        Path,
+        typer.Argument(
+            metavar="DIR", file_okay=False, help="Output directory: new, or of the same generation, to resume it."
+        ),
     ],
-    annotations: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="COCO or LVIS instances.")],
-    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="The folder of their photographs.")],
+    annotations: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="JSON file of COCO or LVIS instances.")
+    ],
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the annotated images.")],
     engine: Annotated[
-        EngineName, typer.Option(help="Who asks: a vision-language model behind a server, rules, or a Ray cluster.")
+        EngineName,
+        typer.Option(help="Engine: a vision-language model behind a server, rules, or a Ray cluster of either."),
     ] = EngineName.SERVER,
     backend: Annotated[
-        Backend, typer.Option(help="Of ray: whom its workers ask; vllm: models on the cluster's GPUs.")
+        Backend, typer.Option(help="Backend of ray: a server, rules, or vllm on the cluster's GPUs.")
     ] = Backend.SERVER,
-    workers: Annotated[int, typer.Option(min=1, help="Of ray: processes, or GPUs for vllm.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Number of Ray workers (GPUs with --backend vllm).")] = 2,
     ray_address: Annotated[
-        str | None, typer.Option(help="Of a cluster (default: RAY_ADDRESS, or one on this machine).")
+        str | None, typer.Option(help="Address of a Ray cluster (default: RAY_ADDRESS, or one on this machine).")
     ] = None,
     prompt: Annotated[
         PromptName,
-        typer.Option(help="Of the server: photograph and boxes, captions and boxes, or things described first."),
+        typer.Option(help="Prompt: image and boxes, captions and boxes, or objects described first."),
     ] = PromptName.BOXES,
-    captions: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="COCO captions.")] = None,
-    questions: Annotated[
-        int | None, typer.Option(min=1, help="Of a photograph, at most (default: server 3, template 20).")
+    captions: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file of COCO captions.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of what rules draw.")] = 0,
-    min_area: Annotated[float, typer.Option(help="Smallest thing to ask about, in parts of the image.")] = 0.002,
-    max_things: Annotated[int, typer.Option(help="Things of a photograph at most, the rarest.")] = 34,
-    per_category: Annotated[int | None, typer.Option(help="Photographs of a category that are enough.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Photographs at most, those with the rarest things.")] = None,
-    language: Annotated[str, typer.Option(help="Of the questions, as an ISO 639-1 code.")] = "en",
+    questions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of questions about an image at most (default: server 3, template 20)."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Sampling seed of the rules.")] = 0,
+    min_area: Annotated[
+        float, typer.Option(help="Smallest instance to ask about, as a fraction of the image.")
+    ] = 0.002,
+    max_instances: Annotated[int, typer.Option(help="Number of instances of an image at most, the rarest.")] = 34,
+    per_category: Annotated[int | None, typer.Option(help="Number of images that are enough for a category.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of images at most, those with the rarest categories.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="Language of the questions, an ISO 639-1 code.")] = "en",
     model: ServerModel = None,
     server: Url = None,
     config: Config = None,
@@ -90,79 +103,83 @@ def generate(
     tokens_per_minute: TokensPerMinute = None,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask nothing: count, and estimate the cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count images, and estimate the cost, without asking.")
+    ] = False,
 ) -> None:
-    """Ask about the things in photographs: questions for several of them that take reasoning, with answers.
+    """Generate questions about several instances of an image that take reasoning, with answers.
 
-    What is finished is on disk at once: after an interruption the same command goes on.
+    Every finished image is on disk at once: after an interruption the same command resumes.
     """
-    from pixellm.muse.plan import Plan
-    from pixellm.muse.selection import Rules
+    from pixellm.muse.plan import GenerationPlan
+    from pixellm.muse.selection import SelectionRules
 
-    settings, asked = None, backend.value if engine is EngineName.RAY else engine.value
-    if asked != "template":
+    settings, source = None, backend.value if engine is EngineName.RAY else engine.value
+    if source != "template":
         limits = (requests_per_minute, tokens_per_minute), (max_cost, max_tokens)
         settings = muse_server.settings_of(config, model, server, key_file, in_flight, *limits)
-    rules = Rules(min_area, max_things, per_category, limit)
-    count = questions or QUESTIONS[asked]
-    plan = Plan(annotations, images, captions, rules, count, language, settings, prompt.value, seed)
+    rules = SelectionRules(min_area, max_instances, per_category, limit)
+    count = questions or QUESTIONS[source]
+    plan = GenerationPlan(annotations, images, captions, rules, count, language, settings, prompt.value, seed)
     if dry_run:
-        with TemporaryDirectory() as folder, _reading(), plan.source(Path(folder)) as source:
-            print_lines(*plan.estimate(source).lines())
+        with TemporaryDirectory() as folder, _reading(), plan.index(Path(folder)) as index:
+            print_lines(*plan.estimate(index).lines())
     elif engine is EngineName.RAY:
         _generate_on_cluster(directory, plan, workers, ray_address, backend is Backend.VLLM)
     else:
         _generate(directory, plan)
 
 
-def _generate(directory: Path, plan: "Plan") -> None:
-    from pixellm.muse.calls import JournalCalls
-    from pixellm.muse.generate import Generation
+def _generate(directory: Path, plan: "GenerationPlan") -> None:
+    from pixellm.muse.generation import Generation
     from pixellm.muse.journal import Journal
+    from pixellm.muse.vlm.reply_cache import JournalReplyCache
 
     _begin(directory, plan)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(directory, plan.about()))
         with _reading():
-            source = stack.enter_context(plan.source(directory))
+            index = stack.enter_context(plan.index(directory))
         budget = plan.budget(journal)
         client = plan.client(budget)
-        with Running("asking", plan.rules.images or source.count(), journal.totals()[0]) as bar:
+        with ServerProgress("asking", plan.rules.images or index.count(), journal.totals()[0]) as bar:
             generation = Generation(
-                plan.engine(client, JournalCalls(journal)),
-                *(journal, plan.checks(source), plan.in_flight),
+                plan.engine(client, JournalReplyCache(journal)),
+                *(journal, plan.checks(index), plan.in_flight),
                 lambda records: bar.step(f"{records:,} records  {muse_server.spent(budget)}"),
             )
-            muse_server.complete(generation.run, generation.all(plan.selection(source)), client)
-        print_lines(*_report(journal, generation.records), *muse_server.report(generation.run, budget))
-    muse_server.leave(generation.run)
+            muse_server.run(generation.runner, generation.run(plan.selection(index)), client)
+        print_lines(*_report(journal, generation.records), *muse_server.report(generation.runner, budget))
+    muse_server.leave(generation.runner)
 
 
-def _generate_on_cluster(directory: Path, plan: "Plan", workers: int, address: str | None, vllm: bool) -> None:
-    from pixellm.muse.cluster.driver import Cluster
+def _generate_on_cluster(
+    directory: Path, plan: "GenerationPlan", workers: int, address: str | None, vllm: bool
+) -> None:
+    from pixellm.muse.cluster.driver import ClusterGeneration
     from pixellm.muse.cluster.vllm import processor
     from pixellm.muse.journal import Journal
 
     _begin(directory, plan)
-    with Journal(directory, plan.about()) as journal, _reading(), plan.source(directory) as source:
-        (done, before), total = journal.totals(), plan.rules.images or source.count()
-    cluster = Cluster(plan, directory, workers, address, processor if vllm else None)
-    with Running("asking", total, done) as bar, interrupting(cluster.stop):
-        found = cluster.run(
+    with Journal(directory, plan.about()) as journal, _reading(), plan.index(directory) as index:
+        (done, before), total = journal.totals(), plan.rules.images or index.count()
+    cluster = ClusterGeneration(plan, directory, workers, address, processor if vllm else None)
+    with ServerProgress("asking", total, done) as bar, interrupting(cluster.stop):
+        result = cluster.run(
             lambda images, records, budget: bar.at(images, f"{records:,} records  {muse_server.spent(budget)}")
         )
     with Journal(directory) as journal:
-        print_lines(*_report(journal, journal.totals()[1] - before), *muse_server.report(found, found.budget))
-    muse_server.leave(found)
+        print_lines(*_report(journal, journal.totals()[1] - before), *muse_server.report(result, result.budget))
+    muse_server.leave(result)
 
 
-def _begin(directory: Path, plan: "Plan") -> None:
-    """A source that can't be read leaves no journal, which would refuse the right one afterwards."""
+def _begin(directory: Path, plan: "GenerationPlan") -> None:
+    """Index the annotations before there is a journal: if they are wrong, it would refuse the right ones later."""
     from pixellm.muse.journal import FILE
 
     if not (directory / FILE).is_file():
         with _reading():
-            plan.source(directory).close()
+            plan.index(directory).close()
 
 
 def _reading() -> "Status":
@@ -174,8 +191,8 @@ def _report(journal: "Journal", new: int) -> Iterator[str]:
     counts = journal.counts()
     calls, tokens_in, tokens_out, cost = journal.spent()
     asked = images - counts["skipped"].total()
-    yield f"{records:,} records of {asked:,} photographs, {new:,} of them new"
-    for title, key in (("photographs", "skipped"), ("things", "left_out"), ("records", "rejected")):
+    yield f"{records:,} records about {asked:,} images, {new:,} of them new"
+    for title, key in (("images", "skipped"), ("instances", "left_out"), ("records", "rejected")):
         yield from (f"{title} left out: {count:,} · {reason}" for reason, count in counts[key].most_common() if count)
     if calls:
         yield f"{calls:,} replies: {tokens_in:,} tokens in, {tokens_out:,} tokens out, {cost:,.4f}"

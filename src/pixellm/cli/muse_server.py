@@ -1,4 +1,4 @@
-"""What the commands share that ask a server: options, progress with costs, and Ctrl-C."""
+"""Options, progress and Ctrl-C of the commands that ask a server."""
 
 import asyncio
 import signal
@@ -21,29 +21,31 @@ from rich.progress import (
 from pixellm.cli.common import FINISHING, INTERRUPTED, err_console
 
 if TYPE_CHECKING:
-    from pixellm.muse.cluster.driver import Followed
-    from pixellm.muse.running import Run
-    from pixellm.muse.server.budget import Budget
-    from pixellm.muse.server.client import Client
-    from pixellm.muse.server.settings import Settings
+    from pixellm.muse.cluster.driver import ClusterResult
+    from pixellm.utils.job_runner import JobRunner
+    from pixellm.utils.limits import Budget
+    from pixellm.utils.openai_client import ChatClient
+    from pixellm.utils.server_settings import ServerSettings
 
-ServerModel = Annotated[str | None, typer.Option("--model", help="Its name at the server.")]
+ServerModel = Annotated[str | None, typer.Option("--model", help="Name of the model at the server.")]
 Url = Annotated[
     str | None,
-    typer.Option("--server", metavar="URL", help="Base URL, http://host:port/v1; without it, the OpenAI API."),
+    typer.Option("--server", metavar="URL", help="Base URL, http://host:port/v1 (default: the OpenAI API)."),
 ]
 Config = Annotated[
-    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="YAML with any of these, and prices.")
+    Path | None,
+    typer.Option("--config", exists=True, dir_okay=False, help="YAML file of server settings and prices."),
 ]
 KeyFile = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="File that holds the key, in place of OPENAI_API_KEY."),
 ]
-InFlight = Annotated[int | None, typer.Option(min=1, help="Requests at the same time (default 16).")]
-PerMinute = Annotated[float | None, typer.Option(help="Requests that the server allows in a minute.")]
-TokensPerMinute = Annotated[float | None, typer.Option(help="Tokens, in and out, that it allows in a minute.")]
-MaxCost = Annotated[float | None, typer.Option(help="In the currency of --config: no request that might exceed it.")]
-MaxTokens = Annotated[int | None, typer.Option(help="In and out: no request that might exceed it.")]
+InFlight = Annotated[int | None, typer.Option(min=1, help="Number of requests at the same time (default: 16).")]
+PerMinute = Annotated[float | None, typer.Option(help="Limit requests per minute.")]
+TokensPerMinute = Annotated[float | None, typer.Option(help="Limit tokens, in and out, per minute.")]
+MaxCost = Annotated[float | None, typer.Option(help="Cap the total cost, in the currency of --config.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Cap the total number of tokens, in and out.")]
+REASONS = 5  # that are printed
 
 
 def settings_of(
@@ -54,11 +56,11 @@ def settings_of(
     in_flight: int | None,
     per_minute: tuple[float | None, float | None],
     caps: tuple[float | None, int | None],
-) -> "Settings":
-    """What the options say, over what the file says; requests and tokens per minute, caps on cost and tokens."""
-    from pixellm.muse.server.settings import Settings
+) -> "ServerSettings":
+    """Return the settings file, overridden by options; requests and tokens per minute, caps on cost and tokens."""
+    from pixellm.utils.server_settings import ServerSettings
 
-    return Settings.read(
+    return ServerSettings.read(
         config,
         **{"model": model, "url": server, "key_file": key_file, "in_flight": in_flight},
         **dict(zip(("requests_per_minute", "tokens_per_minute"), per_minute, strict=True)),
@@ -66,12 +68,12 @@ def settings_of(
     )
 
 
-class Running:
-    """A bar with what was done and what it cost so far."""
+class ServerProgress:
+    """Progress bar with tokens and cost."""
 
-    def __init__(self, what: str, total: int, done: int) -> None:
+    def __init__(self, title: str, total: int, done: int) -> None:
         self._progress = Progress(
-            TextColumn(what),
+            TextColumn(title),
             BarColumn(),
             MofNCompleteColumn(),
             TaskProgressColumn(show_speed=True, text_format_no_percentage="", text_format="{task.percentage:>3.0f}%"),
@@ -81,9 +83,9 @@ class Running:
             console=err_console,
             transient=True,
         )
-        self._task = self._progress.add_task(what, total=total, completed=done, more="")
+        self._task = self._progress.add_task(title, total=total, completed=done, more="")
 
-    def __enter__(self) -> "Running":
+    def __enter__(self) -> "ServerProgress":
         self._progress.start()
         return self
 
@@ -98,19 +100,19 @@ class Running:
 
 
 def spent(budget: "Budget | None") -> str:
-    """What answers cost so far, in words; nothing where nobody is paid."""
-    return f"{budget.tokens:,} tokens  {budget.cost:,.4f} {budget.settings.currency}" if budget else ""
+    """Return tokens and cost so far, or an empty text without a budget."""
+    return f"{budget.tokens:,} tokens  {budget.cost:,.4f} {budget.currency}" if budget else ""
 
 
-def complete(run: "Run", work: Coroutine[Any, Any, None], client: "Client | None") -> None:
-    """Do asynchronous work; the first Ctrl-C stops the run, the second one drops what is in flight."""
+def run(runner: "JobRunner", work: Coroutine[Any, Any, None], client: "ChatClient | None") -> None:
+    """Run asynchronous work; the first Ctrl-C stops the runner, the second one drops jobs in flight."""
 
     async def watched() -> None:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
 
         def interrupted() -> None:
-            run.stop(INTERRUPTED)
+            runner.stop(INTERRUPTED)
             err_console.print(FINISHING)
             loop.add_signal_handler(signal.SIGINT, task.cancel)
 
@@ -122,32 +124,21 @@ def complete(run: "Run", work: Coroutine[Any, Any, None], client: "Client | None
         asyncio.run(watched())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-    except ExceptionGroup as group:  # of tasks that ran at the same time
-        raise _first(group) from None
 
 
-def report(run: "Run | Followed", budget: "Budget | None") -> Iterator[str]:
-    """What is left for the next run, and what broke off and may be on the bill nevertheless."""
-    for reason, count in run.failures.most_common(SHOWN):
+def report(result: "JobRunner | ClusterResult", budget: "Budget | None") -> Iterator[str]:
+    """Yield lines about failures, and about lost replies that may be charged for."""
+    for reason, count in result.failures.most_common(REASONS):
         yield f"left for the next run: {count:,} · {reason}"
     if budget and budget.lost_calls:
-        words = f"{budget.lost_calls:,} replies broke off and were asked for again"
-        yield f"{words}: at most {budget.lost_cost:,.4f} {budget.settings.currency} more on the bill"
+        lost = f"{budget.lost_calls:,} replies broke off and were asked for again"
+        yield f"{lost}: they may cost up to {budget.lost_cost:,.4f} {budget.currency} more"
 
 
-def leave(run: "Run | Followed") -> None:
-    """With the exit code that says how a run ended."""
-    if run.stopped == INTERRUPTED:
+def leave(result: "JobRunner | ClusterResult") -> None:
+    """Exit with the code of how a run ended."""
+    if result.stopped == INTERRUPTED:
         raise KeyboardInterrupt
-    if run.stopped:
-        raise ValueError(run.stopped)
-    raise typer.Exit(1 if run.failures else 0)
-
-
-SHOWN = 5  # reasons
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
+    if result.stopped:
+        raise ValueError(result.stopped)
+    raise typer.Exit(1 if result.failures else 0)

@@ -129,13 +129,14 @@ def _report(
 
     from pixellm.eval.scoring import score
     from pixellm.eval.text_rater import OfflineRater
-    from pixellm.eval.text_server import Budget, ServerRater
+    from pixellm.eval.text_server import ServerRater
+    from pixellm.utils.limits import Budget
 
     model, url, calls, tokens = rater
     if model == "offline":
         rates = OfflineRater()
     else:
-        rates = ServerRater(model, url, out / "ratings.jsonl", Budget(calls, tokens))
+        rates = ServerRater(model, url, out / "ratings.jsonl", Budget(max_calls=calls, max_tokens=tokens))
     shown = track(benchmark.questions, "scoring", console=err_console, transient=True)
     report = score(benchmark, predictions, protocol, rates, seed, shown)
     paths = report.write(out)

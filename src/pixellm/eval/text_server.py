@@ -9,17 +9,15 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pixellm.eval.text_rater import BEST, WORST, PairText
-from pixellm.utils.openai_client import connect
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from pixellm.utils.job_runner import JobRunner, run_blocking
+from pixellm.utils.limits import Budget
+from pixellm.utils.openai_client import ChatClient
+from pixellm.utils.server_settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -29,42 +27,20 @@ SYSTEM = (
     "which object the mask really covers. Rate from 1 to 10 how well the words for the mask fit that object in this "
     "answer: 10, they clearly mean it; 1, they mean something else. Reply with the number alone."
 )
-WORKERS = 8  # requests at the same time
-
-
-@dataclass
-class Budget:
-    """How much may be asked: requests and tokens (as the server counts them); None: any number."""
-
-    calls: int | None = None
-    tokens: int | None = None
-    used_calls: int = 0
-    used_tokens: int = 0
-
-    def take(self) -> None:
-        """Count a request before it is made.
-
-        Raises:
-            ValueError: nothing is left.
-        """
-        calls = self.calls is not None and self.used_calls >= self.calls
-        if calls or (self.tokens is not None and self.used_tokens >= self.tokens):
-            raise ValueError(
-                f"expected ratings within the budget, which is used up: {self.used_calls} calls, {self.used_tokens} "
-                "tokens. Call it again with a larger --max-calls or --max-tokens: what is rated is kept."
-            )
-        self.used_calls += 1
+IN_FLIGHT = 8  # requests at the same time
+TIMEOUT = 600.0  # seconds of a request: models that think aloud take their time
+MAX_OUTPUT = 2000  # tokens of a reply, where a cap on tokens makes it necessary to limit them
 
 
 @dataclass
 class ServerRater:
-    """Asks `model` at `url`.
+    """Rater that asks `model` at `url`.
 
     Args:
-        model: its name at the server.
-        url: see `pixellm.utils.openai_client.connect`.
+        model: name of the model at the server.
+        url: see `ServerSettings`.
         cache: JSON-lines file of ratings; None: they are not kept.
-        budget: see there.
+        budget: caps on calls and tokens.
     """
 
     model: str
@@ -75,15 +51,22 @@ class ServerRater:
 
     def __post_init__(self) -> None:
         self._known = _read(self.cache)
-        self._lock = Lock()
+        self._settings = ServerSettings(
+            model=self.model,
+            url=self.url,
+            in_flight=IN_FLIGHT,
+            timeout=TIMEOUT,
+            max_output=None if self.budget.max_tokens is None else MAX_OUTPUT,
+            temperature=0.0,
+        )
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        used = {"calls": self.budget.used_calls, "tokens": self.budget.used_tokens}
+        used = {"calls": self.budget.calls, "tokens": self.budget.tokens}
         return {"rater": self.model, "version": PROMPT_VERSION, **used, "unreadable replies": self.unreadable}
 
     def rate(self, pairs: Sequence[PairText]) -> list[int]:
-        """A rating of 1–10 for each pair.
+        """Return a rating of 1–10 for each pair.
 
         Raises:
             ValueError: the budget is used up, or the server can't be reached or refuses.
@@ -91,48 +74,42 @@ class ServerRater:
         prompts = {self._key(prompt := _prompt(pair)): prompt for pair in pairs}
         new = [(key, prompt) for key, prompt in prompts.items() if key not in self._known]
         if new:
-            client = connect(self.url)
             logger.info("%s: %d ratings to ask for, %d are known", self.model, len(new), len(prompts) - len(new))
-            with ThreadPoolExecutor(WORKERS) as pool:
-                jobs = [pool.submit(self._ask, client, *one) for one in new]
-                try:
-                    for job in jobs:
-                        job.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)  # those that are under way are kept
-                    raise
+            runner = JobRunner(IN_FLIGHT, max_failures=1)
+            try:
+                run_blocking(self._ask_all(runner, new), lambda: runner.stop("interrupted"))
+            except ValueError as error:
+                raise self._failed(error) from None
+            if runner.stopped:
+                raise self._failed(next(iter(runner.failures), runner.stopped))
         return [self._known[self._key(_prompt(pair))] for pair in pairs]
 
-    def _ask(self, client: "OpenAI", key: str, prompt: str) -> None:
-        from openai import OpenAIError
+    def _failed(self, reason: object) -> ValueError:
+        return ValueError(
+            f"expected a rating from {self.model} at {self._settings.where}, got none: {reason} "
+            "Ratings so far are kept."
+        )
 
-        with self._lock:
-            self.budget.take()
-        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
-        try:
-            reply = client.chat.completions.create(model=self.model, messages=messages, temperature=0.0)
-        except OpenAIError as error:
-            where = self.url or "the OpenAI API"
-            raise ValueError(
-                f"expected a rating from {self.model} at {where}, got {str(error)[:200]}. "
-                "Check URL, model and OPENAI_API_KEY; what is rated is kept."
-            ) from None
-        with self._lock:
-            self.budget.used_tokens += reply.usage.total_tokens if reply.usage else 0
-        self._keep(key, (reply.choices[0].message.content or "") if reply.choices else "")
+    async def _ask_all(self, runner: JobRunner, new: Sequence[tuple[str, str]]) -> None:
+        async with ChatClient(self._settings, self.budget) as client:
+
+            async def ask(job: tuple[str, str]) -> None:
+                key, prompt = job
+                reply = await client.ask([{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}])
+                self._keep(key, reply.text)
+
+            await runner.run(new, ask)
 
     def _keep(self, key: str, reply: str) -> None:
         rating = _rating(reply)
-        with self._lock:
-            self._known[key] = WORST if rating is None else rating
-            if rating is None:  # not kept on disk: the next evaluation asks again
-                self.unreadable += 1
-                logger.warning("%s: expected a rating of %d–%d, got %r: %d", self.model, WORST, BEST, reply[:80], WORST)
-                return
-            if self.cache is not None:
-                self.cache.parent.mkdir(parents=True, exist_ok=True)
-                with self.cache.open("a", encoding="utf-8") as file:  # newlines on both sides: the last may be cut off
-                    file.write("\n" * (file.tell() > 0) + json.dumps({"key": key, "rating": rating}) + "\n")
+        self._known[key] = WORST if rating is None else rating
+        if rating is None:  # not kept on disk: the next evaluation asks again
+            self.unreadable += 1
+            logger.warning("%s: expected a rating of %d–%d, got %r: %d", self.model, WORST, BEST, reply[:80], WORST)
+        elif self.cache is not None:
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            with self.cache.open("a", encoding="utf-8") as file:  # newlines on both sides: the last may be cut off
+                file.write("\n" * (file.tell() > 0) + json.dumps({"key": key, "rating": rating}) + "\n")
 
     def _key(self, prompt: str) -> str:
         return hashlib.sha256(json.dumps([PROMPT_VERSION, self.model, SYSTEM, prompt]).encode()).hexdigest()

@@ -8,7 +8,7 @@ from pixellm.export.answers import AnsweredImage, with_slots
 from pixellm.export.coco import category_ids, segmentation
 from pixellm.export.files import file_names
 from pixellm.muse import layout
-from pixellm.muse.layout import COCO_NUMBER, Pair
+from pixellm.muse.layout import COCO_NUMBER, MusePair
 from pixellm.muse.records import MuseTarget
 from pixellm.types import Answer, Target
 
@@ -41,7 +41,7 @@ def _entries(images: Sequence[AnsweredImage], tolerance: float | None, ious: lis
                 instance = layout.instance(_target(target, annotation_id, tolerance, ious), numbers)
                 annotations.append(instance)
                 targets.append(instance | {"rephrased_name": target.phrase or target.category})
-            pairs.append(Pair(answer.question, targets, text))
+            pairs.append(MusePair(answer.question, targets, text))
         if pairs:
             image = {"id": image_id, "height": one.hw[0], "width": one.hw[1], **_named(one, name)}
             yield layout.entry(image, annotations, pairs)

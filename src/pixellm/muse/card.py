@@ -1,57 +1,56 @@
-"""A data set's card: README.md with the fields that Hugging Face reads, and what a user has to know."""
+"""Data set card: README.md with the fields that Hugging Face reads, and what users have to know."""
 
 from collections.abc import Iterable, Sequence
 
-from pixellm.muse.export import Exported
+from pixellm.muse.export import MuseExport
 from pixellm.muse.journal import Journal
-from pixellm.muse.splits import FEW, Shares
+from pixellm.muse.operations import FEW, SplitShares
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 SIZE_NAMES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "n>10M")
 
 
-def card(found: Exported, journal: Journal, shares: Shares, title: str) -> str:
-    """Of what was exported from a journal."""
-    pairs = sum(found.makers.values())
-    synthetic = sum(count for (*_, made), count in found.makers.items() if made)
+def card(result: MuseExport, journal: Journal, shares: SplitShares, title: str) -> str:
+    """Return the card of an export from a journal."""
+    pairs = sum(result.origins.values())
+    synthetic = sum(count for (*_, is_synthetic), count in result.origins.items() if is_synthetic)
     calls, tokens_in, tokens_out, cost = journal.spent()
     reviews = list(journal.reviews().values())
     counts = journal.counts()
     parts = [
-        _front_matter(found, pairs),
+        _front_matter(result, pairs),
         f"# {title}",
-        "Questions about photographs that take reasoning, with answers that name several things and show each by a "
-        "mask (the layout of MUSE, arXiv 2312.02228). `muse_SPLIT.json` is the released layout; `data/` holds the same "
-        "as Parquet, one question a row, masks as COCO RLE. The photographs are not in it.",
+        "Questions about images that take reasoning, with answers that name several objects and segment each "
+        "(MUSE, arXiv 2312.02228). `muse_SPLIT.json` is the released layout; `data/` holds the same as Parquet, one "
+        "question a row, masks as COCO RLE. The images are not in it.",
         "## Content",
-        _split_table(found),
-        f"Split by photograph with the seed {shares.seed}: none is in two splits. test_less has questions with at most "
+        _split_table(result),
+        f"Split by image with the seed {shares.seed}: no image is in two splits. test_less has questions with at most "
         f"{FEW} targets, test_many those with more.",
-        _list("Left out", found.left_out.items()),
+        _list("Left out", result.left_out.items()),
         "## Origin",
         _table(
             ("engine", "model", "prompt", "synthetic", "pairs"),
-            [(*key[:3], "yes" if key[3] else "no", f"{count:,}") for key, count in sorted(found.makers.items())],
+            [(*key[:3], "yes" if key[3] else "no", f"{count:,}") for key, count in sorted(result.origins.items())],
         ),
         f"{synthetic:,} of {pairs:,} pairs ({synthetic / pairs:.1%}) are synthetic: made by rules from the "
-        "annotations, not by a model that saw the photograph.",
+        "annotations, not by a model that saw the image.",
         f"Cost: {calls:,} calls, {tokens_in:,} tokens in, {tokens_out:,} tokens out, {cost:,.4f} in the currency of "
         "the price table.",
         f"Reviewed by people: {reviews.count('keep'):,} kept, {reviews.count('reject'):,} rejected.",
         _list("Rejected by checks", counts["rejected"].most_common()),
         _list("Images without a question", counts["skipped"].most_common()),
-        "## Licences of the photographs",
-        _table(("licence", "images"), [(name, f"{count:,}") for name, count in found.licences.most_common()]),
-        "Each photograph keeps the licence of its owner (`license` of its entry), annotations that of their source.",
+        "## Licences of the images",
+        _table(("licence", "images"), [(name, f"{count:,}") for name, count in result.licences.most_common()]),
+        "Each image keeps the licence of its owner (`license` of its entry), annotations that of their source.",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _front_matter(found: Exported, pairs: int) -> str:
+def _front_matter(result: MuseExport, pairs: int) -> str:
     size = SIZE_NAMES[sum(pairs >= bound for bound in SIZES)]
-    files = [
-        f"  - split: {name}\n    path: data/{name}-*.parquet" for name, one in found.splits.items() if one.pairs > 0
-    ]
+    splits = [name for name, stats in result.splits.items() if stats.pairs > 0]
+    files = [f"  - split: {name}\n    path: data/{name}-*.parquet" for name in splits]
     lines = [
         *("---", "language: en", "license: other", "task_categories:", "- image-segmentation"),
         *("- visual-question-answering", "size_categories:", f"- {size}", "configs:", "- config_name: default"),
@@ -60,14 +59,14 @@ def _front_matter(found: Exported, pairs: int) -> str:
     return "\n".join(lines)
 
 
-def _split_table(found: Exported) -> str:
+def _split_table(result: MuseExport) -> str:
     head = ("split", "images", "pairs", "targets", "categories", "targets per question", "most")
     rows = [
         (
-            *(name, f"{one.images:,}", f"{one.pairs:,}", f"{one.instances:,}", f"{len(one.categories):,}"),
-            *(f"{one.mean_targets:.2f}", f"{one.max_targets}"),
+            *(name, f"{row.images:,}", f"{row.pairs:,}", f"{row.instances:,}", f"{len(row.categories):,}"),
+            *(f"{row.mean_targets:.2f}", f"{row.max_targets}"),
         )
-        for name, one in found.splits.items()
+        for name, row in result.splits.items()
     ]
     return _table(head, rows)
 

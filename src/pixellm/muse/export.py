@@ -1,13 +1,12 @@
-"""Records → a data set on disk, whole or not at all:
+"""Export of records to a data set on disk, written atomically:
 
     muse_{train,val,test_less,test_many}.json   the released layout
     data/SPLIT-00000-of-00001.parquet           the same for `datasets.load_dataset(DIRECTORY)`; masks as COCO RLE
     README.md                                   the data set's card
 
-Records are read twice, once for the names of their categories, and never all kept.
+Records are read twice, once for the names of their categories, and memory doesn't grow with their number.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -18,134 +17,138 @@ from typing import TYPE_CHECKING, Any
 
 from pixellm.imaging import masks
 from pixellm.muse import layout
-from pixellm.muse.layout import Pair, photograph
+from pixellm.muse.annotation_index import AnnotationIndex
+from pixellm.muse.layout import MusePair, image_key
+from pixellm.muse.operations import SPLITS, SplitShares, split_of
 from pixellm.muse.quality.checks import DEFAULT, few_targets, mask, schema, slots
 from pixellm.muse.records import MuseRecord
-from pixellm.muse.source import Source
-from pixellm.muse.splits import SPLITS, Shares, split_of
-from pixellm.muse.stats import Statistics
+from pixellm.muse.stats import MuseStatistics
 from pixellm.utils.files import atomic_directory
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_GROUP = 1000  # rows that are kept before they are written
-# What no reader of the layout could use, however it came into a record (a reviewer's edit, say).
-NEEDED = (schema, slots, few_targets, mask)
+NEEDED = (schema, slots, few_targets, mask)  # no reader could use a record that fails these, say after an edit
 
 
 @dataclass
-class Exported:
-    """What came of it.
+class MuseExport:
+    """Counts of an export.
 
     Args:
-        splits: statistics of each.
+        splits: statistics of each split.
         left_out: records that are in no file, by reason.
-        makers: pairs by engine, model, prompt, and whether they are synthetic.
-        licences: images by what their owners allow.
+        origins: pairs by engine, model, prompt, and True for synthetic ones.
+        licences: images by licence.
     """
 
-    splits: dict[str, Statistics] = field(default_factory=lambda: {name: Statistics() for name in SPLITS})
+    splits: dict[str, MuseStatistics] = field(default_factory=lambda: {name: MuseStatistics() for name in SPLITS})
     left_out: Counter[str] = field(default_factory=Counter)
-    makers: Counter[tuple[str, str, str, bool]] = field(default_factory=Counter)
+    origins: Counter[tuple[str, str, str, bool]] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("engine", "model", "prompt", "synthetic")
+        origins = [dict(zip(names, key, strict=True)) | {"pairs": count} for key, count in self.origins.items()]
+        return {
+            "splits": {name: stats.to_json() for name, stats in self.splits.items()},
+            "left_out": dict(self.left_out),
+            "makers": origins,
+            "licences": dict(self.licences),
+        }
 
 
 def export(
     records: Callable[[], Iterable[MuseRecord]],
     out: Path,
-    card: Callable[[Exported], str],
-    shares: Shares = Shares(),  # noqa: B008
-    source: Source | None = None,
-) -> Exported:
+    card: Callable[[MuseExport], str],
+    shares: SplitShares = SplitShares(),  # noqa: B008
+    index: AnnotationIndex | None = None,
+) -> MuseExport:
     """Write a data set.
 
     Args:
-        records: gives them, from the first one, each time; those of an image one after another.
-        out: a directory that isn't there, or is empty.
-        card: its README.md.
-        shares: of the splits.
-        source: without it, `ann_list` holds the targets alone, and categories are numbered in the order of their names.
+        records: returns them from the first one, each time; those of an image one after another.
+        out: directory that doesn't exist, or is empty.
+        card: returns the README.md.
+        shares: shares of the splits.
+        index: None: `ann_list` holds the targets alone, and categories are numbered in the order of their names.
 
     Raises:
         ValueError: something is in `out`; there is no record to write; an image's records are apart.
     """
     with atomic_directory(out) as directory, ExitStack() as stack:
-        numbers = _category_ids(records(), source)
+        numbers = _category_ids(records(), index)
         writers = {name: stack.enter_context(_SplitWriter(directory, name)) for name in SPLITS}
-        found = Exported()
-        for image_id, group in _images(records(), found):
-            pairs = [Pair.of(one, numbers) for one in group]
+        result = MuseExport()
+        for image_id, group in _images(records(), result):
+            pairs = [MusePair.from_record(record, numbers) for record in group]
             image = layout.image_fields(group[0].image)
-            name, kept = split_of(photograph(image), pairs, shares)
-            found.left_out["another number of targets than its test split has"] += len(pairs) - len(kept)
-            every = source.annotations(image_id) if source else None
-            _write_image(found, writers[name], layout.entry(image, every or _instances(pairs), kept), name, kept)
-        if not found.makers:
-            raise ValueError(f"expected records to export, got none that can be used ({dict(found.left_out)}).")
-        found.left_out = +found.left_out
-        (directory / "README.md").write_text(card(found), encoding="utf-8")
-    return found
+            name, kept = split_of(image_key(image), pairs, shares)
+            result.left_out["another number of targets than its test split has"] += len(pairs) - len(kept)
+            annotations = index.annotations(image_id) if index else None
+            entry = layout.entry(image, annotations or _instances(pairs), kept)
+            if kept:
+                writers[name].add(entry, kept)
+                result.splits[name].add(entry)
+                result.licences[entry.get("license") or "not stated"] += 1
+            for origin in (pair.provenance or {} for pair in kept):
+                result.origins[(origin["engine"], origin["model"], origin["prompt"], origin["synthetic"])] += 1
+        if not result.origins:
+            raise ValueError(f"expected records to export, got none that can be used ({dict(result.left_out)}).")
+        result.left_out = +result.left_out
+        (directory / "README.md").write_text(card(result), encoding="utf-8")
+    return result
 
 
-def _write_image(found: Exported, writer: "_SplitWriter", entry: dict[str, Any], name: str, kept: list[Pair]) -> None:
-    if not kept:
-        return
-    writer.add(entry, kept)
-    found.splits[name].add(entry)
-    found.licences[entry.get("license") or "not stated"] += 1
-    for pair in kept:
-        maker = pair.provenance or {}
-        found.makers[(maker["engine"], maker["model"], maker["prompt"], maker["synthetic"])] += 1
-
-
-def _category_ids(records: Iterable[MuseRecord], source: Source | None) -> dict[str, int]:
-    names = sorted({target.category for record in records for target in record.targets if _named(target.category)})
-    if source is None:
+def _category_ids(records: Iterable[MuseRecord], index: AnnotationIndex | None) -> dict[str, int]:
+    names = sorted({target.category for record in records for target in record.targets if _is_name(target.category)})
+    if index is None:
         return {name: number for number, name in enumerate(names, 1)}
-    unknown = [name for name in names if name not in source.category_ids]
+    unknown = [name for name in names if name not in index.category_ids]
     if unknown:
         raise ValueError(f"expected the annotations that the records were made from; they lack {unknown[:5]}.")
-    return source.category_ids
+    return index.category_ids
 
 
-def _named(category: object) -> bool:
+def _is_name(category: object) -> bool:
     return isinstance(category, str) and bool(category.strip())
 
 
-def _images(records: Iterable[MuseRecord], found: Exported) -> Iterator[tuple[int, list[MuseRecord]]]:
-    """Records by image, those that can be used."""
+def _images(records: Iterable[MuseRecord], result: MuseExport) -> Iterator[tuple[int, list[MuseRecord]]]:
+    """Yield the usable records by image, and count the others."""
     seen = set()
-    for image_id, group in groupby(records, key=lambda one: one.image.image_id):
+    for image_id, group in groupby(records, key=lambda record: record.image.image_id):
         if image_id in seen:
             raise ValueError(f"expected the records of an image one after another, got image {image_id} again.")
         seen.add(image_id)
         good = []
         for record in group:
-            fault = next((check.__name__ for check in NEEDED if check(record, DEFAULT)), None)
-            if fault:
-                found.left_out[f"check {fault}"] += 1
+            failed = next((check.__name__ for check in NEEDED if check(record, DEFAULT)), None)
+            if failed:
+                result.left_out[f"check {failed}"] += 1
             else:
                 good.append(record)
         if good:
             yield image_id, good
 
 
-def _instances(pairs: Iterable[Pair]) -> list[dict[str, Any]]:
-    """Without the annotations: every target once."""
+def _instances(pairs: Iterable[MusePair]) -> list[dict[str, Any]]:
+    """Return every target once, in place of the annotations."""
     targets = {target["id"]: target for pair in pairs for target in pair.answer}
-    return [{key: value for key, value in one.items() if key != "rephrased_name"} for one in targets.values()]
+    return [{key: value for key, value in row.items() if key != "rephrased_name"} for row in targets.values()]
 
 
 class _SplitWriter:
-    """One split: its JSON and its Parquet file."""
+    """JSON and Parquet file of one split."""
 
     def __init__(self, directory: Path, name: str) -> None:
         import pyarrow.parquet as pq
 
         (directory / "data").mkdir(exist_ok=True)
         self._file = (directory / f"muse_{name}.json").open("w", encoding="utf-8")
-        self._json = layout.Writer(self._file)
+        self._json = layout.EntryWriter(self._file)
         self._schema = parquet_schema()
         self._parquet = pq.ParquetWriter(directory / f"data/{name}-00000-of-00001.parquet", self._schema)
         self._rows: list[dict[str, Any]] = []
@@ -153,9 +156,9 @@ class _SplitWriter:
     def __enter__(self) -> "_SplitWriter":
         return self
 
-    def add(self, entry: Mapping[str, Any], pairs: Iterable[Pair]) -> None:
+    def add(self, entry: Mapping[str, Any], pairs: Iterable[MusePair]) -> None:
         self._json.add(entry)
-        self._rows += [row(entry, pair) for pair in pairs]
+        self._rows += [parquet_row(entry, pair) for pair in pairs]
         if len(self._rows) >= ROW_GROUP:
             self._flush()
 
@@ -174,7 +177,7 @@ class _SplitWriter:
 
 
 def parquet_schema() -> "pa.Schema":
-    """One row is one question."""
+    """Return the schema; one row is one question."""
     import pyarrow as pa
 
     target = [
@@ -191,41 +194,16 @@ def parquet_schema() -> "pa.Schema":
     return pa.schema(columns)
 
 
-def row(entry: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
-    """A question as a row of `parquet_schema`."""
+def parquet_row(entry: Mapping[str, Any], pair: MusePair) -> dict[str, Any]:
+    """Return a question as a row of `parquet_schema`."""
     height, width = entry["height"], entry["width"]
-    named = {"annotation_id": "id", "category": "category_name", "description": "rephrased_name"}
+    renamed = {"annotation_id": "id", "category": "category_name", "description": "rephrased_name"}
     targets = []
     for target in pair.answer:
         rle = masks.united([masks.to_rles(target["segmentation"], height, width)], height, width)
-        same = {name: target[name] for name in ("category_id", "area", "bbox")}
-        renamed = {name: target[key] for name, key in named.items()}
-        targets.append(same | renamed | {"mask": masks.as_text(rle)})
+        fields = {name: target[name] for name in ("category_id", "area", "bbox")}
+        fields |= {name: target[key] for name, key in renamed.items()}
+        targets.append(fields | {"mask": masks.as_text(rle)})
     image = {name: entry.get(name) for name in ("file_name", "coco_url", "height", "width", "license")}
-    made = dict(pair.provenance or {})
-    return {
-        "image_id": entry["id"],
-        **image,
-        **made,
-        "question": pair.question,
-        "answer": pair.text,
-        "targets": targets,
-    }
-
-
-def summary(found: Exported) -> dict[str, Any]:
-    """For `--json`."""
-    makers = [dict(zip(("engine", "model", "prompt", "synthetic"), key, strict=True)) for key in found.makers]
-    return {
-        "splits": {name: one.to_json() for name, one in found.splits.items()},
-        "left_out": dict(found.left_out),
-        "makers": [maker | {"pairs": count} for maker, count in zip(makers, found.makers.values(), strict=True)],
-        "licences": dict(found.licences),
-    }
-
-
-def write_summary(found: Exported, path: Path) -> None:
-    """As JSON."""
-    from pixellm.utils.files import write_text
-
-    write_text(path, json.dumps(summary(found), ensure_ascii=False, indent=2) + "\n")
+    question = {"question": pair.question, "answer": pair.text, "targets": targets}
+    return {"image_id": entry["id"], **image, **(pair.provenance or {}), **question}

@@ -1,4 +1,4 @@
-"""Everything that a generation depends on, and the parts that it makes of it."""
+"""Plan of a generation: everything that it depends on, and the parts that are made of it."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -6,120 +6,121 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pixellm.muse.calls import Calls
+from pixellm.muse.annotation_index import FILE, AnnotationIndex, digests
+from pixellm.muse.generation import MuseEngine
 from pixellm.muse.journal import Journal
 from pixellm.muse.prompts import Prompt
-from pixellm.muse.quality import Rules as Checks
-from pixellm.muse.scene import Engine, Scene
-from pixellm.muse.selection import MISSING, Rules, Selection
-from pixellm.muse.server.budget import Budget, Purse, journal_budget
-from pixellm.muse.server.client import Client
-from pixellm.muse.server.engine import ServerEngine
-from pixellm.muse.server.settings import Settings
-from pixellm.muse.source import FILE, Source, digests
-from pixellm.muse.template import TemplateEngine
+from pixellm.muse.quality.checks import QualityRules
+from pixellm.muse.records import ImageAnnotations
+from pixellm.muse.selection import MISSING, Selection, SelectionRules
+from pixellm.muse.template.engine import TemplateEngine
+from pixellm.muse.vlm.engine import VlmEngine
+from pixellm.muse.vlm.reply_cache import ReplyCache, journal_budget
+from pixellm.utils.limits import Budget, BudgetProtocol
+from pixellm.utils.openai_client import ChatClient
+from pixellm.utils.server_settings import ServerSettings
 
-SAMPLE = 200  # photographs whose prompts are written for an estimate
+SAMPLE = 200  # images whose prompts are written for an estimate
 REPLY_TOKENS = 120  # of a question with its answer
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A generation.
+class GenerationPlan:
+    """Plan of a generation.
 
     Args:
         annotations: COCO or LVIS instances.
-        images: folder of their photographs.
+        images: folder of their images.
         captions: COCO captions, if there are any.
-        rules: which photographs and things are asked about.
-        questions: of a photograph.
+        rules: which images and instances are asked about.
+        questions: questions about an image.
         language: ISO 639-1 code.
-        server: whom to ask; None: the rules of `pixellm.muse.template`.
-        prompt: of the server, a variant of `pixellm.muse.prompts`.
-        seed: of what the rules draw.
+        server: server to ask; None: the rules of `pixellm.muse.template`.
+        prompt: variant of `pixellm.muse.prompts`, for the server.
+        seed: sampling seed of the rules.
     """
 
     annotations: Path
     images: Path
     captions: Path | None
-    rules: Rules
+    rules: SelectionRules
     questions: int
     language: str
-    server: Settings | None
+    server: ServerSettings | None
     prompt: str
     seed: int
 
     def __post_init__(self) -> None:
-        if self.server and not Prompt(self.prompt).sees and self.captions is None:
+        if self.server and not Prompt(self.prompt).with_image and self.captions is None:
             raise ValueError(f"expected captions for the prompt {self.prompt}, got none. Give --captions.")
 
     def about(self) -> dict[str, Any]:
-        """What may not change between two runs that go on with each other; how much is asked may."""
+        """Return what may not change between runs of one generation; the number of images may."""
         rules = {name: value for name, value in asdict(self.rules).items() if name != "images"}
-        made = {"seed": self.seed}
+        rules["max_things"] = rules.pop("max_instances")  # its name in journals
+        origin = {"seed": self.seed}
         if self.server:
-            made = {"model": self.server.model, "prompt": Prompt(self.prompt).name}
-        kind = "server" if self.server else "template"
+            origin = {"model": self.server.model, "prompt": Prompt(self.prompt).name}
         return {
-            **{"engine": kind, "questions": self.questions, "language": self.language},
-            **(rules | made | digests(self.annotations, self.captions)),
+            **{"engine": "server" if self.server else "template"},
+            **{"questions": self.questions, "language": self.language},
+            **(rules | origin | digests(self.annotations, self.captions)),
         }
 
-    def source(self, directory: Path) -> Source:
-        """The index of the annotations, in a directory."""
-        return Source.build(self.annotations, directory / FILE, self.captions)
+    def index(self, directory: Path) -> AnnotationIndex:
+        """Return the index of the annotations in a directory; build it if need be."""
+        return AnnotationIndex.build(self.annotations, directory / FILE, self.captions)
 
-    def selection(self, source: Source) -> Selection:
-        return Selection(source, self.images, self.rules)
+    def selection(self, index: AnnotationIndex) -> Selection:
+        return Selection(index, self.images, self.rules)
 
-    def checks(self, source: Source) -> Checks:
-        return Checks(language=self.language, others=source.things)
+    def checks(self, index: AnnotationIndex) -> QualityRules:
+        return QualityRules(language=self.language, others=index.instances)
 
     def budget(self, journal: Journal) -> Budget | None:
-        """Of the server, if there is one; what was spent before counts against its caps."""
+        """Return the server's budget, if there is a server; earlier runs count against its caps."""
         return journal_budget(self.server, journal) if self.server else None
 
-    def client(self, purse: Purse | None) -> Client | None:
-        """Of the server, if there is one."""
-        return Client(self.server, purse) if self.server and purse else None
+    def client(self, budget: BudgetProtocol | None) -> ChatClient | None:
+        return ChatClient(self.server, budget) if self.server and budget else None
 
-    def engine(self, client: Client | None, calls: Calls) -> Engine:
+    def engine(self, client: ChatClient | None, cache: ReplyCache) -> MuseEngine:
         if client is None:
             return TemplateEngine(self.images, self.questions, self.seed)
-        return ServerEngine(client, calls, Prompt(self.prompt), self.images, self.questions)
+        return VlmEngine(client, cache, Prompt(self.prompt), self.images, self.questions)
 
     @property
     def in_flight(self) -> int:
-        """Scenes at the same time."""
+        """Images at the same time."""
         return self.server.in_flight if self.server else 1
 
-    def estimate(self, source: Source) -> "Estimate":
-        """What a run would ask and cost; photographs are looked for, but none is sent."""
-        found = Estimate(self.server)
-        for chosen in self.selection(source):
-            found.add(chosen.reason)
-        found.tokens_in = self._tokens_in(one.scene for one in self.selection(source) if one.scene)
-        found.tokens_out = REPLY_TOKENS * self.questions
-        return found
+    def estimate(self, index: AnnotationIndex) -> "CostEstimate":
+        """Estimate tokens and cost; image files are looked for, but none is sent."""
+        estimate = CostEstimate(self.server)
+        for candidate in self.selection(index):
+            estimate.add(candidate.reason)
+        estimate.tokens_in = self._tokens_in(row.annotated for row in self.selection(index) if row.annotated)
+        estimate.tokens_out = REPLY_TOKENS * self.questions
+        return estimate
 
-    def _tokens_in(self, scenes: Iterator[Scene]) -> float:
-        """Of a request, as a mean: four letters make a token, more or less."""
+    def _tokens_in(self, images: Iterator[ImageAnnotations]) -> float:
+        """Estimate the mean tokens of a request: about four letters make a token."""
         if not self.server:
             return 0.0
         prompt = Prompt(self.prompt)
         sizes = []
-        for scene in islice(scenes, SAMPLE):
-            system, user = prompt.messages(scene, self.images, self.questions)
-            words = len(system["content"]) + len(user["content"][-1]["text"])
-            sizes.append(words / 4 + prompt.sees * self.server.image_tokens)
+        for image in islice(images, SAMPLE):
+            system, user = prompt.messages(image, self.images, self.questions)
+            letters = len(system["content"]) + len(user["content"][-1]["text"])
+            sizes.append(letters / 4 + prompt.with_image * self.server.image_tokens)
         return sum(sizes) / max(1, len(sizes))
 
 
 @dataclass
-class Estimate:
-    """What a run would take; `tokens_in`, `tokens_out` of a request."""
+class CostEstimate:
+    """Estimate of a generation; `tokens_in` and `tokens_out` are those of one request."""
 
-    server: Settings | None
+    server: ServerSettings | None
     images: int = 0
     missing: int = 0
     left_out: int = 0
@@ -127,7 +128,7 @@ class Estimate:
     tokens_out: float = 0.0
 
     def add(self, reason: str | None) -> None:
-        """Count a photograph."""
+        """Count an image; `reason`: why it is left out."""
         if reason is None:
             self.images += 1
         elif reason == MISSING:
@@ -136,16 +137,15 @@ class Estimate:
             self.left_out += 1
 
     def lines(self) -> list[str]:
-        """In words."""
-        found = [f"{self.images:,} photographs would be asked about, {self.left_out:,} would not"]
+        """Return the estimate in words."""
+        lines = [f"{self.images:,} images would be asked about, {self.left_out:,} would not"]
         if self.missing:
-            found.append(f"{self.missing:,} image files are missing")
+            lines.append(f"{self.missing:,} image files are missing")
         if self.server:
             tokens = round(self.images * self.tokens_in), round(self.images * self.tokens_out)
-            found.append(f"about {tokens[0]:,} tokens in and {tokens[1]:,} tokens out, if each is answered at once")
+            lines.append(f"about {tokens[0]:,} tokens in and {tokens[1]:,} tokens out, if each is answered at once")
             if self.server.model in self.server.prices:
-                cost = self.server.price.cost(*tokens)
-                found.append(f"about {cost:,.2f} {self.server.currency}")
+                lines.append(f"about {self.server.price.cost(*tokens):,.2f} {self.server.currency}")
             else:
-                found.append(f"no price of {self.server.model} is known: see --config")
-        return found
+                lines.append(f"no price of {self.server.model} is known: see --config")
+        return lines

@@ -1,6 +1,6 @@
-"""One question of MUSE with its answer and targets, and where it comes from.
+"""Records of MUSE: one question with its answer, targets and origin, and the annotated image that it is about.
 
-instances → choice of things → engine → MuseRecord → checks → review → released layout
+ImageAnnotations → engine → MuseRecord → checks → review → released layout
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,13 @@ from pixellm.types import SEG_SLOT
 
 @dataclass(frozen=True)
 class MuseImage:
-    """A photograph of a source.
+    """Image of an annotation file.
 
     Args:
-        image_id: unique in the source.
-        file_name: below the folder of images.
+        image_id: unique in the file.
+        file_name: relative to the folder of images.
         height, width: in pixels.
-        coco_url: where COCO has it, if the source says.
-        licence: what its owner allows, in words or as an address, if the source says.
+        coco_url, licence: as the file states them.
     """
 
     image_id: int
@@ -32,12 +31,12 @@ class MuseImage:
 
 @dataclass(frozen=True)
 class MuseTarget:
-    """An annotated thing that an answer shows.
+    """Annotated instance; in a record, with the phrase that its answer has for it.
 
     Args:
-        annotation_id: in the source.
-        category: its name there, as words ("hot dog").
-        description: the words for it in the answer: the category rephrased, with place and look.
+        annotation_id: unique in the annotation file.
+        category: name of its class, as words ("hot dog").
+        description: phrase in the answer: the category rephrased, with place and look; empty before there is one.
         segmentation: COCO polygons or RLE.
         box: x, y, width, height in pixels.
         area: pixels of the mask.
@@ -52,12 +51,33 @@ class MuseTarget:
 
 
 @dataclass(frozen=True)
+class ImageAnnotations:
+    """Image with its instances: what an engine asks about.
+
+    Args:
+        image: the image.
+        instances: instances that may become targets, without descriptions.
+        others: all other annotations (crowds, and what is too small): no targets, but present.
+        complete: categories of which every instance in the image is annotated, absent ones among them.
+        captions: captions by annotators, if there are any.
+        exhaustive: annotators looked for all categories of the file.
+    """
+
+    image: MuseImage
+    instances: tuple[MuseTarget, ...]
+    others: tuple[MuseTarget, ...] = ()
+    complete: frozenset[str] = frozenset()
+    captions: tuple[str, ...] = ()
+    exhaustive: bool = True
+
+
+@dataclass(frozen=True)
 class Provenance:
-    """Who made a record.
+    """Origin of a record.
 
     Args:
         engine: "server" or "template".
-        model: of the server, or the version of the grammar.
+        model: model behind the server, or version of the grammar.
         prompt: NAME@VERSION of the prompt.
         synthetic: made by rules, not by a model that saw the image.
     """
@@ -70,15 +90,15 @@ class Provenance:
 
 @dataclass(frozen=True)
 class MuseRecord:
-    """A question about a photograph.
+    """Question about an image, with its answer.
 
     Args:
         record_id: IMAGE_ID/NUMBER, unique in a journal.
-        image: the photograph.
+        image: the image.
         question: as a user would ask it; it names no target.
-        text: the answer with one `{seg}` right behind the words for each target, in the targets' order.
+        text: answer with one `{seg}` right behind the phrase of each target, in the targets' order.
         targets: two or more.
-        provenance: who made it.
+        provenance: origin.
     """
 
     record_id: str
@@ -90,16 +110,15 @@ class MuseRecord:
 
     @property
     def slots(self) -> int:
-        """Masks that the text has room for."""
+        """Number of mask slots in the text."""
         return self.text.count(SEG_SLOT)
 
     def to_json(self) -> dict[str, Any]:
-        """Ready for `json.dumps`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "MuseRecord":
-        """What `to_json` gave. KeyError or TypeError if it is something else."""
+        """Read what `to_json` returned; KeyError or TypeError if it is something else."""
         targets = tuple(MuseTarget(**{**target, "box": tuple(target["box"])}) for target in row["targets"])
         parts = {"image": MuseImage(**row["image"]), "provenance": Provenance(**row["provenance"])}
         return cls(**{**row, **parts, "targets": targets})

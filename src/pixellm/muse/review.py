@@ -1,6 +1,6 @@
-"""The review of generated records, as a local web page: look, keep, reject, edit; every decision is on disk at once.
+"""Review of generated records on a local web page: look, keep, reject, edit; every decision is on disk at once.
 
-journal → Review → JSON (`view.py`) → page/ (HTML, CSS and JavaScript as they are: no build, nothing from the network)
+journal → Review → JSON (`view.py`) → page/ (HTML, CSS and JavaScript without a build, nothing from the network)
 """
 
 import io
@@ -42,13 +42,13 @@ Show = Literal["all", "undecided", "keep", "reject"]
 
 
 class Decision(BaseModel):
-    """What a reviewer says of a record; None: nothing any more, nor any edit."""
+    """Verdict of a reviewer; None withdraws it with any edit."""
 
     verdict: Verdict | None
 
 
 class Edit(BaseModel):
-    """A record's words as a reviewer wants them."""
+    """Texts of a record as a reviewer wants them."""
 
     question: str
     text: str
@@ -56,11 +56,11 @@ class Edit(BaseModel):
 
 
 class Review:
-    """A journal that is being looked through.
+    """Review of a journal.
 
     Args:
         journal: open, so that nobody else writes to it; only the lists of ids and verdicts are held in memory.
-        images: the folder that the records' `file_name` are relative to.
+        images: folder that the records' `file_name` are relative to.
     """
 
     def __init__(self, journal: Journal, images: Path) -> None:
@@ -75,7 +75,7 @@ class Review:
         return record_id in self._position
 
     def counts(self) -> dict[str, int]:
-        """Records in all, and by what was decided."""
+        """Return the number of records, and those by verdict."""
         decided = Counter(self._verdicts.values())
         total = len(self._ids)
         return {
@@ -86,7 +86,7 @@ class Review:
         }
 
     def find(self, show: Show, beside: str | None, step: int) -> str | None:
-        """The nearest record of a kind after (`step` 1) or before (-1) another, or the first; None: there is none."""
+        """Find the nearest record of a kind after (`step` 1) or before (-1) another, or the first; None if none is."""
         start = step + (-1 if beside is None else self._position[beside])
         for i in range(start, len(self._ids) if step > 0 else -1, step):
             if show in ("all", self._verdicts.get(self._ids[i], "undecided")):
@@ -94,12 +94,12 @@ class Review:
         return None
 
     def record(self, record_id: str) -> MuseRecord:
-        """As it is now, with a reviewer's edits."""
+        """Return a record with a reviewer's edits."""
         with self._lock:
             return self._journal.record(record_id)
 
     def show(self, record_id: str) -> dict[str, Any]:
-        """All that the page needs of a record."""
+        """Return the content of a record for the page."""
         record = self.record(record_id)
         return view(record) | {
             "verdict": self._verdicts.get(record_id),
@@ -109,7 +109,7 @@ class Review:
         }
 
     def decide(self, record_id: str, verdict: Verdict | None) -> None:
-        """Keep or reject a record, as edited; None: as if nobody had looked at it."""
+        """Keep or reject a record, as edited; None: withdraw verdict and edits."""
         if verdict is None:
             with self._lock:
                 self._journal.withdraw(record_id)
@@ -118,28 +118,28 @@ class Review:
             self._save(self.record(record_id), verdict)
 
     def edit(self, record_id: str, question: str, text: str, descriptions: Sequence[str]) -> None:
-        """Keep a record in other words.
+        """Replace the texts of a record, and keep it.
 
         Raises:
             ValueError: they don't fit its targets.
         """
         self._save(reworded(self.record(record_id), question, text, descriptions), "keep")
 
-    def photograph(self, record_id: str) -> bytes:
-        """Its image as JPEG.
+    def jpeg(self, record_id: str) -> bytes:
+        """Return the image of a record as JPEG.
 
         Raises:
             ValueError: it can't be read, has another size than the record says, or is not below the folder of images.
         """
-        image = self.record(record_id).image
-        photograph = load_image(self._path(image))
-        if photograph.size != (image.width, image.height):
+        expected = self.record(record_id).image
+        image = load_image(self._path(expected))
+        if image.size != (expected.width, expected.height):
             raise ValueError(
-                f"expected {image.width}×{image.height} pixels, got {image.file_name} of "
-                f"{photograph.width}×{photograph.height}. Give the folder that the records were made from."
+                f"expected {expected.width}×{expected.height} pixels, got {expected.file_name} of "
+                f"{image.width}×{image.height}. Give the folder that the records were made from."
             )
         stream = io.BytesIO()
-        photograph.save(stream, "JPEG", quality=JPEG_QUALITY)
+        image.save(stream, "JPEG", quality=JPEG_QUALITY)
         return stream.getvalue()
 
     def _path(self, image: MuseImage) -> Path:
@@ -160,13 +160,13 @@ class Review:
 
 
 def reworded(record: MuseRecord, question: str, text: str, descriptions: Sequence[str]) -> MuseRecord:
-    """The record in other words.
+    """Return the record with other texts.
 
     Raises:
-        ValueError: nothing is asked, a target has no words, or the text has not one `{seg}` for each target.
+        ValueError: the question or a description is empty, or the text has not one `{seg}` for each target.
     """
     wanted = len(record.targets)
-    question, text, descriptions = question.strip(), text.strip(), [one.strip() for one in descriptions]
+    question, text, descriptions = question.strip(), text.strip(), [text.strip() for text in descriptions]
     if not question:
         raise ValueError("expected a question, got nothing. Write one, or reject the record.")
     if text.count(SEG_SLOT) != wanted:
@@ -182,16 +182,15 @@ def reworded(record: MuseRecord, question: str, text: str, descriptions: Sequenc
 
 
 def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
-    """The page and what it asks for.
+    """Return the app that serves the page and its API.
 
     Args:
-        review: of an open journal.
-        hosts: names that the page is called by, "*" for any. Others are refused: they are web sites that try to reach
-            this computer through its owner's browser.
+        review: review of an open journal.
+        hosts: accepted host names, "*" for any. Others are refused: they are web sites that try to reach this
+            computer through its owner's browser.
     """
-    app = FastAPI(
-        title="pixellm muse review", openapi_url=None
-    )  # no pages of documentation: they load from the network
+    # No pages of documentation: they load from the network.
+    app = FastAPI(title="pixellm muse review", openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     @app.middleware("http")
@@ -211,10 +210,10 @@ def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
 
     @app.get("/api/find")
     def find(show: Show = "all", beside: str | None = None, step: Literal["1", "-1"] = "1") -> dict[str, Any]:
-        found = review.find(show, None if beside is None else known(beside), int(step))
-        if found is None:
+        record_id = review.find(show, None if beside is None else known(beside), int(step))
+        if record_id is None:
             raise HTTPException(404, "No more records here.")
-        return review.show(found)
+        return review.show(record_id)
 
     @app.get("/api/records/{record_id:path}")
     def show(record_id: str) -> dict[str, Any]:
@@ -231,9 +230,9 @@ def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
         review.decide(known(record_id), decision.verdict)
         return review.show(record_id)
 
-    @app.get("/api/photographs/{record_id:path}")
-    def photograph(record_id: str) -> Response:
-        return Response(review.photograph(known(record_id)), media_type="image/jpeg")
+    @app.get("/api/images/{record_id:path}")
+    def image(record_id: str) -> Response:
+        return Response(review.jpeg(known(record_id)), media_type="image/jpeg")
 
     app.mount("/shared", StaticFiles(directory=SHARED))
     app.mount("/", StaticFiles(directory=PAGE, html=True))
@@ -241,7 +240,7 @@ def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
 
 
 class _Server(uvicorn.Server):
-    """Says when Ctrl-C ends it cleanly: not before it has begun."""
+    """Server that calls `ready` once Ctrl-C ends it cleanly."""
 
     def __init__(self, app: FastAPI, ready: Callable[[], None]) -> None:
         super().__init__(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2))
@@ -253,6 +252,6 @@ class _Server(uvicorn.Server):
 
 
 def serve(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Answer until Ctrl-C, and finish what is being saved then; `ready` is called when it begins."""
+    """Serve until Ctrl-C, and finish what is being saved then; `ready` is called at the start."""
     with suppress(KeyboardInterrupt):
         _Server(app, ready).run(sockets=[listening])

@@ -1,19 +1,25 @@
-"""What a MUSE data set has: pairs, instances, categories, targets per question, lengths of descriptions."""
+"""Statistics of a MUSE data set (pairs, instances, categories, targets, descriptions), beside the published ones."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pixellm.muse.layout import pairs_of, photograph
+from pixellm.muse.layout import image_key, pairs_of
+from pixellm.utils.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # A word, a number or a mark counts as one token: a language model's tokens are a few more.
 TOKEN = re.compile(r"\w+|[^\w\s]")
+OURS, THEIRS = "#2a6f97", "#d1495b"  # colours of the plots
 
 
-class Published:
-    """Of the released data set: the numbers from its README and the paper, the points read off its figures, roughly."""
+class PublishedMuse:
+    """Released data set: numbers from its README and the paper, points read off its plots, roughly."""
 
     pairs = 246_000
     instances = 900_000  # "0.9 M"
@@ -29,30 +35,30 @@ class Published:
 
 
 @dataclass
-class Statistics:
+class MuseStatistics:
     """Counts of entries, added one by one.
 
     Args:
-        images: photographs, each once.
+        keys: images, each once.
         pairs: questions.
-        texts: questions with a text for the answer.
+        texts: questions whose answer has a text.
         categories: instances that are targets, by category.
-        targets: questions by how many targets they have.
-        tokens: descriptions by how many tokens they have.
+        targets: questions by their number of targets.
+        tokens: descriptions by their number of tokens.
     """
 
-    photographs: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
     pairs: int = 0
     texts: int = 0
     categories: Counter[str] = field(default_factory=Counter)
     targets: Counter[int] = field(default_factory=Counter)
     tokens: Counter[int] = field(default_factory=Counter)
 
-    def add(self, one: Mapping[str, Any]) -> None:
-        """Count an entry; one without questions counts as no image. A ValueError if it isn't one."""
-        pairs = pairs_of(one)
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Count an entry; an image without questions doesn't count. ValueError if it is no entry."""
+        pairs = pairs_of(entry)
         if pairs:
-            self.photographs.add(photograph(one))
+            self.keys.add(image_key(entry))
         for pair in pairs:
             self.pairs += 1
             self.texts += pair.text is not None
@@ -64,11 +70,11 @@ class Statistics:
 
     @property
     def images(self) -> int:
-        return len(self.photographs)
+        return len(self.keys)
 
     @property
     def instances(self) -> int:
-        """Targets of all questions; one that two ask for counts twice, as in the published number."""
+        """Targets of all questions; an instance of two questions counts twice, as in the published number."""
         return sum(self.categories.values())
 
     @property
@@ -84,7 +90,7 @@ class Statistics:
         return sum(length * count for length, count in self.tokens.items()) / max(1, self.tokens.total())
 
     def to_json(self) -> dict[str, Any]:
-        """Every number and histogram."""
+        """Return all numbers and histograms."""
         return {
             **{"images": self.images, "pairs": self.pairs, "texts": self.texts, "instances": self.instances},
             **{"categories": len(self.categories), "mean_targets": self.mean_targets, "max_targets": self.max_targets},
@@ -95,28 +101,71 @@ class Statistics:
         }
 
 
-def statistics(entries: Iterable[Mapping[str, Any]]) -> Statistics:
-    """Of all entries together."""
-    found = Statistics()
-    for one in entries:
-        found.add(one)
-    return found
+def statistics(entries: Iterable[Mapping[str, Any]]) -> MuseStatistics:
+    stats = MuseStatistics()
+    for row in entries:
+        stats.add(row)
+    return stats
 
 
-def table(found: Statistics) -> list[tuple[str, str, str]]:
-    """What is counted, in these data, and as published."""
-    low, high = Published.description_range
-    mode = max(found.tokens, key=lambda length: found.tokens[length], default=0)
-    lengths = (min(found.tokens, default=0), max(found.tokens, default=0))
+def table(stats: MuseStatistics) -> list[tuple[str, str, str]]:
+    """Return rows of (name, value here, published value)."""
+    low, high = PublishedMuse.description_range
+    mode = max(stats.tokens, key=lambda length: stats.tokens[length], default=0)
+    lengths = (min(stats.tokens, default=0), max(stats.tokens, default=0))
     return [
-        ("question-answer pairs", f"{found.pairs:,}", f"{Published.pairs:,}"),
-        ("with a text", f"{found.texts:,}", "most"),
-        ("images", f"{found.images:,}", "not stated"),
-        ("instances (targets)", f"{found.instances:,}", f"{Published.instances:,}"),
-        ("categories", f"{len(found.categories):,}", f"> {Published.categories:,}"),
-        ("targets per question, mean", f"{found.mean_targets:.2f}", f"{Published.mean_targets}"),
-        ("targets per question, most", f"{found.max_targets}", f"{Published.max_targets}"),
-        ("description tokens, mean", f"{found.mean_tokens:.1f}", "not stated"),
-        ("description tokens, commonest", f"{mode}", "{}-{}".format(*Published.description_mode)),
+        ("question-answer pairs", f"{stats.pairs:,}", f"{PublishedMuse.pairs:,}"),
+        ("with a text", f"{stats.texts:,}", "most"),
+        ("images", f"{stats.images:,}", "not stated"),
+        ("instances (targets)", f"{stats.instances:,}", f"{PublishedMuse.instances:,}"),
+        ("categories", f"{len(stats.categories):,}", f"> {PublishedMuse.categories:,}"),
+        ("targets per question, mean", f"{stats.mean_targets:.2f}", f"{PublishedMuse.mean_targets}"),
+        ("targets per question, most", f"{stats.max_targets}", f"{PublishedMuse.max_targets}"),
+        ("description tokens, mean", f"{stats.mean_tokens:.1f}", "not stated"),
+        ("description tokens, commonest", f"{mode}", "{}-{}".format(*PublishedMuse.description_mode)),
         ("description tokens, range", f"{lengths[0]}-{lengths[1]}", f"{low}-{high}"),
     ]
+
+
+def plot(stats: MuseStatistics, path: Path, name: str) -> None:
+    """Draw the paper's three plots into one .png, .pdf or .svg: categories, descriptions, targets."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    for axes, draw in zip(panels, (_plot_categories, _plot_descriptions, _plot_targets), strict=True):
+        draw(axes, stats)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    counts = f"{stats.pairs:,} pairs, {stats.instances:,} instances, {len(stats.categories):,} categories"
+    figure.suptitle(f"{name}: {counts}")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def _plot_categories(axes: "Axes", stats: MuseStatistics) -> None:
+    sizes = [count for _, count in stats.categories.most_common()]
+    axes.plot(range(1, len(sizes) + 1), sizes, color=OURS, label="here")
+    axes.plot(*zip(*PublishedMuse.category_sizes, strict=True), "o", color=THEIRS, label="published, read off")
+    axes.set(title="Instances per category", xlabel="category, the largest first", ylabel="instances")
+
+
+def _plot_descriptions(axes: "Axes", stats: MuseStatistics) -> None:
+    lengths = sorted(stats.tokens)
+    axes.bar(lengths, [stats.tokens[length] for length in lengths], width=1, color=OURS, label="here")
+    axes.axvspan(*PublishedMuse.description_mode, color=THEIRS, alpha=0.3, label="published: commonest")
+    axes.axvline(PublishedMuse.description_range[1], color=THEIRS, linestyle=":", label="published: longest")
+    axes.set(title="Tokens per description", xlabel="words and marks", ylabel="descriptions")
+
+
+def _plot_targets(axes: "Axes", stats: MuseStatistics) -> None:
+    counts = sorted(stats.targets)
+    axes.bar(counts, [stats.targets[count] for count in counts], width=0.8, color=OURS, label="here")
+    axes.plot(*zip(*PublishedMuse.questions_with, strict=True), "o", color=THEIRS, label="published, read off")
+    axes.axvline(PublishedMuse.max_targets, color=THEIRS, linestyle=":", label="published: most")
+    axes.set(title="Targets per question", xlabel="targets", ylabel="questions")

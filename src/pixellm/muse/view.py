@@ -1,4 +1,4 @@
-"""A record as the review page shows it: its answer in pieces, and an outline for each mask.
+"""JSON of a record for the review page: its answer in pieces, and an outline for each mask.
 
 Shapes:  H, W image height and width
 """
@@ -13,16 +13,16 @@ from pixellm.imaging.overlay import colour_of, ink_on
 from pixellm.muse.records import MuseRecord, MuseTarget
 from pixellm.types import SEG_SLOT
 
-TOLERANCE = 0.4  # pixels that an outline may leave the mask's edge: less than anybody sees
+TOLERANCE = 0.4  # pixels between an outline and the mask's edge: less than anybody sees
 
 
 def view(record: MuseRecord) -> dict[str, Any]:
-    """Ready for JSON. A target with a mask that can't be read has its `error` in words."""
+    """Return the content of a record; a target whose mask can't be read has an `error` in words."""
     size = record.image.height, record.image.width
     parts = pieces(record)
     named = {piece["target"] for piece in parts if piece["text"]}
     colours = ({"colour": colour_of(i), "ink": ink_on(i), "named": i in named} for i in range(len(record.targets)))
-    targets = [_drawn(target, *size) | colour for target, colour in zip(record.targets, colours, strict=True)]
+    targets = [_target_json(target, *size) | colour for target, colour in zip(record.targets, colours, strict=True)]
     return {
         "record_id": record.record_id,
         "image": {"file_name": record.image.file_name, "height": size[0], "width": size[1]},
@@ -35,36 +35,36 @@ def view(record: MuseRecord) -> dict[str, Any]:
 
 
 def pieces(record: MuseRecord) -> list[dict[str, Any]]:
-    """The answer cut at its slots: plain text (`target` None), and before each slot the words for its target.
+    """Cut the answer at its slots: plain text (`target` None), and before each slot the phrase of its target.
 
-    Where they are not the target's description, the piece of that target has no text.
+    Where the text before a slot is not the target's description, the piece of that target has no text.
     """
-    found = []
+    parts = []
     before, *rest = record.text.split(SEG_SLOT)
     for number, after in enumerate(rest):
         description = record.targets[number].description if number < len(record.targets) else ""
-        plain, words = _cut(before.rstrip(), description)
-        found += [{"text": plain, "target": None}, {"text": words, "target": number}]
+        plain, phrase = _cut(before.rstrip(), description)
+        parts += [{"text": plain, "target": None}, {"text": phrase, "target": number}]
         before = after
-    found.append({"text": before, "target": None})
-    return [piece for piece in found if piece["text"] or piece["target"] is not None]
+    parts.append({"text": before, "target": None})
+    return [piece for piece in parts if piece["text"] or piece["target"] is not None]
 
 
 def _cut(text: str, ending: str) -> tuple[str, str]:
-    """`text` before `ending`, and `ending` as it is written there: "" if the text ends otherwise."""
+    """Return `text` before `ending`, and `ending` as it is written there; "" if the text ends otherwise."""
     start = len(text) - len(ending)
     if ending and start >= 0 and text[start:].casefold() == ending.casefold():
         return text[:start], text[start:]
     return text, ""
 
 
-def _drawn(target: MuseTarget, height: int, width: int) -> dict[str, Any]:
+def _target_json(target: MuseTarget, height: int, width: int) -> dict[str, Any]:
     path, pixels, error = "", 0, None
     try:
         mask = masks.decode(target.segmentation, height, width)
         path, pixels = outline(mask), int(mask.sum())
-    except ValueError as fault:
-        error = str(fault)
+    except ValueError as problem:
+        error = str(problem)
     return {
         "category": target.category,
         "description": target.description,
@@ -75,7 +75,7 @@ def _drawn(target: MuseTarget, height: int, width: int) -> dict[str, Any]:
 
 
 def outline(mask: np.ndarray) -> str:
-    """The edge of a bool (H, W) mask as an SVG path in pixels, to fill by the even-odd rule: holes stay holes."""
+    """Return the edge of a bool (H, W) mask as an SVG path in pixels, for the even-odd rule: holes stay holes."""
     box = masks.bounding_box(mask)
     if box is None:
         return ""

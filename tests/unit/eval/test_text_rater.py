@@ -7,7 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pixellm.eval.text_rater import OfflineRater, PairText, modified_answer
-from pixellm.eval.text_server import Budget, ServerRater, _rating
+from pixellm.eval.text_server import MAX_OUTPUT, SYSTEM, ServerRater, _prompt, _rating
+from pixellm.utils.limits import Budget
+from pixellm.utils.openai_client import MESSAGE_TOKENS
 from tests.support import cases
 from tests.support.cases import answer, pixels, question
 
@@ -162,24 +164,26 @@ def test_what_is_rated_is_not_asked_again(serve, tmp_path):
     assert len(server.bodies) == 2
     with cache.open("a") as file:
         file.write('{"key": "cut o')
-    again = ServerRater("judge", server.url, cache, Budget(calls=1))
+    again = ServerRater("judge", server.url, cache, Budget(max_calls=1))
     assert again.rate([pair("the jug"), pair("the cup")]) == [8, 8]
     assert len(server.bodies) == 2
     again.rate([pair("a plate")])
     assert len(server.bodies) == 3
-    assert ServerRater("judge", server.url, cache, Budget(calls=0)).rate([pair("a plate")]) == [8]
-    with pytest.raises(ValueError, match="budget"):
-        ServerRater("another", server.url, cache, Budget(calls=0)).rate([pair("a plate")])
+    assert ServerRater("judge", server.url, cache, Budget(max_calls=0)).rate([pair("a plate")]) == [8]
+    with pytest.raises(ValueError, match="cap of 0 calls"):
+        ServerRater("another", server.url, cache, Budget(max_calls=0)).rate([pair("a plate")])
 
 
-@pytest.mark.parametrize("budget", [Budget(calls=2), Budget(tokens=100)])
-def test_a_budget_that_is_used_up_ends_it_and_keeps_what_there_is(serve, tmp_path, budget, monkeypatch):
-    monkeypatch.setattr("pixellm.eval.text_server.WORKERS", 1)
+@pytest.mark.parametrize("cap", ["calls", "tokens"])
+def test_a_budget_that_is_used_up_ends_it_and_keeps_what_there_is(serve, tmp_path, cap):
     server, pairs = serve(), [pair(f"thing {number}") for number in range(5)]
-    with pytest.raises(ValueError, match=r"which is used up: 2 calls, 100 tokens.*what is rated is kept"):
+    prompts = len(SYSTEM.encode()) + len(_prompt(pairs[0]).encode()) + 2 * MESSAGE_TOKENS
+    # Room for a third request is missing once two have taken 50 tokens each.
+    budget = Budget(max_calls=2) if cap == "calls" else Budget(max_tokens=prompts + MAX_OUTPUT + 99)
+    with pytest.raises(ValueError, match=rf"the cap of .* {cap} is reached.*Ratings so far are kept"):
         ServerRater("judge", server.url, tmp_path / "r.jsonl", budget).rate(pairs)
     assert len(server.bodies) == 2
-    assert ServerRater("judge", server.url, tmp_path / "r.jsonl", Budget(calls=3)).rate(pairs) == [8] * 5
+    assert ServerRater("judge", server.url, tmp_path / "r.jsonl", Budget(max_calls=3)).rate(pairs) == [8] * 5
     assert len(server.bodies) == 5
 
 
@@ -199,8 +203,8 @@ def test_a_reply_without_a_rating_counts_as_the_worst_and_is_asked_for_again(ser
 
 def test_no_server():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pixellm.utils.openai_client.RETRIES", 0)
+        patch.setattr("pixellm.utils.openai_client.FIRST_WAIT", 0.001)
         with pytest.raises(
-            ValueError, match=r"expected a rating from judge at http://127\.0\.0\.1:9/v1, got Connection"
+            ValueError, match=r"expected a rating from judge at http://127\.0\.0\.1:9/v1, got none: .* no connection"
         ):
             ServerRater("judge", "http://127.0.0.1:9/v1").rate([pair("the cup")])

@@ -17,7 +17,7 @@ from pixellm.export.formats import export
 from pixellm.export.outlines import iou
 from pixellm.imaging import masks
 from pixellm.imaging.overlay import sv
-from pixellm.muse.validate import Validator
+from pixellm.muse.validate import LayoutValidator
 from pixellm.types import Answer, Target
 from tests.support import exports, tiny
 
@@ -189,7 +189,7 @@ def test_muse(answers, tmp_path, tolerance):
     done = export(answers, "muse", tmp_path / "muse.json", tolerance)
     assert (done.images, done.masks, done.unusable) == (2, 4, 1)
     entries = json.loads((tmp_path / "muse.json").read_text())
-    validator = Validator(tmp_path)
+    validator = LayoutValidator(tmp_path)
     assert not [fault for number, one in enumerate(entries) for fault in validator.problems("muse.json", number, one)]
     read = list(read_muse(tmp_path / "muse.json", [tmp_path]))
     exchanges = [exchange for one in read for exchange in one.exchanges]

@@ -10,16 +10,17 @@ import pytest
 from pixellm.data.reasoning import read_muse
 from pixellm.imaging import masks
 from pixellm.muse import layout
+from pixellm.muse.annotation_index import AnnotationIndex
 from pixellm.muse.card import card
-from pixellm.muse.export import export, summary
-from pixellm.muse.journal import Call, Journal, Reject
-from pixellm.muse.layout import Pair, photograph
-from pixellm.muse.source import Source
-from pixellm.muse.splits import SPLITS, Shares, split_of
+from pixellm.muse.export import export
+from pixellm.muse.journal import Journal, Reject
+from pixellm.muse.layout import MusePair, image_key
+from pixellm.muse.operations import SPLITS, SplitShares, split_of
+from pixellm.utils.openai_client import Completion
 from tests.support import muse_cases
 
 RECORDS = muse_cases.records(40)
-SHARES = Shares(val=0.2, test=0.3, seed=1)
+SHARES = SplitShares(val=0.2, test=0.3, seed=1)
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def journal(tmp_path):
             journal.finish_image(record.image.image_id, [record, replace(record, record_id=f"{record.record_id}b")])
         journal.finish_image(1000, rejects=[Reject("1000/0", {}, "broad", "?")])
         journal.finish_image(1001, reason="fewer than two things")
-        journal.save_call(Call("k", "reply", 100, 20, 0.125))
+        journal.save_reply("k", Completion("reply", 100, 20, 0.125))
         yield journal
 
 
@@ -76,29 +77,29 @@ def test_no_photograph_is_in_two_splits(journal, tmp_path) -> None:
     where = {}
     for name in SPLITS:
         for one in layout.read(tmp_path / f"out/muse_{name}.json"):
-            assert where.setdefault(photograph(one), name) == name
+            assert where.setdefault(image_key(one), name) == name
             if name.startswith("test"):
                 assert all((len(answer) <= 3) == (name == "test_less") for answer in one["answers"])
     assert set(where.values()) >= {"train", "val", "test_less"}
     again = write(journal, tmp_path / "again")
-    assert summary(again) == summary(found)
+    assert again.to_json() == found.to_json()
     for path in (tmp_path / "out").rglob("*.json"):
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
 def test_splits_by_lot() -> None:
     """Shares are about what was asked for; years of COCO name one photograph."""
-    few, many = Pair("?", [{}] * 3, None), Pair("?", [{}] * 4, None)
-    places = [split_of(str(number), [few], Shares(0.1, 0.2))[0] for number in range(4000)]
+    few, many = MusePair("?", [{}] * 3, None), MusePair("?", [{}] * 4, None)
+    places = [split_of(str(number), [few], SplitShares(0.1, 0.2))[0] for number in range(4000)]
     assert places.count("val") / 4000 == pytest.approx(0.1, abs=0.02)
     assert places.count("test_less") / 4000 == pytest.approx(0.2, abs=0.02)
     assert "test_many" not in places
-    mixed = [split_of(str(number), [few, many], Shares(0, 0.99)) for number in range(500)]
+    mixed = [split_of(str(number), [few, many], SplitShares(0, 0.99)) for number in range(500)]
     assert {name: kept for name, kept in mixed if name != "train"} == {"test_less": [few], "test_many": [many]}
     one = {"coco_url": "http://images.cocodataset.org/train2017/000000000007.jpg"}
-    assert photograph(one) == photograph({"file_name": "COCO_train2014_000000000007.jpg"}) == "000000000007"
+    assert image_key(one) == image_key({"file_name": "COCO_train2014_000000000007.jpg"}) == "000000000007"
     with pytest.raises(ValueError, match="sum up to less than 1"):
-        Shares(0.5, 0.5)
+        SplitShares(0.5, 0.5)
 
 
 def test_parquet(journal, tmp_path) -> None:
@@ -144,7 +145,7 @@ def test_source_gives_all_instances_and_numbers(journal, tmp_path) -> None:
     path = tmp_path / "instances.json"
     images = [{"id": 0, "file_name": "0.jpg", "height": 480, "width": 640}]
     path.write_text(json.dumps({"images": images, "annotations": [other], "categories": categories}))
-    write(journal, tmp_path / "out", source=Source.build(path, tmp_path / "source.sqlite"))
+    write(journal, tmp_path / "out", index=AnnotationIndex.build(path, tmp_path / "source.sqlite"))
     entries = [one for name in SPLITS for one in layout.read(tmp_path / f"out/muse_{name}.json")]
     first = next(one for one in entries if one["id"] == 0)
     assert [one["id"] for one in first["ann_list"]] == [5]
@@ -152,7 +153,7 @@ def test_source_gives_all_instances_and_numbers(journal, tmp_path) -> None:
     assert ids == {name: 100 + i for i, name in enumerate(names)}
     path.write_text(json.dumps({"images": images, "annotations": [], "categories": categories[1:]}))
     with pytest.raises(ValueError, match="expected the annotations that the records were made from"):
-        write(journal, tmp_path / "out2", source=Source.build(path, tmp_path / "source.sqlite"))
+        write(journal, tmp_path / "out2", index=AnnotationIndex.build(path, tmp_path / "source.sqlite"))
 
 
 def test_what_nobody_can_read_is_left_out(journal, tmp_path) -> None:
@@ -185,7 +186,7 @@ def test_later_rejects(journal) -> None:
     journal.review("3/0", "keep")
     journal.reject("3/0", "verifier", "the cup is a bowl")
     assert "3/0" not in {one.record_id for one in journal.records(reviewed=False)}
-    assert [(one.record_id, one.fault) for one in journal.rejects()] == [("1000/0", "broad"), ("3/0", "verifier")]
+    assert [(one.record_id, one.check) for one in journal.rejects()] == [("1000/0", "broad"), ("3/0", "verifier")]
     assert journal.reviews() == {}
     with pytest.raises(ValueError, match="expected a record of the journal"):
         journal.reject("3/0", "verifier", "twice")

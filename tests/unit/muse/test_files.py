@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from pixellm.cli import app
 from pixellm.muse import layout, operations, stats
 from pixellm.muse.journal import Journal
-from pixellm.muse.layout import Pair, entry, image_fields, instance
-from pixellm.muse.splits import SPLITS, Shares
-from pixellm.muse.validate import Validator, counts
+from pixellm.muse.layout import MusePair, entry, image_fields, instance
+from pixellm.muse.operations import SPLITS, SplitShares
+from pixellm.muse.validate import LayoutValidator, counts
 from tests.support import muse_cases, trees
 
 runner = CliRunner()
@@ -24,12 +24,12 @@ def entries(records=RECORDS) -> list[dict]:
     rows = []
     for one in records:
         targets = [instance(target, IDS) for target in one.targets]
-        rows.append(json.loads(json.dumps(entry(image_fields(one.image), targets, [Pair.of(one, IDS)]))))
+        rows.append(json.loads(json.dumps(entry(image_fields(one.image), targets, [MusePair.from_record(one, IDS)]))))
     return rows
 
 
 def kinds(*rows, images=None, file="a.json") -> dict:
-    validator = Validator(images)
+    validator = LayoutValidator(images)
     return dict(counts([p for number, one in enumerate(rows) for p in validator.problems(file, number, one)]))
 
 
@@ -102,7 +102,7 @@ def test_what_comes_twice() -> None:
     rows = entries()[:3]
     assert kinds(*rows, rows[0]) == {"duplicate_id": 1}
     assert kinds(*rows, "not an entry") == {"entry": 1}
-    validator = Validator()
+    validator = LayoutValidator()
     assert not [*validator.problems("train.json", 0, rows[0])]
     other_year = rows[0] | {"coco_url": None, "file_name": f"COCO_train2014_{rows[0]['file_name']}"}
     (problem,) = validator.problems("val.json", 0, other_year)
@@ -140,27 +140,27 @@ def test_merge() -> None:
 
 def test_subset() -> None:
     rows = entries()
-    few = operations.subset(rows, operations.Part(pairs=7, seed=1))
+    few = operations.subset(rows, operations.SubsetSpec(pairs=7, seed=1))
     assert sum(len(one["questions"]) for one in few) == 7
     assert (
         few
-        == operations.subset(rows, operations.Part(pairs=7, seed=1))
-        != operations.subset(rows, operations.Part(pairs=7, seed=2))
+        == operations.subset(rows, operations.SubsetSpec(pairs=7, seed=1))
+        != operations.subset(rows, operations.SubsetSpec(pairs=7, seed=2))
     )
-    pets = operations.subset(rows, operations.Part(categories={"dog", "cat"}))
+    pets = operations.subset(rows, operations.SubsetSpec(categories={"dog", "cat"}))
     assert pets
     assert {t["category_name"] for one in pets for answer in one["answers"] for t in answer} == {"dog", "cat"}
-    triples = operations.subset(rows, operations.Part(targets=(3, 3)))
+    triples = operations.subset(rows, operations.SubsetSpec(targets=(3, 3)))
     assert {len(answer) for one in triples for answer in one["answers"]} == {3}
-    assert operations.subset(rows, operations.Part(synthetic=False)) == []
+    assert operations.subset(rows, operations.SubsetSpec(synthetic=False)) == []
 
 
 def test_split_anew() -> None:
-    found, left_out = operations.split([*entries(), *entries()], Shares(0.2, 0.2))
+    found, left_out = operations.split([*entries(), *entries()], SplitShares(0.2, 0.2))
     assert tuple(found) == SPLITS
     assert sum(len(group) for group in found.values()) == 30
     assert left_out == 0
-    validator = Validator()
+    validator = LayoutValidator()
     assert not [
         p for name, group in found.items() for i, one in enumerate(group) for p in validator.problems(name, i, one)
     ]

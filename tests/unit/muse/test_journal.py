@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from pixellm.muse.journal import FILE, Call, Journal, Reject
+from pixellm.muse.journal import FILE, Journal, Reject
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget, Provenance
+from pixellm.utils.openai_client import Completion
 
 SETTINGS = {"model": "m", "seed": 0}
 
@@ -33,16 +34,16 @@ def test_json_round_trip() -> None:
 
 def test_what_was_saved_is_there(tmp_path) -> None:
     with Journal(tmp_path, SETTINGS) as journal:
-        journal.save_call(Call("k", "reply", 10, 5, 0.25))
+        journal.save_reply("k", Completion("reply", 10, 5, 0.25))
         journal.finish_image(1, [record(0), record(1)], [Reject("1/2", {"question": "?"}, "schema", "no answer")])
         journal.finish_image(2, reason="fewer than two things")
     with Journal(tmp_path, SETTINGS) as journal:
-        assert journal.call("k") == Call("k", "reply", 10, 5, 0.25)
-        assert journal.call("other") is None
+        assert journal.reply("k") == Completion("reply", 10, 5, 0.25)
+        assert journal.reply("other") is None
         assert all(map(journal.is_done, (1, 2)))
         assert not journal.is_done(3)
         assert list(journal.records()) == [record(0), record(1)]
-        assert [one.fault for one in journal.rejects()] == ["schema"]
+        assert [one.check for one in journal.rejects()] == ["schema"]
         assert journal.counts() == {"skipped": {"fewer than two things": 1}, "left_out": {}, "rejected": {"schema": 1}}
         assert journal.spent() == (1, 10, 5, 0.25)
 
@@ -102,10 +103,11 @@ def test_killed_at_any_moment(tmp_path) -> None:
     """What a killed process said it had saved is there, and its lock is gone."""
     code = f"""
 from pathlib import Path
-from pixellm.muse.journal import Call, Journal
+from pixellm.muse.journal import Journal
+from pixellm.utils.openai_client import Completion
 with Journal(Path({str(tmp_path)!r}), {SETTINGS!r}) as journal:
     for number in range(100000):
-        journal.save_call(Call(str(number), "reply", 1, 1, 0.5))
+        journal.save_reply(str(number), Completion("reply", 1, 1, 0.5))
         print(number, flush=True)
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -114,7 +116,7 @@ with Journal(Path({str(tmp_path)!r}), {SETTINGS!r}) as journal:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     with Journal(tmp_path, SETTINGS) as journal:
-        assert all(journal.call(str(number)) for number in said)
+        assert all(journal.reply(str(number)) for number in said)
         calls, _, _, cost = journal.spent()
         assert calls >= len(said)
         assert cost == 0.5 * calls

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from pixellm.muse.quality import Fault, Rules, check, check_all
-from pixellm.muse.quality.checks import NAMES
-from pixellm.muse.quality.faults import inject, measure
-from pixellm.muse.quality.places import wrong_place, wrong_size
+from pixellm.muse.quality.checks import NAMES, Issue, QualityRules, check
+from pixellm.muse.quality.duplicates import check_all
+from pixellm.muse.quality.fault_injection import inject, measure
+from pixellm.muse.quality.spatial import wrong_place, wrong_size
 from pixellm.muse.quality.wording import content_words, ends_with, name_in, word_list
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget, Provenance
 from tests.support import muse_cases
@@ -95,12 +95,12 @@ def test_places_among_all_that_is_known() -> None:
     one, cat = thing(80, 50, "the leftmost dog"), thing(60, 20, "the cat", "cat", number=2)
     other = thing(20, 50, "", number=3)
 
-    def faults(rules: Rules) -> list[str]:
+    def faults(rules: QualityRules) -> list[str]:
         return [fault.check for fault in check(record(one, cat), rules)]
 
-    assert faults(Rules()) == []
-    assert faults(Rules(others=lambda _: [other, one])) == ["place"]
-    assert faults(Rules(others=lambda _: [thing(95, 50, "", number=3)])) == []
+    assert faults(QualityRules()) == []
+    assert faults(QualityRules(others=lambda _: [other, one])) == ["place"]
+    assert faults(QualityRules(others=lambda _: [thing(95, 50, "", number=3)])) == []
 
 
 @pytest.mark.parametrize(
@@ -148,14 +148,14 @@ def test_words() -> None:
 
 def test_unsafe_rule_is_pluggable() -> None:
     one = muse_cases.record(0)
-    assert check(one, Rules(unsafe=word_list(["Steak"]))) == [Fault("unsafe", "it says 'steak'")]
-    assert check(one, Rules(unsafe=lambda text: "no" if "steak" in text else None)) == [Fault("unsafe", "no")]
+    assert check(one, QualityRules(unsafe=word_list(["Steak"]))) == [Issue("unsafe", "it says 'steak'")]
+    assert check(one, QualityRules(unsafe=lambda text: "no" if "steak" in text else None)) == [Issue("unsafe", "no")]
     with pytest.raises(ValueError, match="expected a list of words"):
         word_list([" "])
 
 
 def test_language_is_a_rule() -> None:
-    assert [one.check for one in check(muse_cases.record(0), Rules(language="de"))] == ["foreign"]
+    assert [one.check for one in check(muse_cases.record(0), QualityRules(language="de"))] == ["foreign"]
 
 
 def test_near_duplicates() -> None:
@@ -165,6 +165,10 @@ def test_near_duplicates() -> None:
     other_image = replace(one, record_id="b", image=replace(one.image, coco_url="elsewhere"))
     found = [[fault.check for fault in faults] for _, faults in check_all([one, same_image, other_image, one])]
     assert found == [[], ["near_duplicate"], ["near_duplicate"], ["near_duplicate"]]
-    assert [len(faults) for _, faults in check_all([one, same_image, other_image], Rules(repeats=1))] == [0, 1, 0]
+    assert [len(faults) for _, faults in check_all([one, same_image, other_image], QualityRules(repeats=1))] == [
+        0,
+        1,
+        0,
+    ]
     bad = replace(one, record_id="c", targets=one.targets[:1])
     assert [bool(faults) for _, faults in check_all([bad, one])] == [True, False]

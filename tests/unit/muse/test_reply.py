@@ -8,12 +8,11 @@ import json
 import pytest
 from PIL import Image
 
-from pixellm.muse.journal import Call
 from pixellm.muse.prompts import VERSIONS, Prompt
-from pixellm.muse.records import MuseImage, MuseTarget, Provenance
-from pixellm.muse.scene import Scene
-from pixellm.muse.server.engine import ServerEngine
-from pixellm.muse.server.reply import read_reply
+from pixellm.muse.records import ImageAnnotations, MuseImage, MuseTarget, Provenance
+from pixellm.muse.vlm.engine import VlmEngine
+from pixellm.muse.vlm.reply import parse_reply
+from pixellm.utils.openai_client import Completion
 
 MADE = Provenance("server", "m", "boxes@1", synthetic=False)
 BOX = (10.0, 20.0, 30.0, 40.0)
@@ -23,7 +22,7 @@ def thing(number: int, category: str) -> MuseTarget:
     return MuseTarget(number, category, "", [[10, 20, 40, 20, 40, 60, 10, 60]], BOX, 1200.0)
 
 
-SCENE = Scene(
+SCENE = ImageAnnotations(
     MuseImage(5, "5.jpg", 480, 640),
     (thing(11, "cup"), thing(12, "cup"), thing(13, "dining table")),
     captions=("A table with two cups.",),
@@ -40,7 +39,7 @@ def reply(*pairs: object) -> str:
 
 
 def test_a_reply_becomes_records() -> None:
-    found = read_reply(f"<think>{{}}</think>Here:\n```json\n{reply(GOOD)}\n```", SCENE, MADE)
+    found = parse_reply(f"<think>{{}}</think>Here:\n```json\n{reply(GOOD)}\n```", SCENE, MADE)
     (record,) = found.records
     assert record.record_id == "5/1"
     assert record.question == "What do I need to have a break?"
@@ -68,30 +67,30 @@ def test_a_reply_becomes_records() -> None:
     ],
 )
 def test_a_wrong_pair_is_rejected_alone(pair, reason) -> None:
-    found = read_reply(reply(pair, GOOD), SCENE, MADE)
+    found = parse_reply(reply(pair, GOOD), SCENE, MADE)
     assert [one.record_id for one in found.records] == ["5/2"]
     (reject,) = found.rejects
-    assert reject.fault == "objects"
+    assert reject.check == "objects"
     json.dumps(reject.body)
     with pytest.raises(ValueError, match=reason):
         raise ValueError(reject.reason)
-    assert read_reply(reply(pair), SCENE, MADE).complaint
+    assert parse_reply(reply(pair), SCENE, MADE).complaint
 
 
 @pytest.mark.parametrize(
     "text", ["", "I can't help with that.", "[1, 2]", '{"pairs": 3}', '{"pairs": []}', '{"pairs": [']
 )
 def test_a_reply_that_is_none(text) -> None:
-    found = read_reply(text, SCENE, MADE)
+    found = parse_reply(text, SCENE, MADE)
     assert found.records == ()
-    assert [one.fault for one in found.rejects] == ["reply"]
+    assert [one.check for one in found.rejects] == ["reply"]
     assert found.rejects[0].body == {"reply": text}
     assert found.complaint
 
 
 def test_a_refusal_is_none_that_could_be_mended() -> None:
-    found = read_reply(json.dumps({"refusal": "I can't."}), SCENE, MADE)
-    assert [(one.fault, one.reason) for one in found.rejects] == [("refusal", "the model refuses: I can't.")]
+    found = parse_reply(json.dumps({"refusal": "I can't."}), SCENE, MADE)
+    assert [(one.check, one.reason) for one in found.rejects] == [("refusal", "the model refuses: I can't.")]
     assert found.complaint is None
 
 
@@ -133,7 +132,7 @@ def test_what_can_not_be_sent(images) -> None:
     with pytest.raises(ValueError, match="expected a prompt of boxes, captions, describe, got 'none'"):
         Prompt("none")
     with pytest.raises(ValueError, match="expected captions"):
-        Prompt("captions").messages(Scene(SCENE.image, SCENE.things), images, 4)
+        Prompt("captions").messages(ImageAnnotations(SCENE.image, SCENE.instances), images, 4)
     Image.new("RGB", (480, 640)).save(images / "5.jpg")
     with pytest.raises(ValueError, match="expected 640 x 480 pixels, or that shape"):
         Prompt("boxes").messages(SCENE, images, 4)
@@ -150,54 +149,54 @@ class Client:
     def __init__(self, *replies: str) -> None:
         self.replies, self.asked = list(replies), []
 
-    async def ask(self, key: str, messages: list, schema: dict) -> Call:
-        self.asked.append((key, list(messages), schema))
-        return Call(key, self.replies.pop(0), 10, 5, 0.5)
+    async def ask(self, messages: list, schema: dict) -> Completion:
+        self.asked.append((list(messages), schema))
+        return Completion(self.replies.pop(0), 10, 5, 0.5)
 
 
-class Calls:
+class Cache:
     def __init__(self) -> None:
-        self.kept: dict[str, Call] = {}
+        self.kept: dict[str, Completion] = {}
 
-    async def call(self, key: str) -> Call | None:
+    async def get(self, key: str) -> Completion | None:
         return self.kept.get(key)
 
-    async def save_call(self, call: Call) -> None:
-        assert call.key not in self.kept
-        self.kept[call.key] = call
+    async def put(self, key: str, reply: Completion) -> None:
+        assert key not in self.kept
+        self.kept[key] = reply
 
 
-def ask(client: Client, calls: Calls, images):
-    return asyncio.run(ServerEngine(client, calls, Prompt("boxes"), images, 3).ask(SCENE))
+def ask(client: Client, cache: Cache, images):
+    return asyncio.run(VlmEngine(client, cache, Prompt("boxes"), images, 3).ask(SCENE))
 
 
 def test_one_request_that_is_paid_once(images) -> None:
-    client, calls = Client(reply(GOOD)), Calls()
-    made = ask(client, calls, images)
+    client, cache = Client(reply(GOOD)), Cache()
+    made = ask(client, cache, images)
     assert [one.question for one in made.records] == ["What do I need to have a break?"]
     assert made.records[0].provenance == MADE
-    assert ask(client, calls, images) == made  # from what was kept: the client has no further reply
+    assert ask(client, cache, images) == made  # from what was kept: the client has no further reply
     assert len(client.asked) == 1
 
 
 def test_a_reply_that_can_not_be_used_is_mended_once(images) -> None:
     bad = GOOD | {"objects": [1]}
-    client, calls = Client(reply(bad), reply(GOOD)), Calls()
-    made = ask(client, calls, images)
+    client, cache = Client(reply(bad), reply(GOOD)), Cache()
+    made = ask(client, cache, images)
     assert len(made.records) == 1
-    assert [one.fault for one in made.rejects] == ["objects"]
-    (first, second) = client.asked
-    assert first[0] != second[0]
-    assert second[1][:2] == first[1]
-    assert second[1][2] == {"role": "assistant", "content": reply(bad)}
-    assert "The answer marks the objects [1, 3], but the pair is about [1]." in second[1][3]["content"]
+    assert [one.check for one in made.rejects] == ["objects"]
+    assert len(cache.kept) == 2
+    (first, _), (second, _) = client.asked
+    assert second[:2] == first
+    assert second[2] == {"role": "assistant", "content": reply(bad)}
+    assert "The answer marks the objects [1, 3], but the pair is about [1]." in second[3]["content"]
     client = Client("no", "no")
-    made = ask(client, Calls(), images)
+    made = ask(client, Cache(), images)
     assert made.records == ()
-    assert [one.fault for one in made.rejects] == ["reply", "reply"]
+    assert [one.check for one in made.rejects] == ["reply", "reply"]
 
 
 def test_what_can_be_used_is_not_asked_for_again(images) -> None:
     client = Client(reply(GOOD, "no pair"))
-    made = ask(client, Calls(), images)
+    made = ask(client, Cache(), images)
     assert len(made.records) == len(made.rejects) == len(client.asked) == 1

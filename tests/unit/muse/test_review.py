@@ -167,7 +167,7 @@ def test_a_wrong_edit_is_refused(client, change, message) -> None:
 
 
 def test_photograph(client) -> None:
-    answer = client.get("/api/photographs/1/0")
+    answer = client.get("/api/images/1/0")
     assert answer.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(answer.content)).size == (600, 400)
 
@@ -181,7 +181,7 @@ def test_nothing_outside_the_folder_is_shown(tmp_path, name) -> None:
     record = replace(FIRST, image=replace(FIRST.image, file_name=name))
     with Journal(muse_examples.write_journal(tmp_path / "journal", [record])) as journal:
         client = TestClient(create_app(Review(journal, folder), HOSTS), base_url="http://127.0.0.1")
-        answer = client.get("/api/photographs/1/0")
+        answer = client.get("/api/images/1/0")
     assert answer.status_code == 422
     assert "expected" in answer.json()["detail"]
 
@@ -191,7 +191,7 @@ def test_a_photograph_of_another_size_is_refused(tmp_path, size) -> None:
     Image.new("RGB", size).save(tmp_path / "coffee.png")
     directory = muse_examples.write_journal(tmp_path / "journal", RECORDS[:1])
     with Journal(directory) as journal, pytest.raises(ValueError, match="expected 600×400 pixels, got"):
-        Review(journal, tmp_path).photograph("1/0")
+        Review(journal, tmp_path).jpeg("1/0")
 
 
 def test_only_this_computer_and_only_the_page(client) -> None:

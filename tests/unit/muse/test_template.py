@@ -11,14 +11,14 @@ import yaml
 from PIL import Image
 
 from pixellm.data.categories import COCO
-from pixellm.muse.quality import Rules, check, check_all
-from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget, Provenance
-from pixellm.muse.scene import Scene
-from pixellm.muse.selection import Rules as Usable
-from pixellm.muse.selection import Selection
-from pixellm.muse.source import Source
-from pixellm.muse.template import TemplateEngine, knowledge
-from pixellm.muse.template.naming import Names
+from pixellm.muse.annotation_index import AnnotationIndex
+from pixellm.muse.quality.checks import QualityRules, check
+from pixellm.muse.quality.duplicates import check_all
+from pixellm.muse.records import ImageAnnotations, MuseImage, MuseRecord, MuseTarget, Provenance
+from pixellm.muse.selection import Selection, SelectionRules
+from pixellm.muse.template import knowledge
+from pixellm.muse.template.engine import TemplateEngine
+from pixellm.muse.template.naming import PhraseWriter
 
 WIDTH, HEIGHT = 400, 300
 IMAGE = MuseImage(1, "1.png", HEIGHT, WIDTH)
@@ -30,8 +30,8 @@ def thing(number: int, category: str, x: int, y: int, side: int = 40) -> MuseTar
     return MuseTarget(number, category, "", [outline], (x, y, side, side), float(side * side))
 
 
-def scene(*things: MuseTarget, others: tuple[MuseTarget, ...] = (), **more) -> Scene:
-    return Scene(IMAGE, things, others, **({"complete": frozenset(COCO)} | more))
+def scene(*things: MuseTarget, others: tuple[MuseTarget, ...] = (), **more) -> ImageAnnotations:
+    return ImageAnnotations(IMAGE, things, others, **({"complete": frozenset(COCO)} | more))
 
 
 TABLE = scene(
@@ -53,7 +53,7 @@ def images(tmp_path) -> Path:
     return tmp_path
 
 
-def asked(given: Scene, images: Path, questions: int = 50, seed: int = 0) -> list[MuseRecord]:
+def asked(given: ImageAnnotations, images: Path, questions: int = 50, seed: int = 0) -> list[MuseRecord]:
     return list(asyncio.run(TemplateEngine(images, questions, seed).ask(given)).records)
 
 
@@ -83,7 +83,7 @@ def test_what_is_unclear_is_not_asked(images) -> None:
     drinking = next(one for one in knowledge.properties() if one.key == "drinking vessels")
     assert "bowl" in drinking.unclear
 
-    def drinks(given: Scene) -> bool:
+    def drinks(given: ImageAnnotations) -> bool:
         return any(one.question.startswith(drinking.questions) for one in asked(given, images))
 
     assert drinks(scene(*cups))
@@ -108,8 +108,8 @@ def test_where_not_everything_was_looked_for_examples_are_asked_for(images) -> N
     assert all("two" in one.lower() for one in made)
 
 
-def words(given: Scene, images: Path) -> dict[int, tuple[str, ...]]:
-    return Names(given, np.asarray(Image.open(images / "1.png"))).words
+def words(given: ImageAnnotations, images: Path) -> dict[int, tuple[str, ...]]:
+    return PhraseWriter(given, np.asarray(Image.open(images / "1.png"))).phrases
 
 
 def test_words_for_things(images) -> None:
@@ -138,15 +138,12 @@ def test_words_are_true_of_all_that_is_annotated(images) -> None:
     assert "the second cup from the left" in found[1]
     for number, said in found.items():
         for one in said:
-            target = replace(next(t for t in given.things if t.annotation_id == number), description=one)
+            target = replace(next(t for t in given.instances if t.annotation_id == number), description=one)
             rest = tuple(
-                replace(t, description="x") for t in (*given.things, *given.others) if t.annotation_id != number
+                replace(t, description="x") for t in (*given.instances, *given.others) if t.annotation_id != number
             )
             record = MuseRecord("1/1", IMAGE, "What could one drink from in here?", "", (target, *rest), MADE)
             assert [fault for fault in check(record) if fault.check in ("place", "size")] == []
-
-
-PROVENANCE = asyncio.run(TemplateEngine(Path(), 0).ask(TABLE)).records if False else None  # type: ignore[assignment]
 
 
 def test_nothing_to_ask(images) -> None:
@@ -193,11 +190,13 @@ def test_every_group_is_used() -> None:
 
 def test_real_photographs(shared, tmp_path) -> None:
     folder = shared / "data/coco_480"
-    with Source.build(folder / "instances_train.json", tmp_path / "source.sqlite") as source:
+    with AnnotationIndex.build(folder / "instances_train.json", tmp_path / "source.sqlite") as source:
         engine = TemplateEngine(folder / "images", 20)
-        chosen = [one.scene for one in Selection(source, folder / "images", Usable(images=60)) if one.scene]
+        chosen = [
+            one.annotated for one in Selection(source, folder / "images", SelectionRules(images=60)) if one.annotated
+        ]
         made = [record for one in chosen for record in asyncio.run(engine.ask(one)).records]
-        faults = [found for _, found in check_all(made, Rules(others=source.things, repeats=5)) if found]
+        faults = [found for _, found in check_all(made, QualityRules(others=source.instances, repeats=5)) if found]
     assert len(made) > 300
     assert len(faults) < 0.05 * len(made)
     assert max(len(one.targets) for one in made) >= 6

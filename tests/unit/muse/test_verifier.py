@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pixellm.muse.journal import Call, Journal
-from pixellm.muse.quality.verifier import SCHEMA, Verification, parse, request
+from pixellm.muse.journal import Journal
+from pixellm.muse.vlm.verifier import SCHEMA, Verification, parse, request
+from pixellm.utils.openai_client import Completion
 from tests.support import muse_cases, trees
 
 RECORDS = muse_cases.records(12)
@@ -22,20 +23,21 @@ class Scripted:
         self.bad, self.unclear, self.fail_after = bad, unclear, fail_after
         self.asked, self.now, self.most = [], 0, 0
 
-    async def ask(self, key, messages, schema) -> Call:
+    async def ask(self, messages, schema) -> Completion:
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
             raise ValueError("gone")
-        self.asked.append(key)
+        text = messages[1]["content"][1]["text"]
+        self.asked.append(text)
         self.now += 1
         self.most = max(self.most, self.now)
         await asyncio.sleep(0)
         self.now -= 1
         assert schema is SCHEMA
-        record_id = key.split("/", 1)[1].rsplit("/", 1)[0]
+        record_id = next((row.record_id for row in RECORDS if row.question in text), "")
         if record_id in self.unclear:
-            return Call(key, "Well, it depends.", 100, 5, 0.25)
+            return Completion("Well, it depends.", 100, 5, 0.25)
         verdict = {"verdict": "no" if record_id in self.bad else "yes", "reason": "the cup is a bowl"}
-        return Call(key, f"```json\n{json.dumps(verdict)}\n```", 100, 5, 0.25)
+        return Completion(f"```json\n{json.dumps(verdict)}\n```", 100, 5, 0.25)
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def journal(tmp_path):
 
 def look(client: Scripted, journal: Journal, images, in_flight: int = 4) -> Verification:
     looking = Verification(client, journal, images, in_flight)
-    asyncio.run(looking.all())
+    asyncio.run(looking.run())
     return looking
 
 
@@ -63,10 +65,11 @@ def test_a_no_goes_to_the_rejects_and_every_reply_is_paid_once(journal, images) 
     client = Scripted(bad=("3/0", "5/0"), unclear=("7/0",))
     found = look(client, journal, images)
     assert (found.good, found.bad, found.unread) == (9, 2, ["7/0"])
-    assert sorted((one.record_id, one.fault, one.reason) for one in journal.rejects()) == [
+    assert sorted((one.record_id, one.check, one.reason) for one in journal.rejects()) == [
         (name, "verifier", "the cup is a bowl") for name in ("3/0", "5/0")
     ]
-    assert len(client.asked) == len(set(client.asked)) == 13  # the unclear one twice
+    assert len(client.asked) == 13  # the unclear one twice
+    assert len(set(client.asked)) == 12
     assert client.most == 4
     assert journal.spent() == (13, 1300, 65, 13 * 0.25)
     again = Scripted()
@@ -80,7 +83,7 @@ def test_a_no_goes_to_the_rejects_and_every_reply_is_paid_once(journal, images) 
 
 def test_nothing_is_lost_when_it_stops(journal, images) -> None:
     found = look(Scripted(bad=("0/0",), fail_after=5), journal, images, in_flight=2)
-    assert found.run.failures == {"gone": 7}
+    assert found.runner.failures == {"gone": 7}
     assert journal.spent()[0] == 5
     client = Scripted()
     assert look(client, journal, images).good == 11

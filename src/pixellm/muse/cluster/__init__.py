@@ -1,4 +1,4 @@
-"""A generation on a Ray cluster: the same stages, on as many machines as there are.
+"""Generation on a Ray cluster: the same stages, on as many machines as there are.
 
-keeper (journal, budget, stop sign; one, beside the driver) ← workers (scenes → engine → checks; many)
+coordinator (journal, budget, stop flag; one, beside the driver) ← workers (images → engine → checks; many)
 """

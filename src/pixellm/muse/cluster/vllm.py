@@ -1,71 +1,67 @@
-"""Replies by vLLM on the cluster's own GPUs, in the place of a server: `ray.data.llm`.
+"""Replies by vLLM on the cluster's own GPUs, in place of a server: `ray.data.llm`.
 
-photographs → Prepare (messages) → processor (vLLM) → Conclude (reply → records, at the keeper)
+images → PrepareRequests (messages) → processor (vLLM) → StoreReplies (reply → records, at the coordinator)
 """
 
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pixellm.muse.cluster.worker import Batch
-from pixellm.muse.generate import sifted
-from pixellm.muse.journal import Call
-from pixellm.muse.plan import Plan
+from pixellm.muse.annotation_index import AnnotationIndex
+from pixellm.muse.cluster.worker import Columns
+from pixellm.muse.generation import GenerationResult, checked
+from pixellm.muse.plan import GenerationPlan
 from pixellm.muse.prompts import Prompt
 from pixellm.muse.records import Provenance
-from pixellm.muse.scene import Made
-from pixellm.muse.server.engine import call_key
-from pixellm.muse.server.reply import read_reply
-from pixellm.muse.source import Source
+from pixellm.muse.vlm.engine import reply_key
+from pixellm.muse.vlm.reply import parse_reply
+from pixellm.utils.openai_client import Completion
 
-if TYPE_CHECKING:
-    pass
-
-KEPT = ("image_id", "key", "failure")  # columns that a processor hands on
+PASSED_ON = ("image_id", "key", "failure")  # columns
 
 
-class Prepare:
-    """`image_id` → `key` and `messages` (JSON) of a request; `failure` where the photograph can't be read."""
+class PrepareRequests:
+    """Map `image_id` to `key` and `messages` (JSON) of a request, or to a `failure` where the image can't be read."""
 
-    def __init__(self, plan: Plan, index: Path, keeper: Any) -> None:
-        self._plan, self._keeper = plan, keeper
-        self._selection = plan.selection(Source(index))
+    def __init__(self, plan: GenerationPlan, index: Path, coordinator: Any) -> None:
+        self._plan, self._coordinator = plan, coordinator
+        self._selection = plan.selection(AnnotationIndex(index))
         self._prompt = Prompt(plan.prompt)
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Columns) -> Columns:
         import ray
 
         rows = []
         for image_id in map(int, batch["image_id"]):
-            if not ray.get(self._keeper.stopped.remote()):
+            if not ray.get(self._coordinator.stopped.remote()):
                 rows.append(self._row(image_id))
         columns = ("image_id", "key", "messages", "failure")
         return {name: np.array([row[i] for row in rows], dtype=object) for i, name in enumerate(columns)}
 
     def _row(self, image_id: int) -> tuple[int, str, str, str]:
-        scene = self._selection.scene(image_id).scene
-        assert scene is not None, "the keeper gives scenes only"
+        image = self._selection.candidate(image_id).annotated
+        assert image is not None, "the coordinator left out all others"
         try:
-            messages = self._prompt.messages(scene, self._plan.images, self._plan.questions)
+            messages = self._prompt.messages(image, self._plan.images, self._plan.questions)
         except ValueError as error:
             return image_id, "", "[]", str(error)
-        return image_id, call_key(self._prompt, scene, messages, 1), json.dumps(messages), ""
+        return image_id, reply_key(self._prompt, image, messages, 1), json.dumps(messages), ""
 
 
-class Conclude:
-    """`generated_text` → records at the keeper; `failure` as it was."""
+class StoreReplies:
+    """Map `generated_text` to records at the coordinator; pass on `failure`."""
 
-    def __init__(self, plan: Plan, index: Path, keeper: Any) -> None:
+    def __init__(self, plan: GenerationPlan, index: Path, coordinator: Any) -> None:
         assert plan.server is not None, "it has the model's name"
-        self._keeper = keeper
-        source = Source(index)
-        self._selection, self._checks = plan.selection(source), plan.checks(source)
-        self._made = Provenance("server", plan.server.model, Prompt(plan.prompt).name, synthetic=False)
+        self._coordinator = coordinator
+        annotations = AnnotationIndex(index)
+        self._selection, self._checks = plan.selection(annotations), plan.checks(annotations)
+        self._provenance = Provenance("server", plan.server.model, Prompt(plan.prompt).name, synthetic=False)
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Columns) -> Columns:
         import ray
 
         rows = zip(
@@ -76,25 +72,26 @@ class Conclude:
         for image_id, key, failure, text, tokens_in, tokens_out in rows:
             if failure:
                 continue
-            chosen = self._selection.scene(int(image_id))
-            assert chosen.scene is not None, "the keeper gives scenes only"
-            call = Call(str(key), str(text), int(tokens_in), int(tokens_out), 0.0)
-            ray.get(self._keeper.save_call.remote(call))
-            found = read_reply(call.reply, chosen.scene, self._made)
-            good, rejects = sifted(Made(found.records, found.rejects), self._checks)
-            ray.get(self._keeper.finish.remote(int(image_id), good, rejects, None, dict(chosen.left_out)))
+            candidate = self._selection.candidate(int(image_id))
+            assert candidate.annotated is not None, "the coordinator left out all others"
+            reply = Completion(str(text), int(tokens_in), int(tokens_out), 0.0)
+            ray.get(self._coordinator.save_reply.remote(str(key), reply))
+            parsed = parse_reply(reply.text, candidate.annotated, self._provenance)
+            good, rejects = checked(GenerationResult(parsed.records, parsed.rejects), self._checks)
+            left_out = dict(candidate.left_out)
+            ray.get(self._coordinator.finish.remote(int(image_id), good, rejects, None, left_out))
         return {"image_id": batch["image_id"], "failure": batch["failure"]}
 
 
-def processor(plan: Plan, workers: int) -> "Any":
-    """Dataset → Dataset: from `messages` to `generated_text` and its tokens, on `workers` GPUs.
+def processor(plan: GenerationPlan, workers: int) -> Any:
+    """Return a function of datasets: from `messages` to `generated_text` and its tokens, on `workers` GPUs.
 
     Raises:
         ValueError: vLLM is not installed.
     """
     if find_spec("vllm") is None:
         raise ValueError(
-            "expected vLLM for --backend vllm, found none. Install it here and on the machines with GPUs: "
+            "expected vLLM for --backend vllm, got none. Install it here and on the machines with GPUs: "
             "pip install 'ray[llm]'."
         )
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
@@ -105,15 +102,15 @@ def processor(plan: Plan, workers: int) -> "Any":
         model_source=server.model,
         concurrency=workers,
         batch_size=server.in_flight,
-        prepare_multimodal_stage={"enabled": Prompt(plan.prompt).sees},
+        prepare_multimodal_stage={"enabled": Prompt(plan.prompt).with_image},
     )
     sampling = {"max_tokens": server.max_output, "temperature": server.temperature}
 
     def preprocess(row: dict[str, Any]) -> dict[str, Any]:
-        asked = {"sampling_params": sampling | {"structured_outputs": {"json": schema}}}
-        return {name: row[name] for name in KEPT} | asked | {"messages": json.loads(row["messages"])}
+        request = {"sampling_params": sampling | {"structured_outputs": {"json": schema}}}
+        return {name: row[name] for name in PASSED_ON} | request | {"messages": json.loads(row["messages"])}
 
     def postprocess(row: dict[str, Any]) -> dict[str, Any]:
-        return {name: row[name] for name in (*KEPT, "generated_text", "num_input_tokens", "num_generated_tokens")}
+        return {name: row[name] for name in (*PASSED_ON, "generated_text", "num_input_tokens", "num_generated_tokens")}
 
     return build_processor(config, preprocess=preprocess, postprocess=postprocess)

@@ -1,6 +1,6 @@
 // Requests to the review's server.
 
-// Answer of the server as an object; `missing` instead of a 404. Errors carry the server's own words.
+// Return the server's answer as an object, or `missing` for a 404. Errors carry the server's own words.
 export async function api(method, address, { body, missing } = {}) {
   let response;
   try {

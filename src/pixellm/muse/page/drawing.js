@@ -1,4 +1,4 @@
-// A record's picture and words, in which each target has one colour: mask, phrase and row of the list light up together.
+// Image and texts of a record, with one colour for each target: mask, phrase and row of the list are highlighted together.
 
 import { reason } from "./api.js";
 import { element, mark, maskOf, reachable, standFor } from "./shared/targets.js";
@@ -31,8 +31,8 @@ function drawTargets({ targets }, hands) {
     element("span", { className: "swatch", text: i + 1, parent: row });
     element("span", { text: description, parent: row });
     element("small", { text: `${category} · ${percent(share)}`, parent: row });
-    const faults = [error, !error && !path && "Its mask is empty.", !named && "The answer has other words before its mask."];
-    for (const text of faults.filter(Boolean)) element("span", { className: "wrong", text, parent: row });
+    const issues = [error, !error && !path && "Its mask is empty.", !named && "The answer has other words before its mask."];
+    for (const text of issues.filter(Boolean)) element("span", { className: "wrong", text, parent: row });
   });
 }
 
@@ -40,25 +40,25 @@ const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * s
 
 function drawMasks({ image, targets }, hands) {
   $("masks").setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
-  // Small things lie on large ones, so that the pointer gets at both.
+  // Small masks lie on large ones, so that the pointer reaches both.
   const order = targets.map((_, i) => i).sort((a, b) => targets[b].share - targets[a].share);
   const paths = order.map((i) => maskOf(i, targets[i].path, targets[i].description, hands));
   $("masks").replaceChildren(...paths);
   $("frame").style.setProperty("--ratio", image.width / image.height);
 }
 
-export async function showPicture({ record_id: id, image }) {
-  const address = `/api/photographs/${id.split("/").map(encodeURIComponent).join("/")}`;
-  const picture = $("photograph");
-  $("picture-error").hidden = true;
-  picture.alt = image.file_name;
-  picture.onerror = async () => {
+export async function showImage({ record_id: id, image }) {
+  const address = `/api/images/${id.split("/").map(encodeURIComponent).join("/")}`;
+  const view = $("image");
+  $("image-error").hidden = true;
+  view.alt = image.file_name;
+  view.onerror = async () => {
     const why = await fetch(address).then(reason, (error) => error.message);
-    if (picture.getAttribute("src") !== address) return; // another one by now
-    $("picture-error").textContent = why;
-    $("picture-error").hidden = false;
+    if (view.getAttribute("src") !== address) return; // another record by now
+    $("image-error").textContent = why;
+    $("image-error").hidden = false;
   };
-  picture.src = address;
+  view.src = address;
 }
 
 export function light(target) {

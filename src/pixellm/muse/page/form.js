@@ -1,4 +1,4 @@
-// The form in which a record's words are changed.
+// Form for the texts of a record.
 
 const $ = (id) => document.getElementById(id);
 const SLOT = "{seg}";
@@ -32,14 +32,14 @@ export function closeForm() {
 function swap(open) {
   $("form").hidden = !open;
   $("reading").hidden = open;
-  $("actions").hidden = $("show").disabled = open; // nothing leads away from words that are not saved
+  $("actions").hidden = $("show").disabled = open; // nothing leads away from texts that are not saved
 }
 
-// Says at once what saving would refuse.
+// Report at once what saving would refuse.
 function countSlots(wanted) {
-  const found = $("edit-text").value.split(SLOT).length - 1;
-  $("slots").textContent = `${found} of ${wanted} ${SLOT}: one right behind the words for each target`;
-  $("slots").classList.toggle("wrong", found !== wanted);
+  const count = $("edit-text").value.split(SLOT).length - 1;
+  $("slots").textContent = `${count} of ${wanted} ${SLOT}: one right behind the description of each target`;
+  $("slots").classList.toggle("wrong", count !== wanted);
 }
 
 export function readForm() {

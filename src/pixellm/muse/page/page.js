@@ -1,17 +1,17 @@
-// The page of `pixellm muse review`. What a record says is only ever set as text, never as HTML.
+// Page of `pixellm muse review`. Texts of a record are only ever set as text, never as HTML.
 
 import { api } from "./api.js";
-import { draw, light, point, showPicture } from "./drawing.js";
+import { draw, light, point, showImage } from "./drawing.js";
 import { closeForm, editing, openForm, readForm, showFormError } from "./form.js";
 
 const $ = (id) => document.getElementById(id);
 const VERDICTS = { keep: "kept", reject: "rejected" };
 
-let record = null; // the one that is shown
-let lit = null; // number of the target that is lit up
-const decided = []; // what was decided here, to be undone: {id, before}
+let record = null; // on display
+let lit = null; // number of the highlighted target
+const decided = []; // verdicts of this session, to be undone: {id, before}
 
-// One thing after another, whatever the speed of keys: each sees what the one before has changed.
+// Steps run one after another, whatever the speed of keys: each sees what the one before has changed.
 let queue = Promise.resolve();
 const act = (step) => (queue = queue.then(step).catch((error) => notice(error.message, true)));
 
@@ -43,7 +43,7 @@ function show(next) {
   draw(record, { choose, point });
   light(lit);
   if (other) {
-    showPicture(record);
+    showImage(record);
     window.scrollTo(0, 0);
   }
   showCounts(record.counts);
@@ -63,10 +63,10 @@ function remember() {
 }
 
 async function go(step, quiet = false) {
-  const found = await find($("show").value, record?.record_id, step);
-  if (found) show(found);
+  const next = await find($("show").value, record?.record_id, step);
+  if (next) show(next);
   else if (!quiet) notice(step > 0 ? "That was the last one." : "That was the first one.");
-  return found;
+  return next;
 }
 
 async function find(kind, beside, step) {
@@ -120,14 +120,14 @@ async function restore() {
 async function filter() {
   const kind = $("show").value;
   if (kind === "all" || (record.verdict ?? "undecided") === kind) return remember();
-  const found = (await find(kind, record.record_id, 1)) ?? (await find(kind, null, 1));
-  if (!found) return notice(`There are no ${$("show").selectedOptions[0].text} records.`);
-  show(found);
+  const next = (await find(kind, record.record_id, 1)) ?? (await find(kind, null, 1));
+  if (!next) return notice(`There are no ${$("show").selectedOptions[0].text} records.`);
+  show(next);
 }
 
 async function start() {
-  const asked = new URLSearchParams(location.search).get("show");
-  if ([...$("show").options].some((option) => option.value === asked)) $("show").value = asked;
+  const filter = new URLSearchParams(location.search).get("show");
+  if ([...$("show").options].some((option) => option.value === filter)) $("show").value = filter;
   const named = location.hash ? await api("GET", `records/${location.hash.slice(1)}`, { missing: null }) : null;
   const kind = $("show").value === "all" ? "undecided" : $("show").value;
   show(named ?? (await find(kind, null, 1)) ?? (await find("all", null, 1)));

@@ -1,7 +1,7 @@
-"""Checks of one record, each a function that gives the reason why it fails, in words, or None.
+"""Checks of one record, each a function that returns the reason why the record fails, in words, or None.
 
-A check looks at one thing and leaves the others to theirs: where the `{seg}` don't add up, `slots` says so, and
-`named`, which walks along them, says nothing.
+A check judges one aspect: where the `{seg}` don't add up, `slots` reports it, and `named`, which walks along them,
+reports nothing.
 """
 
 import math
@@ -12,13 +12,13 @@ from itertools import combinations
 
 from pixellm.data.describe import MIN_INSTANCE_AREA
 from pixellm.imaging import masks
-from pixellm.muse.quality import language, wording
-from pixellm.muse.quality.places import wrong_place, wrong_size
+from pixellm.muse.quality import wording
+from pixellm.muse.quality.spatial import wrong_place, wrong_size
 from pixellm.muse.records import MuseRecord, MuseTarget
 from pixellm.types import SEG_SLOT
 
 ENGINES = ("server", "template")
-SAME_MASK_IOU = 0.9  # two annotations of one thing; masks of different things hardly overlap
+SAME_MASK_IOU = 0.9  # two annotations of one object; masks of different objects hardly overlap
 SAME_BOX_IOU = 0.5  # between the stated box and the mask's own: boxes of COCO and LVIS are tight
 QUESTION_WORDS = (3, 80)
 TEXT_WORDS = (4, 900)  # 34 targets, the most in MUSE, at 25 words each
@@ -28,52 +28,48 @@ WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af]|[^\W_]+")  # Chinese and its ki
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What is wrong with a record: the check that says so, and its reason in words."""
+class Issue:
+    """Failed check of a record, with the reason in words."""
 
     check: str
     reason: str
 
 
-def _nothing(_record: MuseRecord) -> Sequence[MuseTarget]:
-    return ()
-
-
 @dataclass(frozen=True)
-class Rules:
-    """What the checks depend on.
+class QualityRules:
+    """Parameters of the checks.
 
     Args:
-        unsafe: the question with the answer → why it must not be shown, or None.
-        language: ISO 639-1 code that questions and answers are to be written in.
-        others: things in a record's image that need not be targets, for what is said of place and size among a kind.
-        repeats: how many records about other images may have almost the same question and answer as a first one.
+        unsafe: maps question and answer to the reason why they must not be shown, or None.
+        language: ISO 639-1 code of the language that questions and answers are to be written in.
+        others: returns further instances of a record's image, among which words for place and size are judged.
+        repeats: number of records about other images that may share almost the text of a first one.
     """
 
     unsafe: Callable[[str], str | None] = wording.unsafe_words
     language: str = "en"
-    others: Callable[[MuseRecord], Sequence[MuseTarget]] = _nothing
+    others: Callable[[MuseRecord], Sequence[MuseTarget]] = lambda _record: ()
     repeats: int = 0
 
 
-DEFAULT = Rules()
-Check = Callable[[MuseRecord, Rules], str | None]
+DEFAULT = QualityRules()
+Check = Callable[[MuseRecord, QualityRules], str | None]
 
 
-def check(record: MuseRecord, rules: Rules = DEFAULT) -> list[Fault]:
-    """All that is wrong with a record, by itself; see `check_all` for what the whole set tells.
+def check(record: MuseRecord, rules: QualityRules = DEFAULT) -> list[Issue]:
+    """Run all checks on a record by itself; see `check_all` for near-duplicates in a set.
 
-    A record that `schema` rejects is not looked at further.
+    A record that fails `schema` is not checked further.
     """
     broken = schema(record, rules)
     if broken:
-        return [Fault("schema", broken)]
-    found = ((one.__name__, one(record, rules)) for one in CHECKS[1:])
-    return [Fault(name, reason) for name, reason in found if reason]
+        return [Issue("schema", broken)]
+    reasons = ((function.__name__, function(record, rules)) for function in CHECKS[1:])
+    return [Issue(name, reason) for name, reason in reasons if reason]
 
 
-def schema(record: MuseRecord, rules: Rules) -> str | None:
-    """Every field has a value of its kind."""
+def schema(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Require a value of the right type in every field."""
     image, maker = record.image, record.provenance
     texts = {
         **{"record_id": record.record_id, "question": record.question, "text": record.text},
@@ -103,22 +99,22 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def slots(record: MuseRecord, rules: Rules) -> str | None:
-    """One `{seg}` for each target."""
+def slots(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Require one `{seg}` for each target."""
     if record.slots != len(record.targets):
         return f"its text has {record.slots} {SEG_SLOT} but {len(record.targets)} targets"
     return None
 
 
-def few_targets(record: MuseRecord, rules: Rules) -> str | None:
-    """Two targets at least: that is what MUSE is for."""
+def few_targets(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Require two targets at least: MUSE is about several."""
     if len(record.targets) < MIN_TARGETS:
         return f"expected {MIN_TARGETS} targets or more, got {len(record.targets)}"
     return None
 
 
-def mask(record: MuseRecord, rules: Rules) -> str | None:
-    """Every target has a mask with pixels, where its box is."""
+def mask(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Require a mask with pixels for every target, where its box is."""
     for target in record.targets:
         try:
             own = _rle(record, target)
@@ -131,20 +127,20 @@ def mask(record: MuseRecord, rules: Rules) -> str | None:
     return None
 
 
-def repeated_targets(record: MuseRecord, rules: Rules) -> str | None:
-    """No thing is shown twice, and no two are called the same."""
-    for one, other in combinations(record.targets, 2):
-        if one.annotation_id == other.annotation_id:
-            return f"annotation {one.annotation_id} is a target twice"
-        if wording.plain(one.description) == wording.plain(other.description):
-            return f"targets {one.annotation_id} and {other.annotation_id} are both called {one.description!r}"
-        if box_iou(one.box, other.box) >= SAME_BOX_IOU and _mask_iou(record, one, other) >= SAME_MASK_IOU:
-            return f"targets {one.annotation_id} and {other.annotation_id} have the same mask"
+def repeated_targets(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Forbid two targets with the same annotation, mask or description."""
+    for target, other in combinations(record.targets, 2):
+        if target.annotation_id == other.annotation_id:
+            return f"annotation {target.annotation_id} is a target twice"
+        if wording.plain(target.description) == wording.plain(other.description):
+            return f"targets {target.annotation_id} and {other.annotation_id} are both called {target.description!r}"
+        if box_iou(target.box, other.box) >= SAME_BOX_IOU and _mask_iou(record, target, other) >= SAME_MASK_IOU:
+            return f"targets {target.annotation_id} and {other.annotation_id} have the same mask"
     return None
 
 
-def named(record: MuseRecord, rules: Rules) -> str | None:
-    """The words for a target stand right before its `{seg}`."""
+def named(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Require the description of each target right before its `{seg}`."""
     if slots(record, rules):
         return None
     pieces = record.text.split(SEG_SLOT)
@@ -154,8 +150,8 @@ def named(record: MuseRecord, rules: Rules) -> str | None:
     return None
 
 
-def giveaway(record: MuseRecord, rules: Rules) -> str | None:
-    """The question doesn't name what it asks for."""
+def giveaway(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Forbid a question that names a target."""
     for target in record.targets:
         word = wording.name_in(record.question, target.category, target.description)
         if word:
@@ -163,44 +159,44 @@ def giveaway(record: MuseRecord, rules: Rules) -> str | None:
     return None
 
 
-def broad(record: MuseRecord, rules: Rules) -> str | None:
-    """The question is about something: another image would have another answer, for a reason."""
+def broad(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Forbid a question that fits any image."""
     if not wording.content_words(record.question):
         return f"the question asks for nothing in particular: {record.question!r}"
     return None
 
 
-def place(record: MuseRecord, rules: Rules) -> str | None:
-    """What is said to be left, right, at the top or bottom is there."""
-    return next(filter(None, (wrong_place(one, _whole(record, rules)) for one in record.targets)), None)
+def place(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Require words for place to be true of the boxes."""
+    return next(filter(None, (wrong_place(target, _with_others(record, rules)) for target in record.targets)), None)
 
 
-def size(record: MuseRecord, rules: Rules) -> str | None:
-    """What is said to be large or small is so."""
-    return next(filter(None, (wrong_size(one, _whole(record, rules)) for one in record.targets)), None)
+def size(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Require words for size to be true of boxes and masks."""
+    return next(filter(None, (wrong_size(target, _with_others(record, rules)) for target in record.targets)), None)
 
 
-def _whole(record: MuseRecord, rules: Rules) -> MuseRecord:
-    """With everything else in the image that is known, and large enough to be seen, among the targets."""
-    ids = {one.annotation_id for one in record.targets}
+def _with_others(record: MuseRecord, rules: QualityRules) -> MuseRecord:
+    """Add all other known instances that are large enough to be seen to the targets."""
+    ids = {target.annotation_id for target in record.targets}
     least = MIN_INSTANCE_AREA * record.image.height * record.image.width
-    others = [one for one in rules.others(record) if one.annotation_id not in ids and one.area >= least]
+    others = [row for row in rules.others(record) if row.annotation_id not in ids and row.area >= least]
     return replace(record, targets=(*record.targets, *others)) if others else record
 
 
-def foreign(record: MuseRecord, rules: Rules) -> str | None:
-    """Question and answer are in the language asked for."""
+def foreign(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Require question and answer in the language of the rules."""
     for name, text in (("question", record.question), ("text", record.text.replace(SEG_SLOT, ""))):
-        other = language.other_than(rules.language, text)
+        other = wording.foreign_language(rules.language, text)
         if other:
             return f"the {name} seems to be in the language {other!r}"
     return None
 
 
-def length(record: MuseRecord, rules: Rules) -> str | None:
-    """Neither too short to say anything, nor longer than a user reads."""
+def length(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Require texts that say something, and that a user would read to the end."""
     texts = [("question", record.question, QUESTION_WORDS), ("text", record.text.replace(SEG_SLOT, ""), TEXT_WORDS)]
-    texts += [(f"description of {one.annotation_id}", one.description, DESCRIPTION_WORDS) for one in record.targets]
+    texts += [(f"description of {row.annotation_id}", row.description, DESCRIPTION_WORDS) for row in record.targets]
     for name, text, (low, high) in texts:
         count = len(WORD.findall(text))
         if not low <= count <= high:
@@ -208,8 +204,8 @@ def length(record: MuseRecord, rules: Rules) -> str | None:
     return None
 
 
-def unsafe(record: MuseRecord, rules: Rules) -> str | None:
-    """Nothing that must not be shown, by the rule that is plugged in."""
+def unsafe(record: MuseRecord, rules: QualityRules) -> str | None:
+    """Forbid what must not be shown, by the rule that is plugged in."""
     return rules.unsafe(f"{record.question}\n{record.text}")
 
 
@@ -224,22 +220,21 @@ def _rle(record: MuseRecord, target: MuseTarget) -> masks.Rle:
     return masks.united([masks.to_rles(target.segmentation, height, width)], height, width)
 
 
-def _mask_iou(record: MuseRecord, one: MuseTarget, other: MuseTarget) -> float:
+def _mask_iou(record: MuseRecord, target: MuseTarget, other: MuseTarget) -> float:
     try:
-        first, second = _rle(record, one), _rle(record, other)
+        first, second = _rle(record, target), _rle(record, other)
     except ValueError:
-        return 0.0  # `mask` tells
+        return 0.0  # `mask` reports it
     shared = masks.common(first, second)
     return shared / max(1, masks.area(first) + masks.area(second) - shared)
 
 
-def box_iou(one: Iterable[float], other: Iterable[float]) -> float:
-    """Of two boxes x, y, width, height."""
-    (x, y, width, height), (u, v, breadth, depth) = one, other
+def box_iou(first: Iterable[float], second: Iterable[float]) -> float:
+    """Return the IoU of two boxes x, y, width, height."""
+    (x, y, width, height), (u, v, breadth, depth) = first, second
     across, down = min(x + width, u + breadth) - max(x, u), min(y + height, v + depth) - max(y, v)
     shared = max(0.0, across) * max(0.0, down)
     return shared / max(1e-9, width * height + breadth * depth - shared)
 
 
-# Of all checks, the one of the whole set last.
-NAMES = (*(one.__name__ for one in CHECKS), "near_duplicate")
+NAMES = (*(function.__name__ for function in CHECKS), "near_duplicate")

@@ -1,7 +1,7 @@
-"""Records that say what another one says already: MinHash finds the pairs to look at, the words decide.
+"""Near-duplicates: MinHash finds candidate pairs, the similarity of their texts decides.
 
-Two records are near-duplicates where their questions and answers are almost the same letters, or where two questions
-about one image are.
+Two records are near-duplicates where question and answer have almost the same letters, or where two questions about
+the same image have.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from pixellm.muse.quality.checks import DEFAULT, Fault, Rules, check
+from pixellm.muse.quality.checks import DEFAULT, Issue, QualityRules, check
 from pixellm.muse.records import MuseRecord
 
 if TYPE_CHECKING:
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 SHINGLE = 5  # letters
 PERMUTATIONS = 64
-CANDIDATE = 0.8  # Jaccard similarity about which MinHash hands over a pair
-SAME = 0.9  # of question and answer, anywhere: the same words about other things differ more
-SAME_QUESTION = 0.8  # of the questions about one image: a word exchanged
+CANDIDATE = 0.8  # Jaccard similarity from which on MinHash reports most pairs
+SAME = 0.9  # similarity of question and answer, anywhere: texts about other objects differ more
+SAME_QUESTION = 0.8  # similarity of questions about the same image: a word exchanged
 
 
-class Seen:
-    """The records so far; add them in a fixed order, the first of two stays.
+class DuplicateIndex:
+    """Index of the records so far; add them in a fixed order, the first of two stays.
 
     Args:
-        repeats: see `Rules`.
+        repeats: see `QualityRules`.
     """
 
     def __init__(self, repeats: int = 0) -> None:
@@ -38,13 +38,13 @@ class Seen:
         self._repeats, self._repeated = repeats, Counter[str]()
 
     def add(self, record: MuseRecord) -> str | None:
-        """Why the record is a near-duplicate of one before it; if it is none, later ones are compared with it."""
+        """Return the reason why the record is a near-duplicate of an earlier one; if it is none, add it."""
         question, text = _plain(record.question), _plain(f"{record.question} {record.text}")
-        asked_of_image = self._questions[record.image.coco_url or record.image.file_name]
-        for record_id, asked in asked_of_image:
-            if similarity(question, asked) >= SAME_QUESTION:
+        questions = self._questions[record.image.coco_url or record.image.file_name]
+        for record_id, earlier in questions:
+            if similarity(question, earlier) >= SAME_QUESTION:
                 return f"record {record_id} asks almost the same of this image"
-        asked_of_image.append((record.record_id, question))
+        questions.append((record.record_id, question))
         sketch = _sketch(text)
         for record_id in sorted(self._index.query(sketch)):
             if similarity(text, self._texts[record_id]) >= SAME:
@@ -57,23 +57,23 @@ class Seen:
         return None
 
 
-def check_all(records: Iterable[MuseRecord], rules: Rules = DEFAULT) -> Iterator[tuple[MuseRecord, list[Fault]]]:
-    """Each record with all that is wrong with it, by itself and beside those before it that are good."""
-    seen, ids = Seen(rules.repeats), set()
+def check_all(records: Iterable[MuseRecord], rules: QualityRules = DEFAULT) -> Iterator[tuple[MuseRecord, list[Issue]]]:
+    """Yield each record with its issues, by itself and beside the good records before it."""
+    index, ids = DuplicateIndex(rules.repeats), set()
     for record in records:
-        faults = check(record, rules)
+        issues = check(record, rules)
         if record.record_id in ids:
-            faults.append(Fault("near_duplicate", f"record {record.record_id} is there already"))
-        elif not faults and (reason := seen.add(record)):
-            faults.append(Fault("near_duplicate", reason))
+            issues.append(Issue("near_duplicate", f"record {record.record_id} is there already"))
+        elif not issues and (reason := index.add(record)):
+            issues.append(Issue("near_duplicate", reason))
         ids.add(record.record_id)
-        yield record, faults
+        yield record, issues
 
 
-def similarity(one: str, other: str) -> float:
-    """Jaccard: letters in a row that two texts share, of those in either."""
-    first, second = _shingles(one), _shingles(other)
-    return len(first & second) / max(1, len(first | second))
+def similarity(first: str, second: str) -> float:
+    """Return the Jaccard similarity of two texts: letter sequences that they share, of those in either."""
+    a, b = _shingles(first), _shingles(second)
+    return len(a & b) / max(1, len(a | b))
 
 
 def _plain(text: str) -> str:
@@ -88,5 +88,5 @@ def _sketch(text: str) -> "MinHash":
     from datasketch import MinHash
 
     sketch = MinHash(num_perm=PERMUTATIONS, seed=1)
-    sketch.update_batch([one.encode() for one in sorted(_shingles(text))])
+    sketch.update_batch([shingle.encode() for shingle in sorted(_shingles(text))])
     return sketch

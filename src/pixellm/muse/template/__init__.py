@@ -1,8 +1,4 @@
-"""Questions made by rules: a knowledge table of what things are for, a grammar, and the places of things.
+"""Questions made by rules: tables of what objects are for, a grammar, and the places of instances.
 
-groups (kinds of things) → properties and activities → what holds in a scene → sentences → records, marked as synthetic
+groups → properties and activities → drafts about an image → sentences → records, marked as synthetic
 """
-
-from pixellm.muse.template.engine import TemplateEngine
-
-__all__ = ["TemplateEngine"]

@@ -1,6 +1,6 @@
-"""What may be asked about a scene: questions whose answers follow from what is annotated.
+"""Drafts of questions about an image, whose answers follow from what is annotated.
 
-properties → all that one holds for · those in a part of the picture · the first and the last · activities · two needs
+properties → all that have one · those in a part of the image · the first and the last · activities · two needs
 """
 
 import random
@@ -10,16 +10,15 @@ from itertools import combinations
 
 from pixellm.data.describe import CLEAR_OFFSET, CLEAR_SIZE_RATIO, COUNT_WORDS
 from pixellm.muse.quality.checks import MIN_TARGETS
-from pixellm.muse.records import MuseTarget
-from pixellm.muse.scene import Scene
+from pixellm.muse.records import ImageAnnotations, MuseTarget
 from pixellm.muse.template.knowledge import SLOT, Activity, Property, activities, properties
 
 MAX_TARGETS = 12
-MAX_OF_PART = 4  # things for one part of an activity: with more of them, none is singled out
-PART_QUESTIONS = 3  # with each condition that only some things meet
+MAX_OF_PART = 4  # instances for one part of an activity: with more of them, none is singled out
+PART_QUESTIONS = 3  # with each condition that only some instances meet
 NEEDS_QUESTIONS = 3  # about each two needs
-TINY = 2.0  # how much larger everything that is shown is than what a question leaves out as tiny
-MIDDLE = 0.06  # of a side: what has its centre so close to the middle is in neither half
+TINY = 2.0  # least ratio of the areas of targets to those that a question leaves out as tiny
+MIDDLE = 0.06  # fraction of a side: a centre so close to the middle is in neither half
 HALVES = (
     ("x", -1, ("Look at the left half of the picture only.", "Suppose that the right half of the picture is covered.")),
     ("x", 1, ("Look at the right half of the picture only.", "Suppose that the left half of the picture is covered.")),
@@ -57,149 +56,151 @@ ENDS = {
         "The largest part is taken up by {0}, the smallest by {1}.",
     ),
 }
+Targets = tuple[MuseTarget, ...]
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A question with an answer in which `{0}`, `{1}` … stand for groups of things."""
+class TemplateDraft:
+    """Question with an answer in which `{0}`, `{1}` … stand for groups of instances."""
 
     kind: str
     question: str
     sentence: str
-    things: tuple[tuple[MuseTarget, ...], ...]
+    groups: tuple[Targets, ...]
 
 
-def drafts(scene: Scene, named: Sequence[MuseTarget], rng: random.Random) -> Iterator[Draft]:
-    for one in properties():
-        members, tiny = _members(one, scene, named)
+def drafts(image: ImageAnnotations, named: Sequence[MuseTarget], rng: random.Random) -> Iterator[TemplateDraft]:
+    """Yield all drafts about an image; `named`: instances that have a phrase."""
+    for row in properties():
+        members, tiny = _members(row, image, named)
         if members:
-            yield from _about_property(one, members, scene, " " + rng.choice(NO_TINY) if tiny else "", rng)
-    yield from _about_needs(scene, named, rng)
-    for one in activities():
-        yield from _about_activity(one, scene, named)
+            yield from _about_property(row, members, image, " " + rng.choice(NO_TINY) if tiny else "", rng)
+    yield from _about_needs(image, named, rng)
+    for row in activities():
+        yield from _about_activity(row, image, named)
 
 
 def _members(
-    one: Property, scene: Scene, named: Sequence[MuseTarget], least: int = MIN_TARGETS
-) -> tuple[tuple[MuseTarget, ...], bool]:
-    """All that it holds for, and whether there are tiny ones besides; nothing where some can't be told apart."""
-    everything = (*scene.things, *scene.others)
-    rows = sorted((thing for thing in everything if thing.category in one.holds), key=lambda thing: -thing.area)
-    present = {thing.category for thing in everything}
-    if present & one.unclear or any(thing.category not in scene.complete for thing in rows):
+    row: Property, image: ImageAnnotations, named: Sequence[MuseTarget], least: int = MIN_TARGETS
+) -> tuple[Targets, bool]:
+    """Return all instances with a property, and True if there are tiny ones besides; none if some have no phrase."""
+    everything = (*image.instances, *image.others)
+    rows = sorted((target for target in everything if target.category in row.holds), key=lambda target: -target.area)
+    present = {target.category for target in everything}
+    if present & row.unclear or any(target.category not in image.complete for target in rows):
         return (), False
     for count in range(min(len(rows), MAX_TARGETS), least - 1, -1):
         rest = rows[count:]
         if rest and rest[0].area * TINY > rows[count - 1].area:
             continue
-        if all(thing in named for thing in rows[:count]):
+        if all(target in named for target in rows[:count]):
             return tuple(rows[:count]), bool(rest)
     return (), False
 
 
 def _about_property(
-    one: Property, members: tuple[MuseTarget, ...], scene: Scene, tiny: str, rng: random.Random
-) -> Iterator[Draft]:
-    if not scene.exhaustive:
+    row: Property, members: Targets, image: ImageAnnotations, tiny: str, rng: random.Random
+) -> Iterator[TemplateDraft]:
+    if not image.exhaustive:
         if tiny or len(members) not in COUNT_WORDS:
             return
         tiny = " " + capital(rng.choice(EXAMPLES).format(count=COUNT_WORDS[len(members)]))
-    for question in one.questions:
-        yield _draft(one, question + tiny, members, rng)
-    if not scene.exhaustive or len(members) == MIN_TARGETS:
+    for question in row.questions:
+        yield _draft(row, question + tiny, members, rng)
+    if not image.exhaustive or len(members) == MIN_TARGETS:
         return
-    for more, part in _parts(members, scene, rng):
-        for question in rng.sample(one.questions, min(PART_QUESTIONS, len(one.questions))):
-            yield _draft(one, f"{question} {more}{tiny}", part, rng, "part")
-    for question, by in COMPARED if one.clause and not tiny else ():
-        ends = _ends(by, members, scene)
+    for condition, some in _conditions(members, image, rng):
+        for question in rng.sample(row.questions, min(PART_QUESTIONS, len(row.questions))):
+            yield _draft(row, f"{question} {condition}{tiny}", some, rng, "part")
+    for question, order in COMPARED if row.clause and not tiny else ():
+        ends = _ends(order, members, image)
         if ends:
-            asked = question.format(clause=one.clause)
-            yield Draft(f"compare {by}", asked, rng.choice(ENDS[by]), tuple((end,) for end in ends))
+            text = question.format(clause=row.clause)
+            yield TemplateDraft(f"compare {order}", text, rng.choice(ENDS[order]), tuple((end,) for end in ends))
 
 
-def _draft(
-    one: Property, question: str, members: tuple[MuseTarget, ...], rng: random.Random, kind: str = "property"
-) -> Draft:
-    return Draft(f"{kind} {one.key}", question, rng.choice(one.answers).replace(SLOT, "{0}"), (members,))
+def _draft(row: Property, question: str, members: Targets, rng: random.Random, kind: str = "property") -> TemplateDraft:
+    return TemplateDraft(f"{kind} {row.key}", question, rng.choice(row.answers).replace(SLOT, "{0}"), (members,))
 
 
-def _parts(
-    members: tuple[MuseTarget, ...], scene: Scene, rng: random.Random
-) -> Iterator[tuple[str, tuple[MuseTarget, ...]]]:
-    """Conditions that only some of the members meet, two at least, with those that do."""
-    for axis, sign, words in HALVES:
-        off = [sign * (_centre(thing, scene)[axis] - 0.5) for thing in members]
-        part = tuple(thing for thing, value in zip(members, off, strict=True) if value > 0)
-        if min(map(abs, off)) > MIDDLE and MIN_TARGETS <= len(part) < len(members):
-            yield rng.choice(words), part
+def _conditions(members: Targets, image: ImageAnnotations, rng: random.Random) -> Iterator[tuple[str, Targets]]:
+    """Yield conditions that only some of the members meet, two at least, with those that do."""
+    for axis, sign, wordings in HALVES:
+        offsets = [sign * (_centre(target, image)[axis] - 0.5) for target in members]
+        some = tuple(target for target, offset in zip(members, offsets, strict=True) if offset > 0)
+        if min(map(abs, offsets)) > MIDDLE and MIN_TARGETS <= len(some) < len(members):
+            yield rng.choice(wordings), some
+    rows = sorted(members, key=lambda target: -target.area)
     for count in range(MIN_TARGETS, min(len(members), max(COUNT_WORDS) + 1)):
-        rows = sorted(members, key=lambda thing: -thing.area)
         if rows[count - 1].area >= CLEAR_SIZE_RATIO * rows[count].area:
             yield rng.choice(LARGEST).format(count=COUNT_WORDS[count]), tuple(rows[:count])
-    row = sorted(members, key=lambda thing: _centre(thing, scene)["x"])
-    for words, end in WITHOUT:
-        clear = abs(_centre(row[end], scene)["x"] - _centre(row[1 if end == 0 else -2], scene)["x"]) >= CLEAR_OFFSET
+    row = sorted(members, key=lambda target: _centre(target, image)["x"])
+    for wording, end in WITHOUT:
+        clear = abs(_centre(row[end], image)["x"] - _centre(row[1 if end == 0 else -2], image)["x"]) >= CLEAR_OFFSET
         if clear and len(row) > MIN_TARGETS:
-            yield f"The one {words} is none of my business.", tuple(thing for thing in row if thing is not row[end])
+            others = tuple(target for target in row if target is not row[end])
+            yield f"The one {wording} is none of my business.", others
 
 
-def _centre(thing: MuseTarget, scene: Scene) -> dict[str, float]:
-    """Of its box, as fractions of width and height."""
-    x, y, width, height = thing.box
-    return {"x": (x + width / 2) / scene.image.width, "y": (y + height / 2) / scene.image.height}
+def _centre(target: MuseTarget, image: ImageAnnotations) -> dict[str, float]:
+    """Return the centre of the box, in fractions of width and height."""
+    x, y, width, height = target.box
+    return {"x": (x + width / 2) / image.image.width, "y": (y + height / 2) / image.image.height}
 
 
-def _ends(by: str, members: Sequence[MuseTarget], scene: Scene) -> tuple[MuseTarget, MuseTarget] | None:
-    """The first and the last, if both are clearly ahead of the next ones."""
-    if by == "size":
-        row = sorted(members, key=lambda thing: -thing.area)
+def _ends(order: str, members: Targets, image: ImageAnnotations) -> tuple[MuseTarget, MuseTarget] | None:
+    """Return the first and the last member, if both are clearly ahead of the next ones."""
+    if order == "size":
+        row = sorted(members, key=lambda target: -target.area)
         clear = all(row[i].area >= CLEAR_SIZE_RATIO * row[i + 1].area for i in (0, len(row) - 2))
     else:
-        row = sorted(members, key=lambda thing: _centre(thing, scene)[by])
-        places = [_centre(thing, scene)[by] for thing in row]
+        row = sorted(members, key=lambda target: _centre(target, image)[order])
+        places = [_centre(target, image)[order] for target in row]
         clear = all(places[i + 1] - places[i] >= CLEAR_OFFSET for i in (0, len(row) - 2))
     return (row[0], row[-1]) if clear else None
 
 
-def _about_needs(scene: Scene, named: Sequence[MuseTarget], rng: random.Random) -> Iterator[Draft]:
-    """Two people who need different things: whatever there is for either, if it isn't much."""
-    found = [(one, _members(one, scene, named, 1)[0]) for one in properties() if one.need]
-    for (one, things), (other, others) in combinations([row for row in found if 0 < len(row[1]) <= MAX_OF_PART], 2):
-        if {thing.annotation_id for thing in things} & {thing.annotation_id for thing in others}:
+def _about_needs(image: ImageAnnotations, named: Sequence[MuseTarget], rng: random.Random) -> Iterator[TemplateDraft]:
+    """Yield questions about two people with different needs: whatever there is for either, if it isn't much."""
+    rows = [(row, _members(row, image, named, 1)[0]) for row in properties() if row.need]
+    for pair in combinations([row for row in rows if 0 < len(row[1]) <= MAX_OF_PART], 2):
+        (_, members), (_, others) = pair
+        if {target.annotation_id for target in members} & {target.annotation_id for target in others}:
             continue
-        if rng.random() < 0.5:
-            one, things, other, others = other, others, one, things
+        (first, members), (second, others) = pair[::-1] if rng.random() < 0.5 else pair
         for question, answer in rng.sample(NEEDS, NEEDS_QUESTIONS):
             a, b = rng.choice(GETS)
-            yield Draft("needs", question.format(one.need, other.need), answer.format(a=a, b=b), (things, others))
+            text = question.format(first.need, second.need)
+            yield TemplateDraft("needs", text, answer.format(a=a, b=b), (members, others))
 
 
-def _about_activity(one: Activity, scene: Scene, named: Sequence[MuseTarget]) -> Iterator[Draft]:
-    groups: list[tuple[MuseTarget, ...]] = []
+def _about_activity(row: Activity, image: ImageAnnotations, named: Sequence[MuseTarget]) -> Iterator[TemplateDraft]:
+    groups: list[Targets] = []
     clauses: list[str] = []
     filled: set[int] = set()
     used: set[int] = set()
-    for number, (names, clause) in enumerate(one.parts):
-        things = tuple(thing for thing in scene.things if thing.category in names and thing.annotation_id not in used)
-        if not 0 < len(things) <= MAX_OF_PART or any(thing not in named for thing in things):
+    for number, (names, clause) in enumerate(row.parts):
+        group = tuple(
+            target for target in image.instances if target.category in names and target.annotation_id not in used
+        )
+        if not 0 < len(group) <= MAX_OF_PART or any(target not in named for target in group):
             continue
-        used |= {thing.annotation_id for thing in things}
+        used |= {target.annotation_id for target in group}
         filled.add(number)
         clauses.append(clause.replace(SLOT, f"{{{len(groups)}}}"))
-        groups.append(things)
-    enough = len(filled) == len(one.parts) if one.all else len(filled) >= 2 and (not one.needs or filled & {*one.needs})
+        groups.append(group)
+    enough = len(filled) == len(row.parts) if row.all else len(filled) >= 2 and (not row.needs or filled & {*row.needs})
     if not enough or not MIN_TARGETS <= len(used) <= MAX_TARGETS:
         return
-    for question in one.questions:
-        yield Draft(f"activity {one.key}", question, enumerated(clauses), tuple(groups))
+    for question in row.questions:
+        yield TemplateDraft(f"activity {row.key}", question, enumerated(clauses), tuple(groups))
 
 
-def enumerated(parts: Sequence[str]) -> str:
-    """As in "a, b and c"."""
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+def enumerated(items: Sequence[str]) -> str:
+    """Return "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))
 
 
 def capital(text: str) -> str:
-    """With a capital letter."""
+    """Capitalise the first letter, and leave the others."""
     return text[:1].upper() + text[1:]

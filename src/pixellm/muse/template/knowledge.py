@@ -1,6 +1,6 @@
-"""What things are for: read from the tables beside this file.
+"""Tables of what objects are for.
 
-groups.yaml (kinds of things) → properties.yaml (what holds for them), activities.yaml (what they are used for together)
+groups.yaml (groups of categories) → properties.yaml (what holds for them), activities.yaml (what they are used for)
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,21 +11,21 @@ from typing import Any
 
 from pixellm.data.categories import COCO
 
-SLOT = "{things}"
+SLOT = "{things}"  # in the tables
 
 
 @dataclass(frozen=True)
 class Property:
-    """Something that holds for things, and how to ask for all of them.
+    """Property of objects, with questions that ask for all that have it.
 
     Args:
-        key: its name in the table.
-        holds: names for which it is so.
-        unclear: names for which it is a matter of opinion.
-        questions: wordings that name nothing.
-        answers: sentences with `{things}`, two or more.
-        clause: what follows "all that", for questions that compare its members; None: there are none.
-        need: what follows "somebody" who would be glad about a member; None: nobody would.
+        key: name in the table.
+        holds: categories that have it.
+        unclear: categories for which it is a matter of opinion.
+        questions: wordings that name no category.
+        answers: sentences with `SLOT`.
+        clause: continues "all that", for questions that compare its members; None: there are none.
+        need: continues "somebody" who would be glad about a member; None: nobody would.
     """
 
     key: str
@@ -39,14 +39,14 @@ class Property:
 
 @dataclass(frozen=True)
 class Activity:
-    """What somebody wants to do.
+    """Activity for which several objects are used.
 
     Args:
-        key: its name in the table.
-        questions: wordings that name nothing.
-        parts: which names play a part, and a clause with `{things}` for what is done with them.
-        needs: of these parts one must be there; empty: any will do.
-        all: every part must be there.
+        key: name in the table.
+        questions: wordings that name no category.
+        parts: categories that play a part, and a clause with `SLOT` for their use.
+        needs: numbers of parts of which one must be present; empty: any will do.
+        all: every part must be present.
     """
 
     key: str
@@ -58,17 +58,17 @@ class Activity:
 
 @cache
 def groups() -> dict[str, frozenset[str]]:
-    """Kinds of things, with those of the groups in them."""
+    """Return the categories of each group, those of nested groups among them."""
     table = _read("groups.yaml")
-    found: dict[str, frozenset[str]] = {}
+    resolved: dict[str, frozenset[str]] = {}
     for key in table:
-        _resolve(key, table, found, ())
-    return found
+        _resolve(key, table, resolved, ())
+    return resolved
 
 
 @cache
 def properties() -> tuple[Property, ...]:
-    """In the order of the table."""
+    """Return the properties in the order of the table."""
     return tuple(
         Property(
             *(key, holds := _names(row["holds"]), _names(row.get("unclear", [])) - holds),
@@ -80,19 +80,18 @@ def properties() -> tuple[Property, ...]:
 
 @cache
 def activities() -> tuple[Activity, ...]:
-    """In the order of the table."""
-    found = []
+    """Return the activities in the order of the table."""
+    rows = []
     for key, row in _read("activities.yaml").items():
         clauses = _with_slot([clause for _, clause in row["parts"]], key)
         parts = tuple((_names(names), clause) for (names, _), clause in zip(row["parts"], clauses, strict=True))
-        found.append(
-            Activity(key, tuple(row["questions"]), parts, tuple(row.get("needs", ())), bool(row.get("all", False)))
-        )
-    return tuple(found)
+        needs, everything = tuple(row.get("needs", ())), bool(row.get("all", False))
+        rows.append(Activity(key, tuple(row["questions"]), parts, needs, everything))
+    return tuple(rows)
 
 
 def vocabulary() -> frozenset[str]:
-    """Every name that a kind has."""
+    """Return every category of the tables."""
     return frozenset(COCO).union(*groups().values())
 
 
@@ -103,14 +102,13 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _resolve(
-    key: str, table: Mapping[str, list[str]], found: dict[str, frozenset[str]], above: tuple[str, ...]
+    key: str, table: Mapping[str, list[str]], resolved: dict[str, frozenset[str]], above: tuple[str, ...]
 ) -> frozenset[str]:
     assert key not in above, f"groups.yaml: {key} is in itself"
-    if key not in found:
-        found[key] = frozenset().union(
-            *(_resolve(one, table, found, (*above, key)) if one in table else {one} for one in table[key])
-        )
-    return found[key]
+    if key not in resolved:
+        members = (_resolve(name, table, resolved, (*above, key)) if name in table else {name} for name in table[key])
+        resolved[key] = frozenset().union(*members)
+    return resolved[key]
 
 
 def _names(values: Iterable[str]) -> frozenset[str]:
@@ -118,6 +116,6 @@ def _names(values: Iterable[str]) -> frozenset[str]:
 
 
 def _with_slot(sentences: Iterable[str], key: str) -> tuple[str, ...]:
-    found = tuple(sentences)
-    assert all(one.count(SLOT) == 1 for one in found), f"{key}: a sentence has not one {SLOT}"
-    return found
+    checked = tuple(sentences)
+    assert all(sentence.count(SLOT) == 1 for sentence in checked), f"{key}: expected one {SLOT} in each sentence"
+    return checked

@@ -1,6 +1,6 @@
-"""Words for a thing that fit no other thing in the photograph: by place, size, colour, and what is beside it.
+"""Phrases for an instance that fit no other one in the image: by place, size, colour, and what is beside it.
 
-Places are those of boxes, as fractions of the image from its top left corner: what the checks judge by.
+Places are those of boxes, as fractions of the image from its top left corner: the checks judge by the same.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,10 @@ from pixellm.data.describe import (
     spoken,
 )
 from pixellm.imaging import masks
-from pixellm.muse.records import MuseTarget
-from pixellm.muse.scene import Scene
+from pixellm.muse.records import ImageAnnotations, MuseTarget
 
-# Names of the sources that nobody would say.
-SAID = {
+# Category names of COCO and LVIS that nobody would say.
+COMMON_NAMES = {
     **{"automatic washer": "washing machine", "edible corn": "corn cob", "fireplug": "fire hydrant"},
     **{"domestic ass": "donkey", "baguet": "baguette", "cantaloup": "cantaloupe", "cock": "rooster", "hog": "pig"},
     **{"icecream": "ice cream", "jean": "pair of jeans", "monitor (computer equipment) computer monitor": "monitor"},
@@ -34,164 +33,165 @@ SAID = {
     **{"hair drier": "hair dryer", "tv": "TV", "pop (soda)": "soda", "wineglass": "wine glass", "sports ball": "ball"},
     **{"mouse": "computer mouse", "mouse (computer equipment)": "computer mouse", "remote": "remote control"},
 }
-COLOURLESS = frozenset(("person", "baby"))  # a colour would be said of a body, and means clothes
-EDGE = 0.3  # of a side: a thing whose box ends within it from a corner is in that corner
-TOUCHING = 0.02  # of the image's longer side, between the boxes of things that are beside each other
-BESIDE_AREA = 0.01  # of the image: what others are said to be beside must be seen at once
-CLEAR_OFFSET = 0.05  # of the side, between the centres of boxes: then one is further that way
-READING_OFFSET = 0.025  # of the width, between things that are counted from left to right
+COLOURLESS = frozenset(("person", "baby"))  # a colour would be that of clothes, and read as that of a body
+EDGE = 0.3  # fraction of a side: a box whose centre is within it from a corner is in that corner
+TOUCHING = 0.02  # fraction of the longer side, between the boxes of instances that are beside each other
+BESIDE_AREA = 0.01  # fraction of the image: what others are beside must be noticed at once
+CLEAR_OFFSET = 0.05  # fraction of the side, between the centres of boxes: then one is further that way
+READING_OFFSET = 0.025  # fraction of the width, between instances that are counted from left to right
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-MANY = 10  # of a kind: more are not counted from left to right
+MANY = 10  # instances of a category: more are not counted from left to right
 
 
 @dataclass(frozen=True)
 class _Placed:
-    thing: MuseTarget
+    target: MuseTarget
     noun: str
     x: float
     y: float
 
 
-class Names:
-    """The words for the things of a scene.
+class PhraseWriter:
+    """Writer of phrases for the instances of an image.
 
     Args:
-        scene: the photograph and what is in it.
-        image: uint8 (H, W, 3), the photograph at the source's size.
+        image: the image with its instances.
+        pixels: uint8 (H, W, 3), at the size of the annotations.
     """
 
-    def __init__(self, scene: Scene, image: np.ndarray) -> None:
-        self._scene, self._image = scene, image
-        self._height, self._width = scene.image.height, scene.image.width
-        self._placed = [self._place(one) for one in (*scene.things, *scene.others)]
+    def __init__(self, image: ImageAnnotations, pixels: np.ndarray) -> None:
+        self._image, self._pixels = image, pixels
+        self._height, self._width = image.image.height, image.image.width
+        self._placed = [self._place(target) for target in (*image.instances, *image.others)]
         self._shares: dict[int, np.ndarray] = {}
 
-    def _place(self, thing: MuseTarget) -> _Placed:
-        x, y, width, height = thing.box
-        return _Placed(thing, noun(thing.category), (x + width / 2) / self._width, (y + height / 2) / self._height)
+    def _place(self, target: MuseTarget) -> _Placed:
+        x, y, width, height = target.box
+        return _Placed(target, noun(target.category), (x + width / 2) / self._width, (y + height / 2) / self._height)
 
     @cached_property
-    def words(self) -> dict[int, tuple[str, ...]]:
-        """By annotation id: what may be said of a thing; nothing where it can't be told from others."""
-        return {one.annotation_id: tuple(dict.fromkeys(self._words(self._place(one)))) for one in self._scene.things}
+    def phrases(self) -> dict[int, tuple[str, ...]]:
+        """Phrases by annotation id; none where an instance can't be distinguished from others."""
+        placed = self._placed[: len(self._image.instances)]
+        return {row.target.annotation_id: tuple(dict.fromkeys(self._phrases(row))) for row in placed}
 
-    def _words(self, one: _Placed) -> list[str]:
-        if one.thing.category not in self._scene.complete:
+    def _phrases(self, row: _Placed) -> list[str]:
+        if row.target.category not in self._image.complete:
             return []  # there may be others
-        kin = [other for other in self._placed if other.noun == one.noun and other.thing is not one.thing]
-        found = [f"the {colour} {one.noun}" for colour in self._colour(one, kin)]
-        found += [f"the {one.noun} {where}" for where in (*self._corner(one, kin), *self._beside(one, kin))]
+        kin = [other for other in self._placed if other.noun == row.noun and other.target is not row.target]
+        phrases = [f"the {colour} {row.noun}" for colour in self._colour(row, kin)]
+        phrases += [f"the {row.noun} {where}" for where in (*self._corner(row, kin), *self._beside(row, kin))]
         if not kin:
-            return [f"the {one.noun}", *found, *self._lone_side(one)]
-        return [*found, *self._extreme(one, kin), *self._counted(one, kin), *self._size(one, kin)]
+            return [f"the {row.noun}", *phrases, *self._lone_side(row)]
+        return [*phrases, *self._extreme(row, kin), *self._counted(row, kin), *self._size(row, kin)]
 
-    def _lone_side(self, one: _Placed) -> list[str]:
-        if one.x < CLEAR_SIDE:
-            return [f"the {one.noun} on the left", f"the {one.noun} on the left side of the picture"]
-        if one.x > 1 - CLEAR_SIDE:
-            return [f"the {one.noun} on the right", f"the {one.noun} on the right side of the picture"]
-        return [f"the {one.noun} in the middle"] if abs(one.x - 0.5) < 0.1 and abs(one.y - 0.5) < 0.15 else []
+    def _lone_side(self, row: _Placed) -> list[str]:
+        if row.x < CLEAR_SIDE:
+            return [f"the {row.noun} on the left", f"the {row.noun} on the left side of the picture"]
+        if row.x > 1 - CLEAR_SIDE:
+            return [f"the {row.noun} on the right", f"the {row.noun} on the right side of the picture"]
+        return [f"the {row.noun} in the middle"] if abs(row.x - 0.5) < 0.1 and abs(row.y - 0.5) < 0.15 else []
 
-    def _corner(self, one: _Placed, kin: Sequence[_Placed]) -> list[str]:
-        """A whole box in a quarter that no other of the kind reaches into."""
-        across, down = _side(one.x, "left", "right"), _side(one.y, "upper", "lower")
+    def _corner(self, row: _Placed, kin: Sequence[_Placed]) -> list[str]:
+        """Name the corner of a box, if no other one of its category is near."""
+        across, down = _side(row.x, "left", "right"), _side(row.y, "upper", "lower")
         if not across or not down:
             return []
-        if any(abs(other.x - one.x) < EDGE and abs(other.y - one.y) < EDGE for other in kin):
+        if any(abs(other.x - row.x) < EDGE and abs(other.y - row.y) < EDGE for other in kin):
             return []
         signs = (("x", 1 if across == "left" else -1), ("y", 1 if down == "upper" else -1))
-        if kin and any(all(s * getattr(other, a) < s * getattr(one, a) for other in kin) for a, s in signs):
+        if kin and any(all(s * getattr(other, a) < s * getattr(row, a) for other in kin) for a, s in signs):
             return []  # all others are further that way
         return [f"in the {down} {across} corner"]
 
-    def _beside(self, one: _Placed, kin: Sequence[_Placed]) -> list[str]:
-        """Next to the only thing of another kind, where no other of its own kind is."""
-        found = []
+    def _beside(self, row: _Placed, kin: Sequence[_Placed]) -> list[str]:
+        """Name the only instance of another category next to this one, if no other one of its own is near it."""
+        phrases = []
         for other in self._placed:
             alone = sum(each.noun == other.noun for each in self._placed) == 1
-            large = other.thing.area >= BESIDE_AREA * self._height * self._width
-            if not (alone and large) or other.noun == one.noun or other.thing.category not in self._scene.complete:
+            large = other.target.area >= BESIDE_AREA * self._height * self._width
+            if not (alone and large) or other.noun == row.noun or other.target.category not in self._image.complete:
                 continue
-            if self._near(one, other) and not any(self._near(each, other, 2) for each in kin):
-                found.append(f"beside the {other.noun}")
-        return found
+            if self._near(row, other) and not any(self._near(each, other, 2) for each in kin):
+                phrases.append(f"beside the {other.noun}")
+        return phrases
 
-    def _near(self, one: _Placed, other: _Placed, times: float = 1) -> bool:
-        """Side by side with a small gap or none, neither in front of the other."""
-        (x, y, width, height), (u, v, breadth, depth) = one.thing.box, other.thing.box
+    def _near(self, row: _Placed, other: _Placed, times: float = 1) -> bool:
+        """Return True if two boxes are side by side with a small gap or none, neither in front of the other."""
+        (x, y, width, height), (u, v, breadth, depth) = row.target.box, other.target.box
         gap = max(u - x - width, x - u - breadth)
         level = min(y + height, v + depth) - max(y, v)
         limit = TOUCHING * max(self._height, self._width) * times
         overlap = -gap / min(width, breadth)
         return gap <= limit and overlap <= (0.25 if times == 1 else 1) and level >= 0.4 * min(height, depth)
 
-    def _extreme(self, one: _Placed, kin: Sequence[_Placed]) -> list[str]:
-        found = []
-        for axis, ends in (("x", ("left", "right")), ("y", ("top", "bottom"))):
-            here, there = getattr(one, axis), [getattr(other, axis) for other in kin]
-            for side, clear in zip(
-                ends, (here <= min(there) - CLEAR_OFFSET, here >= max(there) + CLEAR_OFFSET), strict=True
-            ):
-                there_indeed = here < 0.5 if side in ("left", "top") else here > 0.5
-                if not clear:
-                    continue
-                if axis == "x":
-                    found += [f"the {side}most {one.noun}"]
-                    found += [f"the {one.noun} on the far {side}"] * there_indeed
-                    found += [f"the {one.noun} on the {side}"] * (there_indeed and len(kin) == 1)
-                elif there_indeed:
-                    found += [f"the {one.noun} nearest the {side} of the picture"]
-        return found
+    def _extreme(self, row: _Placed, kin: Sequence[_Placed]) -> list[str]:
+        phrases = []
+        for axis, (low, high) in (("x", ("left", "right")), ("y", ("top", "bottom"))):
+            here, there = getattr(row, axis), [getattr(other, axis) for other in kin]
+            if here <= min(there) - CLEAR_OFFSET:
+                side, in_its_half = low, here < 0.5
+            elif here >= max(there) + CLEAR_OFFSET:
+                side, in_its_half = high, here > 0.5
+            else:
+                continue
+            if axis == "x":
+                phrases += [f"the {side}most {row.noun}"]
+                phrases += [f"the {row.noun} on the far {side}"] * in_its_half
+                phrases += [f"the {row.noun} on the {side}"] * (in_its_half and len(kin) == 1)
+            elif in_its_half:
+                phrases += [f"the {row.noun} nearest the {side} of the picture"]
+        return phrases
 
-    def _counted(self, one: _Placed, kin: Sequence[_Placed]) -> list[str]:
-        row = sorted([one, *kin], key=lambda each: each.x)
-        if not 2 < len(row) <= MANY or any(b.x - a.x < READING_OFFSET for a, b in pairwise(row)):
+    def _counted(self, row: _Placed, kin: Sequence[_Placed]) -> list[str]:
+        line = sorted([row, *kin], key=lambda each: each.x)
+        if not 2 < len(line) <= MANY or any(b.x - a.x < READING_OFFSET for a, b in pairwise(line)):
             return []
-        place = row.index(one)
-        found = [f"the {ORDINALS[place]} {one.noun} from the left"] if place > 0 else []
-        back = len(row) - 1 - place
-        found += [f"the {ORDINALS[back]} {one.noun} from the right"] if back > 0 else []
-        return found + [f"the {one.noun} in the middle of the row"] * (place == back and _in_a_row(row))
+        place = line.index(row)
+        back = len(line) - 1 - place
+        phrases = [f"the {ORDINALS[place]} {row.noun} from the left"] if place > 0 else []
+        phrases += [f"the {ORDINALS[back]} {row.noun} from the right"] if back > 0 else []
+        return phrases + [f"the {row.noun} in the middle of the row"] * (place == back and _is_level(line))
 
-    def _size(self, one: _Placed, kin: Sequence[_Placed]) -> list[str]:
-        """By box and mask, far enough from all others."""
-        areas = [(each.thing.area, each.thing.box[2] * each.thing.box[3]) for each in (one, *kin)]
+    def _size(self, row: _Placed, kin: Sequence[_Placed]) -> list[str]:
+        """Compare box and mask with those of all others."""
+        areas = [(each.target.area, each.target.box[2] * each.target.box[3]) for each in (row, *kin)]
         own, others = areas[0], areas[1:]
         if all(own[i] >= CLEAR_SIZE_RATIO * other[i] for other in others for i in (0, 1)):
-            return [f"the largest {one.noun}", f"the biggest {one.noun}"]
+            return [f"the largest {row.noun}", f"the biggest {row.noun}"]
         if all(other[i] >= CLEAR_SIZE_RATIO * own[i] for other in others for i in (0, 1)):
-            return [f"the smallest {one.noun}"]
+            return [f"the smallest {row.noun}"]
         return []
 
-    def _colour(self, one: _Placed, kin: Sequence[_Placed]) -> list[str]:
-        if one.thing.category in COLOURLESS or one.thing.area < MIN_COLOUR_AREA * self._height * self._width:
+    def _colour(self, row: _Placed, kin: Sequence[_Placed]) -> list[str]:
+        if row.target.category in COLOURLESS or row.target.area < MIN_COLOUR_AREA * self._height * self._width:
             return []
-        own = self._share(one)
+        own = self._share(row)
         colour = int(own.argmax())
         if own[colour] < OWN_COLOUR or any(self._share(other)[colour] >= OTHERS_COLOUR for other in kin):
             return []
         return [COLOURS[colour]]
 
-    def _share(self, one: _Placed) -> np.ndarray:
-        number = one.thing.annotation_id
+    def _share(self, row: _Placed) -> np.ndarray:
+        number = row.target.annotation_id
         if number not in self._shares:
             try:
-                pixels = masks.decode(one.thing.segmentation, self._height, self._width)
-                self._shares[number] = colour_shares(self._image, pixels)
+                mask = masks.decode(row.target.segmentation, self._height, self._width)
+                self._shares[number] = colour_shares(self._pixels, mask)
             except (ValueError, ZeroDivisionError):
-                self._shares[number] = np.ones(len(COLOURS))  # unknown: no other of the kind has a colour of its own
+                self._shares[number] = np.ones(len(COLOURS))  # unknown: no other one has a colour of its own
         return self._shares[number]
 
 
 def noun(category: str) -> str:
-    """The category as people say it."""
-    return SAID.get(category) or spoken(category)
+    """Return the category as people say it."""
+    return COMMON_NAMES.get(category) or spoken(category)
 
 
 def _side(at: float, low: str, high: str) -> str | None:
     return low if at < EDGE else high if at > 1 - EDGE else None
 
 
-def _in_a_row(row: Sequence[_Placed]) -> bool:
-    heights = [one.y for one in row]
+def _is_level(line: Sequence[_Placed]) -> bool:
+    heights = [row.y for row in line]
     return max(heights) - min(heights) < CLEAR_OFFSET

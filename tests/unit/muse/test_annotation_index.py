@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pixellm.muse.selection import MISSING, Rules, Selection
-from pixellm.muse.source import Source
+from pixellm.muse.annotation_index import AnnotationIndex
+from pixellm.muse.selection import MISSING, Selection, SelectionRules
 
 CATEGORIES = [{"id": 1, "name": "cup"}, {"id": 2, "name": "dining_table"}, {"id": 3, "name": "dog"}]
 
@@ -25,16 +25,16 @@ def image(number: int, **more) -> dict:
     return {"id": number, "file_name": f"{number}.jpg", "height": 100, "width": 100, "license": 4} | more
 
 
-def source(tmp_path: Path, images: list, annotations: list, **more) -> Source:
+def source(tmp_path: Path, images: list, annotations: list, **more) -> AnnotationIndex:
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES} | more
     (tmp_path / "instances.json").write_text(json.dumps(content))
     for one in images:
         (tmp_path / one["file_name"]).touch()
-    return Source.build(tmp_path / "instances.json", tmp_path / "out" / "source.sqlite")
+    return AnnotationIndex.build(tmp_path / "instances.json", tmp_path / "out" / "source.sqlite")
 
 
-def chosen(tmp_path: Path, found: Source, **rules) -> list:
-    return list(Selection(found, tmp_path, Rules(**rules)))
+def chosen(tmp_path: Path, found: AnnotationIndex, **rules) -> list:
+    return list(Selection(found, tmp_path, SelectionRules(**rules)))
 
 
 def test_things_that_are_usable(tmp_path) -> None:
@@ -52,11 +52,14 @@ def test_things_that_are_usable(tmp_path) -> None:
         licenses=[{"id": 4, "url": "http://creativecommons.org/licenses/by/2.0/", "name": "Attribution"}],
     )
     (one,) = chosen(tmp_path, found)
-    assert one.scene is not None
-    assert [(thing.annotation_id, thing.category) for thing in one.scene.things] == [(1, "cup"), (2, "dining table")]
-    assert {thing.annotation_id for thing in one.scene.others} == {3, 4, 5, 6}
+    assert one.annotated is not None
+    assert [(thing.annotation_id, thing.category) for thing in one.annotated.instances] == [
+        (1, "cup"),
+        (2, "dining table"),
+    ]
+    assert {thing.annotation_id for thing in one.annotated.others} == {3, 4, 5, 6}
     assert one.left_out == {"annotated twice": 1, "too small": 1, "crowd": 1, "no mask": 1}
-    assert one.scene.complete == {"cup", "dining table"}  # of the dogs, some are a crowd
+    assert one.annotated.complete == {"cup", "dining table"}  # of the dogs, some are a crowd
     assert one.image.licence == "http://creativecommons.org/licenses/by/2.0/"
 
 
@@ -75,13 +78,13 @@ def test_rare_categories_come_first(tmp_path) -> None:
     reasons = [(one.image.image_id, one.reason) for one in chosen(tmp_path, found)]
     assert reasons == [
         *((3, None), (2, None), (4, None), (1, None)),
-        *((5, "fewer than 2 usable things"), (6, "fewer than 2 usable things")),
+        *((5, "fewer than 2 usable instances"), (6, "fewer than 2 usable instances")),
     ]
     enough = chosen(tmp_path, found, per_category=1)
     assert Counter(one.reason for one in enough) == {
         None: 2,
-        "enough photographs of its categories": 2,
-        "fewer than 2 usable things": 2,
+        "enough images of its categories": 2,
+        "fewer than 2 usable instances": 2,
     }
     assert [one.image.image_id for one in chosen(tmp_path, found, images=2)] == [3, 2]
 
@@ -95,16 +98,16 @@ def test_no_photograph_twice_and_none_that_is_missing(tmp_path) -> None:
     found = source(tmp_path, images, annotations)
     (tmp_path / "3.jpg").unlink()
     reasons = {one.image.image_id: one.reason for one in chosen(tmp_path, found)}
-    assert reasons == {1: None, 2: "the photograph is in the source twice", 3: MISSING}
+    assert reasons == {1: None, 2: "the image is in the annotations twice", 3: MISSING}
 
 
 def test_of_too_many_things_the_rarest_are_kept(tmp_path) -> None:
     cups = [annotation(i, 1, 1, (10 * i, 0, 9)) for i in range(1, 6)]
     found = source(tmp_path, [image(1), image(2)], [*cups, annotation(9, 1, 3, (50, 50, 30)), annotation(10, 2, 1)])
-    (one, _) = chosen(tmp_path, found, max_things=2)
-    assert one.scene is not None
-    assert [thing.annotation_id for thing in one.scene.things] == [1, 9]
-    assert one.left_out == {"more than max_things": 4}
+    (one, _) = chosen(tmp_path, found, max_instances=2)
+    assert one.annotated is not None
+    assert [thing.annotation_id for thing in one.annotated.instances] == [1, 9]
+    assert one.left_out == {"more than max_instances": 4}
 
 
 def test_lvis_knows_some_categories_only(tmp_path) -> None:
@@ -114,7 +117,7 @@ def test_lvis_knows_some_categories_only(tmp_path) -> None:
     annotations = [annotation(1, 1, 1), annotation(2, 1, 2, (50, 50, 20))]
     content = {"images": [partial], "annotations": annotations, "categories": CATEGORIES}
     (tmp_path / "instances.json").write_text(json.dumps(content))
-    found = Source.build(tmp_path / "instances.json", tmp_path / "source.sqlite").image(1)
+    found = AnnotationIndex.build(tmp_path / "instances.json", tmp_path / "source.sqlite").image(1)
     assert found.complete == {"cup", "dog"}
     assert not found.exhaustive
     assert found.image.file_name == "train2017/000000000042.jpg"
@@ -124,7 +127,7 @@ def test_captions(tmp_path) -> None:
     source(tmp_path, [image(1)], [annotation(1, 1, 1)]).close()
     captions = tmp_path / "captions.json"
     captions.write_text(json.dumps({"annotations": [{"image_id": 1, "caption": text} for text in ("b", "a")]}))
-    with_captions = Source.build(tmp_path / "instances.json", tmp_path / "out" / "source.sqlite", captions)
+    with_captions = AnnotationIndex.build(tmp_path / "instances.json", tmp_path / "out" / "source.sqlite", captions)
     assert with_captions.image(1).captions == ("b", "a")
 
 
@@ -132,7 +135,7 @@ def test_an_index_is_built_once(tmp_path) -> None:
     source(tmp_path, [image(1)], [annotation(1, 1, 1)]).close()
     index = tmp_path / "out" / "source.sqlite"
     before = index.stat().st_mtime_ns
-    Source.build(tmp_path / "instances.json", index).close()
+    AnnotationIndex.build(tmp_path / "instances.json", index).close()
     assert index.stat().st_mtime_ns == before
     source(tmp_path, [image(1), image(2)], [annotation(1, 1, 1)]).close()
     assert index.stat().st_mtime_ns != before
@@ -155,19 +158,19 @@ def test_what_is_no_source(tmp_path, change, message) -> None:
     content = {"images": [image(1)], "annotations": [], "categories": CATEGORIES} | change
     (tmp_path / "instances.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        Source.build(tmp_path / "instances.json", tmp_path / "out" / "source.sqlite")
+        AnnotationIndex.build(tmp_path / "instances.json", tmp_path / "out" / "source.sqlite")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_what_is_no_json(tmp_path) -> None:
     (tmp_path / "instances.json").write_text('{"images": [')
     with pytest.raises(ValueError, match="is not JSON"):
-        Source.build(tmp_path / "instances.json", tmp_path / "source.sqlite")
+        AnnotationIndex.build(tmp_path / "instances.json", tmp_path / "source.sqlite")
     with pytest.raises(ValueError, match="No such file"):
-        Source.build(tmp_path / "none.json", tmp_path / "source.sqlite")
+        AnnotationIndex.build(tmp_path / "none.json", tmp_path / "source.sqlite")
 
 
-@pytest.mark.parametrize("rules", [{"min_area": 1.5}, {"max_things": 1}, {"images": 0}, {"per_category": 0}])
+@pytest.mark.parametrize("rules", [{"min_area": 1.5}, {"max_instances": 1}, {"images": 0}, {"per_category": 0}])
 def test_rules_are_checked(rules) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Rules(**rules)
+        SelectionRules(**rules)

@@ -1,4 +1,4 @@
-"""The client of a vision-language model, over real HTTP, while the server fails."""
+"""Client of an OpenAI-compatible server, over real HTTP, while the server fails."""
 
 import asyncio
 import json
@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from pixellm.muse.scene import BudgetError, RefusedError
-from pixellm.muse.server import client as module
-from pixellm.muse.server.budget import Budget
-from pixellm.muse.server.client import Client
-from pixellm.muse.server.settings import Price, Settings
+from pixellm.utils import openai_client as module
+from pixellm.utils.limits import BudgetError, Price
+from pixellm.utils.openai_client import ChatClient, RefusedError
+from pixellm.utils.server_settings import ServerSettings
 from tests.support.vlm_server import VlmServer
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
-PRICE = Price(2.0, 10.0)
+PRICE = Price(input=2, output=10)
 KEY = "sk-very-secret"
 
 
@@ -36,28 +35,30 @@ def messages(number: int) -> list[dict[str, Any]]:
     ]
 
 
-class Asked(Client):
-    """A client with its budget."""
+class BudgetedClient(ChatClient):
+    """Client with its budget."""
 
-    def __init__(self, settings: Settings, tokens: int = 0, cost: float = 0.0) -> None:
-        self.budget = Budget(settings, tokens, cost)
+    def __init__(self, settings: ServerSettings, **spent: Any) -> None:
+        self.budget = settings.budget(**spent)
         super().__init__(settings, self.budget)
 
 
-def ask(server: VlmServer, count: int = 1, **changes: Any) -> tuple[Asked, list[Any]]:
+def ask(server: VlmServer, count: int = 1, **changes: Any) -> tuple[BudgetedClient, list[Any]]:
     """Asks `count` different things at once."""
-    settings = Settings(**({"model": "vlm", "url": server.url, "prices": {"vlm": PRICE}, "max_output": 100} | changes))
+    settings = ServerSettings(
+        **({"model": "vlm", "url": server.url, "prices": {"vlm": PRICE}, "max_output": 100} | changes)
+    )
 
-    async def work() -> tuple[Asked, list[Any]]:
-        async with Asked(settings) as client:
-            jobs = [client.ask(f"k{i}", messages(i), SCHEMA) for i in range(count)]
+    async def work() -> tuple[BudgetedClient, list[Any]]:
+        async with BudgetedClient(settings) as client:
+            jobs = [client.ask(messages(i), SCHEMA) for i in range(count)]
             answers = await asyncio.gather(*jobs, return_exceptions=True)
             return client, answers
 
     return asyncio.run(work())
 
 
-def accounts_agree(server: VlmServer, client: Asked, calls: list[Any]) -> bool:
+def accounts_agree(server: VlmServer, client: BudgetedClient, calls: list[Any]) -> bool:
     """The client's tokens and costs are those of the server, for every reply that came whole."""
     tokens = sum(one.tokens_in for one in calls), sum(one.tokens_out for one in calls)
     cost = PRICE.cost(*tokens)
@@ -73,9 +74,8 @@ def accounts_agree(server: VlmServer, client: Asked, calls: list[Any]) -> bool:
 def test_a_reply(stream) -> None:
     with VlmServer(reply=said) as server:
         client, (call,) = ask(server, stream=stream, temperature=0.2)
-    assert call.key == "k0"
-    assert json.loads(call.reply)["n"] == len("Count.\n0 x")
-    assert (call.tokens_in, call.tokens_out) == (3, len(call.reply.split()))
+    assert json.loads(call.text)["n"] == len("Count.\n0 x")
+    assert (call.tokens_in, call.tokens_out) == (3, len(call.text.split()))
     assert accounts_agree(server, client, [call])
     (body,) = server.bodies
     assert body["response_format"]["json_schema"]["schema"] == SCHEMA
@@ -88,7 +88,7 @@ def test_what_passes_is_tried_again(fault, stream) -> None:
     with VlmServer(script=(fault, fault), reply=said) as server:
         client, (call,) = ask(server, stream=stream)
     assert server.account.requests == 3
-    assert client.tried_again == 2
+    assert client.retries == 2
     assert accounts_agree(server, client, [call])
     lost = 2 * fault.startswith("cut")
     assert client.budget.lost_calls == lost
@@ -141,7 +141,7 @@ def test_a_wrong_key_ends_it_and_the_key_is_never_told(monkeypatch, caplog, tmp_
     with VlmServer(key="from-file", reply=said) as server:
         (tmp_path / "key").write_text("from-file\n")
         _, (call,) = ask(server, key_file=tmp_path / "key")
-        assert call.reply
+        assert call.text
     for content in ("", "two words"):
         (tmp_path / "key").write_text(content)
         with pytest.raises(ValueError, match="expected a file that holds one key") as caught:
@@ -154,7 +154,7 @@ def test_a_wrong_key_ends_it_and_the_key_is_never_told(monkeypatch, caplog, tmp_
 def test_older_servers_are_asked_in_their_way(caplog) -> None:
     with VlmServer(structured=False, new_limit=False, usage=False, reply=said) as server:
         _client, calls = ask(server, 5, in_flight=1)
-        assert all(json.loads(one.reply)["n"] for one in calls)
+        assert all(json.loads(one.text)["n"] for one in calls)
         assert server.account.requests == 5 + 2  # found out once
     last = server.bodies[-1]
     assert last["max_tokens"] == 100
@@ -167,15 +167,15 @@ def test_older_servers_are_asked_in_their_way(caplog) -> None:
 def test_older_servers_are_asked_in_their_way_by_many_at_once() -> None:
     with VlmServer(structured=False, new_limit=False, latency=0.02, reply=said) as server:
         _, calls = ask(server, 20, in_flight=20)
-    assert all(json.loads(one.reply)["n"] for one in calls)
+    assert all(json.loads(one.text)["n"] for one in calls)
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_refusals_and_replies_that_are_cut_off(stream, caplog) -> None:
     with VlmServer(script=("refusal", "length"), reply=said) as server:
         client, calls = ask(server, 2, in_flight=1, stream=stream)
-    assert json.loads(calls[0].reply) == {"refusal": "I would rather not."}
-    assert calls[1].reply == said("Count.\n1 x")[:-20]
+    assert json.loads(calls[0].text) == {"refusal": "I would rather not."}
+    assert calls[1].text == said("Count.\n1 x")[:-20]
     assert accounts_agree(server, client, calls)
     assert "raise max_output" in caplog.text
 
@@ -185,7 +185,7 @@ def test_accounts_are_exact_through_all_faults(stream) -> None:
     rates = {"429": 0.1, "500": 0.1, "503": 0.05, "408": 0.05, "cut": 0.1, "cut_before": 0.05}
     with VlmServer(rates, seed=3, reply=said) as server:
         client, calls = ask(server, 200, in_flight=32, stream=stream, retries=20)
-    assert [one.key for one in calls] == [f"k{i}" for i in range(200)]
+    assert [json.loads(one.text)["n"] for one in calls] == [len(f"Count.\n{i} x") for i in range(200)]
     assert accounts_agree(server, client, calls)
     assert server.account.replies == 200
     assert set(server.account.answered.values()) == {1}
@@ -204,15 +204,15 @@ def test_caps_are_never_exceeded() -> None:
     with VlmServer(reply=said) as server:
         _, calls = ask(server, 50, max_tokens=1000)
     assert 0 < server.account.tokens_in + server.account.tokens_out <= 1000
-    assert any("larger --max-tokens" in str(one) for one in calls)
+    assert any("Raise --max-tokens" in str(one) for one in calls)
 
 
 def test_what_was_spent_before_counts() -> None:
-    settings = Settings("vlm", prices={"vlm": PRICE}, max_cost=1.0)
+    settings = ServerSettings(model="vlm", prices={"vlm": PRICE}, max_cost=1.0)
 
     async def work() -> None:
-        async with Asked(settings, tokens=10, cost=0.99999) as client:
-            await client.ask("k", messages(1), SCHEMA)
+        async with BudgetedClient(settings, tokens=10, cost=0.99999) as client:
+            await client.ask(messages(1), SCHEMA)
 
     with pytest.raises(BudgetError, match=r"cap of 1 USD is reached: 1\.0000 are spent"):
         asyncio.run(work())
@@ -228,22 +228,22 @@ def test_limits_per_minute_are_kept() -> None:
 def test_settings_of_a_file(tmp_path) -> None:
     file = tmp_path / "server.yaml"
     file.write_text("model: m\nin_flight: 3\nprices: {m: {input: 1, output: 2.5}}\nmax_cost: 4\n")
-    found = Settings.read(file, in_flight=5, url=None)
-    assert (found.model, found.in_flight, found.max_cost, found.price) == ("m", 5, 4, Price(1.0, 2.5))
+    found = ServerSettings.read(file, in_flight=5, url=None)
+    assert (found.model, found.in_flight, found.max_cost, found.price) == ("m", 5, 4, Price(input=1, output=2.5))
     assert found.price.cost(1_000_000, 2_000_000) == 6.0
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("models: m", "expected fields of model, url"),
+        ("model: m\nmodels: m", "models: there is no such setting"),
         ("in_flight: 3", "expected the name of a model"),
-        ("model: m\nin_flight: many", "expected in_flight as a whole number, got 'many'"),
-        ("model: m\nin_flight: true", "expected in_flight as a whole number"),
-        ("model: m\nin_flight: 0", "expected in_flight above 0"),
+        ("model: m\nin_flight: many", "in_flight: input should be a valid integer, got 'many'"),
+        ("model: m\nin_flight: true", "in_flight: input should be a valid integer"),
+        ("model: m\nin_flight: 0", "in_flight: input should be greater than 0, got 0"),
         ("model: m\nmax_cost: 1", "expected a price of m for a cap on cost"),
-        ("model: m\nprices: {m: 3}", "expected a price as"),
-        ("model: m\nprices: {m: {input: -1, output: 3}}", "expected a price as"),
+        ("model: m\nprices: {m: 3}", "prices.m: input should be a valid dictionary or instance of Price"),
+        ("model: m\nprices: {m: {input: -1, output: 3}}", "prices.m.input: input should be greater than or equal to 0"),
         ("- m", "expected a table of settings"),
         ("model: [", "expected YAML"),
     ],
@@ -252,4 +252,4 @@ def test_settings_that_are_wrong(tmp_path, text, message) -> None:
     file: Path = tmp_path / "server.yaml"
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
-        Settings.read(file)
+        ServerSettings.read(file)

@@ -1,23 +1,22 @@
-"""The annotations that records are made from, in an SQLite file: memory does not grow with their number.
+"""Index of COCO or LVIS annotations in an SQLite file: memory does not grow with their number.
 
-COCO or LVIS JSON (read as a stream) → index → images, rarest categories first → annotations of one image
+JSON (read as a stream) → index → images, rare categories first → annotations of one image
 """
 
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pixellm.muse.layout import photograph
-from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget
+from pixellm.muse.layout import image_key
+from pixellm.muse.records import ImageAnnotations, MuseImage, MuseRecord, MuseTarget
 from pixellm.utils.checks import expect
 from pixellm.utils.files import atomic_write
 
-FILE = "source.sqlite"  # in the output of a generation
+FILE = "source.sqlite"  # in the output directory of a generation
 VERSION = 1
 KEPT = ("id", "segmentation", "bbox", "area", "category_id", "iscrowd")
 SCHEMA = """
@@ -37,56 +36,35 @@ CREATE INDEX shown ON images (photograph);
 """
 
 
-@dataclass(frozen=True)
-class Annotated:
-    """A photograph with all that is annotated in it.
+class AnnotationIndex:
+    """Index that `build` wrote; use it as a context, or close it."""
 
-    Args:
-        image: the photograph.
-        things: without crowds, descriptions empty.
-        crowds: annotations that stand for many.
-        complete: categories of which no instance is left out, see `Scene`.
-        captions: what people wrote about it.
-        exhaustive: whether all categories were looked for.
-    """
-
-    image: MuseImage
-    things: tuple[MuseTarget, ...]
-    crowds: tuple[MuseTarget, ...]
-    complete: frozenset[str]
-    captions: tuple[str, ...]
-    exhaustive: bool
-
-
-class Source:
-    """An index that `build` made; use it as a context, or close it."""
-
-    def __init__(self, index: Path) -> None:
-        self._db = sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
         self.about = dict(self._db.execute("SELECT key, value FROM about"))
         self._names: dict[int, str] = dict(self._db.execute("SELECT id, name FROM categories"))
 
     @classmethod
-    def of(cls, directory: Path) -> "Source | None":
-        """The index that a generation left in its output, if it is there."""
+    def find(cls, directory: Path) -> "AnnotationIndex | None":
+        """Open the index in the output of a generation; None: there is none."""
         path = directory / FILE
         return cls(path) if path.is_file() else None
 
     @classmethod
-    def build(cls, annotations: Path, index: Path, captions: Path | None = None) -> "Source":
-        """Index a COCO or LVIS file of instances, and COCO's captions; an index of the same files is kept as it is.
+    def build(cls, annotations: Path, path: Path, captions: Path | None = None) -> "AnnotationIndex":
+        """Index a COCO or LVIS file of instances, and COCO's captions; an index of the same files is kept.
 
         Raises:
             ValueError: a file is missing or something else.
         """
         about = digests(annotations, captions)
-        if index.is_file():
-            kept = cls(index)
-            if kept.about == about:
-                return kept
-            kept.close()
-        with atomic_write(index) as temporary, closing(sqlite3.connect(temporary, isolation_level=None)) as db:
-            db.execute("PRAGMA synchronous = OFF")  # whole or not at all: it is renamed once it is finished
+        if path.is_file():
+            index = cls(path)
+            if index.about == about:
+                return index
+            index.close()
+        with atomic_write(path) as temporary, closing(sqlite3.connect(temporary, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous = OFF")  # it is renamed once it is finished
             db.execute("PRAGMA journal_mode = OFF")
             db.executescript(SCHEMA)
             db.execute("BEGIN")
@@ -94,7 +72,7 @@ class Source:
             db.executemany("INSERT INTO about VALUES (?, ?)", about.items())
             db.execute("COMMIT")
             db.execute("ANALYZE")
-        return cls(index)
+        return cls(path)
 
     def __enter__(self) -> Self:
         return self
@@ -107,25 +85,25 @@ class Source:
 
     @property
     def category_ids(self) -> dict[str, int]:
-        """The categories' numbers in the source, by name."""
+        """Category numbers by name."""
         return {name: number for number, name in self._names.items()}
 
     def count(self) -> int:
-        """Photographs."""
+        """Return the number of images."""
         return self._db.execute("SELECT COUNT(*) FROM images").fetchone()[0]
 
     def images_by_category(self, min_area: float) -> dict[str, int]:
-        """In how many images there is a thing of a category that is at least so large, in parts of the image."""
+        """Count the images with an instance of each category of at least `min_area`, a fraction of the image."""
         query = (
             "SELECT category_id, COUNT(DISTINCT image_id) FROM annotations WHERE NOT crowd AND share >= ? GROUP BY 1"
         )
         return {self._names[number]: images for number, images in self._db.execute(query, (min_area,))}
 
     def rarest_first(self, min_area: float) -> Iterator[int]:
-        """Ids of all images: those with the category that fewest images have come first, those with nothing last.
+        """Yield the ids of all images, those with the rarest categories first, those without instances last.
 
         Args:
-            min_area: of the image; what is smaller, or a crowd, doesn't count.
+            min_area: fraction of the image; smaller instances, and crowds, don't count.
         """
         usable = "FROM annotations WHERE NOT crowd AND share >= :least"
         query = (
@@ -138,44 +116,42 @@ class Source:
             yield image_id
 
     def annotations(self, image_id: int) -> list[dict[str, Any]]:
-        """As the source has them, with `category_name`."""
+        """Return the annotations as the file has them, with `category_name`."""
         query = "SELECT body, category_id FROM annotations WHERE image_id = ? ORDER BY number"
         return [
             json.loads(body) | {"category_name": self._names[category]}
             for body, category in self._db.execute(query, (image_id,))
         ]
 
-    def things(self, record: MuseRecord) -> list[MuseTarget]:
-        """Everything annotated in a record's image but crowds, without descriptions; see `Rules.others`."""
+    def instances(self, record: MuseRecord) -> list[MuseTarget]:
+        """Return all instances in a record's image but crowds, without descriptions; see `QualityRules.others`."""
         return [_target(row) for row in self.annotations(record.image.image_id) if not row.get("iscrowd")]
 
     def repeated(self, image_id: int) -> bool:
-        """Whether the same photograph is in the source under a smaller id."""
+        """Return True if the same image is in the file under a smaller id."""
         query = "SELECT 1 FROM images AS a JOIN images AS b USING (photograph) WHERE a.id = ? AND b.id < a.id LIMIT 1"
         return self._db.execute(query, (image_id,)).fetchone() is not None
 
-    def image(self, image_id: int) -> Annotated:
-        """A photograph of the source."""
+    def image(self, image_id: int) -> ImageAnnotations:
+        """Return an image with all its annotations; its `others` are the crowds."""
         row = self._db.execute("SELECT * FROM images WHERE id = ?", (image_id,)).fetchone()
         number, file_name, height, width, coco_url, licence, partial, _ = row
         rows = self.annotations(image_id)
-        things = tuple(_target(one) for one in rows if not one.get("iscrowd"))
-        crowds = tuple(_target(one) for one in rows if one.get("iscrowd"))
-        said = self._db.execute("SELECT text FROM captions WHERE image_id = ? ORDER BY rowid", (image_id,))
-        return Annotated(
+        captions = self._db.execute("SELECT text FROM captions WHERE image_id = ? ORDER BY rowid", (image_id,))
+        return ImageAnnotations(
             MuseImage(number, file_name, height, width, coco_url, licence),
-            things,
-            crowds,
-            self._complete(json.loads(partial), rows),
-            tuple(text for (text,) in said),
-            not json.loads(partial),
+            instances=tuple(_target(row) for row in rows if not row.get("iscrowd")),
+            others=tuple(_target(row) for row in rows if row.get("iscrowd")),
+            complete=self._complete(json.loads(partial), rows),
+            captions=tuple(text for (text,) in captions),
+            exhaustive=not json.loads(partial),
         )
 
     def _complete(self, partial: dict[str, list[int]], rows: list[dict[str, Any]]) -> frozenset[str]:
-        """LVIS looks for some categories only in each image (arXiv 1908.03195); COCO for all, but merges crowds."""
+        """Return complete categories: LVIS annotates some of each image (arXiv 1908.03195); COCO all but crowds."""
         if partial:
-            found = {row["category_id"] for row in rows} | set(partial["absent"])
-            known = found - set(partial["not_exhaustive"])
+            known = {row["category_id"] for row in rows} | set(partial["absent"])
+            known -= set(partial["not_exhaustive"])
         else:
             known = set(self._names)
         known -= {row["category_id"] for row in rows if row.get("iscrowd")}
@@ -189,13 +165,13 @@ def _target(row: dict[str, Any]) -> MuseTarget:
 
 
 def digests(annotations: Path, captions: Path | None) -> dict[str, str]:
-    """What an index depends on.
+    """Return the digests of the files that an index is made from.
 
     Raises:
         ValueError: a file can't be read.
     """
-    found = {"version": str(VERSION), "annotations": _digest(annotations)}
-    return found | ({"captions": _digest(captions)} if captions else {})
+    digests = {"version": str(VERSION), "annotations": _digest(annotations)}
+    return digests | ({"captions": _digest(captions)} if captions else {})
 
 
 def _digest(path: Path) -> str:
@@ -208,15 +184,15 @@ def _digest(path: Path) -> str:
 
 def _fill(db: sqlite3.Connection, annotations: Path, captions: Path | None) -> None:
     try:
-        names = [(one["id"], one["name"].replace("_", " ")) for one in _items(annotations, "categories")]
+        names = [(row["id"], row["name"].replace("_", " ")) for row in _items(annotations, "categories")]
         db.executemany("INSERT INTO categories VALUES (?, ?)", names)
-        licences = {one["id"]: one.get("url") or one.get("name") for one in _items(annotations, "licenses")}
-        rows = (_image_row(one, licences) for one in _items(annotations, "images"))
+        licences = {row["id"]: row.get("url") or row.get("name") for row in _items(annotations, "licenses")}
+        rows = (_image_row(row, licences) for row in _items(annotations, "images"))
         db.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         _fill_annotations(db, annotations, {number for number, _ in names})
         if captions:
-            said = ((one["image_id"], one["caption"]) for one in _items(captions, "annotations"))
-            db.executemany("INSERT INTO captions VALUES (?, ?)", said)
+            texts = ((row["image_id"], row["caption"]) for row in _items(captions, "annotations"))
+            db.executemany("INSERT INTO captions VALUES (?, ?)", texts)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{annotations}: expected COCO or LVIS instances, got something else ({error!r}).") from None
     except sqlite3.IntegrityError as error:
@@ -226,37 +202,35 @@ def _fill(db: sqlite3.Connection, annotations: Path, captions: Path | None) -> N
 
 
 def _fill_annotations(db: sqlite3.Connection, path: Path, categories: set[int]) -> None:
-    sizes: Callable[[int], tuple[int, int] | None] = lambda number: db.execute(  # noqa: E731
-        "SELECT height, width FROM images WHERE id = ?", (number,)
-    ).fetchone()
-    for number, one in enumerate(_items(path, "annotations")):
-        size = sizes(one["image_id"])
-        if size is None or one["category_id"] not in categories:
-            what = "image" if size is None else "category"
+    size_query = "SELECT height, width FROM images WHERE id = ?"
+    for number, row in enumerate(_items(path, "annotations")):
+        size = db.execute(size_query, (row["image_id"],)).fetchone()
+        if size is None or row["category_id"] not in categories:
+            kind = "image" if size is None else "category"
             raise ValueError(
-                f"{path}: annotation {one.get('id')} is of the {what} {one[f'{what}_id']}, which isn't there."
+                f"{path}: annotation {row.get('id')} is of the {kind} {row[f'{kind}_id']}, which isn't there."
             )
-        box = expect(one.get("bbox"), list, f"a bbox of annotation {one.get('id')} in {path}")
-        share = float(one.get("area") or box[2] * box[3]) / (size[0] * size[1])
-        body = json.dumps({key: one[key] for key in KEPT if key in one})
-        row = (one["image_id"], number, one["category_id"], share, int(bool(one.get("iscrowd"))), body)
-        db.execute("INSERT INTO annotations VALUES (?, ?, ?, ?, ?, ?)", row)
+        box = expect(row.get("bbox"), list, f"a bbox of annotation {row.get('id')} in {path}")
+        share = float(row.get("area") or box[2] * box[3]) / (size[0] * size[1])
+        body = json.dumps({key: row[key] for key in KEPT if key in row})
+        values = (row["image_id"], number, row["category_id"], share, int(bool(row.get("iscrowd"))), body)
+        db.execute("INSERT INTO annotations VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
-def _image_row(one: dict[str, Any], licences: dict[int, str]) -> tuple[Any, ...]:
+def _image_row(row: dict[str, Any], licences: dict[int, str]) -> tuple[Any, ...]:
     # LVIS 1.0 has no file_name: its images are of train2017 and val2017, as the address says.
-    name = one.get("file_name") or "/".join(one["coco_url"].rsplit("/", 2)[-2:])
+    name = row.get("file_name") or "/".join(row["coco_url"].rsplit("/", 2)[-2:])
     partial = {}
-    if "neg_category_ids" in one:
-        partial = {"absent": one["neg_category_ids"], "not_exhaustive": one.get("not_exhaustive_category_ids", [])}
+    if "neg_category_ids" in row:
+        partial = {"absent": row["neg_category_ids"], "not_exhaustive": row.get("not_exhaustive_category_ids", [])}
     return (
-        *(one["id"], name, one["height"], one["width"], one.get("coco_url"), licences.get(one.get("license", -1))),
-        *(json.dumps(partial), photograph({"coco_url": one.get("coco_url"), "file_name": name})),
+        *(row["id"], name, row["height"], row["width"], row.get("coco_url"), licences.get(row.get("license", -1))),
+        *(json.dumps(partial), image_key({"coco_url": row.get("coco_url"), "file_name": name})),
     )
 
 
 def _items(path: Path, section: str) -> Iterable[dict[str, Any]]:
-    """The objects of one of the lists of a file, one by one."""
+    """Stream the objects of one of a file's lists."""
     import ijson
 
     try:

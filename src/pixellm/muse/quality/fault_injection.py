@@ -1,9 +1,9 @@
-"""Each kind of fault put into good records, to measure how well the checks find it.
+"""Self-test of the checks: faults are injected into good records, to measure how well each check finds its own.
 
     good records → a copy of each with a fault of each kind → checks → precision and recall
 
-A fault bears the name of the check that is to find it. Where a record has no place for a fault (nothing lies far enough
-from the middle to be said to be on the wrong side), there is none of that kind.
+A fault is named after the check that has to find it. Where a record offers no place for a fault (nothing lies far
+enough from the middle to be put on the wrong side), there is none of that kind.
 """
 
 import random
@@ -14,13 +14,13 @@ from typing import Any
 
 from pixellm.data.categories import SYNONYMS
 from pixellm.data.describe import noun
-from pixellm.muse.quality.checks import CHECKS, DEFAULT, Rules, check
+from pixellm.muse.quality.checks import DEFAULT, NAMES, QualityRules, check
 from pixellm.muse.quality.duplicates import check_all
 from pixellm.muse.quality.wording import UNSAFE, plain
 from pixellm.muse.records import MuseRecord, MuseTarget
 from pixellm.types import SEG_SLOT
 
-OFF_CENTRE = 0.3  # of the side: what is nearer to the middle than to here is on no side
+OFF_CENTRE = 0.3  # fraction of the side: boxes that are nearer to the middle are on no side
 BROAD = (
     *("What is in this image?", "What can you see here?", "Describe the picture in detail.", "What is going on here?"),
     *(
@@ -41,27 +41,27 @@ FOREIGN = (
     *("Wat heb je nodig om het avondeten klaar te maken?", "Akşam yemeğini hazırlamak için ne gerekir?"),
 )
 SIDEWAYS = (
-    *("the {thing} on the {side}", "the {thing} on the far {side} of the image", "the {side} {thing}"),
-    *("the {thing} in the {side} foreground", "the {side}-hand {thing}", "the {thing} at the {side} edge of the photo"),
-    *("the {thing} standing to the {side}", "the {thing} that is furthest to the {side} in the picture"),
+    *("the {name} on the {side}", "the {name} on the far {side} of the image", "the {side} {name}"),
+    *("the {name} in the {side} foreground", "the {side}-hand {name}", "the {name} at the {side} edge of the photo"),
+    *("the {name} standing to the {side}", "the {name} that is furthest to the {side} in the picture"),
 )
 UPRIGHT = (
-    *("the {thing} at the {side}", "the {thing} near the {side} of the picture", "the {thing} along the {side} edge"),
-    "the {thing} in the {side} half of the image",
+    *("the {name} at the {side}", "the {name} near the {side} of the picture", "the {name} along the {side} edge"),
+    "the {name} in the {side} half of the image",
 )
 OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
-Fault = Callable[[MuseRecord, random.Random], MuseRecord | None]
+Injection = Callable[[MuseRecord, random.Random], MuseRecord | None]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """How a check did.
+class CheckScore:
+    """Precision and recall of a check.
 
     Args:
         check: its name.
         injected: records with its fault.
-        caught: those among them that it found.
-        alarms: records that it found something in and that have not its fault, but another one or none.
+        caught: those among them that it raised.
+        alarms: records that it raised without its fault, with another one or none.
         good: records without any fault among the alarms.
     """
 
@@ -73,76 +73,75 @@ class Measured:
 
     @property
     def precision(self) -> float:
-        """Caught of all that it raised; NaN where it raised nothing."""
+        """Caught of all raised; NaN where it raised nothing."""
         return self.caught / (self.caught + self.alarms) if self.caught + self.alarms else float("nan")
 
     @property
     def recall(self) -> float:
-        """Caught of all that has its fault; NaN where nothing has."""
+        """Caught of all injected; NaN where nothing was."""
         return self.caught / self.injected if self.injected else float("nan")
 
 
 def inject(records: Sequence[MuseRecord], seed: int = 0) -> list[tuple[str, MuseRecord]]:
-    """A copy of each record with each fault that it has a place for: (name of the check, record)."""
-    found = []
+    """Return a copy of each record with each fault that it has a place for: (name of the check, record)."""
+    faulty = []
     for record in records:
-        for kind, fault in FAULTS.items():
-            rng = random.Random(f"{seed}/{kind}/{record.record_id}")
-            faulty = fault(record, rng)
-            if faulty is not None:
-                found.append((kind, replace(faulty, record_id=f"{record.record_id}/{kind}")))
-    return found
+        for name, injection in INJECTIONS.items():
+            copy = injection(record, random.Random(f"{seed}/{name}/{record.record_id}"))
+            if copy is not None:
+                faulty.append((name, replace(copy, record_id=f"{record.record_id}/{name}")))
+    return faulty
 
 
-def measure(records: Sequence[MuseRecord], rules: Rules = DEFAULT, seed: int = 0) -> list[Measured]:
-    """Precision and recall of each check over `records`, which are taken for good, and their faulty copies."""
+def measure(records: Sequence[MuseRecord], rules: QualityRules = DEFAULT, seed: int = 0) -> list[CheckScore]:
+    """Score each check over `records`, which are taken for good, and their faulty copies."""
     faulty = inject(records, seed)
     caught, alarms, good = Counter[str](), Counter[str](), Counter[str]()
     for record in records:
-        good.update(fault.check for fault in check(record, rules))
-    for kind, record in faulty:
-        raised = {fault.check for fault in check(record, rules)}
-        caught[kind] += kind in raised
-        alarms.update(raised - {kind})
-    # Every faulty copy is a near-duplicate of its record: that check sees its own kind alone. Whatever may be repeated
-    # elsewhere, a copy is what it is to find.
-    doubled = [record for kind, record in faulty if kind == "near_duplicate"]
-    ids = {record.record_id for record in doubled}
+        good.update(issue.check for issue in check(record, rules))
+    for name, record in faulty:
+        raised = {issue.check for issue in check(record, rules)}
+        caught[name] += name in raised
+        alarms.update(raised - {name})
+    # Every faulty copy is a near-duplicate of its record: that check sees its own faults alone. Whatever may be
+    # repeated elsewhere, it has to find a copy.
+    copies = [record for name, record in faulty if name == "near_duplicate"]
+    ids = {record.record_id for record in copies}
     good["near_duplicate"] += len(_duplicates(records, rules))
-    caught["near_duplicate"] = len(_duplicates([*records, *doubled], replace(rules, repeats=0)) & ids)
-    injected = Counter(kind for kind, _ in faulty)
-    return [Measured(k, injected[k], caught[k], alarms[k] + good[k], good[k]) for k in FAULTS]
+    caught["near_duplicate"] = len(_duplicates([*records, *copies], replace(rules, repeats=0)) & ids)
+    injected = Counter(name for name, _ in faulty)
+    return [CheckScore(k, injected[k], caught[k], alarms[k] + good[k], good[k]) for k in INJECTIONS]
 
 
-def _duplicates(records: Sequence[MuseRecord], rules: Rules) -> set[str]:
+def _duplicates(records: Sequence[MuseRecord], rules: QualityRules) -> set[str]:
     checked = check_all(records, rules)
-    return {one.record_id for one, faults in checked if any(fault.check == "near_duplicate" for fault in faults)}
+    return {row.record_id for row, issues in checked if any(issue.check == "near_duplicate" for issue in issues)}
 
 
-def _said(record: MuseRecord, index: int, description: str) -> MuseRecord:
-    """A target called something else, in the text as well."""
+def _redescribed(record: MuseRecord, index: int, description: str) -> MuseRecord:
+    """Change the description of a target, in the text as well."""
     pieces = record.text.split(SEG_SLOT)
     old = record.targets[index].description
     start = pieces[index].lower().rfind(old.lower())
     if start < 0:
         return record
     pieces[index] = pieces[index][:start] + description + pieces[index][start + len(old) :]
-    return replace(_with(record, index, description=description), text=SEG_SLOT.join(pieces))
+    return replace(_changed(record, index, description=description), text=SEG_SLOT.join(pieces))
 
 
-def _with(record: MuseRecord, index: int, **changes: Any) -> MuseRecord:
+def _changed(record: MuseRecord, index: int, **changes: Any) -> MuseRecord:
     targets = list(record.targets)
     targets[index] = replace(targets[index], **changes)
     return replace(record, targets=tuple(targets))
 
 
-def _any(record: MuseRecord, rng: random.Random) -> tuple[int, MuseTarget]:
+def _random_target(record: MuseRecord, rng: random.Random) -> tuple[int, MuseTarget]:
     index = rng.randrange(len(record.targets))
     return index, record.targets[index]
 
 
 def _schema(record: MuseRecord, rng: random.Random) -> MuseRecord:
-    index, target = _any(record, rng)
+    index, target = _random_target(record, rng)
     return rng.choice(
         (
             replace(record, text=" "),
@@ -150,9 +149,9 @@ def _schema(record: MuseRecord, rng: random.Random) -> MuseRecord:
             replace(record, question=None),
             replace(record, image=replace(record.image, height=0)),
             replace(record, provenance=replace(record.provenance, engine="unknown")),
-            _with(record, index, description=""),
-            _with(record, index, category=None),
-            _with(record, index, box=(*target.box[:2], float("nan"), 4.0)),
+            _changed(record, index, description=""),
+            _changed(record, index, category=None),
+            _changed(record, index, box=(*target.box[:2], float("nan"), 4.0)),
         )
     )
 
@@ -164,12 +163,12 @@ def _slots(record: MuseRecord, rng: random.Random) -> MuseRecord:
 
 
 def _few_targets(record: MuseRecord, rng: random.Random) -> MuseRecord:
-    _, target = _any(record, rng)
+    _, target = _random_target(record, rng)
     return replace(record, text=f"That would be {target.description} {SEG_SLOT}.", targets=(target,))
 
 
 def _mask(record: MuseRecord, rng: random.Random) -> MuseRecord:
-    index, target = _any(record, rng)
+    index, target = _random_target(record, rng)
     height, width = record.image.height, record.image.width
     x, y, *_ = target.box
     beyond = [width + 5, height + 5, width + 30, height + 5, width + 30, height + 30]
@@ -178,11 +177,11 @@ def _mask(record: MuseRecord, rng: random.Random) -> MuseRecord:
     nothing = {"size": [height, width], "counts": [height * width]}
     wrong_size = {"size": [height + 1, width], "counts": [(height + 1) * width]}
     choices = ([], nothing, wrong_size, [beyond], [elsewhere], [[1, 1, 5, 5]], None)
-    return _with(record, index, segmentation=rng.choice(choices))
+    return _changed(record, index, segmentation=rng.choice(choices))
 
 
 def _repeated_targets(record: MuseRecord, rng: random.Random) -> MuseRecord:
-    _, target = _any(record, rng)
+    _, target = _random_target(record, rng)
     other = rng.choice(
         (
             replace(target, description=f"another {target.category}"),
@@ -194,7 +193,7 @@ def _repeated_targets(record: MuseRecord, rng: random.Random) -> MuseRecord:
 
 
 def _named(record: MuseRecord, rng: random.Random) -> MuseRecord:
-    index, target = _any(record, rng)
+    index, target = _random_target(record, rng)
     if rng.random() < 0.5:
         other = (index + 1) % len(record.targets)
         targets = list(record.targets)
@@ -208,7 +207,7 @@ def _named(record: MuseRecord, rng: random.Random) -> MuseRecord:
 
 
 def _giveaway(record: MuseRecord, rng: random.Random) -> MuseRecord:
-    _, target = _any(record, rng)
+    _, target = _random_target(record, rng)
     word = noun(target.category)
     others = SYNONYMS.get(target.category, ())
     question = rng.choice(
@@ -227,45 +226,45 @@ def _broad(record: MuseRecord, rng: random.Random) -> MuseRecord:
 
 
 def _place(record: MuseRecord, rng: random.Random) -> MuseRecord | None:
-    found = []
+    untrue = []
     for index, target in enumerate(record.targets):
         x, y, width, height = target.box
         across, down = (x + width / 2) / record.image.width, (y + height / 2) / record.image.height
-        kin = [one for one in record.targets if one is not target and one.category == target.category]
+        kin = [row for row in record.targets if row is not target and row.category == target.category]
         sides = [("left", across), ("right", 1 - across), ("top", down), ("bottom", 1 - down)]
         for side, there in sides:
             if there < OFF_CENTRE and not kin:
                 wordings = SIDEWAYS if side in ("left", "right") else UPRIGHT
-                found += [(index, text.format(thing=target.category, side=OPPOSITE[side])) for text in wordings]
+                untrue += [(index, text.format(name=target.category, side=OPPOSITE[side])) for text in wordings]
         for other in record.targets:
             if other.box[0] + other.box[2] / 2 < x + width / 2 + 0.1 * record.image.width:
                 continue
             if other in kin:
-                found.append((index, f"the rightmost {target.category}"))
-            elif sum(one.category == other.category for one in record.targets) == 1:
-                found.append((index, f"the {target.category} to the right of the {other.category}"))
-    return _choose(record, found, rng)
+                untrue.append((index, f"the rightmost {target.category}"))
+            elif sum(row.category == other.category for row in record.targets) == 1:
+                untrue.append((index, f"the {target.category} to the right of the {other.category}"))
+    return _untrue(record, untrue, rng)
 
 
 def _size(record: MuseRecord, rng: random.Random) -> MuseRecord | None:
-    found = []
+    untrue = []
     for index, target in enumerate(record.targets):
         share = _box_area(target) / (record.image.height * record.image.width)
-        kin = [one for one in record.targets if one is not target and one.category == target.category]
+        kin = [row for row in record.targets if row is not target and row.category == target.category]
         if not kin and share > 0.3:
-            found += [(index, f"the {word} {target.category}") for word in ("tiny", "small", "little")]
+            untrue += [(index, f"the {word} {target.category}") for word in ("tiny", "small", "little")]
         if not kin and share < 0.004:
-            found += [(index, f"the {word} {target.category}") for word in ("huge", "large", "big")]
-        if any(one.area > 2 * target.area and _box_area(one) > 2 * _box_area(target) for one in kin):
-            found.append((index, f"the largest {target.category}"))
-    return _choose(record, found, rng)
+            untrue += [(index, f"the {word} {target.category}") for word in ("huge", "large", "big")]
+        if any(row.area > 2 * target.area and _box_area(row) > 2 * _box_area(target) for row in kin):
+            untrue.append((index, f"the largest {target.category}"))
+    return _untrue(record, untrue, rng)
 
 
-def _choose(record: MuseRecord, found: list[tuple[int, str]], rng: random.Random) -> MuseRecord | None:
-    """One of the untrue descriptions, of those that no other target has."""
-    taken = {plain(one.description) for one in record.targets}
-    new = [one for one in found if plain(one[1]) not in taken]
-    return _said(record, *rng.choice(new)) if new else None
+def _untrue(record: MuseRecord, descriptions: list[tuple[int, str]], rng: random.Random) -> MuseRecord | None:
+    """Change a target's description to an untrue one that no other target has."""
+    taken = {plain(target.description) for target in record.targets}
+    new = [row for row in descriptions if plain(row[1]) not in taken]
+    return _redescribed(record, *rng.choice(new)) if new else None
 
 
 def _box_area(target: MuseTarget) -> float:
@@ -281,14 +280,14 @@ def _foreign(record: MuseRecord, rng: random.Random) -> MuseRecord:
 
 
 def _length(record: MuseRecord, rng: random.Random) -> MuseRecord:
-    index, target = _any(record, rng)
+    index, target = _random_target(record, rng)
     long = f"{target.description} that lies there" + " and goes on and on and on" * 20
     return rng.choice(
         (
             replace(record, question="Cooking tools?"),
             replace(record, question=f"{record.question} {'Think about it well before you answer. ' * 15}"),
             replace(record, text=f"{'Let me think about this for a while. ' * 130}{record.text}"),
-            _said(record, index, long),
+            _redescribed(record, index, long),
         )
     )
 
@@ -312,10 +311,10 @@ def _near_duplicate(record: MuseRecord, rng: random.Random) -> MuseRecord:
     )
 
 
-FAULTS: dict[str, Fault] = {
+INJECTIONS: dict[str, Injection] = {
     **{"schema": _schema, "slots": _slots, "few_targets": _few_targets, "mask": _mask},
     **{"repeated_targets": _repeated_targets, "named": _named, "giveaway": _giveaway, "broad": _broad},
     **{"place": _place, "size": _size, "foreign": _foreign, "length": _length, "unsafe": _unsafe},
     "near_duplicate": _near_duplicate,
 }
-assert set(FAULTS) == {one.__name__ for one in CHECKS} | {"near_duplicate"}
+assert set(INJECTIONS) == set(NAMES)

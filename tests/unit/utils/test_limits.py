@@ -1,4 +1,4 @@
-"""What the client of a model owes to who pays: caps through losses and restarts, waits as asked, a key kept secret."""
+"""Limits of a client: caps through losses and restarts, waits as the server asks, a key that stays secret."""
 
 import asyncio
 import json
@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 
 from pixellm.muse.journal import Journal
-from pixellm.muse.scene import BudgetError, RefusedError
-from pixellm.muse.server import client as module
-from pixellm.muse.server.budget import Budget, Reserved, journal_budget
-from pixellm.muse.server.client import Client
-from pixellm.muse.server.pace import Pace
-from pixellm.muse.server.settings import Price, Settings
+from pixellm.muse.vlm.reply_cache import journal_budget
+from pixellm.utils import openai_client as module
+from pixellm.utils.limits import Budget, BudgetError, Price, RateLimiter, Reservation
+from pixellm.utils.openai_client import ChatClient, RefusedError
+from pixellm.utils.server_settings import ServerSettings
 from tests.support.vlm_server import VlmServer
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
-PRICES = {"vlm": Price(2.0, 10.0)}
+PRICES = {"vlm": Price(input=2, output=10)}
 KEY = "sk-very-secret-0123456789"
 GOOD = {"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}
 
@@ -32,17 +31,17 @@ def quick(monkeypatch) -> None:
     monkeypatch.setattr(module, "FIRST_WAIT", 0.001)
 
 
-def settings(url: str, **changes: Any) -> Settings:
-    return Settings(**({"model": "vlm", "url": url, "prices": PRICES, "max_output": 100} | changes))
+def settings(url: str, **changes: Any) -> ServerSettings:
+    return ServerSettings(**({"model": "vlm", "url": url, "prices": PRICES, "max_output": 100} | changes))
 
 
-def ask(one: Settings, count: int = 1, budget: Budget | None = None) -> tuple[list[Any], Client, Budget]:
+def ask(one: ServerSettings, count: int = 1, budget: Budget | None = None) -> tuple[list[Any], ChatClient, Budget]:
     """Asks `count` different things at once."""
-    budget = budget or Budget(one)
+    budget = budget or one.budget()
 
-    async def work() -> tuple[list[Any], Client]:
-        async with Client(one, budget) as client:
-            jobs = [client.ask(f"k{i}", [{"role": "user", "content": f"{i} x"}], SCHEMA) for i in range(count)]
+    async def work() -> tuple[list[Any], ChatClient]:
+        async with ChatClient(one, budget) as client:
+            jobs = [client.ask([{"role": "user", "content": f"{i} x"}], SCHEMA) for i in range(count)]
             return await asyncio.gather(*jobs, return_exceptions=True), client
 
     answers, client = asyncio.run(work())
@@ -97,8 +96,8 @@ def whole(**more: Any) -> str:
 def test_what_is_no_reply_is_tried_again_and_counts_as_lost(kind, body) -> None:
     with replying((200, kind, body), (200, "application/json", whole())) as url:
         (call,), client, budget = ask(settings(url, stream=False))
-    assert (call.reply, call.tokens_in, call.tokens_out) == ("{}", 5, 2)
-    assert (client.tried_again, budget.lost_calls) == (1, 1)
+    assert (call.text, call.tokens_in, call.tokens_out) == ("{}", 5, 2)
+    assert (client.retries, budget.lost_calls) == (1, 1)
 
 
 def test_a_key_that_a_server_repeats_is_not_told(monkeypatch, caplog) -> None:
@@ -160,12 +159,12 @@ def test_a_cap_is_used_up_before_it_is_called_reached() -> None:
 
 def test_a_reservation_that_nobody_settles_does_not_hold_up_for_ever() -> None:
     """As of a worker that died."""
-    budget = Budget(settings("http://h/v1", max_tokens=100, timeout=0.05))
+    budget = settings("http://h/v1", max_tokens=100, timeout=0.05).budget()
 
     async def work() -> None:
-        await budget.reserve(Reserved(50, 40))
+        await budget.reserve(Reservation(50, 40))
         with pytest.raises(BudgetError, match="cap of 100 tokens"):
-            await budget.reserve(Reserved(50, 40))
+            await budget.reserve(Reservation(50, 40))
 
     asyncio.run(work())
 
@@ -197,11 +196,11 @@ def test_a_lost_reply_leaves_no_room_for_another_try() -> None:
 def test_what_is_dropped_on_the_way_counts_as_lost() -> None:
     with VlmServer(latency=0.5) as server:
         one = settings(server.url)
-        budget = Budget(one)
+        budget = one.budget()
 
         async def work() -> None:
-            async with Client(one, budget) as client:
-                task = asyncio.create_task(client.ask("k", [{"role": "user", "content": "x"}], SCHEMA))
+            async with ChatClient(one, budget) as client:
+                task = asyncio.create_task(client.ask([{"role": "user", "content": "x"}], SCHEMA))
                 while not server.account.requests:
                     await asyncio.sleep(0.005)
                 task.cancel()
@@ -228,27 +227,27 @@ def test_a_rate_is_kept(monkeypatch) -> None:
     async def later(seconds: float) -> None:
         now[0] += seconds
 
-    async def taken(pace: Pace, *amounts: float) -> list[float]:
+    async def taken(pace: RateLimiter, *amounts: float) -> list[float]:
         times = []
         for amount in amounts:
             await pace.take(amount)
             times.append(round(now[0], 6))
         return times
 
-    monkeypatch.setattr("pixellm.muse.server.pace.asyncio.sleep", later)
-    assert asyncio.run(taken(Pace(60, clock=lambda: now[0]), 1, 1, 1)) == [100, 101, 102]
-    pace = Pace(60, 1.0, lambda: now[0])
+    monkeypatch.setattr("pixellm.utils.limits.asyncio.sleep", later)
+    assert asyncio.run(taken(RateLimiter(60, clock=lambda: now[0]), 1, 1, 1)) == [100, 101, 102]
+    pace = RateLimiter(60, 1.0, lambda: now[0])
     assert asyncio.run(taken(pace, 1, 1, 1)) == [102, 102, 103]
     assert asyncio.run(taken(pace, 120, 1)) == [104, 224]  # more than a minute's worth
     pace.correct(+10)
     assert asyncio.run(taken(pace, 1)) == [235]
     pace.correct(-100)
     assert asyncio.run(taken(pace, 1, 1, 1)) == [235, 235, 236]
-    assert asyncio.run(taken(Pace(None), 1e9, 1e9)) == [236, 236]
+    assert asyncio.run(taken(RateLimiter(None), 1e9, 1e9)) == [236, 236]
 
 
 def test_tokens_per_minute_are_those_that_were_used() -> None:
-    class Recorded(Pace):
+    class Recorded(RateLimiter):
         passed = 0.0
 
         async def take(self, amount: float) -> None:
@@ -261,10 +260,10 @@ def test_tokens_per_minute_are_those_that_were_used() -> None:
         one = settings(url, stream=False)
 
         async def work() -> float:
-            async with Client(one, Budget(one)) as client:
+            async with ChatClient(one, one.budget()) as client:
                 client._tokens = Recorded(None)
                 for i in range(20):
-                    await client.ask(f"k{i}", [{"role": "user", "content": f"{i} x"}], SCHEMA)
+                    await client.ask([{"role": "user", "content": f"{i} x"}], SCHEMA)
                 return client._tokens.passed
 
         assert asyncio.run(work()) == pytest.approx(20 * 7)
@@ -273,7 +272,7 @@ def test_tokens_per_minute_are_those_that_were_used() -> None:
 @pytest.mark.parametrize("name", ["max_cost", "timeout", "requests_per_minute", "tokens_per_minute"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_would_switch_a_limit_off(name, value) -> None:
-    with pytest.raises(ValueError, match=f"expected {name} above 0"):
+    with pytest.raises(ValueError, match=name):
         settings("http://h/v1", **{name: value})
 
 

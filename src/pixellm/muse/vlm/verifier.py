@@ -1,25 +1,25 @@
-"""A second look: a model that sees the photograph says of each record whether it is right, yes or no, and why.
+"""Verifier: a model that sees the image judges each record, yes or no with a reason.
 
-record + photograph → request → Call (in the journal, paid once) → Verdict → a "no" goes to the rejects
+record + image → request → reply (in the journal, paid once) → Verdict → a "no" goes to the rejects
 """
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixellm.muse.calls import Calls, Client, JournalCalls, answered
 from pixellm.muse.journal import Journal
-from pixellm.muse.photograph import image_part
+from pixellm.muse.prompts import image_message
 from pixellm.muse.records import MuseRecord
-from pixellm.muse.running import Run
+from pixellm.muse.vlm.reply import json_object
+from pixellm.muse.vlm.reply_cache import ChatModel, JournalReplyCache, ReplyCache, cached_reply
+from pixellm.utils.job_runner import JobRunner
 
 NAME = "verifier"  # among the checks
 PROMPT = "verify@1"  # part of every key
-TRIES = 2  # of a reply that can't be read
+TRIES = 2  # for a reply that can't be read
 SYSTEM = (
     "You check training data. You see a photograph, a question about it, and an answer that names some objects; each "
     "named object is listed with its box, in pixels of the photograph as you see it. Say yes only if all of this is "
@@ -36,57 +36,57 @@ SCHEMA: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was said of a record; `good` is None where no reply could be read."""
+class VerifierVerdict:
+    """Verdict on a record; `good` is None where no reply could be read."""
 
     good: bool | None
     reason: str
 
 
-async def verify(record: MuseRecord, client: Client, calls: Calls, images: Path) -> Verdict:
-    """Ask about one record, unless the reply is kept already."""
-    verdict = Verdict(None, "")
+async def verify(record: MuseRecord, client: ChatModel, cache: ReplyCache, images: Path) -> VerifierVerdict:
+    """Ask about one record, unless the reply is cached."""
+    verdict = VerifierVerdict(None, "")
     for number in range(TRIES):
         key = _key(record, client.model, number)
-        verdict = parse(await answered(client, calls, key, request(record, images), SCHEMA))
+        verdict = parse(await cached_reply(client, cache, key, request(record, images), SCHEMA))
         if verdict.good is not None:
             break
     return verdict
 
 
 class Verification:
-    """A second look at all records of a journal; a "no" moves the record to the rejects at once.
+    """Verification of all records of a journal; a "no" moves the record to the rejects at once.
 
     Args:
-        client: whom to ask.
-        journal: of the records.
-        images: folder of the photographs.
+        client: client of the model.
+        journal: journal of the records.
+        images: folder of the images.
         in_flight: requests at the same time.
-        seen: called after each record, for progress.
+        progress: called after each record.
     """
 
     def __init__(
         self,
-        client: Client,
+        client: ChatModel,
         journal: Journal,
         images: Path,
         in_flight: int = 16,
-        seen: Callable[[], None] = lambda: None,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
-        self._client, self._journal, self._images, self._seen = client, journal, images, seen
-        self._calls = JournalCalls(journal)
-        self.run = Run(in_flight)
+        self._client, self._journal, self._images, self._progress = client, journal, images, progress
+        self._cache = JournalReplyCache(journal)
+        self.runner = JobRunner(in_flight)
         self.good = self.bad = 0
         self.unread: list[str] = []  # records without a verdict
 
-    async def all(self) -> None:
-        """Every record that no reviewer rejected; replies that came before cost nothing. See `Run.all`."""
+    async def run(self) -> None:
+        """Verify every record that no reviewer rejected; cached replies cost nothing. See `JobRunner.run`."""
         reviews = self._journal.reviews()
-        records = (one for one in self._journal.record_ids() if reviews.get(one) != "reject")
-        await self.run.all(records, self._finish)
+        records = (record_id for record_id in self._journal.record_ids() if reviews.get(record_id) != "reject")
+        await self.runner.run(records, self._verify)
 
-    async def _finish(self, record_id: str) -> None:
-        verdict = await verify(self._journal.record(record_id), self._client, self._calls, self._images)
+    async def _verify(self, record_id: str) -> None:
+        verdict = await verify(self._journal.record(record_id), self._client, self._cache, self._images)
         if verdict.good is None:
             self.unread.append(record_id)
         elif verdict.good:
@@ -94,21 +94,21 @@ class Verification:
         else:
             self.bad += 1
             self._journal.reject(record_id, NAME, verdict.reason)
-        self._seen()
+        self._progress()
 
 
 def request(record: MuseRecord, images: Path) -> list[dict[str, Any]]:
-    """The messages: instructions, then the photograph with the record.
+    """Return the messages: instructions, then the image with the record.
 
     Raises:
-        ValueError: the photograph can't be read.
+        ValueError: the image can't be read.
     """
-    photograph, scale = image_part(record.image, images)
-    content = [photograph, {"type": "text", "text": _words(record, scale)}]
+    image, scale = image_message(record.image, images)
+    content = [image, {"type": "text", "text": _describe(record, scale)}]
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
 
 
-def _words(record: MuseRecord, scale: float) -> str:
+def _describe(record: MuseRecord, scale: float) -> str:
     text = record.text
     lines = []
     for number, target in enumerate(record.targets, 1):
@@ -120,20 +120,15 @@ def _words(record: MuseRecord, scale: float) -> str:
 
 
 def _key(record: MuseRecord, model: str, number: int) -> str:
-    """The same record is asked about once, an edited one anew."""
+    """Return the cache key: the same record is asked about once, an edited one anew."""
     body = json.dumps([PROMPT, model, number, record.to_json()], sort_keys=True)
     return f"{PROMPT}/{record.record_id}/{hashlib.sha256(body.encode()).hexdigest()[:16]}"
 
 
-def parse(reply: str) -> Verdict:
-    """The verdict in a reply, though words or a code fence stand around it."""
-    found = re.search(r"\{.*\}", reply, re.DOTALL)
-    try:
-        row = json.loads(found.group()) if found else None
-    except json.JSONDecodeError:
-        row = None
-    if isinstance(row, dict) and isinstance(row.get("verdict"), str):
-        said = row["verdict"].strip().lower()
-        if said in ("yes", "no"):
-            return Verdict(said == "yes", str(row.get("reason") or "no reason given"))
-    return Verdict(None, f"the reply can't be read: {reply[:80]!r}")
+def parse(reply: str) -> VerifierVerdict:
+    """Parse the verdict in a reply, which may stand in words or a code fence."""
+    row = json_object(reply)
+    answer = str(row.get("verdict")).strip().lower()
+    if answer in ("yes", "no"):
+        return VerifierVerdict(answer == "yes", str(row.get("reason") or "no reason given"))
+    return VerifierVerdict(None, f"the reply can't be read: {reply[:80]!r}")
