@@ -19,12 +19,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pixellm.data.catalogue import open_data
-from pixellm.data.mixture import LengthBatches, Mixture
+from pixellm.data.mixture import ChatSamples, LengthBatches, Mixture
 from pixellm.hub import models as hub
 from pixellm.imaging.examples import EXAMPLES
 from pixellm.imaging.images import load_image
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
-from pixellm.train.samples import ChatSamples
 from pixellm.train.trainer import Collator
 
 RESULTS = Path(__file__).parent / "results" / "loading.json"

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
+from pixellm.data.mixture import ChatSamples
 from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.predictor import Predictor
 from pixellm.train import run as training
 from pixellm.train.recipe import AdapterConfig, ModelSource, Recipe, TrainingData, TrainingStage
-from pixellm.train.samples import ChatSamples
 from pixellm.train.trainer import PixelLMTrainer, last_checkpoint
 from pixellm.training import KNOWN_MODELS, load_recipe, run
 from pixellm.types import Sample

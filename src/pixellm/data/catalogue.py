@@ -8,9 +8,8 @@ from typing import Literal
 
 from pixellm.data import semantic
 from pixellm.data.datasets import MAX_BAD_FRACTION, RecordDataset
-from pixellm.data.dialogue import read_dialogues
 from pixellm.data.jsonl import read_jsonl
-from pixellm.data.reasoning import muse, read_reasonseg
+from pixellm.data.reasoning import muse, read_dialogues, read_reasonseg
 from pixellm.data.refer import multi_referring, read_references
 
 Kind = Literal["semantic", "refer", "vqa", "reasoning"]

@@ -61,6 +61,10 @@ class Chat:
                 budget -= len(exchange.targets)
         return tuple(exchanges)
 
+    def draft(self, record: Record, rng: random.Random) -> "LazySample":
+        """Build the conversations of one record; its image and masks are not read."""
+        return LazySample(record, self.build(record, rng), self.mask_stride)
+
     def _about_instances(self, record: Record, rng: random.Random) -> list[Exchange]:
         """Ask for instances by their names: as many as admitted, each once, sentences that nothing fits alone."""
         count = min(len(record.instances), self.questions * self.targets, self.max_masks)
@@ -128,7 +132,7 @@ class LazySample:
         """Read image and masks.
 
         Raises:
-            ValueError: one of them is missing, broken, or of another size than its annotation; it names the record.
+            ValueError: one of them is missing, broken, or of another size than its annotation.
         """
         record = self.record
         try:
@@ -140,11 +144,6 @@ class LazySample:
         except ValueError as error:
             raise ValueError(f"record {record.record_id}: {error}") from error
         return Sample(image, conversations, record.record_id)
-
-
-def draft(record: Record, rng: random.Random, chat: Chat) -> LazySample:
-    """Build the conversations of one record; its image and masks are not read."""
-    return LazySample(record, chat.build(record, rng), chat.mask_stride)
 
 
 def _without_target(name: str, answers: Sequence[str], rng: random.Random) -> Exchange:

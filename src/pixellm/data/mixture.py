@@ -1,4 +1,4 @@
-"""Which record of which source is sample i, and which samples make a batch.
+"""Mixtures of datasets: which record is sample i, its conversations, and which samples make a batch.
 
 Sample i of epoch e depends on (seed, e, i) alone; so does the order of batches. Workers, prefetching and the number of
 processes change nothing about it, and a run goes on anywhere without repeating what came before.
@@ -6,16 +6,22 @@ processes change nothing about it, and a run goes on anywhere without repeating 
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
+from pixellm.data.chat import Chat, LazySample
 from pixellm.data.coco import CocoSource
 from pixellm.data.datasets import RecordDataset
 from pixellm.data.records import Record
+from pixellm.data.semantic import LabelMaps
+from pixellm.types import Sample
+
+CHARACTERS_PER_TOKEN = 4  # English, about; lengths are only compared with each other
+TYPICAL_CHARACTERS = 60  # characters of a short question and its answer
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,41 @@ class SourceConfig:
     def load(self, root: Path) -> CocoSource:
         captions = root / self.captions if self.captions else None
         return CocoSource(root / self.annotations, root / self.images, captions, self.complete, self.merged)
+
+
+@dataclass
+class ChatSamples(Dataset):
+    """Training samples of a mixture: sample i is its record i, with conversations about it.
+
+    Args:
+        mixture: the datasets.
+        chat: the conversation builder.
+        group_size: tokens of a codebook group.
+    """
+
+    mixture: Mixture
+    chat: Chat = field(default_factory=Chat)
+    group_size: int = 6
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return len(self.mixture)
+
+    def draft(self, index: int) -> LazySample:
+        """Return sample number `index` before its image is read."""
+        return self.chat.draft(*self.mixture[index])
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.draft(index).load()
+
+    def length(self, index: int) -> float:
+        """Estimate how many tokens of text sample `index` has."""
+        source = self.mixture.plan[index].source
+        if isinstance(self.mixture.datasets[source], LabelMaps):  # a look at its names would read the map
+            groups = self.chat.questions * (1 + self.chat.targets) / 2
+            return self.chat.questions * TYPICAL_CHARACTERS / CHARACTERS_PER_TOKEN + groups * self.group_size
+        drafted = self.draft(index)
+        return drafted.characters / CHARACTERS_PER_TOKEN + drafted.groups * self.group_size
 
 
 class LengthBatches(Sampler[list[int]]):

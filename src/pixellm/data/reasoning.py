@@ -1,4 +1,4 @@
-"""Reasoning segmentation: MUSE (several targets, text or names) and ReasonSeg (one target, pixels to ignore).
+"""Questions that come with the data: MUSE (several targets), ReasonSeg (one, pixels to ignore), LLaVA-Instruct (text).
 
 Layout below the data root:
 
@@ -6,6 +6,7 @@ Layout below the data root:
     refer_seg/images/mscoco/images/{train2017,val2017,train2014} images of MUSE; or coco/{train2017,val2017}
     reason_seg/ReasonSeg/{train,val,test}/*.jpg, *.json
     reason_seg/ReasonSeg/explanatory/train.json
+    llava_dataset/llava_instruct_150k.json                       images: coco/train2017
 """
 
 import json
@@ -22,6 +23,8 @@ from pixellm.data.records import Exchange, Instance, Record, Segments
 from pixellm.types import SEG_SLOT
 from pixellm.utils.checks import expect
 
+IMAGE_MARK = "<image>"  # where LLaVA put the image; here it always comes first
+SPEAKERS = ("human", "gpt")
 PAINTED, IGNORED = 1, 255  # ReasonSeg's label values
 
 
@@ -186,3 +189,32 @@ def _read_labelme(path: Path) -> dict[str, Any]:
         if not path.is_file():
             raise
         return json.loads(path.read_text(encoding="cp1252"))
+
+
+def read_dialogues(file: Path, images: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
+    """Read LLaVA-Instruct: one record for each dialogue, without masks.
+
+    Args:
+        file: the JSON list of `{id, image, conversations: [{from, value}, …]}`.
+        images: folder of the images.
+        max_bad_fraction: see `Faults`.
+    """
+    entries = expect(read_json(file), list, f"a list of dialogues in {file}")
+    faults = Faults(file, max_bad_fraction)
+    records = []
+    for number, entry in enumerate(entries):
+        name = name_of(entry, number)
+        with faults.guard(name):
+            exchanges = tuple(_exchanges(entry["conversations"]))
+            image = images / expect(entry["image"], str, "an image file")
+            records.append(Record(f"{name}", image, exchanges=exchanges, dialogue=True))
+    return RecordList(records, faults.check(len(entries)))
+
+
+def _exchanges(turns: list[dict[str, str]]) -> list[Exchange]:
+    if not turns or len(turns) % 2 or any(t["from"] != SPEAKERS[i % 2] for i, t in enumerate(turns)):
+        raise ValueError(f"expected turns of {' and '.join(SPEAKERS)} one after the other")
+    texts = [expect(turn["value"], str, "a text").replace(IMAGE_MARK, "").strip() for turn in turns]
+    if not all(texts):
+        raise ValueError("a turn without a text")
+    return [Exchange(question, answer, ()) for question, answer in zip(texts[::2], texts[1::2], strict=True)]

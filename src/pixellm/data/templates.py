@@ -13,33 +13,14 @@ SYNONYM_RATE = 0.3
 # {the}, {every}, {some}, {any}, {bare}: the noun in that form; {be}: is or are. The same for things present and absent,
 # so that the wording never gives the answer away.
 CATEGORY_QUESTIONS = (
-    "Segment {the}.",
-    "Segment {every} in this image.",
-    "Please segment {the} in the picture.",
-    "Could you segment {the} for me, please?",
-    "Find {the}.",
-    "Find {every} in the photo.",
-    "Mark {every}.",
-    "Outline {the}.",
-    "Highlight {the} in this photo.",
-    "Show me {the}.",
-    "Show {every} in this picture.",
-    "Give me a mask of {the}.",
-    "Locate {every}.",
-    "Select {the}, please.",
-    "Mask {every}, please.",
-    "Where {be} {the}?",
-    "Where {be} {the} in this picture?",
-    "Can you find {any}?",
-    "Can you see {any} here?",
-    "Do you see {any}? Segment what you find.",
-    "{Be} there {some} in this image?",
-    "Which pixels belong to {the}?",
-    "Which part of the image shows {the}?",
-    "I am looking for {the}.",
-    "I would like to see {the} segmented.",
-    "{bare}",
-    "{the}",
+    *("Segment {the}.", "Segment {every} in this image.", "Please segment {the} in the picture."),
+    *("Could you segment {the} for me, please?", "Find {the}.", "Find {every} in the photo.", "Mark {every}."),
+    *("Outline {the}.", "Highlight {the} in this photo.", "Show me {the}.", "Show {every} in this picture."),
+    *("Give me a mask of {the}.", "Locate {every}.", "Select {the}, please.", "Mask {every}, please."),
+    *("Where {be} {the}?", "Where {be} {the} in this picture?", "Can you find {any}?", "Can you see {any} here?"),
+    *("Do you see {any}? Segment what you find.", "{Be} there {some} in this image?"),
+    *("Which pixels belong to {the}?", "Which part of the image shows {the}?", "I am looking for {the}."),
+    *("I would like to see {the} segmented.", "{bare}", "{the}"),
 )
 # Those that fit a description, such as "the leftmost dog", as well.
 INSTANCE_QUESTIONS = tuple(text for text in CATEGORY_QUESTIONS if "{the}" in text)
@@ -50,25 +31,15 @@ SEPARATE_QUESTIONS = (
     "Mark every {name} on its own.",
 )
 SEVERAL_QUESTIONS = (
-    "Segment {list}.",
-    "Segment {list} in this image.",
-    "Please segment {list} in this picture.",
-    "Find {list}.",
-    "Mark {list}, please.",
-    "Show me {list}.",
-    "Can you segment {list}?",
-    "Give me masks of {list}.",
+    *("Segment {list}.", "Segment {list} in this image.", "Please segment {list} in this picture.", "Find {list}."),
+    *("Mark {list}, please.", "Show me {list}.", "Can you segment {list}?", "Give me masks of {list}."),
     "Locate {list} in the photo.",
 )
 # Ask for counts, which merged masks cannot answer …
 ALL_QUESTIONS = (
-    "What is in this picture?",
-    "Name and segment everything you see.",
-    "What do you see in this image?",
-    "Name and segment the things in this image.",
-    "What is in this photo, and where?",
-    "Segment everything and say what it is.",
-    "Which objects do you see, and how many?",
+    *("What is in this picture?", "Name and segment everything you see.", "What do you see in this image?"),
+    *("Name and segment the things in this image.", "What is in this photo, and where?"),
+    *("Segment everything and say what it is.", "Which objects do you see, and how many?"),
 )
 # … and for kinds, which they can.
 KINDS_QUESTIONS = (
@@ -78,11 +49,8 @@ KINDS_QUESTIONS = (
     "Which categories do you see? Segment them.",
 )
 CAPTION_QUESTIONS = (
-    "Describe this image.",
-    "Describe the picture in one sentence.",
-    "What is happening in this photo?",
-    "Give a short caption for this image.",
-    "Write a caption without masks.",
+    *("Describe this image.", "Describe the picture in one sentence.", "What is happening in this photo?"),
+    *("Give a short caption for this image.", "Write a caption without masks."),
 )
 NOTHING_FITS = "Nothing here fits that."
 
@@ -90,28 +58,15 @@ NOTHING_FITS = "Nothing here fits that."
 # {seg} a mask, {segs} one for each phrase.
 _FIELD = re.compile(r"\{(what|What|segs)\}")
 SHORT_QUESTIONS = (
-    "Segment {what}.",
-    "Please segment {what} in this image.",
-    "Could you segment {what} for me?",
-    "Find {what} and give me the mask.",
-    "Where is {what}? Answer with a mask.",
-    "Which pixels show {what}?",
-    "Mark {what} in the picture.",
-    "Outline {what}, please.",
-    "Show me {what} in this photo.",
-    "Give me a segmentation of {what}.",
-    "I need the mask of {what}.",
-    "Point out {what} with a mask.",
-    "Cut out {what}.",
-    "{what}",
+    *("Segment {what}.", "Please segment {what} in this image.", "Could you segment {what} for me?"),
+    *("Find {what} and give me the mask.", "Where is {what}? Answer with a mask.", "Which pixels show {what}?"),
+    *("Mark {what} in the picture.", "Outline {what}, please.", "Show me {what} in this photo."),
+    *("Give me a segmentation of {what}.", "I need the mask of {what}.", "Point out {what} with a mask."),
+    *("Cut out {what}.", "{what}"),
 )
 SENTENCE_REQUESTS = (
-    "Please answer with segmentation masks.",
-    "Show the answer with masks.",
-    "Segment what you name.",
-    "Mark it in the image.",
-    "Give a mask for each thing.",
-    "Please point it out with masks.",
+    *("Please answer with segmentation masks.", "Show the answer with masks.", "Segment what you name."),
+    *("Mark it in the image.", "Give a mask for each thing.", "Please point it out with masks."),
 )
 EXPLAIN_REQUESTS = (
     "Please segment it and explain why.",
@@ -121,11 +76,8 @@ EXPLAIN_REQUESTS = (
 ONE_ANSWERS = ("Here it is {seg}.", "It is this {seg}.", "Sure, {seg}.", "{What} {seg}.", "{seg}.")
 SEPARATE_ANSWERS = ("{what} {seg}", "{what} is here {seg}", "{seg}")  # one for each target, then joined
 JOINT_ANSWERS = (
-    "{What}: {segs}.",
-    "Here are {what}: {segs}.",
-    "Sure, {what} are {segs}, in this order.",
-    "In this order, they are {segs}.",
-    "{segs}.",
+    *("{What}: {segs}.", "Here are {what}: {segs}.", "Sure, {what} are {segs}, in this order."),
+    *("In this order, they are {segs}.", "{segs}."),
 )
 ABSENT_ANSWERS = ("There is no {what} here.", "I see no {what} in this image.", "No {what} is to be seen.")
 UNFIT_ANSWERS = ("Nothing in this image fits that.", "There is nothing like that here.", "I find nothing of the kind.")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pixellm.data.chat import Chat, draft
+from pixellm.data.chat import Chat
 from pixellm.data.datasets import BadRecord, RecordDataset
 from pixellm.data.records import Record
 from pixellm.imaging.contact_sheet import contact_sheet
@@ -87,7 +87,7 @@ def sample_sheet(data: RecordDataset, path: Path, count: int = 12, seed: int = 0
     items = []
     for index in rng.sample(range(len(data)), len(data)):
         try:
-            sample = draft(data[index], rng, Chat()).load()
+            sample = Chat().draft(data[index], rng).load()
         except ValueError:  # `check` has reported it
             continue
         if sample.conversations:

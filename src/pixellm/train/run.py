@@ -17,12 +17,11 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from pixellm.checkpoints.lora import merge_trained
 from pixellm.data.catalogue import open_data
-from pixellm.data.mixture import LengthBatches, Mixture
+from pixellm.data.mixture import ChatSamples, LengthBatches, Mixture
 from pixellm.eval.comparison import RUN
 from pixellm.train.model_kind import KnownModels, NewModel, WholeModel, adapt
 from pixellm.train.progress import RichProgress
 from pixellm.train.recipe import ModelSource, Recipe, TrainingData, TrainingStage
-from pixellm.train.samples import ChatSamples
 from pixellm.train.state import trained_state
 from pixellm.train.summary import summary
 from pixellm.train.trainer import ANSWER_BUDGET, Collator, PixelLMTrainer

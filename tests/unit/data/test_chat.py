@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixellm.data.chat import Chat, draft
+from pixellm.data.chat import Chat
 from pixellm.data.records import Exchange, Instance, Record, Segments
 from pixellm.types import SEG_SLOT
 from tests.support import trees
@@ -38,7 +38,7 @@ def record(**fields) -> Record:
 
 
 def turns(source: Record, seed: int, **chat) -> tuple[Exchange, ...]:
-    return draft(source, RNG(seed), Chat(**chat)).exchanges
+    return Chat(**chat).build(source, RNG(seed))
 
 
 @pytest.mark.parametrize(("instances", "groups"), [(1, 1), (2, 2), (3, 3), (5, 3), (9, 3), (20, 3)])
@@ -173,27 +173,27 @@ def test_load_reads_masks_and_what_is_ignored(tmp_path) -> None:
     image = trees.photograph(tmp_path / "a.png")
     exchange = Exchange("q", "{seg} {seg}", (instance(0), instance(7)), ignored=Segments(([trees.SQUARE],)))
     source = Record("r", image, (trees.HEIGHT, trees.WIDTH), exchanges=(exchange, Exchange("q2", "a2", ())))
-    sample = draft(source, RNG(0), Chat()).load()
+    sample = Chat().draft(source, RNG(0)).load()
     with_masks, without = sorted(sample.conversations, key=lambda c: -len(c.masks))
     assert with_masks.masks.shape == (2, trees.HEIGHT, trees.WIDTH)
     assert with_masks.masks[1].flat[7]
     assert np.array_equal(with_masks.ignored, trees.square())
     assert without.masks.shape == (0, trees.HEIGHT, trees.WIDTH)
-    coarse = draft(source, RNG(0), Chat(mask_stride=4)).load()
+    coarse = Chat(mask_stride=4).draft(source, RNG(0)).load()
     assert {c.masks.shape[1:] for c in coarse.conversations} == {(8, 10)}
 
 
 def test_load_names_the_record_that_is_wrong(tmp_path) -> None:
     image = trees.photograph(tmp_path / "a.png", (10, 10))
     with pytest.raises(ValueError, match=r"record r: expected .* \(30, 40\) pixels .* got \(10, 10\)"):
-        draft(Record("r", image, (30, 40), instances=(instance(1),)), RNG(0), Chat()).load()
+        Chat().draft(Record("r", image, (30, 40), instances=(instance(1),)), RNG(0)).load()
     with pytest.raises(ValueError, match="record r: expected an image file"):
-        draft(Record("r", tmp_path / "absent.png", instances=(instance(1),)), RNG(0), Chat()).load()
+        Chat().draft(Record("r", tmp_path / "absent.png", instances=(instance(1),)), RNG(0)).load()
 
 
 def test_turns_of_a_dialogue_follow_each_other(tmp_path) -> None:
     image = trees.photograph(tmp_path / "a.png")
     exchanges = tuple(Exchange(f"q{i}", f"a{i}", ()) for i in range(3))
-    sample = draft(Record("r", image, exchanges=exchanges, dialogue=True), RNG(0), Chat()).load()
+    sample = Chat().draft(Record("r", image, exchanges=exchanges, dialogue=True), RNG(0)).load()
     assert [c.question for c in sample.conversations] == ["q0", "q1", "q2"]
     assert [c.continues for c in sample.conversations] == [False, True, True]
