@@ -101,7 +101,7 @@ def test_examples_are_listed(run):
         (".", r"^Error: expected an image file, got the directory"),
         ("https://example.org/cat.jpg", r"^Error: expected an image file, got the URL"),
         ("data:image/png;base64," + "A" * 400, r"^Error: expected an image file, got the URL"),
-        ("example:dog", r"^Error: expected the name of an example photograph, got 'dog'.*astronaut"),
+        ("example:dog", r"^Error: expected the name of an example image, got 'dog'.*astronaut"),
     ],
 )
 def test_wrong_images_are_one_line(run, image, pattern):

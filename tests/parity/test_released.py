@@ -12,6 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
 from pixellm.checkpoints.convert import check, convert, resize_positions
 from pixellm.imaging import geometry
+from pixellm.imaging.images import load_image
 from pixellm.imaging.masks import area as area_of
 from pixellm.imaging.postprocess import binarize
 from pixellm.inference.generation import Sampling, encode_prefix, generate
@@ -103,7 +104,7 @@ def test_tokenizer_gives_the_released_ids(reference, processor):
 
 def test_pixels(reference, processor):
     data = load_file(reference / "landscape_two_targets.safetensors")
-    pixels = processor.images([data["image"].numpy()])
+    pixels = processor.images([load_image(data["image"].numpy())])
     assert pixels["resized_hw"].tolist() == [data["resized_hw"].tolist()]
     torch.testing.assert_close(pixels["pixel_values"][0], data["pixel_values"], atol=2e-6, rtol=0)
 
@@ -111,7 +112,7 @@ def test_pixels(reference, processor):
 @pytest.mark.parametrize("name", GENERATIONS)
 def test_generation(reference, model, processor, name):
     data = load_file(reference / f"{name}.safetensors")
-    pixels = processor.images([data["image"].numpy()])
+    pixels = processor.images([load_image(data["image"].numpy())])
     prompt = data["prompt_ids"].tolist()
     at = prompt.index(IMAGE_TOKEN_ID)
     prefix_ids = [*prompt[:at], *[IMAGE_TOKEN_ID] * 256, prompt[at + 1]]

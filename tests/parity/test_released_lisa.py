@@ -14,6 +14,7 @@ from pixellm.baselines.lisa.convert import LISA
 from pixellm.baselines.presets import lisa_7b, lisa_13b
 from pixellm.checkpoints.convert import check, convert
 from pixellm.imaging import geometry
+from pixellm.imaging.images import load_image
 from pixellm.inference.generation import Sampling, encode_prefix, generate
 from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.utils.weights import read_weights
@@ -46,7 +47,7 @@ def test_generation(released, ours, name):
     processor = AutoProcessor.from_pretrained(ours)
     assert isinstance(model, LisaForConditionalGeneration)
     assert isinstance(processor.image_processor, LisaImageProcessor)
-    pixels = processor.images([data["image"].numpy()])
+    pixels = processor.images([load_image(data["image"].numpy())])
     torch.testing.assert_close(pixels["context_pixel_values"][0], data["clip_pixel_values"], atol=2e-6, rtol=0)
     assert pixels["resized_hw"][0].tolist() == data["resized_hw"].tolist()
 

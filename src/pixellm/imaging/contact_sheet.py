@@ -1,4 +1,4 @@
-"""Contact sheet: answers side by side, each on a card with its photograph, question, text and masks."""
+"""Contact sheet: answers side by side, each on a card with its image, question, text and masks."""
 
 import re
 from collections.abc import Sequence
@@ -13,17 +13,13 @@ from pixellm.imaging import masks, overlay
 from pixellm.imaging.masks import Rle
 from pixellm.utils.files import atomic_write
 
-CARD, PICTURE, GAP, PADDING = (
-    440,
-    330,
-    24,
-    12,
-)  # pixels: width of a card, height of its picture, between and inside cards
+CARD, IMAGE_HEIGHT = 440, 330  # width of a card and height of its image, in pixels
+GAP, PADDING = 24, 12  # between and inside cards, in pixels
 TEXT, HEADING, LINE = 17, 30, 1.45  # font sizes in pixels, line height as a multiple
 PAPER, WHITE, INK, GREY, GROUND = "#F3F3F0", "#FFFFFF", "#1A1A1A", "#6B6B6B", "#E6E6E2"
 GOOD, BAD, NEUTRAL = "#1B7837", "#B2182B", "#4D4D4D"
 MAX_LINES = 6  # of an answer
-SPACE = 1.6  # between words, as a multiple of the font's: room for the coloured bands
+SPACE = 1.6  # between words, as a multiple of the font's, for the coloured bands
 BAND = 3  # pixels that a band is wider than its words, on each side
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -33,12 +29,12 @@ class Card:
     """An answer on a sheet, see `pixellm.types.Answer.card`.
 
     Args:
-        image: what the question is about.
-        question: above the answer.
-        text: the answer's words.
-        phrases, spans, rles: each mask with its words and their (start, end) in the text.
-        note: for the corner, such as "IoU 0.83".
-        good: under which heading it stands; None: first, under none.
+        image: the image.
+        question: the question.
+        text: text of the answer.
+        phrases, spans, rles: each mask with its phrase and its (start, end) in the text.
+        note: note in the corner, such as "IoU 0.83".
+        good: heading that the card is under; None: first, under none.
     """
 
     image: Image.Image
@@ -53,7 +49,7 @@ class Card:
 
 @dataclass(frozen=True)
 class _Word:
-    """A word of an answer; `target`: index of the target whose phrase it belongs to; `tail`: punctuation behind it."""
+    """Word of an answer, with the index of the target whose phrase it is part of, and the punctuation behind it."""
 
     text: str
     target: int | None = None
@@ -107,10 +103,10 @@ def _drawn(card: Card) -> Image.Image:
     question = _wrap([_Word(word) for word in card.question.split()], font, room)
     answer = _wrap(_words(card.text, card.spans), font, room) or [[_Word("(no text)")]]
     step = round(TEXT * LINE)
-    height = PICTURE + 2 * PADDING + step * (len(question) + len(answer)) + PADDING // 2
+    height = IMAGE_HEIGHT + 2 * PADDING + step * (len(question) + len(answer)) + PADDING // 2
     drawn = Image.new("RGB", (CARD, height), WHITE)
-    drawn.paste(_picture(card), (0, 0))
-    draw, y = ImageDraw.Draw(drawn), PICTURE + PADDING
+    drawn.paste(_image(card), (0, 0))
+    draw, y = ImageDraw.Draw(drawn), IMAGE_HEIGHT + PADDING
     for lines, colour in ((question, GREY), (answer, INK)):
         for line in lines:
             _write_line(draw, line, y, colour, font)
@@ -119,24 +115,24 @@ def _drawn(card: Card) -> Image.Image:
     return drawn
 
 
-def _picture(card: Card) -> Image.Image:
-    """The answer's overlay fitted into the upper part of a card, the note in its corner."""
+def _image(card: Card) -> Image.Image:
+    """Fit the overlay into the upper part of a card, with the note in its corner."""
     drawn = _fitted(card)
-    picture = Image.new("RGB", (CARD, PICTURE), GROUND)
-    picture.paste(drawn, ((CARD - drawn.width) // 2, (PICTURE - drawn.height) // 2))
-    draw, font = ImageDraw.Draw(picture), _font(TEXT)
+    canvas = Image.new("RGB", (CARD, IMAGE_HEIGHT), GROUND)
+    canvas.paste(drawn, ((CARD - drawn.width) // 2, (IMAGE_HEIGHT - drawn.height) // 2))
+    draw, font = ImageDraw.Draw(canvas), _font(TEXT)
     wide = font.getlength(card.note) + 2 * PADDING
     draw.rectangle(
         (CARD - wide, 0, CARD, TEXT + PADDING), fill=NEUTRAL if card.good is None else GOOD if card.good else BAD
     )
     draw.text((CARD - wide / 2, (TEXT + PADDING) / 2), card.note, WHITE, font, anchor="mm")
-    return picture
+    return canvas
 
 
 def _fitted(card: Card) -> Image.Image:
-    """The overlay, drawn at the size that it is shown in: labels and edges stay sharp."""
+    """Draw the overlay at its size on the sheet, so that labels and edges stay sharp."""
     image = card.image
-    scale = min(CARD / image.width, PICTURE / image.height)
+    scale = min(CARD / image.width, IMAGE_HEIGHT / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     rles = [masks.encode(_resized(masks.decode(rle, *rle["size"]), size)) for rle in card.rles]
     return overlay.draw(image.convert("RGB").resize(size), rles, card.phrases)
@@ -147,7 +143,7 @@ def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _words(text: str, spans: Sequence[tuple[int, int]]) -> list[_Word]:
-    """The answer's words, each with its target; a mask without words of its own gets its number."""
+    """Split the text into words, each with its target; a mask without a phrase gets its number."""
     words, at = [], 0
     for index, (start, end) in enumerate(spans):
         words += [_Word(word) for word in text[at:start].split()]
@@ -161,7 +157,7 @@ def _words(text: str, spans: Sequence[tuple[int, int]]) -> list[_Word]:
 
 
 def _wrap(words: Sequence[_Word], font: Font, width: float) -> list[list[_Word]]:
-    """Lines of at most `width` pixels; longer words are cut short, and so are lines beyond `MAX_LINES`."""
+    """Break into at most `MAX_LINES` lines of at most `width` pixels; longer words are shortened."""
     space = SPACE * font.getlength(" ")
     lines: list[list[_Word]] = []
     used = width
@@ -180,7 +176,7 @@ def _wrap(words: Sequence[_Word], font: Font, width: float) -> list[list[_Word]]
 
 
 def _write_line(draw: ImageDraw.ImageDraw, line: Sequence[_Word], y: float, colour: str, font: Font) -> None:
-    """Words of a phrase stand on a band of their mask's colour: yellow letters on white could not be read."""
+    """Write a line; phrases are on a band of their mask's colour, as yellow letters on white are illegible."""
     space, middle = SPACE * font.getlength(" "), y + TEXT * LINE / 2
     starts = list(accumulate((word.width(font) + space for word in line), initial=float(PADDING)))
     for target, run in groupby(range(len(line)), key=lambda at: line[at].target):
@@ -196,5 +192,5 @@ def _write_line(draw: ImageDraw.ImageDraw, line: Sequence[_Word], y: float, colo
 
 
 def _font(size: int) -> Font:
-    """Pillow's own font, the same on every machine."""
+    """Return Pillow's own font, the same on every machine."""
     return ImageFont.load_default(size)

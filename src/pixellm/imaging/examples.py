@@ -1,4 +1,4 @@
-"""Example photographs, read from the installed scikit-image: nothing to ship, nothing to download."""
+"""Example images, read from the installed scikit-image: nothing to ship, nothing to download."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,13 +7,13 @@ from PIL import Image
 
 
 class Example(NamedTuple):
-    """A photograph: its file in scikit-image's `data` directory, and what is on it."""
+    """Example image: its file in scikit-image's `data` directory, and a caption."""
 
     file: str
     caption: str
 
 
-# Only photographs inside the scikit-image wheel itself: most of `skimage.data` is downloaded on demand. Public domain,
+# Only images inside the scikit-image wheel itself: most of `skimage.data` is downloaded on demand. Public domain,
 # CC0 or no known restrictions (docstrings of `skimage.data`); the motorcycle: Middlebury 2014 stereo benchmark.
 EXAMPLES: dict[str, Example] = {
     "astronaut": Example("astronaut.png", "an astronaut in an orange suit, a flag and a model shuttle behind her"),
@@ -27,9 +27,9 @@ EXAMPLES: dict[str, Example] = {
 
 
 def load_example(name: str) -> Image.Image:
-    """The example photograph called `name`, in RGB; ValueError with all names if there is none."""
+    """Return the example image `name` in RGB; an unknown name is a ValueError that lists all of them."""
     if name not in EXAMPLES:
-        raise ValueError(f"expected the name of an example photograph, got {name!r}. There are: {', '.join(EXAMPLES)}.")
+        raise ValueError(f"expected the name of an example image, got {name!r}. Examples: {', '.join(EXAMPLES)}.")
     import skimage
 
     # Not through `skimage.data`, which may go to the network for a file that it does not find.
@@ -37,7 +37,7 @@ def load_example(name: str) -> Image.Image:
     if not path.is_file():
         raise ValueError(
             f"expected the example {name!r} at {path}, got no such file in scikit-image {skimage.__version__}. "
-            "Install scikit-image again, or use a photograph of yours."
+            "Install scikit-image again, or use an image file."
         )
     with Image.open(path) as image:
         return image.convert("RGB")

@@ -1,6 +1,6 @@
 """Letterbox: an image of any size ↔ the square that the vision encoder reads.
 
-The longest side is resized to `size`, the rest of the square (right, bottom) is padding; masks go the way back
+The longest side is resized to `size`, the rest of the square (right, bottom) is padding; masks are mapped back
 (`docs/parity.md#letterbox`).
 
 Shapes:  T masks · H, W original size · h, w resized size
@@ -25,12 +25,12 @@ def resize_longest_side(image: Image.Image, size: int) -> Image.Image:
 
 
 def restore(logits: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    """Bring mask logits from the square back to the photograph.
+    """Map mask logits from the square back to the image.
 
     Args:
         logits: (T, S, S) at any resolution of the padded square.
         resized: (h, w) of the image inside the square; max(h, w) is the side of the square.
-        original: (H, W) of the photograph.
+        original: (H, W) of the image.
 
     Returns:
         (T, H, W) fp32 logits; a pixel belongs to the mask where they are > 0.
@@ -41,7 +41,7 @@ def restore(logits: Tensor, resized: tuple[int, int], original: tuple[int, int])
 
 
 def unpad(logits: Tensor, resized: tuple[int, int]) -> Tensor:
-    """What of mask logits (T, S, S), T ≥ 1, lies on the image: fp32 (T, h, w) at the resolution that the encoder reads.
+    """Crop mask logits (T, S, S), T ≥ 1, to the image, without padding: fp32 (T, h, w) at the encoder's resolution.
 
     Arguments as in `restore`.
     """

@@ -1,4 +1,4 @@
-"""Images as people have them → 8-bit RGB, upright; or a ValueError that says what is wrong with the file.
+"""Images of any kind → 8-bit RGB, upright; or a ValueError that says what is wrong with the file.
 
 path | PIL image | NumPy array | example:NAME  →  size check → full decode → EXIF orientation → RGB
 """
@@ -28,11 +28,11 @@ def check_pixels(height: int, width: int) -> None:
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """The image as a new 8-bit RGB `PIL.Image.Image`, upright, transparency laid on white; or a ValueError.
+    """Return a new 8-bit RGB image, upright, with transparency on white; or raise a ValueError.
 
     `source` is a file (of several frames, the first), `example:NAME` (`pixellm.imaging.examples`), a PIL image, or an
     array (H, W[, 1|3|4]) of uint8, uint16, bool, or float in 0..1. Values of 16 bits are scaled by 1/257,
-    or taken as they are where none is above 255.
+    or kept if none is above 255.
     """
     if isinstance(source, Image.Image):
         return _decode(source, "the image")
@@ -73,13 +73,13 @@ def _from_file(source: str | os.PathLike) -> Image.Image:
 
 
 def _check_file(name: str) -> None:
-    """Raise if `name` is not a file with something in it."""
+    """Raise a ValueError if `name` is not a file, or an empty one."""
     try:
         size = os.stat(name).st_size
     except PermissionError as error:
         raise _not_permitted(name) from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        known = f"; photographs that are always there: {EXAMPLE}cat, {EXAMPLE}coffee …" if "." not in name else ""
+        known = f"; examples that need no file: {EXAMPLE}cat, {EXAMPLE}coffee …" if "." not in name else ""
         raise ValueError(
             f"expected an image file, got {name!r}, which does not exist. Check the path{known}."
         ) from error
@@ -92,7 +92,7 @@ def _check_file(name: str) -> None:
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
-    """Check the size, then decode all of it, turn it upright and make it RGB."""
+    """Check the size, decode the whole image, turn it upright and convert it to RGB."""
     width, height = image.size
     if width == 0 or height == 0:
         raise ValueError(f"expected at least one pixel, got {name} of {width}×{height}. Check how it was made.")
@@ -103,7 +103,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name, str(error)) from error
-    # Pillow's decoders raise whatever they trip over in a damaged file: OSError, SyntaxError, struct.error, KeyError …
+    # Pillow's decoders raise many kinds of errors at a damaged file: OSError, SyntaxError, struct.error, KeyError …
     except Exception as error:
         raise _broken(name, error) from error
     return _to_rgb(upright, name)
@@ -114,14 +114,14 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return Image.fromarray(_to_8_bit(np.asarray(image), name)).convert("RGB")
     if image.mode == "F":
         values = np.asarray(image)
-        # Two ranges are in use for float images; which one is meant shows in the largest value.
+        # Two ranges are in use for float images; the largest value tells which.
         return Image.fromarray(_float_to_8_bit(values, 255 if values.max() > 1 else 1, name)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     try:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:  # LAB, for one
         raise ValueError(
             f"expected an image that converts to RGB, got {name} of mode {image.mode}. Convert it."
@@ -152,7 +152,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
-    """Grey or colour values of up to 16 bits → uint8. 257 = 65535 / 255, so that white stays white."""
+    """Convert values of up to 16 bits to uint8. 257 = 65535 / 255, so that white stays white."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ValueError(f"expected values in 0..65535, got {low}..{high} in {name}. Scale them to 0..65535 or 0..255.")
@@ -160,7 +160,7 @@ def _to_8_bit(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _float_to_8_bit(values: np.ndarray, top: int, name: str) -> np.ndarray:
-    """Values in 0..top → uint8."""
+    """Convert values in 0..top to uint8."""
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= top):  # written so that NaN fails too
         raise ValueError(f"expected floats in 0..{top}, got {low:g}..{high:g} in {name}. Scale them, and remove NaN.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-# Far outside any photograph: pixels from its top-left corner.
+# Far outside any image: pixels from its top-left corner.
 MAX_COORDINATE = 1e6
 
 Rle = dict[str, Any]  # compressed: size [H, W] in pixels, counts as text or bytes
@@ -34,7 +34,7 @@ def decode(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
 
 
 def to_rles(segmentation: Segmentation, height: int, width: int) -> list[Rle]:
-    """The parts of one COCO segmentation as compressed RLEs, without decoding any: one for each polygon.
+    """Return the polygons of one COCO segmentation as compressed RLEs, or its RLE, without decoding any.
 
     Arguments and errors as in `decode`.
     """
@@ -65,35 +65,35 @@ def read_rle(segmentation: Any, height: int, width: int) -> Rle:
     return as_text(rle)  # ASCII: it takes no more memory than bytes, and goes into JSON as it is
 
 
-def united(parts: Iterable[Sequence[Rle]], height: int, width: int) -> Rle:
-    """The union of RLEs of one size, none of them decoded; an empty mask where there are none."""
-    rles = [rle for part in parts for rle in part]
+def united(groups: Iterable[Sequence[Rle]], height: int, width: int) -> Rle:
+    """Return the union of RLEs of one size without decoding them; an empty mask if there are none."""
+    rles = [rle for group in groups for rle in group]
     return dict(coco_mask.merge(rles)) if rles else empty(height, width)
 
 
 def empty(height: int, width: int) -> Rle:
-    """A mask without a pixel."""
+    """Return a mask without a pixel."""
     return coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
 
 
 def area(rle: Rle) -> int:
-    """Pixels of a mask."""
+    """Return the number of pixels of a mask."""
     return int(coco_mask.area(rle))
 
 
 def box(rle: Rle) -> tuple[int, int, int, int]:
-    """Tight box (x, y, width, height) in pixels; all 0 where the mask is empty."""
+    """Return the tight box (x, y, width, height) in pixels; all 0 if the mask is empty."""
     x, y, width, height = (int(side) for side in coco_mask.toBbox(rle))
     return x, y, width, height
 
 
-def common(one: Rle, other: Rle) -> int:
-    """Pixels that two masks of the same size share."""
-    return int(coco_mask.area(coco_mask.merge([one, other], intersect=True)))
+def common(first: Rle, second: Rle) -> int:
+    """Return the number of pixels in both of two masks of one size."""
+    return int(coco_mask.area(coco_mask.merge([first, second], intersect=True)))
 
 
 def _check_polygons(polygons: list[list[float]]) -> None:
-    """Pycocotools walks along every edge, and crashes on one that leaves all range."""
+    """Raise a ValueError for coordinates far outside: pycocotools walks along every edge, and crashes on them."""
     for polygon in polygons:
         points = np.asarray(polygon, dtype=np.float64)
         if points.ndim != 1 or len(points) % 2 or not (np.abs(points) <= MAX_COORDINATE).all():  # NaN fails too
@@ -103,7 +103,7 @@ def _check_polygons(polygons: list[list[float]]) -> None:
 
 
 def _check_runs(counts: Any, size: list[int]) -> None:
-    """Pycocotools leaves memory as it was where the runs end before the mask does."""
+    """Raise a ValueError if the runs don't fill the mask: pycocotools would leave the rest uninitialised."""
     if isinstance(counts, list):
         runs = np.asarray(counts, dtype=np.int64)
     else:
@@ -116,8 +116,9 @@ def _check_runs(counts: Any, size: list[int]) -> None:
 
 
 def _decompress(counts: bytes) -> np.ndarray:
-    """Run lengths of COCO's text form: groups of 5 bits, low first, 32 = more follow, 16 = sign; from the fourth run on
-    each is the difference to the one before the last (pycocotools, maskApi.c, rleFrString).
+    """Decode the run lengths of COCO's text form: groups of 5 bits, low first, 32 = more follow, 16 = sign.
+
+    From the fourth run on each is the difference to the last but one (pycocotools, maskApi.c, rleFrString).
     """
     groups = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     last = (groups & 32) == 0
@@ -138,13 +139,13 @@ def encode(mask: np.ndarray) -> Rle:
 
 
 def from_edges(edges: np.ndarray, height: int, width: int) -> Rle:
-    """The COCO RLE, its counts text, of a mask that is given by where its runs are.
+    """Return the COCO RLE, with text counts, of a mask from the edges of its runs.
 
     Args:
-        edges: ascending int (2R,): where each run of pixels begins and ends, counted down the columns. Where one ends,
-            the next one may begin.
-        height: of the mask in pixels.
-        width: of the mask in pixels.
+        edges: ascending int (2R,): begin and end of each run of pixels, counted down the columns; a run may begin where
+            the previous one ends.
+        height: height of the mask in pixels.
+        width: width of the mask in pixels.
     """
     touching = np.diff(edges) == 0
     apart = edges[~(np.r_[touching, False] | np.r_[False, touching])] if len(edges) else edges
@@ -154,7 +155,7 @@ def from_edges(edges: np.ndarray, height: int, width: int) -> Rle:
 
 
 def as_text(rle: Rle) -> Rle:
-    """The same compressed RLE, its counts text, ready for JSON."""
+    """Return a compressed RLE with its counts as text, ready for JSON."""
     counts = rle["counts"]
     return {
         "size": [int(side) for side in rle["size"]],
@@ -163,7 +164,7 @@ def as_text(rle: Rle) -> Rle:
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Tight box (x, y, width, height) in pixels of a bool (H, W) mask; None where the mask is empty."""
+    """Return the tight box (x, y, width, height) in pixels of a bool (H, W) mask; None if it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None

@@ -1,4 +1,4 @@
-"""An answer drawn on its photograph: each mask in its colour, with its edge and its phrase."""
+"""Draw masks on their image: each in its colour, with its edge and its phrase."""
 
 import base64
 import io
@@ -13,30 +13,30 @@ from pixellm.imaging import masks
 from pixellm.imaging.masks import Rle
 
 with warnings.catch_warnings():
-    # It recommends OpenCV at every start; its NumPy code draws the same and is quick enough for single pictures.
+    # It recommends OpenCV at every start; its NumPy code draws the same and is quick enough for single images.
     warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
     import supervision as sv
 
-# Told apart with any colour vision: Okabe and Ito, "Color Universal Design" (2008), without its black, then four of
+# Distinct with any colour vision: Okabe and Ito, "Color Universal Design" (2008), without its black, then four of
 # Paul Tol's "muted" scheme (SRON/EPS/TN/09-002). Neighbours differ in lightness as well.
 COLOURS = (
     *("#E69F00", "#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#CC79A7"),
     *("#332288", "#DDCC77", "#882255", "#44AA99"),
 )
 OPACITY = 0.45
-# Of sqrt(height · width): legible when the picture is shown at any size. At least what can be read at all.
+# Shares of sqrt(height · width): legible at any size of display. The minimum is in pixels.
 FONT_SHARE, MIN_FONT_SIZE = 0.038, 12
 LINE_SHARE = 0.003
 LABEL_SHARE = 0.6  # of the width: longer phrases are cut short
 
 
 def colour_of(index: int) -> str:
-    """Colour of target `index` as #RRGGBB; the colours come round again after the last."""
+    """Return the colour of target `index` as #RRGGBB; the colours repeat after the last."""
     return COLOURS[index % len(COLOURS)]
 
 
 def ink_on(index: int) -> str:
-    """Black or white: what is legible on `colour_of(index)`."""
+    """Return black or white, whichever is legible on `colour_of(index)`."""
     red, green, blue = (int(colour_of(index)[at : at + 2], 16) for at in (1, 3, 5))
     # Perceived lightness, ITU-R BT.601; 140 by eye on these colours.
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#FFFFFF"
@@ -107,10 +107,9 @@ def _cut(rle: Rle) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     return masks.decode(rle, *rle["size"])[y : y + height, x : x + width], (x, y, x + width, y + height)
 
 
-def _tinted(picture: Image.Image, colour: str) -> Image.Image:
-    """A picture below a colour."""
+def _tinted(image: Image.Image, colour: str) -> Image.Image:
     tints = ImageColor.getrgb(colour)
-    return picture.point([round(OPACITY * tint + (1 - OPACITY) * value) for tint in tints for value in range(256)])
+    return image.point([round(OPACITY * tint + (1 - OPACITY) * value) for tint in tints for value in range(256)])
 
 
 def _edge(scene: Image.Image, rings: dict[int, list[np.ndarray]], line: int) -> Image.Image:
@@ -152,12 +151,12 @@ def _label(scene: Image.Image, filled: dict[int, Rle], phrases: Sequence[str]) -
 
 
 def _anchor(mask: np.ndarray, height: int) -> tuple[float, float]:
-    """Middle of the upper edge of a label of this height: in the widest part of the mask, or above that part."""
+    """Return the middle of the upper edge of a label `height` high: in the widest part of the mask, or above it."""
     from scipy.ndimage import distance_transform_edt  # scikit-image brings SciPy
 
     step = max(1, min(mask.shape) // 256)  # coarse is exact enough for a label, unless nothing is left of the mask
     step = step if mask[::step, ::step].any() else 1
-    # With a border, so that the edge of the picture counts as the mask's edge.
+    # With a border, so that the edge of the image counts as the mask's edge.
     depth = np.asarray(distance_transform_edt(np.pad(mask[::step, ::step], 1)))[1:-1, 1:-1] * step
     y, x = (int(v) * step for v in np.unravel_index(depth.argmax(), depth.shape))
     radius = float(depth.max())
@@ -165,7 +164,7 @@ def _anchor(mask: np.ndarray, height: int) -> tuple[float, float]:
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """The text if it is at most `width` pixels wide, or its beginning with an ellipsis; "" if not even that fits."""
+    """Shorten a text to at most `width` pixels with an ellipsis; "" if not even that fits."""
     if font.getlength(text) <= width:
         return text
     low, high = 0, len(text)  # the first `low` characters fit, `high` do not

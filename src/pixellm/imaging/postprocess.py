@@ -1,6 +1,6 @@
-"""Mask logits of the square → the photograph's masks as COCO RLE, one at a time, never a whole one restored.
+"""Mask logits of the square → masks at image size as COCO RLE, one at a time, without full-size logits.
 
-    (S, S) → (h, w) → (h, W) → some columns of (H, W) at a time → above the threshold? → where runs begin and end
+    (S, S) → (h, w) → (h, W) → some columns of (H, W) at a time → threshold → edges of runs
 
 Pixels are exactly those of `geometry.restore`: bilinear interpolation is linear along the width, then along the height,
 with the same roundings. COCO counts runs down the columns, so those of a mask are known column after column.
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pixellm.imaging import geometry, masks
 
-CHUNK = 1 << 18  # pixels that are restored at a time: 1 MB of fp32, which stays in a core's cache
-# Of a logit: a value between two others may leave their range by roundings of fp32, three of 6e-8 each.
+CHUNK = 1 << 18  # pixels interpolated at a time: 1 MB of fp32, which stays in a core's cache
+# Relative: an interpolated logit may leave the range of its neighbours by roundings of fp32, three of 6e-8 each.
 SLACK = 1e-6
 
 
@@ -33,21 +33,18 @@ class Binary(NamedTuple):
 def binarize(
     logits: Tensor, resized: tuple[int, int], original: tuple[int, int], peak_share: float | None = None
 ) -> Iterator[Binary]:
-    """Masks at the photograph's size.
+    """Yield masks at image size, each when it is requested.
 
-    A pixel is inside where its logit is > 0. With `peak_share`, also where its probability is above that share of the
-    mask's highest: what the text says is there gets its likeliest pixels, however faint, and a low score.
+    A pixel is inside if its logit is > 0. With `peak_share`, also if its probability is above that share of the mask's
+    highest, so that every target gets its likeliest pixels, however faint, and a low score.
 
     Args:
         logits: (T, S, S) at any resolution of the padded square.
         resized: (h, w) of the image inside the square; max(h, w) is the side of the square.
-        original: (H, W) of the photograph.
-        peak_share: 0..1; None: 0 alone is the threshold.
-
-    Yields:
-        Each mask when it is asked for. Meanwhile (h, W) logits are held, and some megabytes for the pixels.
+        original: (H, W) of the image.
+        peak_share: 0..1; None: the threshold is 0.
     """
-    return (_binarize(one, resized, original, peak_share) for one in logits)
+    return (_binarize(mask, resized, original, peak_share) for mask in logits)
 
 
 @torch.inference_mode()
@@ -57,7 +54,7 @@ def _binarize(logits: Tensor, resized: tuple[int, int], original: tuple[int, int
     highest = rows.amax(dim=0)
     threshold = 0.0 if peak_share is None else _threshold(rows, highest, height, peak_share)
     edges, total = [np.zeros(0, dtype=np.int64)], 0.0
-    # Between logits that are all outside, as they are in most columns, interpolation finds none inside.
+    # Columns whose logits are all outside, as most are, have no pixel inside after interpolation.
     for numbers, columns in _columns(rows, highest > threshold - SLACK * abs(threshold), height):
         inside = columns > threshold
         edges.append(_edges(inside, numbers))
@@ -67,7 +64,7 @@ def _binarize(logits: Tensor, resized: tuple[int, int], original: tuple[int, int
 
 
 def _at_width(logits: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    """(1, S, S) → (h, W), or where there are few pixels anyway, (H, W)."""
+    """Interpolate (1, S, S) to (h, W), or a small mask to (H, W)."""
     height, width = original
     # For the smallest outputs, torch interpolates both ways at once, and rounds differently.
     if height * width <= CHUNK:
@@ -76,9 +73,9 @@ def _at_width(logits: Tensor, resized: tuple[int, int], original: tuple[int, int
 
 
 def _threshold(rows: Tensor, highest: Tensor, height: int, peak_share: float) -> float:
-    """The logit that is `peak_share` of the highest probability, at most 0.
+    """Return the logit of `peak_share` of the highest probability, at most 0.
 
-    The highest logit is looked for in the columns that can have it: at full height none goes beyond `highest` (W,).
+    Only the columns that can have the highest logit are searched: at full height none exceeds `highest` (W,).
     """
     peak = _at_height(rows, highest.argmax()[None], height).max()
     for _, columns in _columns(rows, highest + SLACK * highest.abs() > peak, height):
@@ -86,20 +83,20 @@ def _threshold(rows: Tensor, highest: Tensor, height: int, peak_share: float) ->
     return min(0.0, float((peak.sigmoid() * peak_share).logit()))
 
 
-def _columns(rows: Tensor, chosen: Tensor, height: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The `chosen` (W,) columns of (h, W), some at a time: their numbers (C,), and their logits (C, H)."""
-    (numbers,) = chosen.nonzero(as_tuple=True)
+def _columns(rows: Tensor, selected: Tensor, height: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the `selected` (W,) columns of (h, W) in chunks: their numbers (C,), and their logits (C, H)."""
+    (numbers,) = selected.nonzero(as_tuple=True)
     for chunk in numbers.split(max(1, CHUNK // height)) if len(numbers) else ():
         yield chunk, _at_height(rows, chunk, height)
 
 
 def _at_height(rows: Tensor, numbers: Tensor, height: int) -> Tensor:
-    """The columns of (h, W) with these numbers (C,), at full height: (C, H); where h is H, they stay as they are."""
+    """Interpolate the columns `numbers` (C,) of (h, W) to full height: (C, H)."""
     return F.interpolate(rows.T[numbers][None], height, mode="linear", align_corners=False)[0]
 
 
 def _edges(inside: Tensor, numbers: Tensor) -> np.ndarray:
-    """Where runs begin and end in bool (C, H), in turn, as positions in the mask; `numbers` (C,) of the columns."""
+    """Return begin and end of each run in bool (C, H), in turn, as positions in the mask; `numbers` (C,) of columns."""
     closed = F.pad(inside, (1, 1))
     changed = (closed[:, 1:] != closed[:, :-1]).cpu().numpy()
     column, row = np.divmod(np.flatnonzero(changed), inside.shape[1] + 1)

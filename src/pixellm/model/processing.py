@@ -20,7 +20,6 @@ from transformers import AddedToken, BatchFeature, PreTrainedTokenizerBase, Proc
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pixellm.imaging import geometry
-from pixellm.imaging.images import load_image
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.types import SEG_SLOT, Answer, Batch, Conversation, Sample
 
@@ -54,6 +53,10 @@ class PixelLMImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": torch.stack(pixels), "resized_hw": torch.tensor(sizes)})
 
     def _letterbox(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+        if image.mode != "RGB":
+            raise ValueError(
+                f"expected RGB images, got mode {image.mode}. Open them with pixellm.imaging.images.load_image."
+            )
         resized = geometry.resize_longest_side(image, self.image_size)
         pixels = np.asarray(resized, dtype=np.float32) / 255
         pixels = (pixels - np.float32(self.image_mean)) / np.float32(self.image_std)
@@ -201,8 +204,8 @@ class PixelLMProcessor(ProcessorMixin):
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def images(self, images: Sequence[Image.Image]) -> BatchFeature:
-        """Photographs → `pixel_values` (B, 3, S, S) and `resized_hw` (B, 2)."""
-        return self.image_processor.preprocess([load_image(image) for image in images])
+        """Letterbox RGB images to `pixel_values` (B, 3, S, S) and `resized_hw` (B, 2)."""
+        return self.image_processor.preprocess(images)
 
     def __call__(self, samples: Sequence[Sample], max_length: int | None = None) -> Batch:
         """Samples with answers → a training `Batch`.

@@ -10,7 +10,7 @@ from pixellm.imaging import examples
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     def refuse(*_args, **_kwargs):
-        raise AssertionError("an example photograph asked for the network")
+        raise AssertionError("an example image asked for the network")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from pixellm.imaging.images import load_image
 from pixellm.inference.answer_builder import phrase_span
 from pixellm.model import PixelLMImageProcessor
 from pixellm.model.processing import check_slots
@@ -83,8 +82,8 @@ class SeemProcessor(ProcessorMixin):
         self.max_tokens = max_tokens
 
     def images(self, images: Sequence[Image.Image]) -> BatchFeature:
-        """Photographs → `pixel_values` (I, 3, S, S) and `resized_hw` (I, 2)."""
-        return self.image_processor.preprocess([load_image(image) for image in images])
+        """Letterbox RGB images to `pixel_values` (I, 3, S, S) and `resized_hw` (I, 2)."""
+        return self.image_processor.preprocess(images)
 
     def phrases(self, phrases: Sequence[str], max_length: int | None = None) -> tuple[Tensor, Tensor]:
         """Phrases → token ids (P, T), and a mask (P, T) that is 0 in the padding; control tokens are plain text.
