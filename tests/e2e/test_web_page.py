@@ -61,7 +61,7 @@ def page(browser, server):
 def upload(page, seed=0, name="photo.png"):
     page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": serving.png(seed=seed)})
     expect(page.locator("#work")).to_be_visible()
-    expect(page.locator("#photograph")).to_have_attribute("alt", name)
+    expect(page.locator("#image")).to_have_attribute("alt", name)
 
 
 def ask(page, question, wait=True):
@@ -145,14 +145,14 @@ def test_images_are_dropped_and_pasted(page, way):
         }""",
         [way, list(serving.png())],
     )
-    expect(page.locator("#photograph")).to_have_attribute("alt", "given.png")
-    expect(page.locator("#photograph")).to_have_js_property("naturalWidth", 60)
+    expect(page.locator("#image")).to_have_attribute("alt", "given.png")
+    expect(page.locator("#image")).to_have_js_property("naturalWidth", 60)
 
 
 @needs_browser
 def test_an_example_takes_two_clicks(page, server):
     page.locator("#examples button", has_text="cat").first.click()
-    expect(page.locator("#photograph")).to_have_js_property("naturalWidth", 451)
+    expect(page.locator("#image")).to_have_js_property("naturalWidth", 451)
     page.locator("#suggestions button").click()
     expect(page.locator(".entry")).to_have_attribute("aria-busy", "false")
     expect(page.locator(".asked")).to_have_text("Segment the cat.")
@@ -188,7 +188,7 @@ def test_follow_up_questions_and_history(page, model):
     ask(page, WHERE)
     assert said(page) == serving.offline(model, WHERE, 5)["text"]
     page.locator(".asked").first.click()
-    expect(page.locator("#photograph")).to_have_attribute("alt", "photo.png")
+    expect(page.locator("#image")).to_have_attribute("alt", "photo.png")
 
 
 @needs_browser
@@ -332,7 +332,7 @@ def test_downloads_have_what_was_not_left_out(page, server, model):
     del whole["images"]  # there it is named by its content
     assert ours == whole
 
-    name, data = saved(page, "#save-picture")
+    name, data = saved(page, "#save-image")
     picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     assert (name, picture.shape) == ("my photo-answer.png", photograph.shape)
     assert (picture != photograph).any()
@@ -417,7 +417,7 @@ def test_a_server_that_wants_a_key(browser, server):
         visit(page, server, key=None)
         upload(page)
         ask(page, WHERE)
-        expect(page.locator("#locked")).to_be_visible()
+        expect(page.locator("#key-dialog")).to_be_visible()
         page.locator("#key").fill(KEY)
         page.keyboard.press("Enter")
         expect(page.locator(".entry").last.locator(".phrase").first).to_be_visible()

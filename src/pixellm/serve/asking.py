@@ -18,16 +18,16 @@ from pixellm.serve import pictures, schema
 from pixellm.serve.authentication import ANONYMOUS
 from pixellm.serve.dispatcher import Dispatcher, Ticket
 from pixellm.serve.errors import ApiError, invalid
+from pixellm.serve.image_fetcher import ImageFetcher
 from pixellm.serve.messages import Finished, Item, Job, Turn
 from pixellm.serve.pictures import Decoder, Picture
-from pixellm.serve.remote import Fetcher
 from pixellm.serve.settings import ServeSettings
 from pixellm.types import Answer, Target, TextPiece
 
 COLDEST = 0.01  # a temperature below has no draw left, and overflows
 PARTS = 16  # of a multipart body
 T = TypeVar("T")
-M = TypeVar("M", bound=schema.Received)
+M = TypeVar("M", bound=schema.RequestModel)
 
 
 class Asking:
@@ -36,7 +36,7 @@ class Asking:
     def __init__(self, settings: ServeSettings, dispatcher: Dispatcher) -> None:
         self.settings, self.dispatcher = settings, dispatcher
         self._decoder = Decoder(settings.max_pixels, settings.max_decoded_bytes)
-        self._fetcher = Fetcher(settings.image_hosts, settings.max_body_bytes, settings.fetch_timeout)
+        self._fetcher = ImageFetcher(settings.image_hosts, settings.max_body_bytes, settings.fetch_timeout)
 
     async def body(self, request: Request, part: str | None = None) -> tuple[bytes, bytes | None]:
         """The JSON of a request, and the image that was uploaded with it.
@@ -59,7 +59,7 @@ class Asking:
             # A form may name an encoding of its own, and hold what is no text; the JSON parser then says so.
             return text.encode(errors="surrogatepass"), await image.read()
 
-    def sampling(self, choosing: schema.Choosing, longest: int | None) -> dict[str, Any]:
+    def sampling(self, choosing: schema.SamplingOptions, longest: int | None) -> dict[str, Any]:
         """Fields of `Sampling` for a request; `longest` is another name's value for max_tokens."""
         wanted = longest or choosing.max_tokens or min(self.settings.default_new_tokens, self.settings.max_new_tokens)
         if wanted > self.settings.max_new_tokens:

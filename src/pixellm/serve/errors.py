@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API writes them: `{"error": {"message", "type", "param", "code"}}`, and nothing of our insides."""
+"""Errors in the form of OpenAI's API, `{"error": {"message", "type", "param", "code"}}`, without internal details."""
 
 import logging
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect
 logger = logging.getLogger(__name__)
 RETRY_SECONDS = 5
 
-# Of what kind an error of a status is, and its code where nothing more precise is said.
-KINDS = {
+# Error type and default code of each status.
+TYPES = {
     400: ("invalid_request_error", "invalid_request"),
     401: ("invalid_request_error", "invalid_api_key"),
     403: ("invalid_request_error", "forbidden"),
@@ -34,13 +34,13 @@ KINDS = {
 
 
 class ApiError(Exception):
-    """What a client is told instead of an answer.
+    """Error response to a client.
 
     Args:
-        status: of HTTP.
-        message: what was expected, what came, what to do.
-        code: machine-readable; by default the one of the status.
-        param: the field that it is about.
+        status: HTTP status.
+        message: expected value, actual value, remedy.
+        code: machine-readable code; default: the one of the status.
+        param: name of the wrong field.
     """
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
@@ -48,38 +48,40 @@ class ApiError(Exception):
         self.status, self.message, self.code, self.param = status, message, code, param
 
     def body(self) -> dict[str, Any]:
-        kind, code = KINDS.get(self.status, KINDS[400 if self.status < 500 else 500])
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code or code}}
+        error_type, code = TYPES.get(self.status, TYPES[400 if self.status < 500 else 500])
+        return {"error": {"message": self.message, "type": error_type, "param": self.param, "code": self.code or code}}
 
     def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
         retry = {"Retry-After": str(RETRY_SECONDS)} if self.status in (429, 503) else {}
         challenge = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
-        slow = {"Connection": "close"} if self.status == 408 else {}
-        return JSONResponse(self.body(), self.status, {**retry, **challenge, **slow, **(headers or {})})
+        close = {"Connection": "close"} if self.status == 408 else {}
+        return JSONResponse(self.body(), self.status, {**retry, **challenge, **close, **(headers or {})})
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """The first thing that is wrong with a request; what it holds is not repeated."""
+    """Describe the first invalid field of a request, without its value."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(key) for key in first["loc"])
     return ApiError(400, f"{where}: {first['msg']}" if where else first["msg"], param=where or None)
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of an app in this form."""
+    """Send every error of an application in this form."""
 
     @app.exception_handler(ApiError)
-    async def expected(_: Request, error: ApiError) -> JSONResponse:
+    async def api_error(_: Request, error: ApiError) -> JSONResponse:
         return error.response()
 
     @app.exception_handler(HTTPException)
-    async def framework(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
         return ApiError(error.status_code, str(error.detail)).response(error.headers)
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, _error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody reads it
+    async def disconnected(_: Request, _error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # the client does not read it
 
     @app.exception_handler(Exception)
-    async def unexpected(_: Request, _error: Exception) -> JSONResponse:  # Starlette logs where it happened
-        return ApiError(500, "The server made a mistake. Try again; if it stays, tell whoever runs it.").response()
+    async def internal_error(_: Request, _error: Exception) -> JSONResponse:  # Starlette logs the traceback
+        return ApiError(
+            500, "Internal error. Try again; if it persists, report it to the operator."
+        ).response()

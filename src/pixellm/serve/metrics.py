@@ -1,4 +1,4 @@
-"""What /metrics says, for Prometheus."""
+"""Prometheus metrics of a server, exported at /metrics."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -7,24 +7,24 @@ ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
 class Metrics:
-    """Counters of one server, in a registry of their own."""
+    """Metrics of one server, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = {"namespace": "pixellm", "registry": self.registry}
-        self.requests = Counter("requests", "Requests by route and status.", ["route", "status"], **own)
-        self.answers = Counter("answers", "Questions by how they ended.", ["outcome"], **own)
-        self.stage = Histogram("stage_seconds", "Time by stage of a request.", ["stage"], buckets=SECONDS, **own)
-        self.batch = Histogram("batch_rows", "Answers decoded together, for each step.", buckets=ROWS, **own)
-        self.tokens = Counter("tokens", "Tokens read and written.", ["kind"], **own)
-        self.masks = Counter("masks", "Masks found.", **own)
-        self.images = Counter("images", "Images of answers, by whether the model knew them.", ["cache"], **own)
-        self.restarts = Counter("worker_restarts", "Worker processes that died and were replaced.", **own)
-        self.queued = Gauge("queue_questions", "Questions that wait for the model.", **own)
-        self.running = Gauge("running_questions", "Questions that the model has.", **own)
-        self.in_flight = Gauge("in_flight_requests", "Requests that are being read or answered.", **own)
-        self.cached = Gauge("image_cache_bytes", "Encoded images that are kept.", **own)
-        self.ready = Gauge("ready", "1 while the model is loaded.", **own)
+        common = {"namespace": "pixellm", "registry": self.registry}
+        self.requests = Counter("requests", "Requests by route and status.", ["route", "status"], **common)
+        self.answers = Counter("answers", "Questions by outcome.", ["outcome"], **common)
+        self.stage = Histogram("stage_seconds", "Time by stage of a request.", ["stage"], buckets=SECONDS, **common)
+        self.batch = Histogram("batch_rows", "Rows of a decoding step.", buckets=ROWS, **common)
+        self.tokens = Counter("tokens", "Prompt tokens and generated tokens.", ["kind"], **common)
+        self.masks = Counter("masks", "Masks predicted.", **common)
+        self.images = Counter("images", "Images of answers by cache hit or miss.", ["cache"], **common)
+        self.restarts = Counter("worker_restarts", "Worker processes replaced after their death.", **common)
+        self.queued = Gauge("queue_questions", "Questions waiting for the model.", **common)
+        self.running = Gauge("running_questions", "Questions sent to the worker.", **common)
+        self.in_flight = Gauge("in_flight_requests", "Requests being read or answered.", **common)
+        self.cached = Gauge("image_cache_bytes", "Size of the cached encoded images.", **common)
+        self.ready = Gauge("ready", "1 while a model is loaded.", **common)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

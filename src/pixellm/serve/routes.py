@@ -22,10 +22,10 @@ FORM_PART = "request"
 
 
 def _errors(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": schema.ErrorOut} for status in statuses}
+    return {status: {"model": schema.ErrorResponse} for status in statuses}
 
 
-def _body(model: type[schema.Received], form: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
+def _body(model: type[schema.RequestModel], form: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
     """Description of a body that is JSON, or a form with an image in it."""
     image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, GIF or AVIF."}
     fields = {"type": "object", "properties": {"image": image, **form}, "required": ["image", *required]}
@@ -73,7 +73,7 @@ def chat_routes(asking: Asking) -> APIRouter:
         response_model=schema.ChatCompletion,
         responses={
             200: {"content": {"text/event-stream": {}}, "description": "With `stream`: chunks as server-sent events."},
-            404: {"model": schema.ErrorOut, "description": "No such model."},
+            404: {"model": schema.ErrorResponse, "description": "No such model."},
             **_errors(REFUSALS),
         },
         openapi_extra=_body(schema.ChatRequest, CHAT_FORM, [FORM_PART]),
@@ -109,7 +109,7 @@ def segment_routes(asking: Asking) -> APIRouter:
 
     @router.post(
         "/segment",
-        response_model=schema.Segmented,
+        response_model=schema.SegmentResponse,
         responses={
             200: {
                 "content": {formats.PNG: {}, formats.COCO: {"schema": {"type": "object"}}},
@@ -144,15 +144,15 @@ def state_routes(asking: Asking) -> APIRouter:
     dispatcher = asking.dispatcher
 
     @router.get("/healthz")
-    async def healthz() -> schema.State:
+    async def healthz() -> schema.ServerStatus:
         """The server answers."""
-        return schema.State(status="ok")
+        return schema.ServerStatus(status="ok")
 
-    @router.get("/readyz", responses={503: {"model": schema.State, "description": "The model is being loaded."}})
-    async def readyz(response: Response) -> schema.State:
+    @router.get("/readyz", responses={503: {"model": schema.ServerStatus, "description": "The model is being loaded."}})
+    async def readyz(response: Response) -> schema.ServerStatus:
         """The model is there."""
         response.status_code = 200 if dispatcher.ready else 503
-        return schema.State(status="ok" if dispatcher.ready else "loading")
+        return schema.ServerStatus(status="ok" if dispatcher.ready else "loading")
 
     @router.get(
         "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_errors((401,))}

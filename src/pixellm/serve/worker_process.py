@@ -1,6 +1,7 @@
-"""A worker process from the server's side: starting it, its two ends of the pipe, ending it."""
+"""Worker process as seen by the server: start, messages, end."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -11,23 +12,23 @@ from typing import Any
 
 from pixellm.serve.messages import Cancel, Job, Progress, Ready, Start
 
-KILL_AFTER = 5.0  # seconds for a worker to end by itself
+KILL_AFTER = 5.0  # seconds for a worker to exit by itself
 
 
 class WorkerProcess:
-    """One life of a worker; made in the event loop whose `messages` it fills.
+    """Running worker process; create it in the event loop that reads `messages`.
 
-    Reading and writing have a thread each: pixels are megabytes, and a pipe may be full.
+    Reading and writing have a thread each: images are megabytes, and a pipe may be full.
     """
 
     def __init__(self, start: Start) -> None:
-        self.messages: asyncio.Queue[Ready | Progress | None] = asyncio.Queue()  # None: the process is gone
+        self.messages: asyncio.Queue[Ready | Progress | None] = asyncio.Queue()  # None: the process has ended
         self._loop = asyncio.get_running_loop()
-        self._connection, theirs = Pipe()
-        command = [sys.executable, "-m", "pixellm.serve.worker", str(theirs.fileno())]
-        # In a session of its own, so that a Ctrl-C meant for the server does not reach it.
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
-        theirs.close()
+        self._connection, worker_end = Pipe()
+        command = [sys.executable, "-m", "pixellm.serve.worker", str(worker_end.fileno())]
+        # A session of its own keeps a Ctrl-C that is meant for the server away from it.
+        self._process = subprocess.Popen(command, pass_fds=[worker_end.fileno()], start_new_session=True)
+        worker_end.close()
         self._outbox: SimpleQueue[Start | Job | Cancel | None] = SimpleQueue()
         self._outbox.put(start)
         for target in (self._read, self._write):
@@ -44,7 +45,7 @@ class WorkerProcess:
         self._process.kill()
 
     async def close(self) -> int:
-        """Let it end, by force if need be; its exit status."""
+        """Stop the process, by force if it does not exit in time; return its exit status."""
         self._outbox.put(None)
         try:
             return await asyncio.to_thread(self._process.wait, KILL_AFTER)
@@ -55,23 +56,20 @@ class WorkerProcess:
     def _read(self) -> None:
         with suppress(EOFError, OSError):
             while True:
-                self._tell(self._connection.recv())
-        self._tell(None)
+                self._deliver(self._connection.recv())
+        self._deliver(None)
 
-    def _tell(self, message: Any) -> None:
-        with suppress(RuntimeError):  # the loop may be closed already
+    def _deliver(self, message: Any) -> None:
+        with suppress(RuntimeError):  # the loop may be closed
             self._loop.call_soon_threadsafe(self.messages.put_nowait, message)
 
     def _write(self) -> None:
         with suppress(OSError):
             while (message := self._outbox.get()) is not None:
                 self._connection.send(message)
-        # Shut down rather than closed: the other thread is reading, and learns of the end by this.
-        with suppress(OSError):
-            self._shut()
-
-    def _shut(self) -> None:
-        import socket
-
-        with socket.fromfd(self._connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as ours:
-            ours.shutdown(socket.SHUT_RDWR)
+        # Shut down rather than closed: this ends the read of the other thread.
+        with (
+            suppress(OSError),
+            socket.fromfd(self._connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as server_end,
+        ):
+            server_end.shutdown(socket.SHUT_RDWR)

@@ -1,35 +1,35 @@
-// Requests to the server: the same API that programs use.
+// Requests to the server, through the same API that programs use.
 
 const KEY = "pixellm-key";
 
 export const setKey = (key) => sessionStorage.setItem(KEY, key);
-export class KeyWanted extends Error {}
+export class KeyRequired extends Error {}
 
 export async function about() {
-  const response = await reached("web/about.json");
+  const response = await request("web/about.json");
   return response.json();
 }
 
 export const ready = () => fetch("readyz").then(({ ok }) => ok, () => false);
 
-// Ask about a photograph; `heard` gets each piece: {content, targets} and at the end {finish_reason}.
-export async function ask(model, { blob, name }, messages, signal, heard) {
+// Ask a question about an image; `onDelta` gets each delta: {content, targets}, and {finish_reason} at the end.
+export async function ask(model, { blob, name }, messages, signal, onDelta) {
   const body = new FormData();
   body.set("image", blob, name);
   body.set("request", JSON.stringify({ model, messages, stream: true }));
   const key = sessionStorage.getItem(KEY);
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const response = await reached("v1/chat/completions", { method: "POST", body, headers, signal });
+  const response = await request("v1/chat/completions", { method: "POST", body, headers, signal });
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const { error, choices } = JSON.parse(data);
     if (error) throw new Error(sentence(error.message));
-    for (const { delta, finish_reason } of choices) heard({ ...delta, finish_reason });
+    for (const { delta, finish_reason } of choices) onDelta({ ...delta, finish_reason });
   }
   throw new Error("The connection broke before the answer was complete. Ask again.");
 }
 
-async function reached(address, options) {
+async function request(address, options) {
   let response;
   try {
     response = await fetch(address, options);
@@ -39,7 +39,7 @@ async function reached(address, options) {
   }
   if (response.ok) return response;
   const { error } = await response.json().catch(() => ({}));
-  const Kind = response.status === 401 ? KeyWanted : Error;
+  const Kind = response.status === 401 ? KeyRequired : Error;
   throw new Kind(sentence(error?.message ?? `The server answers with status ${response.status}.`));
 }
 
@@ -54,7 +54,7 @@ async function* events(stream) {
     if (done) return;
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
-    for (const block of blocks) yield block.replace(/^data: /, "");
+    for (const block of blocks) if (block.startsWith("data: ")) yield block.slice(6);
   }
 }
 

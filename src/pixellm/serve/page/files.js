@@ -1,15 +1,15 @@
-// What people take away: the picture as they see it, cut-outs, COCO JSON. Made here, so that it has what they left out.
+// Downloads: the image with masks, cut-outs, COCO JSON. Made in the browser, so that removed masks are left out.
 
 import { decode } from "./masks.js";
 
-const kept = (entry, lit) => entry.targets.filter((one, i) => !one.removed && (lit === null || lit === i));
+const kept = (entry, lit) => entry.targets.filter(({ removed }, i) => !removed && (lit === null || lit === i));
 const stem = (name) => name.replace(/\.[^.]*$/, "") || "image";
 
-// At the photograph's own size; `scale`: its pixels for one of the screen.
-export async function picture(entry, lit, { mode, opacity, scale, ground }) {
-  const { canvas, context } = await drawn(entry.photo);
+// The image at its own size; `scale`: image pixels per screen pixel.
+export async function overlay(entry, lit, { mode, opacity, scale, background }) {
+  const { canvas, context } = await drawn(entry.image);
   const targets = kept(entry, lit).filter(({ path }) => path);
-  if (mode === "cutout") await coverOutside(context, targets, opacity, ground);
+  if (mode === "cutout") await coverOutside(context, targets, opacity, background);
   context.lineWidth = (mode === "contour" ? 2.5 : 1.5) * scale;
   context.lineJoin = "round";
   for (const { path, colour } of mode === "cutout" ? [] : targets) {
@@ -20,13 +20,13 @@ export async function picture(entry, lit, { mode, opacity, scale, ground }) {
     context.globalAlpha = 1;
     context.stroke(shape);
   }
-  return save(await png(canvas), `${stem(entry.photo.name)}-answer.png`);
+  return save(await png(canvas), `${stem(entry.image.name)}-answer.png`);
 }
 
-async function coverOutside(context, targets, opacity, ground) {
+async function coverOutside(context, targets, opacity, background) {
   const { width, height } = context.canvas;
   const cover = new OffscreenCanvas(width, height).getContext("2d");
-  cover.fillStyle = ground;
+  cover.fillStyle = background;
   cover.fillRect(0, 0, width, height);
   cover.globalCompositeOperation = "destination-out";
   for (const { path } of targets) cover.fill(new Path2D(path), "evenodd");
@@ -35,9 +35,9 @@ async function coverOutside(context, targets, opacity, ground) {
   context.globalAlpha = 1;
 }
 
-// One file for each mask: its box, transparent where the mask is not.
+// One file for each mask: its box, transparent outside the mask.
 export async function cutouts(entry, lit) {
-  const { context } = await drawn(entry.photo);
+  const { context } = await drawn(entry.image);
   for (const target of kept(entry, lit).filter(({ box }) => box)) {
     const [x, y, width, height] = target.box;
     const pixels = context.getImageData(x, y, width, height);
@@ -51,11 +51,11 @@ export async function cutouts(entry, lit) {
     cut.getContext("2d").putImageData(pixels, 0, 0);
     const number = entry.targets.indexOf(target) + 1;
     const words = target.phrase.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40);
-    save(await png(cut), [stem(entry.photo.name), number, words].filter(Boolean).join("-") + ".png");
+    save(await png(cut), [stem(entry.image.name), number, words].filter(Boolean).join("-") + ".png");
   }
 }
 
-// As /v1/segment writes it.
+// The COCO file that /v1/segment returns.
 export function coco(entry, lit) {
   const targets = kept(entry, lit);
   const names = [...new Set(targets.map(categoryOf))];
@@ -71,7 +71,7 @@ export function coco(entry, lit) {
     answer_id: "1",
     score: target.score,
   }));
-  const { name, width, height } = entry.photo;
+  const { name, width, height } = entry.image;
   const file = {
     info: { description: entry.text },
     images: [{ id: 1, width, height, file_name: name }],
@@ -82,7 +82,7 @@ export function coco(entry, lit) {
   save(new Blob([JSON.stringify(file)], { type: "application/json" }), `${stem(name)}-coco.json`);
 }
 
-// The phrase as a name: lower case, without an article (export/answers.py).
+// Category of a phrase: lower case, without an article (as export/answers.py).
 function categoryOf({ phrase }) {
   const words = phrase.toLowerCase().split(/\s+/).filter(Boolean).join(" ");
   return words.replace(/^(?:(?:the|an?) )+(?=\S)/, "").replace(/^[ .,;:!?"']+|[ .,;:!?"']+$/g, "") || "object";

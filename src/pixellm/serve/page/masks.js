@@ -1,6 +1,6 @@
-// Masks: COCO's compressed run lengths → pixels → an outline. Pixels are in columns, as COCO has them: x · height + y.
+// Masks: compressed COCO RLE → pixels → outline. Pixels are column-major, as in COCO: x · height + y.
 
-// {width, height, bits}: one byte a pixel.
+// Returns {width, height, bits}, one byte per pixel.
 export function decode({ size: [height, width], counts }) {
   const bits = new Uint8Array(width * height);
   let at = 0;
@@ -11,9 +11,9 @@ export function decode({ size: [height, width], counts }) {
   return { width, height, bits };
 }
 
-// Groups of 5 bits, low first; 32: more follow, 16: sign; from the fourth run on differences to the one before the last.
+// Groups of 5 bits, lowest first; 32: more follow, 16: sign. From the fourth run on, differences to the run before the last.
 function runs(counts) {
-  const found = [];
+  const lengths = [];
   for (let at = 0; at < counts.length; ) {
     let run = 0;
     let shift = 0;
@@ -24,14 +24,14 @@ function runs(counts) {
       shift += 5;
     } while (group & 32);
     if (group & 16) run |= -1 << shift;
-    found.push(found.length > 2 ? run + found[found.length - 2] : run);
+    lengths.push(lengths.length > 2 ? run + lengths[lengths.length - 2] : run);
   }
-  return found;
+  return lengths;
 }
 
 const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // right, down, left, up
 
-// Its edge as an SVG path, to fill by the even-odd rule: through the middles of the pixels' sides, corners cut.
+// The outline as an SVG path for the even-odd rule: through the midpoints of pixel edges, with corners cut.
 export function outline(mask) {
   const sides = edges(mask);
   const rows = mask.height + 1;
@@ -42,7 +42,7 @@ export function outline(mask) {
   return path;
 }
 
-// For each corner of pixels, the directions in which a side leaves it that has the mask on its right: one bit each.
+// For each pixel corner, one bit per direction in which an edge with the mask on its right leaves it.
 function edges({ width, height, bits }) {
   const rows = height + 1;
   const sides = new Uint8Array((width + 1) * rows);
@@ -60,7 +60,7 @@ function edges({ width, height, bits }) {
   return sides;
 }
 
-// Walks round once, and takes the sides away that it has passed.
+// Follow one ring, removing the edges on the way.
 function ring(sides, rows, start, direction) {
   const points = [];
   let corner = start;
@@ -68,11 +68,11 @@ function ring(sides, rows, start, direction) {
     sides[corner] &= ~(1 << direction);
     const [dx, dy] = STEPS[direction];
     const middle = [Math.floor(corner / rows) + dx / 2, (corner % rows) + dy / 2];
-    if (direction === before && points.length > 1 && points.at(-1).straight) points.pop(); // on a line
+    if (direction === before && points.length > 1 && points.at(-1).straight) points.pop(); // collinear
     points.push(Object.assign(middle, { straight: direction === before }));
     before = direction;
     corner += dx * rows + dy;
-    // A right turn first: pixels that only touch at a corner stay apart.
+    // Turn right first, so that pixels that only share a corner stay separate.
     direction = [1, 0, 3].map((turn) => (before + turn) % 4).find((next) => sides[corner] & (1 << next)) ?? -1;
   }
   return `M${points.map((point) => point.join(" ")).join("L")}Z`;

@@ -1,21 +1,21 @@
-// The page of `pixellm web`: a photograph, questions on it, and the answers' masks.
+// The page of `pixellm web`: an image, questions about it, and the answers' masks.
 
 import * as api from "./api.js";
 import * as files from "./files.js";
 import { decode, outline } from "./masks.js";
 import { element, mark } from "./shared/targets.js";
-import { drawEntry, drawMasks, drawPhotograph, frameOf, light } from "./view.js";
+import { drawEntry, drawMasks, drawImage, frameOf, light } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "light", "dark"];
 const MODES = ["fill", "contour", "cutout"];
 
-let about; // what the server says of itself
-let photo = null; // that further questions are on
-const entries = []; // all that was asked, the oldest first
-let shown = null; // the entry whose masks lie on the picture
-let lit = null; // number of its target that is lit up
-let asking = null; // AbortController of the answer that is being written
+let about; // the server's configuration
+let current = null; // the image that questions are about
+const entries = []; // all questions, oldest first
+let shown = null; // the entry whose masks are shown
+let lit = null; // index of its highlighted target
+let asking = null; // AbortController of the running request
 const opacity = { fill: 45, contour: 100, cutout: 85 };
 
 function notice(text = "") {
@@ -23,16 +23,16 @@ function notice(text = "") {
   $("notice").hidden = !text;
 }
 
-const act = (step) => async (...given) => {
+const act = (step) => async (...values) => {
   notice();
   try {
-    await step(...given);
+    await step(...values);
   } catch (error) {
     notice(error.message);
   }
 };
 
-// --- the photograph ---
+// --- image ---
 
 async function take(blob, name, suggestion = "") {
   const url = URL.createObjectURL(blob);
@@ -44,13 +44,13 @@ async function take(blob, name, suggestion = "") {
     URL.revokeObjectURL(url);
     throw new Error(`Expected an image that a browser can show (JPEG, PNG, WebP, GIF, AVIF), got ${name}. Choose another file.`);
   }
-  photo = { blob, url, name, suggestion, width: image.naturalWidth, height: image.naturalHeight };
+  current = { blob, url, name, suggestion, width: image.naturalWidth, height: image.naturalHeight };
   $("welcome").hidden = true;
   $("work").hidden = $("open").hidden = false;
   show(null);
-  drawPhotograph(photo);
+  drawImage(current);
   suggest();
-  if (matchMedia("(pointer: fine)").matches) $("question").focus(); // elsewhere a keyboard would cover the picture
+  if (matchMedia("(pointer: fine)").matches) $("question").focus(); // on touch screens a keyboard would cover the image
 }
 
 async function takeExample({ name, question }) {
@@ -65,31 +65,31 @@ function takeFile(list) {
 }
 
 function suggest() {
-  const asked = entries.some((entry) => entry.photo === photo);
-  const fresh = photo.suggestion && !asked;
+  const asked = entries.some((entry) => entry.image === current);
+  const fresh = current.suggestion && !asked;
   $("follow-label").hidden = !asked;
   $("suggestions").replaceChildren();
   if (!fresh) return;
-  const chip = element("button", { type: "button", text: photo.suggestion, parent: $("suggestions") });
-  chip.addEventListener("click", act(() => ask(photo.suggestion)));
+  const chip = element("button", { type: "button", text: current.suggestion, parent: $("suggestions") });
+  chip.addEventListener("click", act(() => ask(current.suggestion)));
 }
 
 // --- questions ---
 
-// Earlier questions on the same photograph. Masks that were left out are not told of.
+// Earlier turns on the same image, without removed masks.
 function history() {
   if (!$("follow").checked) return [];
-  const earlier = entries.filter((entry) => entry.photo === photo && entry.state === "done" && entry.text);
+  const earlier = entries.filter((entry) => entry.image === current && entry.state === "done" && entry.text);
   return earlier.slice(1 - about.max_turns || earlier.length).flatMap(({ question, text, targets }) => [
     { role: "user", content: question },
-    { role: "assistant", content: text, targets: targets.filter((one) => !one.removed).map(({ span }) => ({ span })) },
+    { role: "assistant", content: text, targets: targets.filter(({ removed }) => !removed).map(({ span }) => ({ span })) },
   ]);
 }
 
 async function ask(question) {
-  if (asking || !photo || !question.trim()) return;
+  if (asking || !current || !question.trim()) return;
   const messages = [...history(), { role: "user", content: question }];
-  const entry = { photo, question, text: "", targets: [], state: "writing" };
+  const entry = { image: current, question, text: "", targets: [], state: "writing" };
   entry.article = frameOf(entry, entries.at(-1), () => show(entry));
   entries.push(entry);
   $("question").value = "";
@@ -98,13 +98,13 @@ async function ask(question) {
   asking = new AbortController();
   busy(true);
   try {
-    await api.ask(about.model, photo, messages, asking.signal, (piece) => hear(entry, piece));
+    await api.ask(about.model, current, messages, asking.signal, (delta) => append(entry, delta));
     entry.state = "done";
   } catch (error) {
     entry.state = error.name === "AbortError" ? "stopped" : "failed";
     entry.error = error.message;
     if (entry.state === "failed") $("question").value ||= question;
-    if (error instanceof api.KeyWanted) $("locked").showModal();
+    if (error instanceof api.KeyRequired) $("key-dialog").showModal();
   } finally {
     asking = null;
     busy(false);
@@ -112,7 +112,7 @@ async function ask(question) {
   }
 }
 
-function hear(entry, { content = "", targets = [], finish_reason: reason }) {
+function append(entry, { content = "", targets = [], finish_reason: reason }) {
   entry.text += content;
   entry.reason = reason;
   for (const target of targets) {
@@ -129,19 +129,19 @@ function busy(on) {
   $("stop").hidden = !on;
 }
 
-// --- what is shown ---
+// --- masks ---
 
 function redraw(entry, masksToo = true) {
-  drawEntry(entry, handsOf(entry));
+  drawEntry(entry, handlersOf(entry));
   if (entry === shown) {
-    if (masksToo) drawMasks(entry.targets, handsOf(entry));
+    if (masksToo) drawMasks(entry.targets, handlersOf(entry));
     light(entry, lit);
     $("tools").hidden = !entry.targets.length;
   }
   if (entry === entries.at(-1)) entry.article.scrollIntoView({ block: "nearest" });
 }
 
-function handsOf(entry) {
+function handlersOf(entry) {
   const within = () => [entry.article, ...(entry === shown ? [$("shapes")] : [])];
   return {
     targets: entry.targets,
@@ -160,11 +160,11 @@ function show(entry) {
   $("tools").hidden = true;
   if (!entry) return;
   entry.article.classList.add("shown");
-  if (entry.photo !== photo) {
-    photo = entry.photo;
+  if (entry.image !== current) {
+    current = entry.image;
     suggest();
   }
-  drawPhotograph(photo);
+  drawImage(current);
   redraw(entry);
 }
 
@@ -176,15 +176,15 @@ function choose(entry, target) {
 }
 
 function remove(entry, target) {
-  const one = entry.targets[target];
-  one.removed = !one.removed;
+  const { removed } = entry.targets[target];
+  entry.targets[target].removed = !removed;
   if (entry === shown && lit === target) lit = null;
   redraw(entry);
 }
 
 function setMode(mode) {
   document.querySelector(`[name="mode"][value="${mode}"]`).checked = true;
-  for (const one of MODES) $("masks").classList.toggle(one, one === mode);
+  for (const name of MODES) $("masks").classList.toggle(name, name === mode);
   $("opacity").disabled = mode === "contour";
   $("opacity").value = opacity[mode];
   setOpacity();
@@ -203,20 +203,20 @@ function setTheme(theme) {
   $("theme").textContent = `Theme: ${theme}`;
 }
 
-// --- hands on the page ---
+// --- input ---
 
 const save = (write) => act(() => write(shown, lit));
-const asSeen = () => ({
+const view = () => ({
   mode: mode(),
   opacity: opacity[mode()] / 100,
-  scale: photo.width / $("frame").clientWidth,
-  ground: getComputedStyle($("cover")).fill,
+  scale: current.width / $("frame").clientWidth,
+  background: getComputedStyle($("cover")).fill,
 });
 
 function listen() {
   for (const id of ["drop", "open"]) $(id).addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", act(async () => {
-    await takeFile($("file").files).finally(() => ($("file").value = "")); // the same file may be taken again
+    await takeFile($("file").files).finally(() => ($("file").value = "")); // lets the same file be chosen again
   }));
   window.addEventListener("dragover", (event) => event.preventDefault());
   window.addEventListener("drop", (event) => (event.preventDefault(), act(takeFile)(event.dataTransfer.files)));
@@ -230,7 +230,7 @@ function listen() {
   $("modes").addEventListener("change", () => setMode(mode()));
   $("opacity").addEventListener("input", setOpacity);
   $("masks").addEventListener("click", (event) => event.target === $("masks") && shown && choose(shown, lit));
-  $("save-picture").addEventListener("click", save((entry, one) => files.picture(entry, one, asSeen())));
+  $("save-image").addEventListener("click", save((entry, target) => files.overlay(entry, target, view())));
   $("save-cutouts").addEventListener("click", save(files.cutouts));
   $("save-coco").addEventListener("click", save(files.coco));
   $("theme").addEventListener("click", () => {
@@ -240,7 +240,7 @@ function listen() {
 }
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || $("locked").open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || $("key-dialog").open) return;
   if (event.target === $("question")) return onKeyInQuestion(event);
   if (event.key === "Escape" && asking) return asking.abort();
   if (event.target.matches("input") || $("work").hidden) return;
@@ -257,7 +257,7 @@ function onKey(event) {
   event.preventDefault();
 }
 
-// Enter asks; in an empty field the arrow brings the last question back.
+// Enter asks; ↑ in an empty field recalls the last question.
 function onKeyInQuestion(event) {
   if (event.key === "Escape") asking ? asking.abort() : $("question").blur();
   else if (event.key === "Enter" && !event.shiftKey) $("form").requestSubmit();
@@ -270,7 +270,7 @@ function onKeyInQuestion(event) {
 
 async function waitForModel() {
   while (!(await api.ready())) {
-    $("state").textContent = "The model is being loaded; questions wait for it.";
+    $("state").textContent = "The model is loading; questions wait for it.";
     await new Promise((done) => setTimeout(done, 1000));
   }
   $("state").textContent = "";

@@ -1,4 +1,4 @@
-"""Images behind URLs: allowed hosts only, no address that is not public, also behind redirects and changing names."""
+"""Images fetched by URL: allowed hosts and public addresses only, also behind redirects and changing names."""
 
 import http.server
 import threading
@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from pixellm.serve.errors import ApiError
-from pixellm.serve.remote import Fetcher, is_public
+from pixellm.serve.image_fetcher import ImageFetcher, is_public
 
 PRIVATE = [
     *("127.0.0.1", "127.8.8.8", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1"),
@@ -62,12 +62,12 @@ def site():
 def fetcher(port, *hosts, names=None, timeout=5.0, allowed=lambda address: address == "127.0.0.1"):
     """Every name means the site, unless `names` says otherwise."""
     lookup = names or {}
-    return Fetcher(
+    return ImageFetcher(
         [f"{host}:{port}" for host in hosts or ("good.test",)],
         max_bytes=1000,
         timeout=timeout,
         resolve=lambda host, _: lookup.get(host, ["127.0.0.1"]),
-        allowed=allowed,
+        is_allowed=allowed,
     )
 
 
@@ -91,7 +91,7 @@ def test_redirects_between_allowed_hosts(site):
 
 
 def test_nothing_is_fetched_by_default():
-    refused(Fetcher([], 1000, 1), "http://good.test/", "fetches no images")
+    refused(ImageFetcher([], 1000, 1), "http://good.test/", "fetches no images")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_nothing_is_fetched_by_default():
 def test_other_urls(site, url):
     port, asked = site
     before = len(asked)
-    refused(fetcher(port), url.format(port=port), "expected an image's URL|not among")
+    refused(fetcher(port), url.format(port=port), "expected an image URL|allowed to fetch from")
     assert len(asked) == before
 
 
@@ -122,7 +122,7 @@ def test_a_host_whose_name_means_a_private_address(site):
     port, asked = site
     before = len(asked)
     names = {"good.test": ["8.8.8.8", "127.0.0.1"]}  # one of several is enough
-    refused(fetcher(port, names=names, allowed=is_public), f"http://good.test:{port}/", "not public")
+    refused(fetcher(port, names=names, allowed=is_public), f"http://good.test:{port}/", "public addresses only")
     assert len(asked) == before
 
 
@@ -130,17 +130,17 @@ def test_a_redirect_to_where_nothing_may_be_fetched(site):
     port, _ = site
     names = {"inside.test": ["10.0.0.1"]}
     both = fetcher(port, "good.test", "inside.test", names=names)
-    refused(both, f"http://good.test:{port}/to/http://inside.test:{port}/", "not public")
-    refused(both, f"http://good.test:{port}/to/http://127.0.0.1:{port}/", "not among")
-    refused(both, f"http://good.test:{port}/to/file:///etc/passwd", "expected an image's URL")
-    refused(both, f"http://good.test:{port}/to//to//to//to//to/a", "redirects|not among")
+    refused(both, f"http://good.test:{port}/to/http://inside.test:{port}/", "public addresses only")
+    refused(both, f"http://good.test:{port}/to/http://127.0.0.1:{port}/", "allowed to fetch from")
+    refused(both, f"http://good.test:{port}/to/file:///etc/passwd", "expected an image URL")
+    refused(both, f"http://good.test:{port}/to//to//to//to//to/a", "redirects|allowed to fetch from")
 
 
 def test_a_name_is_looked_up_once(site):
     """What it means a moment later (DNS rebinding) does not matter."""
     port, _ = site
     answers = iter([["127.0.0.1"], ["10.0.0.1"]])
-    rebinding = Fetcher(
+    rebinding = ImageFetcher(
         [f"good.test:{port}"], 1000, 5, lambda *_: next(answers), lambda address: address == "127.0.0.1"
     )
     assert rebinding.fetch(f"http://good.test:{port}/") == b"image"
@@ -150,7 +150,7 @@ def test_a_name_is_looked_up_once(site):
 def test_limits(site):
     port, _ = site
     refused(fetcher(port), f"http://good.test:{port}/large", "at most 1,000 bytes", 413)
-    refused(fetcher(port), f"http://good.test:{port}/none", "answered 404")
+    refused(fetcher(port), f"http://good.test:{port}/none", "got 404")
     refused(fetcher(port, timeout=0.3), f"http://good.test:{port}/slow", "could not be fetched")
 
 
