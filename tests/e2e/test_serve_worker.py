@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from pixellm.serve.dispatcher import AHEAD, Dispatcher, Ticket
+from pixellm.serve.dispatcher import PREFETCH, Dispatcher, PendingAnswer
 from pixellm.serve.errors import ApiError
-from pixellm.serve.messages import Finished, Job, Start
+from pixellm.serve.messages import AnswerFinished, Job, WorkerSettings
 from pixellm.serve.metrics import Metrics
 from pixellm.serve.settings import ServeSettings
 from tests.support import serving, tiny
@@ -24,8 +24,8 @@ def job(tokens: int) -> Job:
     return Job(-1, "a", "digest", picture.tobytes(), picture.size, "table", sampling={"max_new_tokens": tokens})
 
 
-async def last(ticket: Ticket):
-    while not isinstance(item := await ticket.next(60), Finished):
+async def last(ticket: PendingAnswer):
+    while not isinstance(item := await ticket.next_event(60), AnswerFinished):
         pass
     return item
 
@@ -33,18 +33,18 @@ async def last(ticket: Ticket):
 def test_a_worker_that_hangs(model):
     async def run():
         settings = ServeSettings("tiny", max_queue=5, stall_timeout=1.5)
-        dispatcher = Dispatcher(Start(str(model), batch_size=1), settings, Metrics())
+        dispatcher = Dispatcher(WorkerSettings(str(model), batch_size=1), settings, Metrics())
         dispatcher.open()
         try:
             await last(dispatcher.submit(job(2)))  # it is loaded
             first = dispatcher.worker.pid
             os.kill(first, signal.SIGSTOP)
-            tickets = [dispatcher.submit(job(50)) for _ in range(1 + AHEAD + 2)]
-            for lost in tickets[: 1 + AHEAD]:  # these it had
+            tickets = [dispatcher.submit(job(50)) for _ in range(1 + PREFETCH + 2)]
+            for lost in tickets[: 1 + PREFETCH]:  # these it had
                 with pytest.raises(ApiError) as caught:
                     await last(lost)
                 assert (caught.value.status, caught.value.code) == (503, "worker_lost")
-            for waiting in tickets[1 + AHEAD :]:
+            for waiting in tickets[1 + PREFETCH :]:
                 assert (await last(waiting)).new_tokens >= 50
             assert dispatcher.worker.pid != first
             with pytest.raises(ProcessLookupError):
@@ -57,7 +57,7 @@ def test_a_worker_that_hangs(model):
 
 def test_the_end_fails_what_is_left(model):
     async def run():
-        dispatcher = Dispatcher(Start(str(model), batch_size=1), ServeSettings("tiny", max_queue=2), Metrics())
+        dispatcher = Dispatcher(WorkerSettings(str(model), batch_size=1), ServeSettings("tiny", max_queue=2), Metrics())
         dispatcher.open()
         tickets = [dispatcher.submit(job(50)) for _ in range(2)]  # while it loads
         with pytest.raises(ApiError, match="waiting already"):

@@ -22,7 +22,7 @@ from pixellm.utils.sockets import LOOPBACK, listen
 
 if TYPE_CHECKING:
     from pixellm.serve.authentication import ApiKeys
-    from pixellm.serve.messages import Start
+    from pixellm.serve.messages import WorkerSettings
 
 DEFAULTS = ServeSettings(model_name="")
 
@@ -118,11 +118,11 @@ def run_server(
     limits: dict[str, Any],
     worker: dict[str, Any],
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; `limits` and `worker` are fields of `ServeSettings` and `Start`."""
+    """Serve until Ctrl-C or SIGTERM; `limits` and `worker` are fields of `ServeSettings` and `WorkerSettings`."""
     quieten_transformers()
     from pixellm.hub.models import resolve
     from pixellm.serve.authentication import load_api_keys
-    from pixellm.serve.messages import Start
+    from pixellm.serve.messages import WorkerSettings
 
     keys = load_api_keys(key_file)
     is_local = host in LOOPBACK
@@ -138,7 +138,7 @@ def run_server(
         trusted_hosts=("127.0.0.1", "localhost", "[::1]") if is_local else None,
         **limits,
     )
-    start = Start(
+    worker_settings = WorkerSettings(
         model=str(directory),
         device=torch_device,
         dtype=str(torch_dtype).removeprefix("torch."),
@@ -146,10 +146,10 @@ def run_server(
         joint=torch_device != "cpu" if joint is None else joint,
         **worker,
     )
-    _listen(start, settings, keys, host, port)
+    _listen(worker_settings, settings, keys, host, port)
 
 
-def _listen(start: "Start", settings: ServeSettings, keys: "ApiKeys", host: str, port: int) -> None:
+def _listen(worker: "WorkerSettings", settings: ServeSettings, keys: "ApiKeys", host: str, port: int) -> None:
     """Serve on an address; exit code 1 if the model cannot be loaded."""
     from pixellm.serve.app import create_app
     from pixellm.serve.server import Server, log_to_stderr
@@ -161,7 +161,7 @@ def _listen(start: "Start", settings: ServeSettings, keys: "ApiKeys", host: str,
         server.stop()
 
     log_to_stderr(logging.INFO)
-    app = create_app(start, settings, keys, on_failure)
+    app = create_app(worker, settings, keys, on_failure)
     with listen(host, port) as listening:
         url_host = f"[{host}]" if ":" in host else host
         address = f"http://{url_host}:{listening.getsockname()[1]}{'' if settings.page else '/v1'}"

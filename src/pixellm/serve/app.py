@@ -10,28 +10,28 @@ from fastapi.security import HTTPBearer
 
 from pixellm import __version__
 from pixellm.serve import errors, routes, schema, web
-from pixellm.serve.asking import Asking
 from pixellm.serve.authentication import ApiKeys
 from pixellm.serve.dispatcher import Dispatcher
-from pixellm.serve.messages import Start
+from pixellm.serve.messages import WorkerSettings
 from pixellm.serve.metrics import Metrics
 from pixellm.serve.middleware import RequestMiddleware
+from pixellm.serve.request_handler import RequestHandler
 from pixellm.serve.settings import ServeSettings
 
 
 def create_app(
-    start: Start, settings: ServeSettings, keys: ApiKeys, on_failure: Callable[[str], None]
+    worker: WorkerSettings, settings: ServeSettings, keys: ApiKeys, on_failure: Callable[[str], None]
 ) -> RequestMiddleware:
     """Build the application, wrapped in the middleware that checks every request.
 
     Args:
-        start: the model, and the worker's limits.
+        worker: the model, and the limits of its worker process.
         settings: limits and timeouts.
         keys: accepted API keys.
         on_failure: is called with the reason if the model cannot be loaded.
     """
     metrics = Metrics()
-    dispatcher = Dispatcher(start, settings, metrics)
+    dispatcher = Dispatcher(worker, settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,12 +45,12 @@ def create_app(
     # No documentation pages: they load scripts from the network. /openapi.json has the same content.
     app = FastAPI(title="pixellm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
-    asking = Asking(settings, dispatcher)
+    handler = RequestHandler(settings, dispatcher)
     # Only described here: the middleware authenticates.
     security = [Depends(HTTPBearer(auto_error=False, description="An API key of this server."))] if keys else []
-    app.include_router(routes.chat_routes(asking), dependencies=security)
-    app.include_router(routes.segment_routes(asking), dependencies=security)
-    app.include_router(routes.state_routes(asking))
+    app.include_router(routes.chat_routes(handler), dependencies=security)
+    app.include_router(routes.segment_routes(handler), dependencies=security)
+    app.include_router(routes.status_routes(handler))
     if settings.page:
         web.mount(app, settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -1,56 +1,70 @@
-"""Dynamic batching: questions join the rows that are being decoded, and leave them when they are answered.
+"""Dynamic batching: questions join the running batch and leave it when their answers are complete.
 
-Nothing here knows of processes or HTTP: jobs go in, items come out step by step.
+Independent of processes and HTTP: jobs go in, events come out step by step.
 """
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+from cachetools import LRUCache
 from PIL import Image
+from torch import Tensor
 
 from pixellm.imaging import masks
-from pixellm.inference.generation import Decoding, Step
+from pixellm.inference.generation import Decoding, Prefix, Step
 from pixellm.predictor import AnswerDecoder, Predictor
-from pixellm.serve.cache import Encoded, PrefixCache
-from pixellm.serve.messages import Failed, Finished, Item, Job, Turn
+from pixellm.serve.messages import AnswerEvent, AnswerFailed, AnswerFinished, Job, PastTurn, WorkerSettings
 from pixellm.types import Answer, Done, Event, Target
 
-NO_MASK = masks.as_text(masks.empty(1, 1))  # of earlier turns nothing but text and spans is read
+NO_MASK = masks.as_text(masks.empty(1, 1))  # the prompt uses only text and spans of earlier turns
+
+CacheKey = tuple[str, str, str | None]  # tenant, digest of the image, system text
+JobEvents = list[tuple[int, AnswerEvent]]  # events with their job's id
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """Image with its features and key-value prefix."""
+
+    image: Image.Image
+    prefix: Prefix
+
+    @property
+    def nbytes(self) -> int:
+        """Size of pixels, features, keys and values."""
+        images = self.prefix.images
+        tensors = _tensors([getattr(images, field.name) for field in fields(images)])
+        tensors += _tensors([[layer.keys, layer.values] for layer in self.prefix.cache.layers])
+        return 3 * self.image.width * self.image.height + sum(tensor.nbytes for tensor in tensors)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, list | tuple) else []
 
 
 @dataclass
-class _Running:
+class _RunningJob:
     decoder: AnswerDecoder
     prompt_tokens: int
     encode_seconds: float | None
-    began: float
+    start: float
 
 
-class Engine:
-    """Answers jobs with one model.
+class InferenceEngine:
+    """Answer jobs with one model in a batch that changes from step to step."""
 
-    Args:
-        predictor: the model.
-        batch_size: rows that are decoded together at most.
-        cache_bytes: see `PrefixCache`.
-        max_prompt_tokens: longer jobs fail.
-        joint: see `pixellm.inference.generation.Decoding`.
-    """
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        batch_size: int,
-        cache_bytes: int,
-        max_prompt_tokens: int,
-        joint: bool = False,
-    ) -> None:
-        self.predictor, self.batch_size, self.max_prompt_tokens = predictor, batch_size, max_prompt_tokens
-        self.cache = PrefixCache(cache_bytes)
-        self._decoding = Decoding(predictor.model, predictor.processor.eos_ids, joint)
+    def __init__(self, predictor: Predictor, settings: WorkerSettings) -> None:
+        self.predictor, self.settings = predictor, settings
+        self.cache: LRUCache[CacheKey, EncodedImage] = LRUCache(
+            settings.cache_bytes, getsizeof=lambda encoded: encoded.nbytes
+        )
+        self._decoding = Decoding(predictor.model, predictor.processor.eos_ids, settings.joint)
         self._waiting: deque[Job] = deque()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, _RunningJob] = {}
 
     @property
     def idle(self) -> bool:
@@ -58,89 +72,90 @@ class Engine:
 
     @property
     def rows(self) -> int:
-        """How many answers are being written."""
+        """Number of answers in the batch."""
         return len(self._running)
 
     def submit(self, job: Job) -> None:
         self._waiting.append(job)
 
-    def cancel(self, job_id: int) -> list[tuple[int, Item]]:
-        """Forget a job, wherever it is."""
-        known = job_id in self._running or any(job.job_id == job_id for job in self._waiting)
+    def cancel(self, job_id: int) -> JobEvents:
+        """Drop a waiting or running job."""
+        is_known = job_id in self._running or any(job.job_id == job_id for job in self._waiting)
         self._waiting = deque(job for job in self._waiting if job.job_id != job_id)
         if self._running.pop(job_id, None):
             self._decoding.drop([job_id])
-        return [(job_id, Failed("cancelled"))] if known else []
+        return [(job_id, AnswerFailed("cancelled"))] if is_known else []
 
-    def step(self) -> tuple[list[tuple[int, Item]], int]:
-        """Let waiting jobs join, then one step for all rows; what came of it, and how many rows there were."""
-        items = self._admit()
+    def step(self) -> tuple[JobEvents, int]:
+        """Admit waiting jobs, then decode one step of all rows; return its events and the number of rows."""
+        events = self._admit()
         rows = self.rows
         for step in self._decoding.step():
-            items += [(step.row, item) for item in self._items(step)]
-        return items, rows
+            events += [(step.row, event) for event in self._events(step)]
+        return events, rows
 
-    def _admit(self) -> list[tuple[int, Item]]:
-        """Fill the batch, but encode one new image in a step at most: the others are waiting for their next word."""
-        items: list[tuple[int, Item]] = []
-        encoded = False
-        while self._waiting and self.rows < self.batch_size and not encoded:
+    def _admit(self) -> JobEvents:
+        """Fill the batch, with at most one new image per step: encoding delays the running answers."""
+        failures: JobEvents = []
+        encoded_image = False
+        while self._waiting and self.rows < self.settings.batch_size and not encoded_image:
             job = self._waiting.popleft()
             try:
-                encoded = self._join(job)
+                encoded_image = self._join(job)
             except ValueError as error:
-                items.append((job.job_id, Failed("invalid", str(error))))
-        return items
+                failures.append((job.job_id, AnswerFailed("invalid", str(error))))
+        return failures
 
     def _join(self, job: Job) -> bool:
-        """Give a job its row; whether its image had to be encoded."""
-        predictor = self.predictor
+        """Add a job to the batch; return True if its image had to be encoded."""
+        predictor, limit = self.predictor, self.settings.max_prompt_tokens
         if job.system is not None:
             predictor = Predictor(predictor.model, predictor.processor, job.system, predictor.sampling)
         prompt = predictor.prompt_ids(job.question, [_answer(turn) for turn in job.history])
         tokens = len(predictor.processor.prefix_ids) + len(prompt)
-        if tokens > self.max_prompt_tokens:
+        if tokens > limit:
             raise ValueError(
-                f"expected at most {self.max_prompt_tokens} tokens of image, earlier turns and question, got {tokens}. "
-                "Ask in fewer words, or leave out earlier turns."
+                f"expected at most {limit} tokens of image, earlier turns and question, got {tokens}. "
+                "Shorten the question, or leave out earlier turns."
             )
-        settings = predictor.settings(**job.sampling)
-        known, seconds = self._encoded(predictor, job)
-        decoder = AnswerDecoder(self.predictor, job.question, known.photograph, known.prefix)
-        self._decoding.join([job.job_id], known.prefix, [0], [prompt], settings)
-        self._running[job.job_id] = _Running(decoder, tokens, seconds, time.perf_counter())
+        sampling = predictor.settings(**job.sampling)
+        encoded, seconds = self._encode(predictor, job)
+        decoder = AnswerDecoder(self.predictor, job.question, encoded.image, encoded.prefix)
+        self._decoding.join([job.job_id], encoded.prefix, [0], [prompt], sampling)
+        self._running[job.job_id] = _RunningJob(decoder, tokens, seconds, time.perf_counter())
         return seconds is not None
 
-    def _encoded(self, predictor: Predictor, job: Job) -> tuple[Encoded, float | None]:
-        """The job's image, and how long that took if it was not known."""
+    def _encode(self, predictor: Predictor, job: Job) -> tuple[EncodedImage, float | None]:
+        """Return the job's encoded image, and the seconds it took; None for a cache hit."""
         key = (job.tenant, job.digest, job.system)
-        if known := self.cache.get(key):
-            return known, None
-        began = time.perf_counter()
-        photograph = Image.frombytes("RGB", job.size, job.pixels)
-        encoded = Encoded(photograph, predictor.encode([photograph]))
-        self.cache.put(key, encoded)
-        return encoded, time.perf_counter() - began
+        if cached := self.cache.get(key):
+            return cached, None
+        start = time.perf_counter()
+        image = Image.frombytes("RGB", job.size, job.pixels)
+        encoded = EncodedImage(image, predictor.encode([image]))
+        if encoded.nbytes <= self.cache.maxsize:
+            self.cache[key] = encoded
+        return encoded, time.perf_counter() - start
 
-    def _items(self, step: Step) -> list[Item]:
+    def _events(self, step: Step) -> list[AnswerEvent]:
         running = self._running[step.row]
-        items = [self._item(event, running, step) for event in running.decoder.events(step)]
+        events = [self._to_message(event, running, step) for event in running.decoder.events(step)]
         if step.finished:
             del self._running[step.row]
-        return items
+        return events
 
-    def _item(self, event: Event, running: _Running, step: Step) -> Item:
+    def _to_message(self, event: Event, running: _RunningJob, step: Step) -> AnswerEvent:
         if not isinstance(event, Done):
             return event
-        return Finished(
-            reason="length" if step.ids else "stop",  # the token that ends an answer is no part of it
+        return AnswerFinished(
+            reason="length" if step.ids else "stop",  # the end-of-answer token is not part of the answer
             prompt_tokens=running.prompt_tokens,
             new_tokens=len(event.answer.token_ids),
             encode_seconds=running.encode_seconds,
-            decode_seconds=time.perf_counter() - running.began,
+            decode_seconds=time.perf_counter() - running.start,
         )
 
 
-def _answer(turn: Turn) -> Answer:
+def _answer(turn: PastTurn) -> Answer:
     targets = tuple(Target(turn.text[start:end], (start, end), NO_MASK, 0.0) for start, end in turn.spans)
     return Answer(turn.question, turn.text, targets, (1, 1))

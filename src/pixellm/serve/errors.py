@@ -82,6 +82,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def internal_error(_: Request, _error: Exception) -> JSONResponse:  # Starlette logs the traceback
-        return ApiError(
-            500, "Internal error. Try again; if it persists, report it to the operator."
-        ).response()
+        return ApiError(500, "Internal error. Try again; if it persists, report it to the operator.").response()

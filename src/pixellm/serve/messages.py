@@ -1,4 +1,4 @@
-"""What the server and its worker process say to each other."""
+"""Messages between the server and its worker process."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,15 +7,15 @@ from pixellm.types import Target, TextPiece
 
 
 @dataclass(frozen=True)
-class Start:
-    """The first message to a worker: which model to load, and how much it may do at once.
+class WorkerSettings:
+    """First message to a worker: the model to load, and the limits of the engine.
 
     Args:
         model: directory.
         device, dtype, quantize: see `Predictor.load`.
-        batch_size: answers that are decoded together.
+        batch_size: maximum number of answers decoded together.
         joint: see `pixellm.inference.generation.Decoding`.
-        cache_bytes: for encoded images.
+        cache_bytes: size of the cache for encoded images.
         max_prompt_tokens: image, system text, earlier turns and question together.
     """
 
@@ -30,8 +30,8 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """An earlier question and its answer; `spans` are those of its targets, in characters of `text`."""
+class PastTurn:
+    """Earlier question with its answer; `spans` are its targets' (start, end) in `text`, in characters."""
 
     question: str
     text: str
@@ -40,17 +40,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Job:
-    """One question.
+    """Question for the worker.
 
     Args:
-        job_id: unique.
-        tenant: whose image it is; nothing of it is ever used for another's.
-        digest: of the image's content.
-        pixels: (H, W, 3) uint8, row by row.
-        size: W, H.
-        question: of the user.
-        system: in place of the model's own system text.
-        history: earlier turns, the oldest first.
+        job_id: unique number.
+        tenant: owner of the image; cached prefixes are never shared between tenants.
+        digest: of the image's pixels and size.
+        pixels: (H, W, 3) uint8, row-major.
+        size: (W, H).
+        question: text of the user.
+        system: replaces the model's own system text.
+        history: earlier turns, oldest first.
         sampling: fields of `pixellm.inference.generation.Sampling`.
     """
 
@@ -61,32 +61,32 @@ class Job:
     size: tuple[int, int]
     question: str = field(repr=False)
     system: str | None = field(default=None, repr=False)
-    history: tuple[Turn, ...] = field(default=(), repr=False)
+    history: tuple[PastTurn, ...] = field(default=(), repr=False)
     sampling: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Cancel:
-    """Whoever asked is gone."""
+class CancelJob:
+    """Request to drop a job whose client has disconnected."""
 
     job_id: int
 
 
 @dataclass(frozen=True)
-class Ready:
-    """The model is loaded; from now on jobs are taken."""
+class WorkerReady:
+    """The model is loaded, and jobs are accepted."""
 
 
 @dataclass(frozen=True)
-class Finished:
-    """An answer is complete.
+class AnswerFinished:
+    """Last event of a complete answer.
 
     Args:
-        reason: the model ended it, or its budget of tokens did.
-        prompt_tokens: image included.
-        new_tokens: codebook tokens included.
-        encode_seconds: None: the image was known.
-        decode_seconds: from the first step to the last.
+        reason: "stop", the model ended the answer, or "length", it reached its maximum number of tokens.
+        prompt_tokens: number of prompt tokens, image included.
+        new_tokens: number of generated tokens, codebook tokens included.
+        encode_seconds: time to encode the image; None for a cache hit.
+        decode_seconds: time from the first step to the last.
     """
 
     reason: Literal["stop", "length"]
@@ -97,20 +97,20 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """No answer: `invalid` is the request's fault, `lost` nobody's but ours, `cancelled` what was asked for."""
+class AnswerFailed:
+    """Last event of a job without an answer: an `invalid` request, a `lost` worker, or a `cancelled` job."""
 
     kind: Literal["invalid", "lost", "cancelled"]
     message: str = ""
 
 
-Item = TextPiece | Target | Finished | Failed
+AnswerEvent = TextPiece | Target | AnswerFinished | AnswerFailed
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What one step gave: items of jobs, how many rows took part (0: no step), and bytes of cached images."""
+    """Result of one step: events by job, number of rows decoded (0: no step), and size of the image cache."""
 
-    items: tuple[tuple[int, Item], ...]
+    events: tuple[tuple[int, AnswerEvent], ...]
     rows: int
     cached_bytes: int

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pixellm.hub.models import MINI
 from pixellm.serve.authentication import ApiKeys, load_api_keys
-from pixellm.serve.messages import Start
+from pixellm.serve.messages import WorkerSettings
 from pixellm.serve.middleware import RequestMiddleware
 from pixellm.serve.settings import ServeSettings
 
@@ -120,9 +120,9 @@ def _replica_app(args: Arguments, failures: list[str]) -> RequestMiddleware:
     from pixellm.serve.app import create_app
 
     directory = resolve(args.model)
-    start = Start(
+    worker = WorkerSettings(
         *(str(directory), args.device, args.dtype, args.quantize, args.batch_size, args.joint),
         cache_bytes=args.cache_mb << 20,
     )
     name = args.name or (args.model if args.model == MINI else directory.name)
-    return create_app(start, args.settings(name), args.keys(), failures.append)
+    return create_app(worker, args.settings(name), args.keys(), failures.append)

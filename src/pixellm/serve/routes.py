@@ -1,4 +1,4 @@
-"""The endpoints."""
+"""HTTP endpoints."""
 
 import asyncio
 import secrets
@@ -10,15 +10,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from pixellm.serve import conversation, formats, schema
-from pixellm.serve.asking import Asking, parse, unless_gone
+from pixellm.serve import responses, schema
+from pixellm.serve.chat import check_text, parse_chat
 from pixellm.serve.errors import ApiError
-from pixellm.serve.messages import Finished
-from pixellm.serve.streaming import EventStream, chunks, usage_of
-from pixellm.types import Answer
+from pixellm.serve.request_handler import RequestHandler, parse, until_disconnect
 
-REFUSALS = (400, 401, 403, 408, 413, 415, 421, 429, 431, 500, 503, 504)
-FORM_PART = "request"
+ERROR_STATUSES = (400, 401, 403, 408, 413, 415, 421, 429, 431, 500, 503, 504)
+FORM_FIELD = "request"  # of a chat's form, with the JSON of the request
 
 
 def _errors(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
@@ -26,7 +24,7 @@ def _errors(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
 
 
 def _body(model: type[schema.RequestModel], form: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
-    """Description of a body that is JSON, or a form with an image in it."""
+    """Describe a body that is JSON, or a form with an image."""
     image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, GIF or AVIF."}
     fields = {"type": "object", "properties": {"image": image, **form}, "required": ["image", *required]}
     reference = {"$ref": f"#/components/schemas/{model.__name__}"}
@@ -39,7 +37,7 @@ def _body(model: type[schema.RequestModel], form: dict[str, Any], required: Sequ
 
 
 CHAT_FORM = {
-    FORM_PART: {"type": "string", "description": "The JSON of a ChatRequest whose messages hold no image."},
+    FORM_FIELD: {"type": "string", "description": "JSON of a ChatRequest whose messages have no image."},
 }
 SEGMENT_FORM = {
     "question": {"type": "string"},
@@ -50,22 +48,21 @@ SEGMENT_FORM = {
 }
 
 
-def chat_routes(asking: Asking) -> APIRouter:
-    """What OpenAI's clients call."""
+def chat_routes(handler: RequestHandler) -> APIRouter:
+    """Build the endpoints of OpenAI's API."""
     router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
-    settings, created = asking.settings, int(time.time())
+    settings, created = handler.settings, int(time.time())
     card = schema.ModelCard(id=settings.model_name, created=created)
 
     @router.get("/models", responses=_errors((401, 403, 421, 429, 431)))
     async def models() -> schema.ModelList:
-        """The model that is served."""
+        """List the served model."""
         return schema.ModelList(data=[card])
 
     @router.get("/models/{model:path}", responses=_errors((401, 403, 404, 421, 429, 431)))
     async def model(model: str) -> schema.ModelCard:
-        """One model."""
-        if model != settings.model_name:
-            raise _unknown(model, settings.model_name)
+        """Return one model."""
+        _check_model(model, settings.model_name)
         return card
 
     @router.post(
@@ -74,37 +71,37 @@ def chat_routes(asking: Asking) -> APIRouter:
         responses={
             200: {"content": {"text/event-stream": {}}, "description": "With `stream`: chunks as server-sent events."},
             404: {"model": schema.ErrorResponse, "description": "No such model."},
-            **_errors(REFUSALS),
+            **_errors(ERROR_STATUSES),
         },
-        openapi_extra=_body(schema.ChatRequest, CHAT_FORM, [FORM_PART]),
+        openapi_extra=_body(schema.ChatRequest, CHAT_FORM, [FORM_FIELD]),
     )
     async def chat(request: Request) -> Response:
         """Ask about an image, in one turn or several.
 
-        The message that comes back has a field of its own, `targets`: one mask for each thing that its text names.
+        The answer's message has an additional field, `targets`: one mask for each target that its text names.
         """
-        body, uploaded = await asking.body(request, FORM_PART)
-        asked = parse(schema.ChatRequest, body)
-        if asked.model != settings.model_name:
-            raise _unknown(asked.model, settings.model_name)
-        said = conversation.read(asked.messages, settings)
-        sampling = asking.sampling(asked, asked.max_completion_tokens)
-        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": asked.model}
-        async with AsyncExitStack() as held:
-            picture = await held.enter_async_context(asking.picture(uploaded, said.image))
-            ticket = asking.ask(request, picture, said.question, sampling, said.system, said.history)
-            if asked.stream:
-                usage = asked.stream_options is not None and asked.stream_options.include_usage
-                head = {**head, "object": "chat.completion.chunk"}
-                return EventStream(chunks(asking.items(ticket), head, usage), held.pop_all())
-            answer, finished = await unless_gone(request.receive, asking.whole(ticket))
-        return JSONResponse({**head, "object": "chat.completion", **_completion(answer, finished)})
+        body, uploaded = await handler.read_body(request, FORM_FIELD)
+        chat_request = parse(schema.ChatRequest, body)
+        _check_model(chat_request.model, settings.model_name)
+        question = parse_chat(chat_request.messages, settings)
+        sampling = handler.sampling(chat_request, chat_request.max_completion_tokens)
+        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": chat_request.model}
+        async with AsyncExitStack() as resources:
+            image = await resources.enter_async_context(handler.image(uploaded, question.image_url))
+            pending = handler.submit(request, image, question.question, sampling, question.system, question.history)
+            if not chat_request.stream:
+                answer, finished = await until_disconnect(request.receive, handler.complete(pending))
+                return JSONResponse(responses.chat_completion(head, answer, finished))
+            options = chat_request.stream_options
+            chunks = responses.chat_chunks(handler.events(pending), head, options is not None and options.include_usage)
+            first = await until_disconnect(request.receive, anext(chunks))  # its error has a status of its own
+            return responses.EventStream(first, chunks, resources.pop_all(), settings.request_timeout)
 
     return router
 
 
-def segment_routes(asking: Asking) -> APIRouter:
-    """The plain way to ask."""
+def segment_routes(handler: RequestHandler) -> APIRouter:
+    """Build the plain endpoint."""
     router = APIRouter(prefix="/v1", tags=["plain"])
 
     @router.post(
@@ -112,45 +109,46 @@ def segment_routes(asking: Asking) -> APIRouter:
         response_model=schema.SegmentResponse,
         responses={
             200: {
-                "content": {formats.PNG: {}, formats.COCO: {"schema": {"type": "object"}}},
+                "content": {responses.PNG: {}, responses.COCO: {"schema": {"type": "object"}}},
                 "description": "By `Accept`.",
             },
-            **_errors((*REFUSALS, 406)),
+            **_errors((*ERROR_STATUSES, 406)),
         },
         openapi_extra=_body(schema.SegmentRequest, SEGMENT_FORM, ["question"]),
     )
     async def segment(request: Request) -> Response:
-        """One question on one image → JSON, the image with its masks drawn in (PNG), or a COCO file."""
-        wanted = formats.chosen(request.headers.get("accept"))
-        body, uploaded = await asking.body(request)
-        asked = parse(schema.SegmentRequest if uploaded is None else schema.SegmentForm, body)
-        conversation.check_text(asked.question, asking.settings)
-        sampling = asking.sampling(asked, None)
-        url = asked.image if isinstance(asked, schema.SegmentRequest) else None
-        async with asking.picture(uploaded, url) as picture:
-            ticket = asking.ask(request, picture, asked.question, sampling)
-            answer, _ = await unless_gone(request.receive, asking.whole(ticket))
-            if wanted == formats.PNG:
-                return Response(await asyncio.to_thread(formats.overlay, answer, picture), media_type=wanted)
-        content = formats.coco(answer, picture) if wanted == formats.COCO else answer.to_json()
-        return JSONResponse(content, media_type=wanted)
+        """Ask one question about one image → JSON, the image with its masks (PNG), or a COCO file."""
+        media_type = responses.negotiate(request.headers.get("accept"))
+        body, uploaded = await handler.read_body(request)
+        query = parse(schema.SegmentRequest if uploaded is None else schema.SegmentForm, body)
+        check_text(query.question, handler.settings)
+        sampling = handler.sampling(query)
+        url = query.image if isinstance(query, schema.SegmentRequest) else None
+        async with handler.image(uploaded, url) as image:
+            pending = handler.submit(request, image, query.question, sampling)
+            answer, _ = await until_disconnect(request.receive, handler.complete(pending))
+            if media_type == responses.PNG:
+                png = await asyncio.to_thread(responses.overlay_png, answer, image)
+                return Response(png, media_type=media_type)
+            content = responses.coco_file(answer, image) if media_type == responses.COCO else answer.to_json()
+            return JSONResponse(content, media_type=media_type)
 
     return router
 
 
-def state_routes(asking: Asking) -> APIRouter:
-    """How the server is."""
-    router = APIRouter(tags=["state"])
-    dispatcher = asking.dispatcher
+def status_routes(handler: RequestHandler) -> APIRouter:
+    """Build the endpoints for health checks and metrics."""
+    router = APIRouter(tags=["status"])
+    dispatcher = handler.dispatcher
 
     @router.get("/healthz")
     async def healthz() -> schema.ServerStatus:
-        """The server answers."""
+        """Check that the server responds."""
         return schema.ServerStatus(status="ok")
 
-    @router.get("/readyz", responses={503: {"model": schema.ServerStatus, "description": "The model is being loaded."}})
+    @router.get("/readyz", responses={503: {"model": schema.ServerStatus, "description": "The model is loading."}})
     async def readyz(response: Response) -> schema.ServerStatus:
-        """The model is there."""
+        """Check that the model is loaded."""
         response.status_code = 200 if dispatcher.ready else 503
         return schema.ServerStatus(status="ok" if dispatcher.ready else "loading")
 
@@ -158,18 +156,12 @@ def state_routes(asking: Asking) -> APIRouter:
         "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_errors((401,))}
     )
     async def metrics() -> Response:
-        """For Prometheus."""
+        """Return metrics in Prometheus' text format."""
         return Response(dispatcher.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return router
 
 
-def _completion(answer: Answer, finished: Finished) -> dict[str, Any]:
-    targets = [target.to_json() for target in answer.targets]
-    message = {"role": "assistant", "content": answer.text, "targets": targets}
-    choice = {"index": 0, "message": message, "finish_reason": finished.reason}
-    return {"choices": [choice], "usage": usage_of(finished)}
-
-
-def _unknown(name: str, ours: str) -> ApiError:
-    return ApiError(404, f"expected the model {ours}, got {name[:80]!r}.", "model_not_found", "model")
+def _check_model(name: str, served: str) -> None:
+    if name != served:
+        raise ApiError(404, f"expected the model {served}, got {name[:80]!r}.", "model_not_found", "model")

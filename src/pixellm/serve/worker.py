@@ -1,7 +1,7 @@
-"""The process that holds the model: `python -m pixellm.serve.worker FD`, where FD is its end of a pipe.
+"""Worker process that runs the model: `python -m pixellm.serve.worker FD`, where FD is its end of a pipe.
 
-A process of its own, so that whatever brings it down (memory, a driver, a kernel) leaves the server alive to say so and
-to start another; and it ends when the server does, however that ends.
+Whatever kills it (memory, a driver, a kernel) leaves the server alive to report it and to start another worker. It
+exits with the server, however the server ends.
 """
 
 import logging
@@ -17,36 +17,36 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from pixellm.predictor import Predictor
-from pixellm.serve.engine import Engine
-from pixellm.serve.messages import Cancel, Job, Progress, Ready, Start
+from pixellm.serve.engine import InferenceEngine
+from pixellm.serve.messages import CancelJob, Job, Progress, WorkerReady, WorkerSettings
 
 logger = logging.getLogger(__name__)
-Inbox = SimpleQueue[Job | Cancel | None]  # None: the server is gone
+Inbox = SimpleQueue[Job | CancelJob | None]  # None: the server has exited
 
 
 def run(connection: Connection) -> None:
-    """Load the model that the first message names, then answer until the pipe is closed."""
-    start = connection.recv()
-    assert isinstance(start, Start)
-    dtype = getattr(torch, start.dtype)
-    predictor = Predictor.load(start.model, start.device, dtype, quantize=start.quantize)
-    engine = Engine(predictor, start.batch_size, start.cache_bytes, start.max_prompt_tokens, start.joint)
+    """Load the model named by the first message, then answer jobs until the pipe is closed."""
+    settings = connection.recv()
+    assert isinstance(settings, WorkerSettings)
+    dtype = getattr(torch, settings.dtype)
+    predictor = Predictor.load(settings.model, settings.device, dtype, quantize=settings.quantize)
+    engine = InferenceEngine(predictor, settings)
     inbox: Inbox = SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
-    connection.send(Ready())
+    connection.send(WorkerReady())
     for message in _inputs(inbox, engine):
         if isinstance(message, Job):
             engine.submit(message)
             continue
-        if isinstance(message, Cancel):
-            items, rows = engine.cancel(message.job_id), 0
+        if isinstance(message, CancelJob):
+            events, rows = engine.cancel(message.job_id), 0
         else:
-            items, rows = engine.step()
-        connection.send(Progress(tuple(items), rows, engine.cache.nbytes))
+            events, rows = engine.step()
+        connection.send(Progress(tuple(events), rows, round(engine.cache.currsize)))
 
 
-def _inputs(inbox: Inbox, engine: Engine) -> Iterator[Job | Cancel | None]:
-    """Messages as they come; None: there are no more for now, and something is left to do."""
+def _inputs(inbox: Inbox, engine: InferenceEngine) -> Iterator[Job | CancelJob | None]:
+    """Yield messages as they arrive; None if there is none and the engine has work to do."""
     while True:
         if inbox.empty() and not engine.idle:
             yield None
@@ -65,7 +65,7 @@ def _read(connection: Connection, inbox: Inbox) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which lets answers finish
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C and lets answers finish
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s", datefmt="%H:%M:%S")
     transformers_logging.disable_progress_bar()
     with suppress(BrokenPipeError, ConnectionResetError):

@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import Any
 
-from pixellm.serve.messages import Cancel, Job, Progress, Ready, Start
+from pixellm.serve.messages import CancelJob, Job, Progress, WorkerReady, WorkerSettings
 
 KILL_AFTER = 5.0  # seconds for a worker to exit by itself
 
@@ -21,16 +21,16 @@ class WorkerProcess:
     Reading and writing have a thread each: images are megabytes, and a pipe may be full.
     """
 
-    def __init__(self, start: Start) -> None:
-        self.messages: asyncio.Queue[Ready | Progress | None] = asyncio.Queue()  # None: the process has ended
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.messages: asyncio.Queue[WorkerReady | Progress | None] = asyncio.Queue()  # None: the process has ended
         self._loop = asyncio.get_running_loop()
         self._connection, worker_end = Pipe()
         command = [sys.executable, "-m", "pixellm.serve.worker", str(worker_end.fileno())]
         # A session of its own keeps a Ctrl-C that is meant for the server away from it.
         self._process = subprocess.Popen(command, pass_fds=[worker_end.fileno()], start_new_session=True)
         worker_end.close()
-        self._outbox: SimpleQueue[Start | Job | Cancel | None] = SimpleQueue()
-        self._outbox.put(start)
+        self._outbox: SimpleQueue[WorkerSettings | Job | CancelJob | None] = SimpleQueue()
+        self._outbox.put(settings)
         for target in (self._read, self._write):
             threading.Thread(target=target, daemon=True).start()
 
@@ -38,7 +38,7 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, message: Job | Cancel) -> None:
+    def send(self, message: Job | CancelJob) -> None:
         self._outbox.put(message)
 
     def kill(self) -> None:

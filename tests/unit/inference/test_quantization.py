@@ -31,7 +31,7 @@ from pixellm.inference.quantization import (
 from pixellm.predictor import Predictor
 from pixellm.segmenter import load_segmenter, weights_of
 from pixellm.serve import worker
-from pixellm.serve.messages import Start
+from pixellm.serve.messages import WorkerSettings
 from tests.support import serving, tiny
 
 QUESTION = "Where is the dog?"
@@ -278,7 +278,7 @@ def test_the_server_passes_it_on(talking, pixellm, monkeypatch):
 
     monkeypatch.setattr(worker.Predictor, "load", load)
     ours, theirs = Pipe()
-    ours.send(Start(str(talking), quantize="int8"))
+    ours.send(WorkerSettings(str(talking), quantize="int8"))
     with pytest.raises(ValueError, match="int8"):
         worker.run(theirs)
 

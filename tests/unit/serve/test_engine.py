@@ -3,8 +3,8 @@
 import pytest
 
 from pixellm.predictor import Predictor
-from pixellm.serve.engine import Engine
-from pixellm.serve.messages import Failed, Finished, Job, Turn
+from pixellm.serve.engine import InferenceEngine
+from pixellm.serve.messages import AnswerFailed, AnswerFinished, Job, PastTurn, WorkerSettings
 from pixellm.types import Target, TextPiece
 from tests.support import serving, tiny
 
@@ -16,9 +16,14 @@ def predictor(tmp_path_factory) -> Predictor:
     return Predictor.load(serving.write_model(tmp_path_factory.mktemp("model")))
 
 
+def build(predictor: Predictor, batch_size: int, cache_bytes: int = 1 << 30, joint: bool = False) -> InferenceEngine:
+    settings = WorkerSettings("", batch_size=batch_size, joint=joint, cache_bytes=cache_bytes, max_prompt_tokens=400)
+    return InferenceEngine(predictor, settings)
+
+
 @pytest.fixture(params=[False, True], ids=["exact", "joint"])
-def engine(request, predictor) -> Engine:
-    return Engine(predictor, batch_size=3, cache_bytes=1 << 30, max_prompt_tokens=400, joint=request.param)
+def engine(request, predictor) -> InferenceEngine:
+    return build(predictor, 3, joint=request.param)
 
 
 def job(job_id: int, question: str, image: int = 0, tenant: str = "a", **fields) -> Job:
@@ -27,14 +32,14 @@ def job(job_id: int, question: str, image: int = 0, tenant: str = "a", **fields)
     return Job(job_id, tenant, f"digest{image}", picture.tobytes(), picture.size, question, sampling=sampling, **fields)
 
 
-def run(engine: Engine, joining: dict[int, list[Job]], steps: int = 200) -> dict[int, list]:
+def run(engine: InferenceEngine, joining: dict[int, list[Job]], steps: int = 200) -> dict[int, list]:
     """Items of every job; `joining` says before which step jobs come."""
     items: dict[int, list] = {}
     for number in range(steps):
         for one in joining.get(number, []):
             engine.submit(one)
         found, rows = engine.step()
-        assert rows <= engine.batch_size
+        assert rows <= engine.settings.batch_size
         for job_id, item in found:
             items.setdefault(job_id, []).append(item)
     assert engine.idle
@@ -42,7 +47,7 @@ def run(engine: Engine, joining: dict[int, list[Job]], steps: int = 200) -> dict
 
 
 def answer(items: list) -> tuple[str, list]:
-    assert isinstance(items[-1], Finished)
+    assert isinstance(items[-1], AnswerFinished)
     text = "".join(item.text for item in items if isinstance(item, TextPiece))
     return text, [item.to_json() for item in items if isinstance(item, Target)]
 
@@ -83,18 +88,18 @@ def test_an_image_is_encoded_once_for_each_tenant_and_system_text(engine):
 
 
 def test_a_full_cache_forgets_the_image_that_was_not_used_for_longest(predictor):
-    one = Engine(predictor, 1, 1 << 30, 400)
+    one = build(predictor, 1, 1 << 30)
     run(one, {0: [job(0, "table", image=0)]})
-    size = one.cache.nbytes
+    size = one.cache.currsize
     assert size > 3 * 60 * 40
-    engine = Engine(predictor, 1, round(2.5 * size), 400)
+    engine = build(predictor, 1, round(2.5 * size))
     order = [0, 2, 0, 1, 0, 2]  # 1 takes the place of 2, and 2 of 1
     items = run(engine, {0: [job(i, "table", image=image) for i, image in enumerate(order)]}, 400)
     assert [items[i][-1].encode_seconds is None for i in range(6)] == [False, False, True, False, True, False]
-    assert engine.cache.nbytes <= engine.cache.capacity
-    nothing = Engine(predictor, 1, 0, 400)
+    assert engine.cache.currsize <= engine.cache.maxsize
+    nothing = build(predictor, 1, 0)
     run(nothing, {0: [job(0, "table")]})
-    assert len(nothing.cache) == nothing.cache.nbytes == 0
+    assert len(nothing.cache) == nothing.cache.currsize == 0
 
 
 def test_another_system_text_is_another_prompt(engine, predictor):
@@ -106,7 +111,7 @@ def test_another_system_text_is_another_prompt(engine, predictor):
 def test_a_follow_up_sees_what_was_said(engine, predictor):
     predictor.set_image(tiny.picture(60, 40))
     first = predictor.ask(serving.QUESTIONS[0], max_new_tokens=serving.TOKENS)
-    turn = Turn(first.question, first.text, tuple(target.span for target in first.targets))
+    turn = PastTurn(first.question, first.text, tuple(target.span for target in first.targets))
     one = job(0, "table", history=(turn,))
     assert answer(run(engine, {0: [one]})[0]) == offline(predictor, one, [first])
     assert offline(predictor, one, [first]) != offline(predictor, one)
@@ -134,7 +139,7 @@ def test_history_is_plain_text_but_for_the_masks(clip_processor):
 def tiny_answer(question, text, spans):
     from pixellm.serve.engine import _answer
 
-    return _answer(Turn(question, text, tuple(spans)))
+    return _answer(PastTurn(question, text, tuple(spans)))
 
 
 def test_cancelled_questions_leave_and_the_others_do_not_notice(engine, predictor):
@@ -144,10 +149,10 @@ def test_cancelled_questions_leave_and_the_others_do_not_notice(engine, predicto
     for _ in range(4):
         items, _ = engine.step()
     assert engine.rows == 3
-    assert engine.cancel(0) == [(0, Failed("cancelled"))]
+    assert engine.cancel(0) == [(0, AnswerFailed("cancelled"))]
     assert engine.rows == 2
     assert engine.cancel(0) == []
-    assert engine.cancel(3) == [(3, Failed("cancelled"))]  # it was still waiting
+    assert engine.cancel(3) == [(3, AnswerFailed("cancelled"))]  # it was still waiting
     items = run(engine, {})
     assert set(items) == {1, 2}
     engine.submit(job(1, serving.QUESTIONS[1], image=1))
@@ -166,7 +171,7 @@ def test_the_reason_of_an_end(clip_model, clip_processor):
     plans = {"table": tiny.plan_of(clip_processor, "the dog {seg}.")}
     predictor = Predictor(clip_model, clip_processor)
     predictor.sampling["processors"] = (tiny.Write(clip_processor, plans),)
-    engine = Engine(predictor, 2, 1 << 30, 400)
+    engine = build(predictor, 2, 1 << 30)
     items = run(engine, {0: [job(0, "table"), job(1, "table", sampling={"max_new_tokens": 2})]})
     assert [items[i][-1].reason for i in (0, 1)] == ["stop", "length"]
     assert answer(items[0])[0] == "the dog."

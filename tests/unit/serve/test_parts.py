@@ -1,4 +1,4 @@
-"""Keys, pictures, conversations, formats: what a request is made of."""
+"""API keys, images, chats and formats of requests."""
 
 import asyncio
 import io
@@ -7,10 +7,12 @@ import json
 import pytest
 from PIL import Image
 
-from pixellm.serve import conversation, formats, pictures
+from pixellm.serve import image_decoder, responses
 from pixellm.serve.authentication import ANONYMOUS, ApiKeys, load_api_keys
+from pixellm.serve.chat import ChatQuestion, parse_chat
 from pixellm.serve.errors import ApiError
-from pixellm.serve.messages import Turn
+from pixellm.serve.image_decoder import DecodedImage, ImageDecoder, decode_data_uri
+from pixellm.serve.messages import PastTurn
 from pixellm.serve.schema import ChatRequest
 from pixellm.serve.settings import ServeSettings
 from tests.support import serving, tiny
@@ -64,13 +66,13 @@ def test_tenants_of_keys():
     assert not ApiKeys()
 
 
-# --- pictures ---
+# --- images ---
 
 
-def decode(data: bytes, max_pixels: int = 10_000) -> pictures.Picture:
+def decode(data: bytes, max_pixels: int = 10_000) -> DecodedImage:
     async def run():
-        async with pictures.Decoder(max_pixels, 3 * max_pixels).decoded(data) as picture:
-            return picture
+        async with ImageDecoder(max_pixels, 3 * max_pixels).decode(data) as image:
+            return image
 
     return asyncio.run(run())
 
@@ -85,13 +87,13 @@ def test_the_same_pixels_have_the_same_digest():
     image = Image.new("RGB", (20, 10), "red")
     one, same = decode(encoded(image)), decode(encoded(image, "WEBP", lossless=True))
     assert one.digest == same.digest
-    assert one.image().tobytes() == image.tobytes()
+    assert one.to_pil().tobytes() == image.tobytes()
     assert decode(encoded(image.resize((10, 20)))).digest != one.digest  # the same bytes in another shape
 
 
 @pytest.mark.parametrize("size", [(101, 100), (5000, 5000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_bombs_are_not_decoded(size, monkeypatch):
-    monkeypatch.setattr(pictures, "_decode", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr(image_decoder, "_decode", lambda data: pytest.fail("decoded"))
     with pytest.raises(ApiError) as caught:
         decode(serving.bomb(*size))
     assert caught.value.status in (400, 413)
@@ -110,13 +112,13 @@ def test_only_so_many_pixels_are_held_at_once():
     data = encoded(Image.new("RGB", (100, 100)))
 
     async def run():
-        decoder = pictures.Decoder(10_000, 60_000)  # two of them
+        decoder = ImageDecoder(10_000, 60_000)  # two of them
         holding, most = 0, 0
         leave = asyncio.Event()
 
         async def hold():
             nonlocal holding, most
-            async with decoder.decoded(data):
+            async with decoder.decode(data):
                 holding += 1
                 most = max(most, holding)
                 await leave.wait()
@@ -128,8 +130,8 @@ def test_only_so_many_pixels_are_held_at_once():
         before = most
         leave.set()
         await asyncio.gather(*tasks, return_exceptions=True)
-        async with decoder.decoded(data):
-            return before, most, decoder._room
+        async with decoder.decode(data):
+            return before, most, decoder._free_bytes
 
     assert asyncio.run(run()) == (2, 2, 30_000)
 
@@ -137,8 +139,8 @@ def test_only_so_many_pixels_are_held_at_once():
 def test_data_uris():
     data = serving.png()
     uri = serving.data_uri(data)
-    assert pictures.from_data_uri(uri) == data
-    assert pictures.from_data_uri(uri.replace("image/png", "image/svg+xml;charset=utf-8")) == data
+    assert decode_data_uri(uri) == data
+    assert decode_data_uri(uri.replace("image/png", "image/svg+xml;charset=utf-8")) == data
     for wrong in (
         "data:,x",
         "data:text/html;base64,aGk=",
@@ -147,15 +149,15 @@ def test_data_uris():
         uri.replace("base64,", ""),
     ):
         with pytest.raises(ApiError):
-            pictures.from_data_uri(wrong)
+            decode_data_uri(wrong)
 
 
-# --- conversations ---
+# --- chats ---
 
 
 def read(*messages, settings=SETTINGS):
     request = ChatRequest.model_validate_json(json.dumps({"model": "m", "messages": messages}))
-    return conversation.read(request.messages, settings)
+    return parse_chat(request.messages, settings)
 
 
 def user(*content):
@@ -181,12 +183,12 @@ def test_a_chat_of_two_turns():
         said("the dog", (0, 7)),
         user("and?"),
     )
-    assert found == conversation.Conversation("and?", "data:x", "Be brief.", (Turn("one\ntwo", "the dog", ((0, 7),)),))
+    assert found == ChatQuestion("and?", "data:x", "Be brief.", (PastTurn("one\ntwo", "the dog", ((0, 7),)),))
 
 
 def test_an_image_that_is_repeated_is_one():
-    assert read(user(image(), text("a")), said("b"), user(image(), text("c"))).image == "data:x"
-    assert read(user("a")).image is None
+    assert read(user(image(), text("a")), said("b"), user(image(), text("c"))).image_url == "data:x"
+    assert read(user("a")).image_url is None
 
 
 @pytest.mark.parametrize(
@@ -211,27 +213,28 @@ def test_other_chats(messages, match):
     assert caught.value.status == 400
 
 
-# --- what a client likes to have ---
+# --- formats ---
 
 
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
-        (None, formats.JSON),
-        ("*/*", formats.JSON),
-        ("application/json", formats.JSON),
-        ("image/png", formats.PNG),
-        ("image/*", formats.PNG),
-        ("text/html, image/png;q=0.5, application/vnd.coco+json;q=0.6", formats.COCO),
-        ("application/json;q=0, */*;q=0.1", formats.PNG),
+        (None, responses.JSON),
+        ("*/*", responses.JSON),
+        ("application/json", responses.JSON),
+        ("image/png", responses.PNG),
+        ("image/*", responses.PNG),
+        ("text/html, image/png;q=0.5, application/vnd.coco+json;q=0.6", responses.COCO),
+        ("application/json;q=0, */*;q=0.1", responses.PNG),
+        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", responses.JSON),  # Java's HttpURLConnection
     ],
 )
 def test_formats(accept, expected):
-    assert formats.chosen(accept) == expected
+    assert responses.negotiate(accept) == expected
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/webp", "application/json;q=0", "image/png;q=x"])
 def test_formats_that_are_not_there(accept):
     with pytest.raises(ApiError) as caught:
-        formats.chosen(accept)
+        responses.negotiate(accept)
     assert caught.value.status == 406

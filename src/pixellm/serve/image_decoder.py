@@ -1,4 +1,4 @@
-"""Images of requests: bytes → checked, decoded pixels with their digest."""
+"""Decode the images of requests: bytes → checked pixels with their digest."""
 
 import asyncio
 import base64
@@ -15,78 +15,78 @@ from PIL import Image
 from pixellm.imaging.images import load_image
 from pixellm.serve.errors import ApiError
 
-# Those that browsers show: each further decoder is one more that strangers can feed.
+# Formats that browsers display; each further decoder would be one more attack surface.
 FORMATS = ("AVIF", "GIF", "JPEG", "PNG", "WEBP")
 DATA_URI = re.compile(
     r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[\w.+-]+=[\w.+-]*)*;base64,", re.IGNORECASE
 )
-DECODERS = 2  # images that are decoded at once
+DECODERS = 2  # images decoded at once
 
 
 @dataclass(frozen=True)
-class Picture:
-    """RGB pixels (H, W, 3) row by row, `size` W, H, and the digest of both."""
+class DecodedImage:
+    """RGB pixels (H, W, 3), row-major, `size` (W, H), and the digest of both."""
 
     size: tuple[int, int]
     pixels: bytes = field(repr=False)
     digest: str
 
-    def image(self) -> Image.Image:
+    def to_pil(self) -> Image.Image:
         return Image.frombytes("RGB", self.size, self.pixels)
 
 
-def from_data_uri(uri: str) -> bytes:
-    """The bytes of a `data:image/…;base64,…`; ApiError 400 for others."""
-    head = DATA_URI.match(uri[:200])
-    if head is None:
+def decode_data_uri(uri: str) -> bytes:
+    """Return the bytes of a `data:image/…;base64,…` URI; ApiError 400 for any other."""
+    prefix = DATA_URI.match(uri[:200])
+    if prefix is None:
         raise ApiError(400, "expected an image as data:image/…;base64,…, got another data URI.", "invalid_image")
     try:
-        return base64.b64decode(uri[head.end() :], validate=True)
+        return base64.b64decode(uri[prefix.end() :], validate=True)
     except (binascii.Error, ValueError):
-        raise ApiError(400, "expected base64 in the data URI, got something else.", "invalid_image") from None
+        raise ApiError(400, "expected valid base64 in the data URI.", "invalid_image") from None
 
 
-class Decoder:
-    """Decodes images, no more pixels at once than there is memory for.
+class ImageDecoder:
+    """Decode images within a memory budget.
 
     Args:
-        max_pixels: of one image; it is looked at before anything is decoded.
-        max_decoded_bytes: of all images that are held.
+        max_pixels: size of one image, checked before it is decoded.
+        max_decoded_bytes: memory of all decoded images in use.
     """
 
     def __init__(self, max_pixels: int, max_decoded_bytes: int) -> None:
         self.max_pixels = max_pixels
-        self._room = max(max_decoded_bytes, 3 * max_pixels)  # for one there always is
+        self._free_bytes = max(max_decoded_bytes, 3 * max_pixels)  # always enough for one image
         self._changed = asyncio.Condition()
         self._threads = asyncio.Semaphore(DECODERS)
 
     @asynccontextmanager
-    async def decoded(self, data: bytes) -> AsyncIterator[Picture]:
-        """The picture, for as long as it is used; ApiError 400 or 413 for what is none, or too large."""
-        width, height = await asyncio.to_thread(self._size, data)
-        wanted = 3 * width * height
+    async def decode(self, data: bytes) -> AsyncIterator[DecodedImage]:
+        """Yield the decoded image and free its memory afterwards; ApiError 400 or 413 for a bad or too large file."""
+        width, height = await asyncio.to_thread(self._read_size, data)
+        needed = 3 * width * height
         async with self._changed:
-            await self._changed.wait_for(lambda: self._room >= wanted)
-            self._room -= wanted
+            await self._changed.wait_for(lambda: self._free_bytes >= needed)
+            self._free_bytes -= needed
         try:
             async with self._threads:
-                picture = await asyncio.to_thread(_decode, data)
-            yield picture
+                image = await asyncio.to_thread(_decode, data)
+            yield image
         finally:
-            self._room += wanted
-            await asyncio.shield(self._wake())
+            self._free_bytes += needed
+            await asyncio.shield(self._notify())
 
-    async def _wake(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    def _size(self, data: bytes) -> tuple[int, int]:
+    def _read_size(self, data: bytes) -> tuple[int, int]:
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 width, height = image.size
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise self._too_large("far more") from None
-        except Exception:  # Pillow's decoders raise whatever they trip over
+        except Exception:  # Pillow's decoders raise any exception
             raise ApiError(
                 400, f"expected an image ({', '.join(FORMATS)}), got something else.", "invalid_image"
             ) from None
@@ -107,12 +107,12 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _decode(data: bytes) -> Picture:
+def _decode(data: bytes) -> DecodedImage:
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            photograph = load_image(image)
+            rgb = load_image(image)
     except Exception:
-        raise ApiError(400, "expected a complete image, got a damaged one. Send it again.", "invalid_image") from None
-    pixels = photograph.tobytes()
-    digest = hashlib.sha256(f"{photograph.width}x{photograph.height} ".encode() + pixels)
-    return Picture(photograph.size, pixels, digest.hexdigest())
+        raise ApiError(400, "expected a complete image, got a damaged file. Send it again.", "invalid_image") from None
+    pixels = rgb.tobytes()
+    digest = hashlib.sha256(f"{rgb.width}x{rgb.height} ".encode() + pixels)
+    return DecodedImage(rgb.size, pixels, digest.hexdigest())

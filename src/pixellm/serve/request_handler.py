@@ -1,0 +1,175 @@
+"""Handle a request: body → decoded image → queued question → events of its answer, within a time limit."""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from pixellm.serve.authentication import ANONYMOUS
+from pixellm.serve.dispatcher import Dispatcher, PendingAnswer
+from pixellm.serve.errors import ApiError, invalid
+from pixellm.serve.image_decoder import DecodedImage, ImageDecoder, decode_data_uri
+from pixellm.serve.image_fetcher import ImageFetcher
+from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn
+from pixellm.serve.schema import RequestModel, SamplingOptions
+from pixellm.serve.settings import ServeSettings
+from pixellm.types import Answer, Target, TextPiece
+
+MIN_TEMPERATURE = 0.01  # lower temperatures overflow, and sample the likeliest token anyway
+MAX_FIELDS = 16  # of a multipart body
+TEXT_FIELDS = ("question", "image")  # form fields that are never read as numbers
+T = TypeVar("T")
+M = TypeVar("M", bound=RequestModel)
+
+
+class RequestHandler:
+    """Steps that all routes share."""
+
+    def __init__(self, settings: ServeSettings, dispatcher: Dispatcher) -> None:
+        self.settings, self.dispatcher = settings, dispatcher
+        self._decoder = ImageDecoder(settings.max_pixels, settings.max_decoded_bytes)
+        self._fetcher = ImageFetcher(settings.image_hosts, settings.max_body_bytes, settings.fetch_timeout)
+
+    async def read_body(self, request: Request, json_field: str | None = None) -> tuple[bytes, bytes | None]:
+        """Return the JSON of a request, and the uploaded image of a form.
+
+        A form has its JSON in `json_field`; if that is None, all its fields together make the JSON object.
+        """
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type == "application/json":
+            return await request.body(), None
+        if content_type != "multipart/form-data":
+            raise ApiError(415, "expected Content-Type application/json or multipart/form-data.")
+        limit = self.settings.max_body_bytes
+        async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=limit) as form:
+            image = form.get("image")
+            if not isinstance(image, UploadFile):
+                raise ApiError(400, "expected a file named image in the form.", param="image")
+            fields = {name: value for name, value in form.items() if isinstance(value, str)}
+            if json_field is not None and json_field not in fields:
+                raise ApiError(400, f"expected a field named {json_field} in the form.", param=json_field)
+            text = _fields_to_json(fields) if json_field is None else fields[json_field]
+            # A form may name any encoding and hold invalid text; the JSON parser reports it.
+            return text.encode(errors="surrogatepass"), await image.read()
+
+    def sampling(self, options: SamplingOptions, max_completion_tokens: int | None = None) -> dict[str, Any]:
+        """Return the fields of `Sampling` for a request; `max_completion_tokens` takes precedence over max_tokens."""
+        limit = self.settings.max_new_tokens
+        tokens = max_completion_tokens or options.max_tokens or min(self.settings.default_new_tokens, limit)
+        if tokens > limit:
+            raise ApiError(400, f"expected at most {limit} tokens, got {tokens}.", param="max_tokens")
+        temperature = options.temperature or 0.0
+        if temperature < MIN_TEMPERATURE:
+            return {"max_new_tokens": tokens}
+        seed = secrets.randbits(63) if options.seed is None else options.seed
+        return {"max_new_tokens": tokens, "temperature": temperature, "top_p": options.top_p, "seed": seed}
+
+    @asynccontextmanager
+    async def image(self, uploaded: bytes | None, url: str | None) -> AsyncIterator[DecodedImage]:
+        """Yield the decoded image of a request: uploaded, in a data URI, or behind a URL."""
+        if (uploaded is None) == (url is None):
+            raise ApiError(400, f"expected one image, got {'none' if url is None else 'two'}.", "invalid_image")
+        start = time.perf_counter()
+        if url is not None:
+            is_inline = url[:5].lower() == "data:"
+            uploaded = await asyncio.to_thread(decode_data_uri if is_inline else self._fetcher.fetch, url)
+        assert uploaded is not None
+        async with self._decoder.decode(uploaded) as image:
+            self.dispatcher.metrics.stage.labels("image").observe(time.perf_counter() - start)
+            yield image
+
+    def submit(
+        self,
+        request: Request,
+        image: DecodedImage,
+        question: str,
+        sampling: dict[str, Any],
+        system: str | None = None,
+        history: tuple[PastTurn, ...] = (),
+    ) -> PendingAnswer:
+        """Queue a question of the request's tenant."""
+        tenant = request.scope.get("state", {}).get("tenant", ANONYMOUS)
+        job = Job(-1, tenant, image.digest, image.pixels, image.size, question, system, history, sampling)
+        return self.dispatcher.submit(job)
+
+    async def events(self, pending: PendingAnswer) -> AsyncGenerator[AnswerEvent, None]:
+        """Yield the events of an answer; cancel the question if the caller stops early.
+
+        Raises:
+            ApiError: 504, the answer takes too long; or the worker's error.
+        """
+        limit = self.settings.request_timeout
+        deadline = pending.queued_at + limit
+        event: AnswerEvent | None = None
+        try:
+            while not isinstance(event, AnswerFinished):
+                event = await pending.next_event(deadline - time.perf_counter())
+                yield event
+        except TimeoutError:
+            raise ApiError(504, f"expected an answer within {limit:g} s. Ask for fewer tokens.") from None
+        finally:
+            if not isinstance(event, AnswerFinished):
+                self.dispatcher.cancel(pending)
+
+    async def complete(self, pending: PendingAnswer) -> tuple[Answer, AnswerFinished]:
+        """Return the complete answer, without its image, and its last event."""
+        async with aclosing(self.events(pending)) as stream:
+            events = [event async for event in stream]
+        text = "".join(event.text for event in events if isinstance(event, TextPiece))
+        targets = tuple(event for event in events if isinstance(event, Target))
+        (finished,) = (event for event in events if isinstance(event, AnswerFinished))
+        width, height = pending.job.size
+        return Answer(pending.job.question, text, targets, (height, width)), finished
+
+
+def _fields_to_json(fields: dict[str, str]) -> str:
+    return json.dumps({name: value if name in TEXT_FIELDS else _number(value) for name, value in fields.items()})
+
+
+def _number(value: str) -> int | float | str:
+    for number_type in (int, float):
+        try:
+            return number_type(value)
+        except ValueError:
+            continue
+    return value
+
+
+async def until_disconnect(receive: Receive, work: Awaitable[T]) -> T:
+    """Return the result of `work`, or cancel it when the client disconnects; the request must have been read.
+
+    Raises:
+        ClientDisconnect: the client closed the connection first.
+    """
+    working, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait([working, disconnect], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        disconnect.cancel()
+        await asyncio.gather(working, disconnect, return_exceptions=True)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def parse(model: type[M], body: bytes) -> M:
+    """Validate a request's JSON; ApiError 400 describes the first error without the client's data."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid(error) from None
