@@ -291,12 +291,17 @@ JSON = {"Content-Type": "application/json"}
 def test_the_end_lets_answers_finish(model):
     with serving.serving(model, "--max-new-tokens", "1000", "--batch-size", "1") as server:
         worker = server.worker()
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(3) as pool:
+            chat = json.dumps(serving.chat("table", stream=True, max_tokens=300)).encode()
+            streamed = pool.submit(server.http.post, "/v1/chat/completions", content=chat, headers=JSON)
+            server.wait_for(lambda: server.metric("pixellm_running_questions") == 1)
             body = {"image": serving.data_uri(serving.png()), "question": "table", "max_tokens": 300}
             asked = [pool.submit(server.http.post, "/v1/segment", json=body) for _ in range(2)]
-            server.wait_for(lambda: server.metric("pixellm_running_questions") == 2)
+            server.wait_for(lambda: server.metric("pixellm_running_questions") == 3)
             assert server.end() == 0
             expected = serving.offline(model, "table", max_new_tokens=300)
+            assert streamed.result().text.endswith("data: [DONE]\n\n")
+            assert "error" not in streamed.result().text
             assert [one.result().json() for one in asked] == [expected] * 2
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)

@@ -6,23 +6,22 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pixellm.serve import web
 from pixellm.serve.authentication import ANONYMOUS, ApiKeys
 from pixellm.serve.errors import ApiError
 from pixellm.serve.metrics import Metrics
 from pixellm.serve.request_limits import TenantLimiter, check_body_size, check_headers, limited
 from pixellm.serve.settings import ServeSettings
-from pixellm.serve.web import is_page
 
 logger = logging.getLogger(__name__)
 PUBLIC = ("/healthz", "/readyz", "/openapi.json")  # no key needed
 CLIENT_CLOSED = 499  # nginx's status for a client that closed the connection before the response
-# Browsers must treat responses as data only; the web page sets a policy of its own.
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 ]
+API_POLICY = b"default-src 'none'; frame-ancestors 'none'"  # browsers must treat responses as data only
 
 
 class RequestMiddleware:
@@ -43,8 +42,9 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 names = {name for name, _ in message["headers"]}
-                secured = [(name, value) for name, value in SECURITY_HEADERS if name not in names]
-                message = {**message, "headers": [*message["headers"], *secured]}
+                headers = [(name, value) for name, value in SECURITY_HEADERS if name not in names]
+                policy = (b"content-security-policy", web.POLICY if self._is_page(scope) else API_POLICY)
+                message = {**message, "headers": [*message["headers"], *headers, policy]}
             await send(message)
 
         tenant = None
@@ -84,7 +84,7 @@ class RequestMiddleware:
         return scope["path"] in PUBLIC or self._is_page(scope)
 
     def _is_page(self, scope: Scope) -> bool:
-        return self.settings.page and is_page(scope["path"])
+        return self.settings.page and web.is_page(scope["path"])
 
     def _log(self, scope: Scope, tenant: str | None, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")

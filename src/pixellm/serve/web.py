@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import pixellm
 from pixellm.imaging.examples import EXAMPLES, load_example
@@ -22,17 +21,9 @@ ROOT, FILES = "/", "/web"
 PAGE = Path(__file__).parent / "page"
 SHARED = Path(pixellm.__file__).parent / "page"
 # Content security policy: only the page's own files, the API, and images that users open.
-PAGE_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "connect-src 'self' blob:",
-        "img-src 'self' blob:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
+POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' blob:; img-src 'self' blob:; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 THUMBNAIL = 320  # pixels of the longer side
 # Example images of the page, each with a suggested question.
@@ -51,22 +42,6 @@ def is_page(path: str) -> bool:
     return path == ROOT or path.startswith(f"{FILES}/")
 
 
-class PagePolicyMiddleware:
-    """Set the page's content security policy in place of the API's, which forbids scripts."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                policy = (b"content-security-policy", PAGE_POLICY.encode())
-                message = {**message, "headers": [*message["headers"], policy]}
-            await send(message)
-
-        await self.app(scope, receive, send_with_policy)
-
-
 def mount(app: FastAPI, settings: ServeSettings) -> None:
     """Mount the page on an application."""
     from pixellm.imaging.overlay import COLOURS, OPACITY, ink_on  # slow import, not needed without the page
@@ -76,7 +51,7 @@ def mount(app: FastAPI, settings: ServeSettings) -> None:
 
     @app.get(ROOT, include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": PAGE_POLICY})
+        return FileResponse(PAGE / "index.html")
 
     @pages.get("/about.json")
     async def about() -> dict[str, Any]:
@@ -104,7 +79,7 @@ def mount(app: FastAPI, settings: ServeSettings) -> None:
 
     pages.mount("/shared", StaticFiles(directory=SHARED))
     pages.mount("/", StaticFiles(directory=PAGE))
-    app.mount(FILES, PagePolicyMiddleware(pages))
+    app.mount(FILES, pages)
 
 
 @lru_cache(maxsize=2 * len(QUESTIONS))
