@@ -87,7 +87,8 @@ def app(args: Arguments) -> "Application":
     from ray import serve
 
     args = Arguments.model_validate(args)
-    args.keys(), args.settings("")  # fail here rather than in every replica
+    args.keys()  # fail here rather than in every replica
+    args.settings("")
     scaling = {
         "min_replicas": args.min_replicas,
         "max_replicas": args.max_replicas,
