@@ -1,6 +1,6 @@
-"""Two stages: one model says in words what is meant, another segments each phrase (LISA_rec, and others like it).
+"""Two stages: one model names the targets in words, another segments each phrase (LISA_rec, and others like it).
 
-    question → Namer → Named things → Grounder → one mask for each
+    question → Namer → NamedObjects → Grounder → one mask for each
 
 The construction is ours: that of the paper's LISA_rec was not published (docs/baselines.md).
 """
@@ -32,35 +32,35 @@ _DENIAL = re.compile(
 
 
 @dataclass(frozen=True)
-class Named:
-    """A thing in words, and where the namer knows it, a point on it (x, y) as shares of width and height."""
+class NamedObject:
+    """An object in words, and where the namer knows it, a point on it (x, y) as shares of width and height."""
 
     phrase: str
     point: tuple[float, float] | None = None
 
 
 class Namer(Protocol):
-    """Says in words which things a question asks for."""
+    """First stage: names in words the objects that a question asks for."""
 
     def set_image(self, image: Image.Image) -> None: ...
 
-    def names(self, question: str) -> list[Named]:
-        """The things, in the order in which they are to be shown; none where nothing fits."""
+    def names(self, question: str) -> list[NamedObject]:
+        """Return the objects in the order of the answer; none where the question has no target."""
         ...
 
 
 class Grounder(Protocol):
-    """Segments what was named."""
+    """Second stage: segments the objects that were named."""
 
     def set_image(self, image: Image.Image) -> None: ...
 
-    def ground(self, things: Sequence[Named]) -> list[Binary]:
-        """For each thing a mask at the photograph's size."""
+    def ground(self, objects: Sequence[NamedObject]) -> list[Binary]:
+        """Return a mask at the image's size for each object."""
         ...
 
 
 class ModelNamer:
-    """A trained model, asked to answer in words; masks that it gives all the same are left out."""
+    """A trained model, asked to answer in words; masks in its answer are ignored."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
@@ -68,8 +68,8 @@ class ModelNamer:
     def set_image(self, image: Image.Image) -> None:
         self.predictor.set_image(image)
 
-    def names(self, question: str) -> list[Named]:
-        return [Named(name) for name in parse_names(self.predictor.ask(f"{question} {IN_WORDS}").text)]
+    def names(self, question: str) -> list[NamedObject]:
+        return [NamedObject(name) for name in parse_names(self.predictor.ask(f"{question} {IN_WORDS}").text)]
 
 
 class ModelGrounder:
@@ -83,14 +83,14 @@ class ModelGrounder:
         self._hw = (image.height, image.width)
         self.predictor.set_image(image)
 
-    def ground(self, things: Sequence[Named]) -> list[Binary]:
-        answers = self.predictor.ask_many([SHORT_QUESTION.format(phrase=thing.phrase) for thing in things])
+    def ground(self, objects: Sequence[NamedObject]) -> list[Binary]:
+        answers = self.predictor.ask_many([SHORT_QUESTION.format(phrase=item.phrase) for item in objects])
         empty = Binary(masks.as_text(masks.empty(*self._hw)), 0.0)
         return [Binary(a.targets[0].rle, a.targets[0].score or 0.0) if a.targets else empty for a in answers]
 
 
 class PhraseGrounder:
-    """A model that takes phrases as they are."""
+    """A model that segments phrases."""
 
     def __init__(self, model: SeemPredictor) -> None:
         self.model = model
@@ -98,12 +98,12 @@ class PhraseGrounder:
     def set_image(self, image: Image.Image) -> None:
         self.model.set_image(image)
 
-    def ground(self, things: Sequence[Named]) -> list[Binary]:
-        return self.model.ground([thing.phrase for thing in things])
+    def ground(self, objects: Sequence[NamedObject]) -> list[Binary]:
+        return self.model.ground([item.phrase for item in objects])
 
 
 class TwoStage:
-    """A `Segmenter` of a namer and a grounder; where both are one model, it encodes a photograph once."""
+    """A `Segmenter` of a namer and a grounder; where both are one model, it encodes an image once."""
 
     def __init__(self, namer: Namer, grounder: Grounder) -> None:
         self.namer, self.grounder = namer, grounder
@@ -116,29 +116,30 @@ class TwoStage:
             self.namer.set_image(self._image)
 
     def ask(self, question: str) -> Answer:
-        """Name, then segment: the text is the names, each with its mask."""
+        """Name, then segment: the answer's text is the list of phrases, each with its mask."""
         if self._image is None:
             raise ValueError("expected an image before the first question. Call set_image first.")
         if not question.strip():
             raise ValueError("expected a question, got an empty text.")
         hw = (self._image.height, self._image.width)
-        things = self.namer.names(question)
-        if not things:
+        objects = self.namer.names(question)
+        if not objects:
             return Answer(question, "Nothing here fits that.", (), hw, self._image)
-        text = join([f"the {thing.phrase}" for thing in things])
+        text = join([f"the {item.phrase}" for item in objects])
         text = f"{text[0].upper()}{text[1:]}."
         targets, start = [], 0
-        for thing, (rle, score) in zip(things, self.grounder.ground(things), strict=True):
-            start = text.index(thing.phrase, start)
-            targets.append(Target(thing.phrase, (start, start + len(thing.phrase)), rle, score))
-            start += len(thing.phrase)
+        for item, (rle, score) in zip(objects, self.grounder.ground(objects), strict=True):
+            start = text.index(item.phrase, start)
+            end = start + len(item.phrase)
+            targets.append(Target(item.phrase, (start, end), rle, score))
+            start = end
         return Answer(question, text, tuple(targets), hw, self._image)
 
     def ask_many(self, questions: Sequence[str]) -> list[Answer]:
         return [self.ask(question) for question in questions]
 
     def stream(self, question: str) -> Iterator[Event]:
-        """The text, the targets, the end: nothing is known before both stages are through."""
+        """Yield the text, the targets, the end, all after both stages."""
         answer = self.ask(question)
         yield TextPiece(answer.text)
         yield from answer.targets
@@ -146,9 +147,9 @@ class TwoStage:
 
 
 def parse_names(text: str) -> list[str]:
-    """The things that an answer in words names: those of its first sentence, without articles, each once."""
+    """Return the objects that the first sentence of an answer names, without articles, each once."""
     sentence = re.split(r"(?<=[.!?])\s", text.strip(), maxsplit=1)[0].strip().rstrip(".!")
     if not sentence or _DENIAL.match(sentence):
         return []
-    names = [_ARTICLE.sub("", part).strip(" \"':*-") for part in _SEPARATOR.split(sentence)]
+    names = [_ARTICLE.sub("", name).strip(" \"':*-") for name in _SEPARATOR.split(sentence)]
     return list(dict.fromkeys(name for name in names if name))

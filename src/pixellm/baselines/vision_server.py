@@ -1,4 +1,4 @@
-"""A vision-language model behind any OpenAI-compatible server, asked which things are meant and where they are."""
+"""A vision-language model behind any OpenAI-compatible server, that names the objects and points at them."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from pixellm.baselines.two_stage import Named
+from pixellm.baselines.two_stage import NamedObject
 from pixellm.utils.job_runner import run_blocking
 from pixellm.utils.limits import Budget
 from pixellm.utils.openai_client import ChatClient, Messages
@@ -16,7 +16,7 @@ from pixellm.utils.server_settings import ServerSettings
 
 SIDE = 1024  # pixels: the longest side of the image that is sent
 TIMEOUT = 600.0  # seconds of a request: models that think aloud take their time
-SCALE = 1000  # points are told in thousandths of width and height
+SCALE = 1000  # points are in thousandths of width and height
 REQUEST = (
     "Question about the image: {question}\n"
     "Which things in the image does it ask for? Reply with JSON alone: "
@@ -39,39 +39,39 @@ class VisionServer:
         self._image = ""
 
     def set_image(self, image: Image.Image) -> None:
-        """Keep the photograph, made smaller, for the questions that follow."""
+        """Keep the image, downscaled, for the questions that follow."""
         small = image.copy()
         small.thumbnail((SIDE, SIDE))
         buffer = io.BytesIO()
         small.convert("RGB").save(buffer, "JPEG", quality=90)
         self._image = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
-    def names(self, question: str) -> list[Named]:
-        """The things that the question asks for, with a point on each.
+    def names(self, question: str) -> list[NamedObject]:
+        """Return the objects that the question asks for, with a point on each.
 
         Raises:
-            ValueError: the server can't be reached, refuses, or answers with something else than was asked for.
+            ValueError: the server can't be reached, refuses, or its reply is not in the requested format.
         """
         text = {"type": "text", "text": REQUEST.format(question=question)}
         content: Any = [{"type": "image_url", "image_url": {"url": self._image}}, text]
-        return parse_things(run_blocking(self._ask([{"role": "user", "content": content}])))
+        return parse_objects(run_blocking(self._ask([{"role": "user", "content": content}])))
 
     async def _ask(self, messages: Messages) -> str:
         async with ChatClient(self._settings, Budget()) as client:
             return (await client.ask(messages)).text
 
 
-def parse_things(reply: str) -> list[Named]:
-    """Names and points from a reply, which may have words around its JSON.
+def parse_objects(reply: str) -> list[NamedObject]:
+    """Parse names and points from a reply, which may have words around its JSON.
 
     Raises:
         ValueError: there is no such JSON in it.
     """
-    thought = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
-    found = re.search(r"\{.*\}", thought, re.DOTALL)
+    visible = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
+    match = re.search(r"\{.*\}", visible, re.DOTALL)
     try:
-        things = json.loads(found[0] if found else "")["things"]
-        return [Named(str(thing["name"]).strip(), _point(thing["point"])) for thing in things]
+        items = json.loads(match[0] if match else "")["things"]
+        return [NamedObject(str(item["name"]).strip(), _point(item["point"])) for item in items]
     except (ValueError, KeyError, TypeError):
         raise ValueError(
             f'expected JSON with "things", each with a name and a point of 0 to {SCALE}, got {reply[:200]!r}. '

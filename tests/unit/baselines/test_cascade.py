@@ -18,8 +18,8 @@ from transformers.models.sam2.configuration_sam2 import (
 )
 
 from pixellm.baselines.sam2 import Sam2Grounder
-from pixellm.baselines.two_stage import Named, TwoStage
-from pixellm.baselines.vision_server import VisionServer, parse_things
+from pixellm.baselines.two_stage import NamedObject, TwoStage
+from pixellm.baselines.vision_server import VisionServer, parse_objects
 from pixellm.imaging import masks
 from tests.support import tiny
 
@@ -105,7 +105,7 @@ def test_a_point_is_where_it_was_told(sam) -> None:
     grounder = Sam2Grounder.load(sam)
     photograph = tiny.picture(60, 40)
     grounder.set_image(photograph)
-    things = [Named("a", (0.25, 0.5)), Named("b", (0.9, 0.1))]
+    things = [NamedObject("a", (0.25, 0.5)), NamedObject("b", (0.9, 0.1))]
     together = grounder.ground(things)
     for thing, (rle, score) in zip(things, together, strict=True):
         ((alone, own),) = grounder.ground([thing])
@@ -120,14 +120,14 @@ def test_a_point_is_where_it_was_told(sam) -> None:
         expected = offered[0, int(output.iou_scores[0, 0].argmax())].numpy()
         assert (mask == expected).mean() > 0.999
     assert together[0].rle != together[1].rle
-    with pytest.raises(ValueError, match="expected a point on each thing"):
-        grounder.ground([Named("a")])
+    with pytest.raises(ValueError, match="expected a point on each object"):
+        grounder.ground([NamedObject("a")])
 
 
 def test_replies() -> None:
-    assert parse_things('{"things": []}') == []
-    assert parse_things('<think>{"things": 1}</think> {"things": [{"name": " a ", "point": [0, 1000]}]}') == [
-        Named("a", (0.0, 1.0))
+    assert parse_objects('{"things": []}') == []
+    assert parse_objects('<think>{"things": 1}</think> {"things": [{"name": " a ", "point": [0, 1000]}]}') == [
+        NamedObject("a", (0.0, 1.0))
     ]
     for reply in (
         "",
@@ -136,7 +136,7 @@ def test_replies() -> None:
         '{"things": [{"name": "a", "point": [0, 2000]}]}',
     ):
         with pytest.raises(ValueError, match=r'expected JSON with "things"'):
-            parse_things(reply)
+            parse_objects(reply)
 
 
 def test_a_server_that_is_not_there(monkeypatch) -> None:

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoProcessor
 from transformers.models.mask2former import modeling_mask2former as mask2former
 
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemPredictor, SeemProcessor, losses
-from pixellm.baselines.seem.decoder import Prediction, attention_table, focus
+from pixellm.baselines.seem.decoder import DecoderOutput, attention_table, focus
 from pixellm.baselines.seem.pixel_decoder import Level
 from pixellm.baselines.seem.processing import phrases_of
 from pixellm.hub.presets import PRESETS
@@ -41,7 +41,7 @@ def predictor(model, processor) -> SeemPredictor:
     return found
 
 
-def decoded(model, processor, phrases: list[str], objects: bool = True) -> tuple[Prediction, Tensor]:
+def decoded(model, processor, phrases: list[str], objects: bool = True) -> tuple[DecoderOutput, Tensor]:
     """The last prediction and similarity on one photograph."""
     inputs = processor.images([tiny.picture(50, 30)])
     with torch.no_grad():
@@ -206,7 +206,7 @@ def test_control_tokens_in_a_phrase_are_text(processor) -> None:
     assert processor.phrases(["dog " * 50], max_length=5)[0].shape == (1, 5)
 
 
-def hand_case() -> tuple[Prediction, Tensor, losses.Targets]:
+def hand_case() -> tuple[DecoderOutput, Tensor, losses.GroundingTargets]:
     """Two rows of three queries on a square of 8; row 0 has two targets, row 1 one. The image takes its upper half."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 8, 8, generator=generator)
@@ -214,7 +214,7 @@ def hand_case() -> tuple[Prediction, Tensor, losses.Targets]:
     wanted = torch.zeros(3, 4, 8, dtype=torch.bool)
     wanted[0, :2], wanted[1, 2:], wanted[2, :, 4:] = True, True, True
     targets = losses.place_targets([wanted], None, torch.tensor([[4, 8]]), torch.tensor([0, 0, 1]), 8)
-    return Prediction(logits, torch.zeros(2, 3, 4)), similarity, targets
+    return DecoderOutput(logits, torch.zeros(2, 3, 4)), similarity, targets
 
 
 def test_targets_lie_in_the_image() -> None:
@@ -258,7 +258,7 @@ def test_losses_by_hand(monkeypatch) -> None:
     queries, matched = torch.tensor([1, 0, 2]), torch.tensor([0, 1, 2])
     points = torch.rand(3, 64, 2) * torch.tensor([1.0, 0.5])
     monkeypatch.setattr(losses, "match", lambda *_: (queries, matched))
-    monkeypatch.setattr(losses, "unsure_points", lambda *_: points)
+    monkeypatch.setattr(losses, "uncertain_points", lambda *_: points)
     ce, bce, dice = losses.grounding_losses(prediction, similarity, targets, config).tolist()
     chance = similarity.softmax(dim=1)
     assert ce == pytest.approx(-0.8 * float((chance[0, 1] * chance[0, 0] * chance[1, 2]).log()), abs=1e-5)
@@ -282,7 +282,7 @@ def test_ignored_pixels_add_nothing() -> None:
 def test_points_are_unsure_and_in_the_image() -> None:
     logits = torch.full((1, 1, 8, 8), 5.0)
     logits[..., 0] = 0.0  # a column of which nothing is known
-    points = losses.unsure_points(logits, torch.tensor([[1.0, 0.5]]), 100)
+    points = losses.uncertain_points(logits, torch.tensor([[1.0, 0.5]]), 100)
     assert points.shape == (1, 100, 2)
     assert float(points[..., 1].max()) <= 0.5
     assert (points[0, :, 0] < 0.2).float().mean() > 0.5  # of random ones a fifth

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixellm.baselines.two_stage import ModelGrounder, ModelNamer, Named, TwoStage, parse_names
+from pixellm.baselines.two_stage import ModelGrounder, ModelNamer, NamedObject, TwoStage, parse_names
 from pixellm.imaging import masks
 from pixellm.imaging.postprocess import Binary
 from pixellm.predictor import Predictor
@@ -46,7 +46,7 @@ class Parts:
         self.shown += 1
 
     def names(self, question: str) -> list[str]:
-        return [Named(name) for name in self.known]
+        return [NamedObject(name) for name in self.known]
 
     def ground(self, things):
         self.grounded.append([thing.phrase for thing in things])

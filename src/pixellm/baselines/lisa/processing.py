@@ -1,4 +1,4 @@
-"""A photograph as LISA sees it: all of it for SAM, its middle for CLIP."""
+"""Image processor of LISA: the whole image for SAM, its centre for CLIP."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ class LisaImageProcessor(PixelLMImageProcessor):
         return features
 
     def _middle(self, image: Image.Image) -> Tensor:
-        """As CLIP's own processor does it."""
+        """Resize and crop like CLIP's own processor."""
         size = self.context_size
         short, long = sorted(image.size)
         other = int(size * long / short)

@@ -1,7 +1,7 @@
-"""Decoder: queries read the image where their masks are, talk to one another and to the words, and become masks.
+"""Decoder: queries attend to the image where their masks are, to one another and to the words, and become masks.
 
-Each layer is masked cross-attention → self-attention → FFN. Who sees whom in self-attention is `attention_table`. The
-image's keys and values are projected once for each image, not for each phrase.
+Each layer is masked cross-attention → self-attention → FFN; `attention_table` masks the self-attention. The image's
+keys and values are projected once per image, not per phrase.
 
 Shapes:  P phrases · I images · Q queries of a group · T tokens · C width · h, w size of masks · g side of a level
 """
@@ -18,8 +18,8 @@ from pixellm.model.pixel_decoder import MLP
 
 
 @dataclass
-class Prediction:
-    """What queries say after a layer.
+class DecoderOutput:
+    """Masks and embeddings of the queries after a layer.
 
     Args:
         mask_logits: (P, Q, h, w) over the padded square.
@@ -31,15 +31,15 @@ class Prediction:
 
 
 def attention_table(num_objects: int, num_grounding: int, token_valid: Tensor) -> Tensor:
-    """Who sees whom: object queries one another only; grounding queries and words one another, and no object query.
+    """Return the self-attention mask: object queries attend to one another only; grounding queries and words likewise.
 
     Args:
         num_objects: object queries, which come first.
         num_grounding: grounding queries, which come next; then the words.
-        token_valid: bool (P, T), False for padding, which nobody sees.
+        token_valid: bool (P, T), False for padding, which is masked for all.
 
     Returns:
-        bool (P, 1, N, N) over all states of a phrase's row, True where the first sees the second.
+        bool (P, 1, N, N) over all states of a phrase's row, True where the first attends to the second.
     """
     valid = F.pad(token_valid, (num_objects + num_grounding, 0), value=True)
     is_object = torch.arange(valid.shape[1], device=valid.device) < num_objects
@@ -48,7 +48,7 @@ def attention_table(num_objects: int, num_grounding: int, token_valid: Tensor) -
 
 
 class MaskedCrossAttention(nn.Module):
-    """Queries read one level of their image, each where its mask was."""
+    """Cross-attention of the queries to one level of their image, each where its mask was."""
 
     def __init__(self, config: SeemConfig) -> None:
         super().__init__()
@@ -62,9 +62,9 @@ class MaskedCrossAttention(nn.Module):
         """Queries (P, Q, C) with positions (Q, C); `seen` is bool (P, Q, g·g)."""
         keys = self._heads(self.k_proj(level.tokens + level.positions)).index_select(0, image_index)
         values = self._heads(self.v_proj(level.tokens)).index_select(0, image_index)
-        asked = self._heads(self.q_proj(queries + positions))
-        read = F.scaled_dot_product_attention(asked, keys, values, attn_mask=seen[:, None])
-        return self.norm(queries + self.o_proj(read.transpose(1, 2).flatten(2)))
+        heads = self._heads(self.q_proj(queries + positions))
+        attended = F.scaled_dot_product_attention(heads, keys, values, attn_mask=seen[:, None])
+        return self.norm(queries + self.o_proj(attended.transpose(1, 2).flatten(2)))
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
@@ -91,26 +91,25 @@ class SeemDecoder(nn.Module):
 
     def forward(
         self, images: ImageFeatures, tokens: Tensor, token_valid: Tensor, image_index: Tensor, objects: bool = False
-    ) -> list[Prediction]:
-        """Decode one row for each phrase, so that phrases know nothing of each other.
+    ) -> list[DecoderOutput]:
+        """Decode one row for each phrase, so that phrases are independent.
 
         Args:
             images: of I images.
             tokens: (P, T, C) the words.
             token_valid: bool (P, T), False for padding.
             image_index: (P,) the image of each phrase.
-            objects: whether the object queries are decoded too, in front of their grounding copies. These don't see
-                them, and so are the same without.
+            objects: whether the object queries are decoded too, before their grounding copies, which don't attend to
+                them and so are the same without.
 
         Returns:
-            The predictions of the Q grounding queries, with `objects` of 2Q queries, before the first layer and after
-            each.
+            Outputs of the Q grounding queries, with `objects` of 2Q queries, before the first layer and after each.
         """
         groups, rows = 1 + objects, len(tokens)
         queries = self.query_content.weight.repeat(groups, 1).expand(rows, -1, -1)
         positions = self.query_position.weight.repeat(groups, 1)
         table = attention_table(self.num_queries * objects, self.num_queries, token_valid)
-        all_positions = F.pad(positions, (0, 0, 0, tokens.shape[1]))[None]  # the words' own states say where they stand
+        all_positions = F.pad(positions, (0, 0, 0, tokens.shape[1]))[None]  # the words' own states hold their positions
         levels = [
             Level(level.tokens + embedding, level.positions, level.valid, level.grid)
             for level, embedding in zip(images.levels, self.level_embed.weight, strict=True)
@@ -125,16 +124,16 @@ class SeemDecoder(nn.Module):
             predictions.append(self._predict(queries, images, image_index))
         return predictions
 
-    def _predict(self, queries: Tensor, images: ImageFeatures, image_index: Tensor) -> Prediction:
+    def _predict(self, queries: Tensor, images: ImageFeatures, image_index: Tensor) -> DecoderOutput:
         queries = self.norm(queries)
         features = images.mask_features.index_select(0, image_index)
         masks = torch.bmm(self.mask_embed(queries), features.flatten(2)).unflatten(2, features.shape[-2:])
-        return Prediction(masks, self.class_embed(queries))
+        return DecoderOutput(masks, self.class_embed(queries))
 
 
 @torch.no_grad()
 def focus(mask_logits: Tensor, level: Level, image_index: Tensor) -> Tensor:
-    """Cells of a level that each query reads: where its mask (P, Q, h, w) is, or all of the image for an empty mask.
+    """Return the cells of a level that each query attends to: inside its mask (P, Q, h, w), or all if that is empty.
 
     Returns:
         bool (P, Q, g·g)

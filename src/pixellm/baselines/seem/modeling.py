@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from pixellm.baselines.seem.configuration import SeemConfig
-from pixellm.baselines.seem.decoder import Prediction, SeemDecoder
-from pixellm.baselines.seem.losses import Targets, grounding_losses, place_targets
+from pixellm.baselines.seem.decoder import DecoderOutput, SeemDecoder
+from pixellm.baselines.seem.losses import GroundingTargets, grounding_losses, place_targets
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures, SeemPixelDecoder
 from pixellm.model.vision import build_vision_encoder
 from pixellm.types import LossCounts, Output
@@ -51,7 +51,7 @@ class SeemForGrounding(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
-        """As in `PreTrainedModel`; see also `load_whole`.
+        """Load a checkpoint like `PreTrainedModel`; see also `load_whole`.
 
         Raises:
             ValueError: the checkpoint lacks weights, or can't be read.
@@ -90,7 +90,7 @@ class SeemForGrounding(PreTrainedModel):
         attention_mask: Tensor,
         image_index: Tensor,
         objects: bool = False,
-    ) -> tuple[list[Prediction], list[Tensor]]:
+    ) -> tuple[list[DecoderOutput], list[Tensor]]:
         """Predictions after each layer, see `SeemDecoder`, and how like its phrase each query is: (P, Q)."""
         words, phrases = self.encode_text(input_ids, attention_mask)
         predictions = self.decoder(images, words, attention_mask.bool(), image_index, objects)
@@ -148,7 +148,7 @@ class SeemForGrounding(PreTrainedModel):
         return output
 
     def losses(
-        self, predictions: list[Prediction], likeness: list[Tensor], targets: Targets, count: int
+        self, predictions: list[DecoderOutput], likeness: list[Tensor], targets: GroundingTargets, count: int
     ) -> dict[str, Tensor]:
         """Losses of all layers, averaged over `count` targets."""
         layers = zip(predictions, likeness, strict=True)
@@ -156,7 +156,7 @@ class SeemForGrounding(PreTrainedModel):
         return dict(zip(("choice", "bce", "dice"), sums / max(1, count), strict=True))
 
 
-def _chosen(prediction: Prediction, likeness: Tensor) -> Tensor:
+def _chosen(output: DecoderOutput, likeness: Tensor) -> Tensor:
     """Mask logits (P, h, w) of the likeliest query of each row."""
     rows = torch.arange(len(likeness), device=likeness.device)
-    return prediction.mask_logits[rows, likeness.argmax(dim=1)]
+    return output.mask_logits[rows, likeness.argmax(dim=1)]

@@ -1,7 +1,7 @@
-"""Ask the SEEM-style baseline: load → set_image → ask, or ground.
+"""Predictor of the SEEM-style baseline: load → set_image → ask, or ground.
 
-It writes nothing: a question is taken as one phrase, and gets the one mask that is most like it. Who knows the names of
-the things, gives those to `ground`.
+It generates no text: a question is taken as one phrase and gets the mask that is most similar to it. `ground` takes the
+phrases of known objects.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from pixellm.types import Answer, Done, Event, Target, TextPiece
 
 
 class SeemPredictor:
-    """Finds what questions or phrases mean in a photograph, which is encoded once.
+    """`Segmenter` that grounds questions or phrases in an image, which is encoded once.
 
     Args:
         model: it is put into eval mode.
@@ -28,7 +28,7 @@ class SeemPredictor:
 
     def __init__(self, model: SeemForGrounding, processor: SeemProcessor) -> None:
         self.model, self.processor = model.eval(), processor
-        self._photograph: tuple[Image.Image, ImageFeatures] | None = None
+        self._image: tuple[Image.Image, ImageFeatures] | None = None
 
     @classmethod
     def load(
@@ -40,55 +40,55 @@ class SeemPredictor:
 
     @torch.inference_mode()
     def set_image(self, image: ImageSource) -> None:
-        """Encode a photograph: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).
+        """Encode an image: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).
 
         Raises:
             ValueError: nothing that can be read as an image.
         """
-        photograph = load_image(image)
-        inputs = self.processor.images([photograph])
+        loaded = load_image(image)
+        inputs = self.processor.images([loaded])
         pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
-        self._photograph = (photograph, self.model.encode_images(pixels, inputs["resized_hw"].to(pixels.device)))
+        self._image = (loaded, self.model.encode_images(pixels, inputs["resized_hw"].to(pixels.device)))
 
     @torch.inference_mode()
     def ground(self, phrases: Sequence[str]) -> list[Binary]:
-        """One mask for each phrase, at the photograph's size, each as if it were given alone.
+        """Return a mask for each phrase, at the image's size; results do not depend on the other phrases.
 
         Raises:
-            ValueError: no photograph yet, or an empty phrase.
+            ValueError: no image yet, or an empty phrase.
         """
-        photograph, features = self._current()
+        image, features = self._current()
         if not phrases:
             return []
         ids, valid = (tensor.to(self.model.device) for tensor in self.processor.phrases(phrases))
         logits = self.model.ground(features, ids, valid, torch.zeros(len(ids), dtype=torch.long, device=ids.device))
         height, width = features.resized_hw[0].tolist()
-        return list(binarize(logits, (height, width), (photograph.height, photograph.width)))
+        return list(binarize(logits, (height, width), (image.height, image.width)))
 
     def ask(self, question: str) -> Answer:
-        """The one mask that is most like a question; the answer's text is the question."""
+        """Return the mask that is most similar to a question; the answer's text is the question."""
         return self.ask_many([question])[0]
 
     def ask_many(self, questions: Sequence[str]) -> list[Answer]:
-        """Several questions on the same photograph at once, each as if it were asked alone."""
-        photograph, _ = self._current()
+        """Answer several questions on the same image at once; answers do not depend on the other questions."""
+        image, _ = self._current()
         if not all(question.strip() for question in questions):
             raise ValueError("expected a question, got an empty text.")
         answers = []
         for question, (rle, score) in zip(questions, self.ground(questions), strict=True):
             phrase = question.strip()
             target = Target(phrase, (0, len(phrase)), rle, score)
-            answers.append(Answer(question, phrase, (target,), (photograph.height, photograph.width), photograph))
+            answers.append(Answer(question, phrase, (target,), (image.height, image.width), image))
         return answers
 
     def stream(self, question: str) -> Iterator[Event]:
-        """`TextPiece`, `Target`, `Done`, all at once."""
+        """Yield `TextPiece`, `Target` and `Done`, all at once."""
         answer = self.ask(question)
         yield TextPiece(answer.text)
         yield from answer.targets
         yield Done(answer)
 
     def _current(self) -> tuple[Image.Image, ImageFeatures]:
-        if self._photograph is None:
+        if self._image is None:
             raise ValueError("expected an image before the first question. Call set_image first.")
-        return self._photograph
+        return self._image

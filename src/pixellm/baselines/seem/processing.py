@@ -1,4 +1,4 @@
-"""Photographs and phrases → what the SEEM-style baseline reads.
+"""Processor of the SEEM-style baseline: images and phrases → tensors.
 
 Shapes:  I images · P phrases · T tokens · S side of the square
 """
@@ -43,20 +43,20 @@ class SeemBatch:
 
 
 @dataclass
-class _Asked:
-    """What is asked about one image: each phrase once, each of its masks once."""
+class ImagePhrases:
+    """Phrases of one image and their masks, without duplicates."""
 
     phrases: list[str] = field(default_factory=list)
     masks: list[np.ndarray] = field(default_factory=list)
     ignored: list[np.ndarray | None] = field(default_factory=list)
-    owner: list[int] = field(default_factory=list)  # of each mask, its phrase
+    owner: list[int] = field(default_factory=list)  # index of each mask's phrase
 
     def add(self, phrase: str, mask: np.ndarray, ignored: np.ndarray | None) -> None:
         if phrase not in self.phrases:
             self.phrases.append(phrase)
         number = self.phrases.index(phrase)
-        held = [known for known, owner in zip(self.masks, self.owner, strict=True) if owner == number]
-        if not any(np.array_equal(mask, known) for known in held):
+        known = [other for other, owner in zip(self.masks, self.owner, strict=True) if owner == number]
+        if not any(np.array_equal(mask, other) for other in known):
             self.masks.append(mask)
             self.ignored.append(ignored)
             self.owner.append(number)
@@ -86,7 +86,7 @@ class SeemProcessor(ProcessorMixin):
         return self.image_processor.preprocess(images)
 
     def phrases(self, phrases: Sequence[str], max_length: int | None = None) -> tuple[Tensor, Tensor]:
-        """Phrases → token ids (P, T), and a mask (P, T) that is 0 in the padding; control tokens are plain text.
+        """Convert phrases to token ids (P, T), and a mask (P, T), 0 in the padding; control tokens are plain text.
 
         Raises:
             ValueError: a phrase without a word.
@@ -105,7 +105,7 @@ class SeemProcessor(ProcessorMixin):
         return ids, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
 
     def __call__(self, samples: Sequence[Sample], max_length: int | None = None) -> SeemBatch:
-        """Samples with answers → a training batch: see `asked_of` for the phrases.
+        """Convert samples with answers to a training batch; see `image_phrases` for the phrases.
 
         Args:
             samples: images with conversations.
@@ -115,60 +115,60 @@ class SeemProcessor(ProcessorMixin):
             ValueError: slots and masks of a conversation differ in number.
         """
         pixels = self.images([sample.image for sample in samples])
-        asked = [asked_of(sample) for sample in samples]
-        ids, valid = self.phrases([phrase for one in asked for phrase in one.phrases], max_length)
-        counts = torch.tensor([len(one.phrases) for one in asked])
+        rows = [image_phrases(sample) for sample in samples]
+        ids, valid = self.phrases([phrase for row in rows for phrase in row.phrases], max_length)
+        counts = torch.tensor([len(row.phrases) for row in rows])
         first = counts.cumsum(0) - counts  # phrase of each image
-        owners = [start + owner for one, start in zip(asked, first.tolist(), strict=True) for owner in one.owner]
+        owners = [start + owner for row, start in zip(rows, first.tolist(), strict=True) for owner in row.owner]
         return SeemBatch(
             pixel_values=pixels["pixel_values"],
             resized_hw=pixels["resized_hw"],
             input_ids=ids,
             attention_mask=valid,
             image_index=torch.arange(len(samples)).repeat_interleave(counts),
-            target_masks=[_stacked(one.masks) for one in asked],
+            target_masks=[_stacked(row.masks) for row in rows],
             target_phrase=torch.tensor(owners, dtype=torch.long),
-            ignored=_ignored_of(asked),
+            ignored=_ignored(rows),
         )
 
 
-def asked_of(sample: Sample) -> _Asked:
-    """The phrases of an image and their masks.
+def image_phrases(sample: Sample) -> ImagePhrases:
+    """Collect the phrases of an image and their masks.
 
-    For each mask the words right before it in the answer, or the question where there are none; a question with a
-    single mask is a phrase as well, since whole questions are what `SeemPredictor.ask` gives.
+    A mask's phrase is the words right before it in the answer, or the question where there are none; a question with a
+    single mask is a phrase as well, since `SeemPredictor.ask` passes whole questions.
     """
-    asked = _Asked()
+    phrases = ImagePhrases()
     for conversation in sample.conversations:
         check_slots(conversation, sample.record_id)
         for phrase, mask in zip(phrases_of(conversation), conversation.masks, strict=True):
-            asked.add(phrase, mask, conversation.ignored)
+            phrases.add(phrase, mask, conversation.ignored)
         if len(conversation.masks) == 1 and conversation.question.strip():
-            asked.add(conversation.question.strip(), conversation.masks[0], conversation.ignored)
-    return asked
+            phrases.add(conversation.question.strip(), conversation.masks[0], conversation.ignored)
+    return phrases
 
 
 def phrases_of(conversation: Conversation) -> list[str]:
-    """What stands right before each mask of an answer; the question where nothing does."""
-    text, last, found = "", 0, []
+    """Return the words right before each mask of an answer; the question where there are none."""
+    text, last, phrases = "", 0, []
     for piece in conversation.answer.split(SEG_SLOT)[:-1]:
         text = (text + piece).rstrip()
         phrase = text[slice(*phrase_span(text, last))]
-        found.append(phrase if any(map(str.isalnum, phrase)) else conversation.question.strip())
+        phrases.append(phrase if any(map(str.isalnum, phrase)) else conversation.question.strip())
         last = len(text)
-    return found
+    return phrases
 
 
 def _stacked(masks: Sequence[np.ndarray]) -> Tensor:
-    """Bool (M, H, W)."""
+    """Stack masks to bool (M, H, W)."""
     return torch.from_numpy(np.stack(masks).astype(bool) if masks else np.zeros((0, 1, 1), dtype=bool))
 
 
-def _ignored_of(asked: Sequence[_Asked]) -> list[Tensor] | None:
-    if all(ignored is None for one in asked for ignored in one.ignored):
+def _ignored(rows: Sequence[ImagePhrases]) -> list[Tensor] | None:
+    if all(ignored is None for row in rows for ignored in row.ignored):
         return None
 
     def of(mask: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
         return np.zeros_like(mask) if ignored is None else ignored
 
-    return [_stacked([of(m, i) for m, i in zip(one.masks, one.ignored, strict=True)]) for one in asked]
+    return [_stacked([of(m, i) for m, i in zip(row.masks, row.ignored, strict=True)]) for row in rows]
