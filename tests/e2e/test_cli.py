@@ -135,7 +135,7 @@ def test_unknown_models_are_one_line(run, model, pattern):
         (["--out", "answer"], r"^Error: --out: expected a name that ends in"),
         (["--json", "."], r"^Error: expected a file to write to, got \."),
         (["--json", "/dev/null"], r"^Error: expected a file to write to, got /dev/null"),
-        (["--json", "cat-answer.png"], r"^Error: --json: expected another file than the picture"),
+        (["--json", "cat-answer.png"], r"^Error: --json: expected another file than the overlay"),
     ],
 )
 def test_wrong_outputs_are_refused_before_the_model_is_looked_for(run, options, pattern):
@@ -154,7 +154,7 @@ def test_the_image_is_never_overwritten(run, tmp_path):
     (tmp_path / "link.png").symlink_to(image)
     for name in ("image.png", "link.png"):
         result = run("ask", image, "What is it?", "--out", tmp_path / name)
-        assert refused(result, r"^Error: expected another file than the photograph itself")
+        assert refused(result, r"^Error: expected another file than the input image")
     assert image.read_bytes() == before
 
 
@@ -170,7 +170,7 @@ def test_ask_prints_the_answer_and_writes_overlay_and_json(run, parrot, tmp_path
     lines = result.stdout.splitlines()
     assert lines[0].strip() == "dog"
     assert re.fullmatch(r"\s+dog +[\d,]+ px +[\d.]+% +score 0\.\d\d +box \d+×\d+ at \d+, \d+", lines[1])
-    assert lines[2:] == [f"picture: {overlay}", f"answers: {path}"]
+    assert lines[2:] == [f"overlay: {overlay}", f"answers: {path}"]
     with Image.open(overlay) as drawn:
         assert (drawn.format, drawn.size) == ("JPEG", (451, 300))
     answer = json.loads(path.read_text())

@@ -87,7 +87,7 @@ def ask(
     segmenter.set_image(loaded)
     several = len(questions) > 1
     answers = [show(question, segmenter.stream(question), several) for question in questions]
-    save(answers, outputs, out_console)
+    save(answers, outputs)
 
 
 def show(question: str, events: "Iterator[Event]", several: bool) -> "Answer":
