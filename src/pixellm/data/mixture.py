@@ -8,13 +8,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from pixellm.data.chat import Chat, LazySample
-from pixellm.data.coco import CocoSource
 from pixellm.data.datasets import RecordDataset
 from pixellm.data.records import Record
 from pixellm.data.semantic import LabelMaps
@@ -119,22 +117,6 @@ class Mixture:
         """Record of sample number `index`, and the generator for whatever else is random about it."""
         drawn = self.plan[index]
         return self.datasets[drawn.source][drawn.record], drawn.rng
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One COCO-format source of a recipe; see `CocoSource` for the fields."""
-
-    annotations: str
-    images: str
-    weight: float = 1.0
-    captions: str | None = None
-    complete: bool = True
-    merged: bool = False
-
-    def load(self, root: Path) -> CocoSource:
-        captions = root / self.captions if self.captions else None
-        return CocoSource(root / self.annotations, root / self.images, captions, self.complete, self.merged)
 
 
 @dataclass

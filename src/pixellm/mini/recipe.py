@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pixellm.data.augment import Augmentation
-from pixellm.data.mixture import SourceConfig
+from pixellm.data.coco import CocoSource
+from pixellm.mini.augment import Augmentation
 from pixellm.model import PixelLMConfig, PixelLMVisionConfig
 from pixellm.train.model_kind import config_fields
 from pixellm.train.recipe import AdapterConfig, build, check_names, fields_of
@@ -17,6 +17,22 @@ from pixellm.train.recipe import AdapterConfig, build, check_names, fields_of
 # Former places of fields, see `read_fields`.
 RENAMED = {"vision_stage.average": "vision_stage.ema", "answer_stage.average": "answer_stage.ema"}
 OWN_FIELDS = {"vision_stage", "answer_stage", "sources"}
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One COCO-format source of a recipe; see `CocoSource` for the fields."""
+
+    annotations: str
+    images: str
+    weight: float = 1.0
+    captions: str | None = None
+    complete: bool = True
+    merged: bool = False
+
+    def load(self, root: Path) -> CocoSource:
+        captions = root / self.captions if self.captions else None
+        return CocoSource(root / self.annotations, root / self.images, captions, self.complete, self.merged)
 
 
 @dataclass(frozen=True)

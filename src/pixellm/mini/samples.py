@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch.utils.data import Dataset
 
-from pixellm.data.augment import AugmentedImages, fit
 from pixellm.data.describe import noun
 from pixellm.data.grammar import Grammar
+from pixellm.mini.augment import AugmentedImages, fit
 from pixellm.mini.class_targets import class_targets
 from pixellm.model.modeling import IGNORE_INDEX
 from pixellm.types import Conversation, Sample

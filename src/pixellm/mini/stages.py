@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from pixellm.checkpoints.assemble import assemble, load_partial_checkpoint, save_partial_checkpoint
-from pixellm.data.augment import AugmentedImages
 from pixellm.data.coco import CocoSource
 from pixellm.data.mixture import LengthBatches, Mixture
 from pixellm.data.records import Record
+from pixellm.mini.augment import AugmentedImages
 from pixellm.mini.build import (
     TIMM_MEAN,
     TIMM_STD,

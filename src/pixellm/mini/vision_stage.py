@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pixellm.data.augment import AugmentedImages, fit
 from pixellm.data.grammar import MIN_CATEGORY_AREA
 from pixellm.data.records import AnnotatedImage
+from pixellm.mini.augment import AugmentedImages, fit
 from pixellm.mini.class_targets import class_targets
 from pixellm.mini.imagenet_names import IMAGENET_CLASSES
 from pixellm.model import PixelLMForConditionalGeneration
