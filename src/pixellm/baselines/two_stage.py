@@ -103,16 +103,22 @@ class PhraseGrounder:
 
 
 class TwoStage:
-    """A `Segmenter` of a namer and a grounder; where both are one model, it encodes an image once."""
+    """A `Segmenter` of a namer and a grounder.
 
-    def __init__(self, namer: Namer, grounder: Grounder) -> None:
-        self.namer, self.grounder = namer, grounder
+    Args:
+        namer: first stage.
+        grounder: second stage.
+        shared: whether both are one model, which then encodes an image once.
+    """
+
+    def __init__(self, namer: Namer, grounder: Grounder, shared: bool = False) -> None:
+        self.namer, self.grounder, self._shared = namer, grounder, shared
         self._image: Image.Image | None = None
 
     def set_image(self, image: ImageSource) -> None:
         self._image = load_image(image)
         self.grounder.set_image(self._image)
-        if getattr(self.namer, "predictor", self.namer) is not getattr(self.grounder, "predictor", self.grounder):
+        if not self._shared:
             self.namer.set_image(self._image)
 
     def ask(self, question: str) -> Answer:

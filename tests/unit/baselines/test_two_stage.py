@@ -95,7 +95,7 @@ def test_of_one_model(clip_model, clip_processor, monkeypatch) -> None:
     encoded = []
     encode = predictor.encode
     monkeypatch.setattr(predictor, "encode", lambda photographs: encoded.append(1) or encode(photographs))
-    system = TwoStage(ModelNamer(predictor), ModelGrounder(predictor))
+    system = TwoStage(ModelNamer(predictor), ModelGrounder(predictor), shared=True)
     system.set_image(PHOTOGRAPH)
     answer = system.ask("Which animals are here?")
     assert answer.text == "The dog and the cat."
