@@ -3,6 +3,7 @@
 The names below are imported when they are first used: `import pixellm` loads neither torch nor transformers.
 """
 
+import logging
 from importlib import import_module
 
 TYPE_CHECKING = False  # as typing's, whose import takes longer than all of this
@@ -38,6 +39,14 @@ __all__ = [
     "__version__",
     "load_segmenter",
 ]
+
+
+def _keep(record: logging.LogRecord) -> bool:
+    return "register_constant() on Enum" not in record.getMessage()
+
+
+# transformers imports torchao wherever it is installed, and torch warns about that import.
+logging.getLogger("torch.utils._pytree").addFilter(_keep)
 
 
 def __getattr__(name: str) -> object:

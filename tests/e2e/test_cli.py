@@ -180,6 +180,18 @@ def test_ask_prints_the_answer_and_writes_overlay_and_json(run, parrot, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["answer.jpg", "answer.json"]
 
 
+def test_the_library_prints_nothing(parrot):
+    code = (
+        "import sys; from pixellm import Predictor; predictor = Predictor.load(sys.argv[1])\n"
+        "predictor.set_image('example:cat'); print(predictor.ask('Where?').text)"
+    )
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("TRANSFORMERS_", "TORCH_"))}
+    result = subprocess.run(
+        [sys.executable, "-c", code, parrot], env=plain, capture_output=True, text=True, timeout=120
+    )
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "dog", "")
+
+
 def test_a_dash_is_standard_output(run, parrot, tmp_path):
     """The file alone is there; what the command says goes to standard error."""
     result = run("ask", "example:cat", "Where?", "--model", parrot, "--out", "answer.png", "--json", "-")

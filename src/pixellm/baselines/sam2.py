@@ -13,6 +13,7 @@ from transformers import Sam2Model, Sam2Processor
 from pixellm.baselines.two_stage import NamedObject
 from pixellm.imaging import masks
 from pixellm.imaging.postprocess import Binary
+from pixellm.utils.weights import without_progress_bars
 
 
 class Sam2Grounder:
@@ -31,7 +32,9 @@ class Sam2Grounder:
     @classmethod
     def load(cls, name: str | Path, device: str | torch.device = "cpu") -> "Sam2Grounder":
         """Load a directory in transformers' format, or a Hub id as facebook/sam2.1-hiera-large."""
-        return cls(Sam2Model.from_pretrained(name).to(device), Sam2Processor.from_pretrained(name))
+        with without_progress_bars():
+            model = Sam2Model.from_pretrained(name)
+        return cls(model.to(device), Sam2Processor.from_pretrained(name))
 
     @torch.inference_mode()
     def set_image(self, image: Image.Image) -> None:

@@ -17,7 +17,6 @@ from pixellm.cli.common import (
     NamerOption,
     QuantizeOption,
     device_and_dtype,
-    hide_loading_bars,
     out_console,
     output_file,
     print_lines,
@@ -78,7 +77,6 @@ def ask(
     loaded = load_image(image)
     outputs = plan_outputs(image, questions, out, json_path)
     directory = resolve(model) if namer is None else model
-    hide_loading_bars()
     from pixellm.segmenter import load_segmenter
 
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
@@ -164,7 +162,6 @@ def attention(
     from pixellm.eval.attention import attention_sheet, codebook_attention
     from pixellm.predictor import Predictor
 
-    hide_loading_bars()
     answer, targets = codebook_attention(Predictor.load(model), loaded, question)
     with output_file(out, ".png") as path:
         attention_sheet(answer, targets, path)

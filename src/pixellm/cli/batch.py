@@ -16,7 +16,6 @@ from pixellm.cli.common import (
     QuantizeOption,
     device_and_dtype,
     err_console,
-    hide_loading_bars,
     interrupting,
     print_lines,
     quieten_transformers,
@@ -68,7 +67,6 @@ def batch(
     sampling = {"max_new_tokens": max_new_tokens} if max_new_tokens else None
     weights = weights_of(model, namer, quantize)
     made = {"model": weights, "dtype": str(precision).removeprefix("torch."), "sampling": sampling}
-    hide_loading_bars()
 
     def load() -> Any:
         return load_segmenter(model, where, precision, sampling, namer, quantize)

@@ -93,11 +93,9 @@ def device_and_dtype(device: Device, dtype: Dtype) -> "tuple[str, torch.dtype]":
 
 
 def quieten_transformers() -> None:
-    """Keep transformers' and torch's advice out of the output; call it before they are imported."""
+    """Keep transformers' advice out of the output; call it before it is imported."""
     if not debugging():
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        # transformers imports torchao where it is installed, and torch warns about that import.
-        os.environ.setdefault("TORCH_LOGS", "-torch.utils._pytree")
 
 
 def collect_less() -> None:
@@ -108,14 +106,6 @@ def collect_less() -> None:
     """
     gc.set_threshold(5_000)
     atexit.register(gc.freeze)
-
-
-def hide_loading_bars() -> None:
-    """Hide progress bars of loading weights; call it after downloads, whose bars it hides, too."""
-    if not debugging():
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
 
 
 def log_progress() -> None:

@@ -18,7 +18,6 @@ from pixellm.cli.common import (
     QuantizeOption,
     device_and_dtype,
     err_console,
-    hide_loading_bars,
     is_first_process,
     log_progress,
     out_console,
@@ -216,7 +215,6 @@ def _answer(
 
     model, namer, quantize = models
     weights = weights_of(model, namer, quantize)
-    hide_loading_bars()
     name = model if namer is None else f"{model} after {namer}"
     made = fingerprint(benchmark, weights, name, teacher_forced)
     segmenter = load_segmenter(model, *device_and_dtype(*where), namer=namer, quantize=quantize)

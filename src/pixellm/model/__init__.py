@@ -9,7 +9,8 @@ from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor
 AutoConfig.register("pixellm", PixelLMConfig)
 AutoModel.register(PixelLMConfig, PixelLMForConditionalGeneration)
 AutoProcessor.register(PixelLMConfig, PixelLMProcessor)
-AutoImageProcessor.register(PixelLMConfig, slow_image_processor_class=PixelLMImageProcessor)
+# For both backends: it has no other, and transformers would warn that it falls back to this one.
+AutoImageProcessor.register(PixelLMConfig, PixelLMImageProcessor, PixelLMImageProcessor)
 
 __all__ = [
     "PixelLMConfig",

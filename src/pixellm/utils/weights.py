@@ -3,7 +3,8 @@
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,25 @@ def mapped_weights(directory: Path, kept: torch.dtype | None = None) -> dict[str
     return found
 
 
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Hide transformers' bars of loading weights; afterwards its settings are as before."""
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging as transformers_logging
+
+    shown, hub_shown = transformers_logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # those of the Hub, too
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+        if not hub_shown:
+            hub.disable_progress_bars()
+        elif not shown:
+            hub.enable_progress_bars()
+
+
 def load_whole(load: Callable[..., Any], config_class: type, source: Any, *args, **kwargs) -> tuple[Any, dict]:
     """Model and loading info of a `from_pretrained`, every weight there, none in memory twice meanwhile.
 
@@ -107,10 +127,11 @@ def load_whole(load: Callable[..., Any], config_class: type, source: Any, *args,
         state = mapped_weights(Path(source), None if kwargs.get("quantization_config") else dtype)
     if state:
         kwargs["config"] = kwargs.get("config") or config_class.from_pretrained(source)
-        model, info = load(None, *args, output_loading_info=True, state_dict=state, **kwargs)
+        kwargs["state_dict"] = state
+    with without_progress_bars():
+        model, info = load(None if state else source, *args, output_loading_info=True, **kwargs)
+    if state:
         model.name_or_path = model.config.name_or_path = str(source)
-    else:
-        model, info = load(source, *args, output_loading_info=True, **kwargs)
     expect_all_weights(info["missing_keys"], source or "the checkpoint")
     return model, info
 

@@ -10,6 +10,6 @@ from pixellm.model import PixelLMProcessor
 AutoConfig.register(LisaConfig.model_type, LisaConfig)
 AutoModel.register(LisaConfig, LisaForConditionalGeneration)
 AutoProcessor.register(LisaConfig, PixelLMProcessor)
-AutoImageProcessor.register(LisaConfig, slow_image_processor_class=LisaImageProcessor)
+AutoImageProcessor.register(LisaConfig, LisaImageProcessor, LisaImageProcessor)
 
 __all__ = ["LisaConfig", "LisaForConditionalGeneration", "LisaImageProcessor"]
