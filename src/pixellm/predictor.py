@@ -163,7 +163,7 @@ class Predictor:
         (logits,) = self.model(pixels, *inputs, context_pixel_values=context).mask_logits
         height, width = batch.resized_hw[0].tolist()
         size = (photograph.height, photograph.width)
-        found = binarize(logits, (height, width), size, self.model.config.peak_share)
+        found = binarize(logits, (height, width), size, self.model.peak_share)
         return [self._given(turn, found, photograph) for turn in turns]
 
     def _given(self, turn: Conversation, found: Iterator[Binary], photograph: Image.Image) -> Answer:
@@ -189,7 +189,7 @@ class Predictor:
 
     def settings(self, **sampling) -> Sampling:
         """What is asked for, then what this predictor was made with, then what its model is made for."""
-        return Sampling(**{"no_repeat_ngram_size": self.model.config.repeat_guard, **self.sampling, **sampling})
+        return Sampling(**{**self.model.default_sampling, **self.sampling, **sampling})
 
     def _current(self) -> tuple[Image.Image, Prefix]:
         if self._photograph is None:
@@ -271,8 +271,8 @@ class AnswerDecoder:
     def _mask(self, states: Tensor) -> Binary:
         """States of one group → its mask at the photograph's size."""
         images, photograph = self._prefix.images, self.builder.image
-        logits, _ = self.model.decode_masks(images, states, torch.tensor([self._image], device=states.device))
+        logits = self.model.decode_masks(images, states, torch.tensor([self._image], device=states.device))
         height, width = images.resized_hw[self._image].tolist()
         size = (photograph.height, photograph.width)
-        (found,) = binarize(logits, (height, width), size, self.model.config.peak_share)
+        (found,) = binarize(logits, (height, width), size, self.model.peak_share)
         return found

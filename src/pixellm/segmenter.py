@@ -8,7 +8,8 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig
 
-import pixellm.baselines.lisa  # noqa: F401, so that transformers knows it
+import pixellm.baselines.lisa
+import pixellm.mini.lisa  # noqa: F401, the same
 from pixellm.baselines.sam2 import Sam2Grounder
 from pixellm.baselines.seem import SeemConfig, SeemPredictor
 from pixellm.baselines.two_stage import Grounder, ModelGrounder, ModelNamer, Namer, PhraseGrounder, TwoStage

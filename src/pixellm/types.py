@@ -31,28 +31,24 @@ _ARTICLE = re.compile(r"(?:(?:the|an?)\s+)+(?=\S)")
 class Conversation:
     """One question and its answer; the answer holds one `{seg}` for each mask, in the same order.
 
-    `masks` is bool (M, H, W); `names` the index of each in a dense classifier's vocabulary, see `Batch.target_names`;
-    `ignored` bool (H, W), pixels that count neither as target nor as background; `continues`: it goes on from the
-    conversation before it and sees that.
+    `masks` is bool (M, H, W); `ignored` bool (H, W), pixels that count neither as target nor as background;
+    `continues`: it continues the conversation before it and sees that.
     """
 
     question: str
     answer: str
     masks: np.ndarray
-    names: tuple[int, ...] = ()
     ignored: np.ndarray | None = None
     continues: bool = False
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One photograph with its conversations; `class_target` and `class_weight` are (V, g, g) for a dense classifier."""
+    """One image with its conversations."""
 
     image: Image.Image
     conversations: tuple[Conversation, ...]
     record_id: str = ""
-    class_target: np.ndarray | None = None
-    class_weight: np.ndarray | None = None
 
 
 @dataclass
@@ -67,10 +63,7 @@ class Batch:
         labels: (B, T); -100 where nothing is learned.
         target_masks: for each image bool (M, H, W), in the order of the codebook groups in its row.
         ignored: for each image bool, like its target masks: pixels of each that count as nothing; None: there are none.
-        class_target, class_weight: (B, V, g, g) for a dense classifier.
-        target_names: (ΣM,) vocabulary index of each target, the vocabulary's size for another name, -100 where nothing
-            is to be learned of it; None: as the text says.
-        context_pixel_values: (B, 3, s, s) view of its own for the language model, for models that have one (LISA).
+        context_pixel_values: (B, 3, s, s) the LLM's own view of each image, for models that have one (LISA).
     """
 
     pixel_values: "Tensor"
@@ -80,37 +73,22 @@ class Batch:
     labels: "Tensor | None" = None
     target_masks: "list[Tensor] | None" = None
     ignored: "list[Tensor] | None" = None
-    class_target: "Tensor | None" = None
-    class_weight: "Tensor | None" = None
-    target_names: "Tensor | None" = None
     context_pixel_values: "Tensor | None" = None
-
-
-@dataclass(frozen=True)
-class LossCounts:
-    """Over how many of each a step's losses are averaged: a step may be spread over batches and processes.
-
-    Args:
-        tokens: labels of the text.
-        masks: targets.
-        names: targets whose name in the vocabulary is learned.
-        images: rows.
-    """
-
-    tokens: int
-    masks: int
-    names: int
-    images: int
 
 
 @dataclass
 class Output:
-    """What the model gives for a batch; see `PixelLMForConditionalGeneration.forward`."""
+    """Result of a teacher-forced pass; see `PixelLMForConditionalGeneration.forward`."""
 
-    loss: "Tensor | None"
-    losses: "dict[str, Tensor]"
     mask_logits: "list[Tensor]"
-    scale_logits: "list[Tensor]" = field(default_factory=list)
+    losses: "dict[str, Tensor]" = field(default_factory=dict)
+
+    @property
+    def loss(self) -> "Tensor | None":
+        """Sum of the losses; None without any."""
+        import torch
+
+        return torch.stack(list(self.losses.values())).sum() if self.losses else None
 
 
 @dataclass(frozen=True)

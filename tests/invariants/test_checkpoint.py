@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, LlamaConfig
 
-from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
+from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
+from pixellm.model import PixelLMConfig, PixelLMProcessor, PixelLMVisionConfig
 from pixellm.predictor import Predictor
 from tests.support import tiny
 
@@ -35,7 +36,7 @@ def saved(request, tmp_path):
 def test_round_trip_through_the_auto_classes(saved):
     directory, model, processor = saved
     loaded, loaded_processor = AutoModel.from_pretrained(directory), AutoProcessor.from_pretrained(directory)
-    assert type(loaded) is PixelLMForConditionalGeneration
+    assert type(loaded) is type(model)
     assert type(loaded_processor) is PixelLMProcessor
     same_tensors(loaded, model)
     same_answers(Predictor(loaded, loaded_processor), Predictor(model, processor))
@@ -43,7 +44,7 @@ def test_round_trip_through_the_auto_classes(saved):
 
 def test_round_trip_through_the_own_classes(saved):
     directory, model, processor = saved
-    loaded = PixelLMForConditionalGeneration.from_pretrained(directory)
+    loaded = type(model).from_pretrained(directory)
     assert not loaded.training
     same_tensors(loaded, model)
     same_answers(Predictor(loaded, PixelLMProcessor.from_pretrained(directory)), Predictor(model, processor))
@@ -52,7 +53,7 @@ def test_round_trip_through_the_own_classes(saved):
 def test_what_is_frozen_stays_frozen(saved):
     """Released constants and, without `train_neck`, the neck are no parameters to train; also after loading."""
     directory, model, _ = saved
-    loaded = PixelLMForConditionalGeneration.from_pretrained(directory)
+    loaded = type(model).from_pretrained(directory)
     frozen = {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert ("codebook.token_weights" in frozen) == (model.config.compat == "released")
@@ -60,7 +61,7 @@ def test_what_is_frozen_stays_frozen(saved):
 
 def test_reloading_in_half_precision_only_rounds(saved):
     directory, model, _ = saved
-    loaded = PixelLMForConditionalGeneration.from_pretrained(directory, dtype=torch.bfloat16)
+    loaded = type(model).from_pretrained(directory, dtype=torch.bfloat16)
     expected = model.state_dict()
     for key, tensor in loaded.state_dict().items():
         if expected[key].is_floating_point():
@@ -152,21 +153,14 @@ VISION = {
     "backbone": "resnet18",
     "reductions": [32, 8, 4],
     "hidden_size": 24,
-    "vocabulary": ["dog", "red apple"],
     "drop_path": 0.1,
-    "classifier_dropout": 0.3,
 }
 CLIP_VISION = VISION | {"kind": "clip", "hidden_size": 48}
 FIELDS = {
     "num_scales": 3,
     "tokens_per_scale": 4,
     "codebook_ids": list(range(50, 62)),
-    "vocabulary_ids": [[[3]], [[4, 5], [6]]],
     "llm_grid": 5,
-    "num_tags": 2,
-    "score_noise": 0.5,
-    "name_prior": False,
-    "repeat_guard": 7,
     "projector_ratio": 1.5,
     "pixel_feature_size": 20,
     "decoder_dim": 64,
@@ -174,18 +168,21 @@ FIELDS = {
     "decoder_heads": 4,
     "decoder_mlp_dim": 96,
     "num_mask_tokens": 2,
-    "ce_weight": 0.9,
-    "bce_weight": 1.9,
-    "dice_weight": 0.4,
-    "overlap_weight": 3.0,
-    "semantics_weight": 0.7,
-    "name_weight": 0.2,
-    "peak_share": 0.25,
-    "word_skip": 1.5,
     "compat": "released",
     "learned_fusion": True,
     "own_state": True,
     "train_neck": True,
+}
+
+MINI_VISION = {"vocabulary": ["dog", "red apple"], "classifier_dropout": 0.3}
+MINI_FIELDS = {
+    "vocabulary_ids": [[[3]], [[4, 5], [6]]],
+    "num_tags": 2,
+    "score_noise": 0.5,
+    "class_prior": False,
+    "peak_share": 0.25,
+    "default_sampling": {"no_repeat_ngram_size": 7},
+    "embedding_skip": 1.5,
 }
 
 
@@ -219,3 +216,17 @@ def test_every_field_of_the_config(tmp_path, vision, switches):
             assert getattr(loaded.vision_config, name) == value, name
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps", "tie_word_embeddings"):
             assert getattr(loaded.text_config, name) == getattr(text, name), name
+
+
+def test_every_field_of_the_mini_config(tmp_path):
+    own = {"vision_config", "text_config"}
+    assert MINI_VISION.keys() == fields_of(MiniVisionConfig)
+    assert MINI_FIELDS.keys() | own == fields_of(MiniConfig)
+    fields = FIELDS | MINI_FIELDS
+    MiniConfig(MiniVisionConfig(**VISION | MINI_VISION), tiny.text_config(), **fields).save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert (type(loaded), type(loaded.vision_config)) == (MiniConfig, MiniVisionConfig)
+    for name, value in fields.items():
+        assert getattr(loaded, name) == value, name
+    for name, value in (VISION | MINI_VISION).items():
+        assert getattr(loaded.vision_config, name) == value, name

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from pixellm.inference import batch_invariant as lockstep
 from pixellm.inference import cuda_graphs
 from pixellm.inference.generation import Decoding, Sampling, encode_prefix, generate
+from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.predictor import Predictor
 from pixellm.types import Done, Target, TextPiece
@@ -66,7 +67,7 @@ def run_whole_text(model, images, ids):
     """Last-layer states (T, D), keys in the padding masked, written out without the package's mask helpers."""
     embeddings = model.get_input_embeddings()(ids.clamp(min=0))
     embeddings[ids == IMAGE_TOKEN_ID] = images.tokens[0]
-    if model.word_mix is not None:
+    if isinstance(model, MiniForConditionalGeneration):
         embeddings[0] += mentioned(model, images, ids[0].tolist())
     seen = torch.ones(ids.shape[1], ids.shape[1]).tril().bool()
     seen[:, ids[0] == IMAGE_TOKEN_ID] &= images.token_valid[0]
@@ -86,7 +87,7 @@ def mentioned(model, images, ids):
             for form in forms:
                 if len(form) > longest and ids[max(0, end - len(form)) : end] == form:
                     longest = len(form)
-                    score = images.name_scores[0, name] + model.word_mix.mention_bias
+                    score = images.presence_logits[0, name] + model.word_mix.mention_bias
                     share = float(score.div(6).clamp(-1, 1))
                     added[end - 1] = share * model.word_mix.tag_score.detach()
     return added
@@ -485,7 +486,7 @@ def test_lists_that_do_not_end(predictor, clip_processor, monkeypatch):
     predictor.set_image(CASES[0].image)
     assert repeats() > 50
     assert repeats(no_repeat_ngram_size=8) == 0
-    monkeypatch.setattr(predictor.model.config, "repeat_guard", 8)
+    monkeypatch.setattr(type(predictor.model), "default_sampling", {"no_repeat_ngram_size": 8})
     assert repeats() == 0
     assert repeats(no_repeat_ngram_size=0) > 50
 

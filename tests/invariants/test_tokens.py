@@ -102,7 +102,7 @@ def test_the_template_itself_has_its_control_tokens(processor):
     assert len(processor.eos_ids) == 1
     assert processor.eos_ids[0] in control_ids(processor)
     assert len(set(processor.codebook_ids)) == tiny.CODEBOOK_SIZE
-    assert processor.encode_trusted("[SEG0]") == processor.codebook_ids[:1]
+    assert processor._encode("[SEG0]") == processor.codebook_ids[:1]
 
 
 # Each answer and the text of its labels: the white space before a mask is dropped.

@@ -78,7 +78,7 @@ def test_generation(released, ours, name):
     assert [i for step in steps for i in step.ids] == wanted[:-1]
     states = [step.states for step in steps if step.states is not None]
     assert len(states) == GENERATIONS[name]
-    logits, _ = model.decode_masks(prefix.images, torch.cat(states), torch.zeros(len(states), dtype=torch.long))
+    logits = model.decode_masks(prefix.images, torch.cat(states), torch.zeros(len(states), dtype=torch.long))
     torch.testing.assert_close(logits, data["low_res_logits"][:, 0], atol=TOLERANCE, rtol=0)
     full = geometry.restore(logits, tuple(data["resized_hw"].tolist()), tuple(data["image"].shape[:2]))
     torch.testing.assert_close(full[:, ::4, ::4], data["mask_logits"], atol=TOLERANCE, rtol=0)

@@ -11,6 +11,7 @@ from transformers import CLIPVisionConfig, PreTrainedConfig, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 
 from pixellm.baselines.seem import SeemConfig
+from pixellm.mini.configuration import MiniConfig
 from pixellm.model import PixelLMConfig
 
 
@@ -109,7 +110,7 @@ def decoder_features(config: PixelLMConfig) -> int:
         total += convolution(grid**2, 1, width, dim) + convolution(grid**2, 3, dim, dim)
         if scale and len(set(config.vision_config.grid_sizes)) == 1:
             total += convolution(grid**2, 2, dim, dim)
-    if names := len(config.vision_config.vocabulary):
+    if isinstance(config, MiniConfig) and (names := len(config.vision_config.vocabulary)):
         words = config.text_config.hidden_size
         total += linear(config.llm_grid**2, names, words)
         total += sum(linear(names, words, dim) + linear(grid**2, names, dim) for grid in grids)
@@ -132,7 +133,8 @@ def masks(config: PixelLMConfig) -> tuple[int, int]:
         grid = config.decoder_grids[0]
         return linear(grid**2, 2, dim // 2), per_target + sam_mask_decoder(decoder, grid)
     per_call = sum(linear(grid**2, 2, dim // 2) for grid in config.decoder_grids)
-    if (names := len(config.vision_config.vocabulary)) and config.name_prior:
+    if isinstance(config, MiniConfig) and config.class_prior:
+        names = len(config.vision_config.vocabulary)
         prompts = config.num_scales * dim
         per_call += linear(names, width, prompts)
         per_target += linear(1, width, width) + linear(1, width, names) + linear(1, names, prompts)

@@ -4,9 +4,11 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModel, CLIPTextConfig, LlamaConfig, PreTrainedTokenizerFast
 
+import pixellm.mini.lisa  # noqa: F401, registers its classes
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding, SeemProcessor
+from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
 from pixellm.model import (
     PixelLMConfig,
     PixelLMForConditionalGeneration,
@@ -93,10 +95,10 @@ def clip_config(**changes) -> PixelLMConfig:
     return PixelLMConfig(vision, text_config(), codebook_ids=ids, **(fields | changes))
 
 
-def timm_config(**changes) -> PixelLMConfig:
+def timm_config(**changes) -> MiniConfig:
+    """Return a tiny pixellm-mini."""
     tokenizer = tiny_tokenizer()
-    vision = PixelLMVisionConfig(
-        kind="timm",
+    vision = MiniVisionConfig(
         image_size=64,
         backbone="tf_efficientnet_lite0",
         reductions=(32, 16, 8),
@@ -115,7 +117,7 @@ def timm_config(**changes) -> PixelLMConfig:
         "vocabulary_ids": [[tokenizer.encode(" " + name), tokenizer.encode(name)] for name in VOCABULARY],
         "codebook_ids": tokenizer.convert_tokens_to_ids(codebook_tokens()),
     }
-    return PixelLMConfig(vision, text_config(tied=True), **(fields | changes))
+    return MiniConfig(vision, text_config(tied=True), **(fields | changes))
 
 
 def seem_config(text=None, **changes) -> SeemConfig:
@@ -157,7 +159,7 @@ def build_seem(config: SeemConfig, seed: int = 0) -> SeemForGrounding:
 def build(config: PixelLMConfig, seed: int = 0) -> PixelLMForConditionalGeneration:
     """A model in eval mode whose every weight and running statistic is random, so that each of them matters."""
     torch.manual_seed(seed)
-    model = PixelLMForConditionalGeneration(config)
+    model = AutoModel.from_config(config)
     randomise(model, seed)
     return model.eval()
 

@@ -4,6 +4,7 @@ What is shipped of the embedded default is what was trained: everything on the p
 model, and the rows of the codebook in its embedding table. The base language model is fetched.
 """
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -13,13 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from pixellm.checkpoints.lora import merge_lora
-from pixellm.model.configuration import PixelLMConfig
-from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor, add_codebook_tokens
 from pixellm.utils.files import make_readable
 from pixellm.utils.weights import mapped_weights, read_json, save_state
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _ROWS = "language_model.codebook_rows"
 _PEFT_ROWS = "language_model.model.embed_tokens.token_adapter.trainable_tokens_delta.default"
 _LLM = "language_model."
@@ -41,7 +40,7 @@ def save_partial_checkpoint(model: nn.Module, processor: PixelLMProcessor, lora_
         if not key.startswith(_LLM) or ".lora_" in key or key == _PEFT_ROWS
     }
     save_file({key: _compact(tensor) for key, tensor in state.items()}, out / WEIGHTS, {"lora_alpha": str(lora_alpha)})
-    model.config.architectures = [PixelLMForConditionalGeneration.__name__]
+    model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(out)
     processor.save_pretrained(out)
     for file in out.glob("tokenizer*"):  # the base model's, which `assemble` extends in the same way
@@ -95,10 +94,9 @@ def assemble(trained: Path, language_model: Path, out: Path) -> None:
     base[table] = torch.cat([base[table], state.pop(_ROWS)])
     base |= state
     save_state(merge_lora(base, alpha), out)
-    config = PixelLMConfig.from_pretrained(trained)
-    config.save_pretrained(out)
+    shutil.copyfile(trained / CONFIG, out / CONFIG)
     tokenizer = AutoTokenizer.from_pretrained(language_model)
-    add_codebook_tokens(tokenizer, len(config.codebook_ids))
+    add_codebook_tokens(tokenizer, len(read_json(trained / CONFIG)["codebook_ids"]))
     settings = read_json(trained / "processor_config.json")
     image_processor = PixelLMImageProcessor(**settings.pop("image_processor"))
     settings.pop("processor_class")

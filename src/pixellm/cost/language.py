@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from pixellm.cost.breakdown import FlopsBreakdown, FlopsLine, MemoryBreakdown, Part, Scenario
 from pixellm.cost.counting import CallCost, kv_cache_bytes, measure, on_meta, parameters, weight_bytes
+from pixellm.mini.modeling import ClassifiedImages
 from pixellm.model import PixelLMConfig
 from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
 
@@ -248,14 +249,14 @@ class LanguageCostModel:
 
     def _decode_masks(self, targets: int) -> CallCost:
         images, device = self._images, "meta"
-        if self.model.word_mix is not None and self.config.name_prior:
+        if isinstance(self._images, ClassifiedImages) and self.config.class_prior:
             images, device = self._images_on_cpu, "cpu"
         states = torch.zeros(targets * self.group, self.width, dtype=torch.bfloat16, device=device)
         index = torch.zeros(targets, dtype=torch.long, device=device)
         return measure(lambda: self.model.decode_masks(images, states, index))
 
     @cached_property
-    def _images_on_cpu(self) -> EncodedImages:
+    def _images_on_cpu(self) -> ClassifiedImages:
         """Zeros on the CPU, for heads with a class prior, in which values decide over shapes."""
         for module in (self.model.codebook, self.model.word_mix, self.model.pixel_decoder):
             module.to_empty(device="cpu")

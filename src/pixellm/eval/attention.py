@@ -43,7 +43,7 @@ def codebook_attention(predictor: Predictor, image: Image.Image, question: str) 
     answer = predictor.ask(question)
     inputs = processor.images([image]).to(model.device)
     prefix = encode_prefix(model, inputs["pixel_values"].to(model.dtype), inputs["resized_hw"], processor.prefix_ids)
-    sampling = Sampling(no_repeat_ngram_size=model.config.repeat_guard)
+    sampling = Sampling(**model.default_sampling)
     steps = generate(model, prefix, [0], [processor.prompt_ids(question)], processor.eos_ids, sampling)
     groups = [_attention(model, prefix.images, step.states) for step in steps if step.states is not None]
     size = (image.height, image.width)

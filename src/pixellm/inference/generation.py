@@ -31,8 +31,6 @@ from pixellm.inference.kv_cache import KeyValues
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
 from pixellm.model.packing import additive
 
-LOOKBACK = 16  # tokens of text, in which any name has room
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -139,9 +137,7 @@ def encode_prefix(
     images = model.encode_images(pixel_values, resized_hw, context_pixel_values)
     ids = torch.tensor([prefix_ids] * len(pixel_values), device=pixel_values.device)
     valid = torch.ones_like(ids, dtype=torch.bool).masked_scatter(ids == IMAGE_TOKEN_ID, images.token_valid)
-    embeddings = model.embed(ids, images)
-    if images.name_scores is not None:
-        embeddings = embeddings + model.told(ids, images.name_scores)
+    embeddings = model.llm_inputs(model.embed(ids, images), ids, images.conditioning)
     length = ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     bias = additive(causal & valid[:, None, :], embeddings.dtype)[:, None]
@@ -236,7 +232,7 @@ class Decoding:
                 part.context.recorder = Recorder()  # its keys and values may be elsewhere now
         for part, one, state in zip(self._parts, inputs, states, strict=True):
             part.context.took(one)
-            yield from part.step(self.model, state, self.model.codebook_input(state, one.words))
+            yield from part.step(self.model, state, self.model.codebook_inputs(state, one.words))
         left = [part for part in self._parts if part.rows]
         self._parts = [_Part.joined(left)] if left and self.joint else left
 
@@ -300,20 +296,21 @@ def _group_states(model: PixelLMForConditionalGeneration, row: _Row, new: Tensor
 
 @dataclass
 class _Context:
-    """Of all rows: keys and values, which of them may be seen, the next position, and what is known of names."""
+    """State of all rows: KV cache, which of its entries are visible, the next position, and the conditioning."""
 
     cache: KeyValues
     valid: Tensor
     position: Tensor
-    name_scores: Tensor | None
+    conditioning: Tensor | None
     recorder: Recorder = field(default_factory=Recorder)
 
     @classmethod
     def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_Context":
         index = torch.tensor(image_index, device=prefix.valid.device)
-        scores = prefix.images.name_scores
+        conditioning = prefix.images.conditioning
         position = torch.full_like(index, prefix.valid.shape[1])
-        return cls(prefix.cache.select(index), prefix.valid[index], position, None if scores is None else scores[index])
+        rows = None if conditioning is None else conditioning[index]
+        return cls(prefix.cache.select(index), prefix.valid[index], position, rows)
 
     def prepare(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> "_Inputs":
         """Every row's pending ids, padded to the longest, ready for the language model."""
@@ -328,20 +325,14 @@ class _Context:
         words = model.get_input_embeddings()(ids)
         bias = additive(seen, words.dtype)[:, None]
         positions = self.position[:, None] + offsets
-        return _Inputs(words + self._told(model, rows, ids), bias, positions, self.cache, words, own)
+        earlier = [row.ids[: len(row.ids) - len(row.pending)] for row in rows]
+        inputs = model.llm_inputs(words, ids, self.conditioning, earlier)
+        return _Inputs(inputs, bias, positions, self.cache, words, own)
 
     def took(self, inputs: "_Inputs") -> None:
         """The model has read them; the cache knows that by itself."""
         self.valid = torch.cat([self.valid, inputs.own], dim=1)
         self.position = self.position + inputs.own.sum(dim=1)
-
-    def _told(self, model: PixelLMForConditionalGeneration, rows: list[_Row], ids: Tensor) -> Tensor | float:
-        """See `PixelLMForConditionalGeneration.told`; a name of several tokens may have begun in an earlier step."""
-        if self.name_scores is None:
-            return 0.0
-        past = [row.ids[: len(row.ids) - len(row.pending)][-LOOKBACK:] for row in rows]
-        padded = torch.tensor([[IMAGE_TOKEN_ID] * (LOOKBACK - len(text)) + text for text in past], device=ids.device)
-        return model.told(torch.cat([padded, ids], dim=1), self.name_scores)[:, LOOKBACK:]
 
     @classmethod
     def joined(cls, parts: "Sequence[_Context]") -> "_Context":
@@ -349,8 +340,8 @@ class _Context:
         width = max(part.valid.shape[1] for part in parts)
         cache = KeyValues.joined([part.cache for part in parts])
         valid = torch.cat([F.pad(part.valid, (0, width - part.valid.shape[1])) for part in parts])
-        scores = [part.name_scores for part in parts if part.name_scores is not None]
-        return cls(cache, valid, torch.cat([part.position for part in parts]), torch.cat(scores) if scores else None)
+        rows = [part.conditioning for part in parts if part.conditioning is not None]
+        return cls(cache, valid, torch.cat([part.position for part in parts]), torch.cat(rows) if rows else None)
 
     def keep(self, slots: Tensor) -> None:
         """Only these rows, and only the columns that one of them sees."""
@@ -358,7 +349,7 @@ class _Context:
         seen = self.valid.any(dim=0)
         self.valid = self.valid[:, seen]
         self.cache, self.recorder = self.cache.select(slots, seen), Recorder()
-        self.name_scores = None if self.name_scores is None else self.name_scores[slots]
+        self.conditioning = None if self.conditioning is None else self.conditioning[slots]
 
 
 @dataclass(frozen=True)

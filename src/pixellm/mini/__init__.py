@@ -1,1 +1,1 @@
-"""pixellm-mini, the embedded default: its model, data and training stages."""
+"""pixellm-mini, the embedded default: a variant of PixelLM, its parts, data and training stages."""

@@ -10,13 +10,15 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from pixellm.data.categories import SYNONYMS
 from pixellm.data.describe import noun
+from pixellm.mini.configuration import MiniConfig
+from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.parts import fetch_language_model
 from pixellm.mini.recipe import MiniRecipe
 from pixellm.mini.vision_stage import load_backbone
-from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
+from pixellm.mini.word_mix import centred, word_directions
+from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML
-from pixellm.model.word_mix import centred, word_directions
 
 RIDGE = 0.05  # of the states' variance
 CODEBOOK_SHARE = 0.1  # of the usual size of initial weights
@@ -38,13 +40,13 @@ def build_processor(recipe: MiniRecipe) -> PixelLMProcessor:
     )
 
 
-def build_config(recipe: MiniRecipe, processor: PixelLMProcessor, vocabulary: list[str]) -> PixelLMConfig:
+def build_config(recipe: MiniRecipe, processor: PixelLMProcessor, vocabulary: list[str]) -> MiniConfig:
     text = AutoConfig.from_pretrained(fetch_language_model())
     text.vocab_size = max(text.vocab_size, max(processor.codebook_ids) + 1)
     text.name_or_path = ""  # a place on this machine
     settings = {key: value for key, value in recipe.model.items() if key != "vision"}
-    return PixelLMConfig(
-        vision_config={"kind": "timm", "vocabulary": vocabulary, **recipe.model["vision"]},
+    return MiniConfig(
+        vision_config={"vocabulary": vocabulary, **recipe.model["vision"]},
         text_config=text.to_dict(),
         codebook_ids=processor.codebook_ids,
         vocabulary_ids=[form_ids(processor.tokenizer, name) for name in vocabulary],
@@ -61,9 +63,9 @@ def form_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
     return [list(form) for form in dict.fromkeys(map(tuple, ids))]
 
 
-def build_model(config: PixelLMConfig, vision_weights: Path) -> PixelLMForConditionalGeneration:
+def build_model(config: MiniConfig, vision_weights: Path) -> MiniForConditionalGeneration:
     """A model with pretrained parts; everything else is new."""
-    model = PixelLMForConditionalGeneration(config)
+    model = MiniForConditionalGeneration(config)
     load_backbone(model.vision_encoder, vision_weights, config.vision_config.vocabulary)
     load_language_model(model)
     scale_to_words(model)
@@ -86,10 +88,8 @@ def load_pixel_side(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
         )
 
 
-def scale_to_words(model: PixelLMForConditionalGeneration) -> None:
+def scale_to_words(model: MiniForConditionalGeneration) -> None:
     """Start with image tokens about as large as word embeddings, and word features about as large as image features."""
-    if model.word_mix is None:
-        return
     width = model.config.text_config.hidden_size
     size = centred(model.word_mix.words(model.get_input_embeddings())).pow(2).mean().sqrt()
     with torch.no_grad():
@@ -101,7 +101,7 @@ def scale_to_words(model: PixelLMForConditionalGeneration) -> None:
 
 
 @torch.no_grad()
-def calibrate_codebook(model: PixelLMForConditionalGeneration, batch: dict) -> None:
+def calibrate_codebook(model: MiniForConditionalGeneration, batch: dict) -> None:
     """Centre and scale the projection's input on the states of a first batch.
 
     The last-layer states of a language model share one large direction. Without this the projection sees hardly
@@ -116,18 +116,18 @@ def calibrate_codebook(model: PixelLMForConditionalGeneration, batch: dict) -> N
     first, *_, last = model.codebook.project
     first.weight.div_(states.std(dim=0).clamp(min=1e-3))
     first.bias.sub_(first.weight @ states.mean(dim=0))
-    if model.word_mix is not None:  # the decoder knows the prompts of names already: start as a small change to them
-        last.weight.mul_(CODEBOOK_SHARE)
-        last.bias.zero_()
+    # The decoder knows the prompts of categories already: start as a small change to them.
+    last.weight.mul_(CODEBOOK_SHARE)
+    last.bias.zero_()
 
 
 @torch.no_grad()
-def fit_names(model: PixelLMForConditionalGeneration, batches: Iterable[dict]) -> None:
+def fit_names(model: MiniForConditionalGeneration, batches: Iterable[dict]) -> None:
     """Start `WordMix.to_names` at the least-squares map from codebook states to the words of their names.
 
     Args:
         model: with a dense classifier.
-        batches: keyword arguments with `target_names`.
+        batches: keyword arguments with `target_classes`.
     """
     states, names = [], []
     hook = model.word_mix.to_names.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0].float()))
@@ -136,7 +136,7 @@ def fit_names(model: PixelLMForConditionalGeneration, batches: Iterable[dict]) -
             before = len(states)
             model(**batch)
             del states[before + 1 :]  # the loss asks for the same states again
-            names.append(batch["target_names"])
+            names.append(batch["target_classes"])
     hook.remove()
     x, target = torch.cat(states), torch.cat(names)
     known = (target >= 0) & (target < len(model.word_mix.name_ids))
@@ -152,7 +152,7 @@ def fit_names(model: PixelLMForConditionalGeneration, batches: Iterable[dict]) -
     model.word_mix.to_names.bias.copy_(wanted.mean(dim=0) - weight @ mean)
 
 
-def load_language_model(model: PixelLMForConditionalGeneration) -> None:
+def load_language_model(model: MiniForConditionalGeneration) -> None:
     """Load the embedded language model; rows for new tokens start at the mean of the others."""
     state = load_file(fetch_language_model() / "model.safetensors")
     table = state.pop("model.embed_tokens.weight")

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from pixellm.data.records import AnnotatedImage
-from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.mini.modeling import MiniForConditionalGeneration
+from pixellm.model import PixelLMProcessor
 
 
 @torch.no_grad()
 def calibrate_presence(
-    model: PixelLMForConditionalGeneration,
+    model: MiniForConditionalGeneration,
     processor: PixelLMProcessor,
     images: Iterable[AnnotatedImage],
     recall: float,
@@ -44,7 +45,7 @@ def calibrate_presence(
 
 @torch.no_grad()
 def presence_scores(
-    model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, images: Iterable[AnnotatedImage]
+    model: MiniForConditionalGeneration, processor: PixelLMProcessor, images: Iterable[AnnotatedImage]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The classifier's scores of names that are in the images, and of names that are not."""
     vocabulary = {name: index for index, name in enumerate(model.config.vision_config.vocabulary)}
@@ -53,7 +54,6 @@ def presence_scores(
     for annotated in images:
         inputs = processor.images([annotated.image])
         scores = model.vision_encoder(inputs["pixel_values"], inputs["resized_hw"]).presence_logits
-        assert scores is not None
         found = annotated.category_masks().keys()
         for name in (annotated.exhaustive or frozenset()) & vocabulary.keys():
             (present if name in found else absent).append(float(scores[0, vocabulary[name]]))

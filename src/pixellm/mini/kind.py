@@ -1,12 +1,13 @@
-"""The embedded default, and LISA over its encoder, as kinds of model that are trained."""
+"""pixellm-mini, and LISA over its encoder, as kinds of model that are trained."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from pixellm.baselines.lisa.kind import LisaKind
 from pixellm.mini.build import form_ids
+from pixellm.mini.configuration import MiniConfig
+from pixellm.mini.lisa import MiniLisaConfig
 from pixellm.train.model_kind import Parts, Tuning
 from pixellm.train.pixellm_kind import PixelLMKind
 
@@ -18,48 +19,24 @@ TUNING_RATES = {f"{PART}.to_names": 1e-5}
 class MiniKind(PixelLMKind):
     """PixelLM with a dense classifier."""
 
+    config_class = MiniConfig
     shardable = False  # the embeddings of its categories are read where no layer runs
 
-    def matches(self, config: Any) -> bool:
-        return super().matches(config) and bool(config.vision_config.vocabulary)
-
     def part_settings(
         self, preset: Any, parts: Parts, tokenizer: PreTrainedTokenizerBase, vision: Mapping[str, Any]
     ) -> dict[str, Any]:
-        return super().part_settings(preset, parts, tokenizer, vision) | vocabulary_settings(tokenizer, vision)
+        ids = [form_ids(tokenizer, name) for name in vision["vocabulary"]]
+        return super().part_settings(preset, parts, tokenizer, vision) | {"vocabulary_ids": ids}
 
     def trained_parts(self, config: Any) -> tuple[str, ...]:
         return (*super().trained_parts(config), PART)
 
     def tuning(self, config: Any) -> Tuning:
-        return with_classes(super().tuning(config))
+        tuning = super().tuning(config)
+        return Tuning((*tuning.trained, PART), {**tuning.rates, **TUNING_RATES})
 
 
-class MiniLisaKind(LisaKind):
-    """LISA's mask decoder over the encoder of the embedded default, without a SAM."""
+class MiniLisaKind(MiniKind):
+    """LISA's mask decoder over the encoder of pixellm-mini, without a SAM."""
 
-    shardable = False
-
-    def matches(self, config: Any) -> bool:
-        return super().matches(config) and bool(config.vision_config.vocabulary)
-
-    def part_settings(
-        self, preset: Any, parts: Parts, tokenizer: PreTrainedTokenizerBase, vision: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        return super().part_settings(preset, parts, tokenizer, vision) | vocabulary_settings(tokenizer, vision)
-
-    def trained_parts(self, config: Any) -> tuple[str, ...]:
-        return (*super().trained_parts(config), PART)
-
-    def tuning(self, config: Any) -> Tuning:
-        return with_classes(super().tuning(config))
-
-
-def vocabulary_settings(tokenizer: PreTrainedTokenizerBase, vision: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the token ids of the classifier's categories."""
-    return {"vocabulary_ids": [form_ids(tokenizer, name) for name in vision["vocabulary"]]}
-
-
-def with_classes(tuning: Tuning) -> Tuning:
-    """Train the class embeddings' part, too."""
-    return Tuning((*tuning.trained, PART), {**tuning.rates, **TUNING_RATES})
+    config_class = MiniLisaConfig

@@ -10,12 +10,21 @@ from pydantic.dataclasses import dataclass
 
 from pixellm.data.coco import CocoSource
 from pixellm.mini.augment import Augmentation
-from pixellm.model import PixelLMConfig, PixelLMVisionConfig
+from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
+from pixellm.mini.losses import MiniLossWeights
 from pixellm.train.model_kind import config_fields
 from pixellm.train.recipe import AdapterConfig, build, check_names, fields_of
 
 # Former places of fields, see `read_fields`.
-RENAMED = {"vision_stage.average": "vision_stage.ema", "answer_stage.average": "answer_stage.ema"}
+RENAMED = {
+    "vision_stage.average": "vision_stage.ema",
+    "answer_stage.average": "answer_stage.ema",
+    "model.repeat_guard": "model.default_sampling.no_repeat_ngram_size",
+    "model.word_skip": "model.embedding_skip",
+    "model.name_prior": "model.class_prior",
+    "model.name_weight": "losses.names",
+    **{f"model.{loss}_weight": f"losses.{loss}" for loss in ("ce", "bce", "dice", "overlap", "semantics")},
+}
 OWN_FIELDS = {"vision_stage", "answer_stage", "sources"}
 
 
@@ -94,11 +103,12 @@ class MiniRecipe:
     """The embedded default, from its parts.
 
     Args:
-        model: fields of `PixelLMConfig`, with `vision` for those of `PixelLMVisionConfig`.
+        model: fields of `MiniConfig`, with `vision` for those of `MiniVisionConfig`.
         initialise: directory of what an earlier run of the same sizes trained (its `trained`), as initial weights of
             both stages.
         held_out: sources that are not trained on, for `calibrate_presence`; none: nothing is calibrated.
         recall: see `calibrate_presence`.
+        losses: loss weights in place of the defaults of `MiniLossWeights`.
     """
 
     name: str
@@ -113,6 +123,7 @@ class MiniRecipe:
     initialise: Path | None = None
     held_out: tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...] = ()
     recall: float = 0.9
+    losses: Annotated[Mapping[str, float], fields_of(MiniLossWeights)] = Field(default_factory=dict)
 
 
 def mini_recipe_of(values: Mapping[str, Any], path: Path) -> MiniRecipe:
@@ -122,7 +133,7 @@ def mini_recipe_of(values: Mapping[str, Any], path: Path) -> MiniRecipe:
         ValueError: an unknown or a missing field, or a value of another type.
     """
     recipe = build(Annotated[MiniRecipe, fields_of(MiniRecipe)], values, path)
-    check_names(recipe.model, config_fields(PixelLMConfig) | {"vision"}, f"{path}: model: ")
-    check_names(recipe.model.get("vision", {}), config_fields(PixelLMVisionConfig), f"{path}: model: vision: ")
+    check_names(recipe.model, config_fields(MiniConfig) | {"vision"}, f"{path}: model: ")
+    check_names(recipe.model.get("vision", {}), config_fields(MiniVisionConfig), f"{path}: model: vision: ")
     paths = {"data_root": recipe.data_root, "initialise": recipe.initialise}
     return replace(recipe, **{key: (path.parent / place).resolve() for key, place in paths.items() if place})

@@ -26,12 +26,13 @@ from pixellm.mini.build import (
 )
 from pixellm.mini.calibrate import calibrate_presence
 from pixellm.mini.kind import MiniKind
+from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
 from pixellm.mini.recipe import AnswerStage, MiniRecipe, VisionStage
-from pixellm.mini.samples import ConversationSamples, naming_samples
+from pixellm.mini.samples import ConversationSamples, MiniCollator, naming_samples
 from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
 from pixellm.train.model_kind import adapt
-from pixellm.train.trainer import Collator, PixelLMTrainer
+from pixellm.train.trainer import PixelLMTrainer
 from pixellm.utils.files import atomic_directory, atomic_write, clear_leftovers
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ def train_vision(
         learning_rates={"backbone": stage.backbone_learning_rate},
         ema=stage.ema,
         shardable=MiniKind.shardable,
+        loss_weights=MiniLossWeights(**recipe.losses),
     )
     trainer.fit()
     with atomic_write(result) as temporary:
@@ -135,7 +137,7 @@ def train_answers(
         grid=config.vision_config.grid_sizes[-1],
         questions=stage.questions,
     )
-    collate = Collator(processor)
+    collate = MiniCollator(processor)
     if not recipe.initialise:
         calibrate_codebook(model, collate([samples[i] for i in range(min(CALIBRATION_SAMPLES, length))]))
         fit_names(model, map(collate, naming_samples(vocabulary, samples)))
@@ -152,6 +154,7 @@ def train_answers(
         batches=LengthBatches(same_length, stage.steps, stage.batch_size),
         ema=stage.ema,
         shardable=MiniKind.shardable,
+        loss_weights=MiniLossWeights(**recipe.losses),
     )
     trainer.fit()
     if recipe.held_out:

@@ -7,6 +7,7 @@ Shapes:  B images · S side of the square · V names of the vocabulary · M name
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from pixellm.data.records import AnnotatedImage
 from pixellm.mini.augment import AugmentedImages, fit
 from pixellm.mini.class_targets import class_targets
 from pixellm.mini.imagenet_names import IMAGENET_CLASSES
-from pixellm.model import PixelLMForConditionalGeneration
-from pixellm.model.vision import TimmEncoder
-from pixellm.types import LossCounts, Output
+from pixellm.mini.losses import MiniLossWeights
+from pixellm.mini.modeling import MiniForConditionalGeneration
+from pixellm.mini.vision import ClassifyingEncoder
+from pixellm.model.losses import LossCounts
+from pixellm.types import Output
 
 # Rare names would otherwise start out as likely as common ones.
 INITIAL_CLASS_BIAS = -4.0
@@ -35,14 +38,12 @@ IMAGENET_SCALE = 0.3
 SMALLEST_FIT = 0.5  # of the square: images are shown down to this size
 
 
-def load_backbone(encoder: TimmEncoder, weights: Path, vocabulary: Sequence[str]) -> None:
+def load_backbone(encoder: ClassifyingEncoder, weights: Path, vocabulary: Sequence[str]) -> None:
     """Load ImageNet weights (timm names, classifier included) and start the dense classifier from them."""
     state = load_file(weights)
     head = state.pop("classifier.weight")
     state.pop("classifier.bias")
     encoder.backbone.load_state_dict(state)
-    if encoder.classifier is None:
-        return
     deep, fine = encoder.classifier.deep, encoder.classifier.fine
     with torch.no_grad():
         deep.weight.zero_()
@@ -137,7 +138,7 @@ def collate_vision(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | l
 class VisionPretraining(nn.Module):
     """A model with the losses of its pixel side alone, as `Trainer` wants it."""
 
-    def __init__(self, model: PixelLMForConditionalGeneration) -> None:
+    def __init__(self, model: MiniForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
         model.language_model.requires_grad_(False)
@@ -151,15 +152,20 @@ class VisionPretraining(nn.Module):
         names: Tensor,
         target_masks: list[Tensor],
         counts: LossCounts,
+        loss_weights: MiniLossWeights,
     ) -> Output:
         """See `Batch`; `names` (M,) are indexes into the vocabulary, in the order of `target_masks`."""
         images = self.model.encode_images(pixel_values, resized_hw)
-        losses = self.model.class_losses(images, class_target, class_weight, counts.images)
+        losses = self.model.class_losses(images, class_target, class_weight, counts, loss_weights)
         per_image = [len(masks) for masks in target_masks]
         index = torch.arange(len(per_image)).repeat_interleave(torch.tensor(per_image)).to(names.device)
-        logits, _ = self.model.decode_names(images, names, index)
+        logits = self.model.decode_classes(images, names, index)
         square = torch.full_like(resized_hw, pixel_values.shape[-1])  # the padding is to stay empty, too
         answers = torch.arange(len(names), device=names.device).split(per_image)  # names are asked one by one
         logits = list(logits.split(per_image))
-        losses |= self.model.mask_losses(logits, target_masks, square, answers, counts.masks)
-        return Output(torch.stack(list(losses.values())).sum(), losses, [])
+        losses |= self.model.mask_losses(logits, target_masks, square, answers, counts, loss_weights)
+        return Output([], losses)
+
+    def count_terms(self, target_masks: list[Tensor], resized_hw: Tensor, **_batch: object) -> LossCounts:
+        """Count what the losses of a batch are averaged over: `masks` and `images`."""
+        return Counter(masks=sum(map(len, target_masks)), images=len(resized_hw))

@@ -19,10 +19,7 @@ class PixelLMVisionConfig(PreTrainedConfig):
         reductions: timm: stride in pixels of each scale, coarse to fine.
         hidden_size: timm: channels of the feature pyramid (for CLIP its own width is used); 0: none, the maps as they
             are, for a decoder that has a pyramid of its own.
-        vocabulary: timm: names that a dense classifier scores at the finest scale; their scores, mixed into the
-            language model's word embeddings, give features that speak its language. Empty: no classifier.
         drop_path: timm, in training: share of residual branches that are dropped at the last block, growing from 0.
-        classifier_dropout: timm, in training: share of the deepest channels that the dense classifier goes without.
     """
 
     model_type = "pixellm_vision"
@@ -37,9 +34,7 @@ class PixelLMVisionConfig(PreTrainedConfig):
         backbone: str = "tf_efficientnet_lite2",
         reductions: tuple[int, ...] = (32, 16, 8),
         hidden_size: int = 128,
-        vocabulary: tuple[str, ...] = (),
         drop_path: float = 0.0,
-        classifier_dropout: float = 0.0,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -49,8 +44,7 @@ class PixelLMVisionConfig(PreTrainedConfig):
         self.hidden_layers = list(hidden_layers)
         self.backbone = backbone
         self.reductions = list(reductions)
-        self.vocabulary = list(vocabulary)
-        self.drop_path, self.classifier_dropout = drop_path, classifier_dropout
+        self.drop_path = drop_path
         if kind == "clip":
             patch = self.clip_config.patch_size
             if image_size % patch:
@@ -72,8 +66,6 @@ class PixelLMVisionConfig(PreTrainedConfig):
                 raise ValueError(
                     f"image_size: expected a multiple of the coarsest stride {max(self.reductions)}, got {image_size}."
                 )
-            if vocabulary and not hidden_size:
-                raise ValueError("hidden_size: expected a width with a vocabulary, whose classifier reads the pyramid.")
         else:
             raise ValueError(f"kind: expected 'clip' or 'timm', got {kind!r}.")
         self.hidden_size = hidden_size
@@ -101,33 +93,16 @@ class PixelLMConfig(PreTrainedConfig):
             it gives more (the language model reads the coarsest).
         tokens_per_scale: N, codebook tokens for each scale.
         codebook_ids: the L·N vocabulary ids, scale-major.
-        vocabulary_ids: of each name of vision_config.vocabulary, the token ids of every form in which texts mention it
-            (plural, synonyms); the first form is the one that stands for it.
         llm_grid: side of the square of image tokens that the language model reads.
-        num_tags: tokens after them for the likeliest names of the vocabulary in the image (0 without a vocabulary).
-        score_noise: standard deviation of what is added, in training, to the names' scores that the language model
-            reads: on photographs that the classifier was trained on it is surer than on others.
         projector_ratio: hidden width of both vision projectors, as a multiple of the language model's width.
         pixel_feature_size: width that the decoder-side projector gives (None: the language model's width).
         decoder_dim: C, width of the pixel decoder.
         decoder_depth, decoder_heads, decoder_mlp_dim: size of each two-way transformer.
         num_mask_tokens: mask tokens of the pixel decoder; only the first is read (the released weights have 4).
-        ce_weight, bce_weight, dice_weight: weights of the losses.
-        overlap_weight: α of the target refinement loss: weight of a pixel that two or more masks of one answer claim
-            (1 switches it off).
-        semantics_weight: weight of the dense classifier's loss where a sample carries class targets.
-        name_weight: weight of the loss that asks each target's first codebook state for its name in the vocabulary.
-        name_prior: with a vocabulary: the names that a target's first codebook state resembles add their prompts and
-            the dense classifier's map of them to its mask.
-        peak_share: a pixel is in a mask where its probability is > 0.5, or, if this is given, > this share (0..1) of
-            the mask's highest.
-        repeat_guard: `Sampling.no_repeat_ngram_size` where who asks does not say; lists of a small language model may
-            not end otherwise (0 switches it off).
         compat: "paper", or "released" to reproduce the released weights; sets the defaults of the switches below,
             each of which is a row of docs/parity.md.
         learned_fusion: token and scale weights are parameters (else constants 1/(L·N) and 1/L).
         own_state: a codebook token is read from its own state (else from the state before, which predicts it).
-        word_skip: the codebook reads each state plus the word embedding at its position times this (0: the state).
         train_neck: the neck and the prompt embeddings train (else they stay as they are).
     """
 
@@ -141,10 +116,7 @@ class PixelLMConfig(PreTrainedConfig):
         num_scales: int = 2,
         tokens_per_scale: int = 3,
         codebook_ids: tuple[int, ...] | None = None,
-        vocabulary_ids: list[list[list[int]]] | None = None,
         llm_grid: int = 16,
-        num_tags: int = 0,
-        score_noise: float = 0.0,
         projector_ratio: float = 2.0,
         pixel_feature_size: int | None = None,
         decoder_dim: int = 256,
@@ -152,25 +124,15 @@ class PixelLMConfig(PreTrainedConfig):
         decoder_heads: int = 8,
         decoder_mlp_dim: int = 2048,
         num_mask_tokens: int = 4,
-        ce_weight: float = 1.0,
-        bce_weight: float = 2.0,
-        dice_weight: float = 0.5,
-        overlap_weight: float = 2.0,
-        semantics_weight: float = 0.0,
-        name_weight: float = 0.0,
-        name_prior: bool = True,
-        peak_share: float | None = None,
-        repeat_guard: int = 0,
         compat: Compat = "paper",
         learned_fusion: bool | None = None,
         own_state: bool | None = None,
-        word_skip: float = 0.0,
         train_neck: bool | None = None,
         **kwargs,
     ) -> None:
         if vision_config is None or isinstance(vision_config, dict):
             fields = {k: v for k, v in (vision_config or {}).items() if k != "model_type"}
-            vision_config = PixelLMVisionConfig(**fields)
+            vision_config = self.sub_configs["vision_config"](**fields)
         if text_config is None:
             text_config = LlamaConfig()
         elif isinstance(text_config, dict):
@@ -179,26 +141,16 @@ class PixelLMConfig(PreTrainedConfig):
         self.num_scales, self.tokens_per_scale = num_scales, tokens_per_scale
         count = num_scales * tokens_per_scale
         self.codebook_ids = list(codebook_ids or range(text_config.vocab_size - count, text_config.vocab_size))
-        self.vocabulary_ids = vocabulary_ids or []
         self.llm_grid = llm_grid
-        self.num_tags, self.score_noise = num_tags, score_noise
         self.projector_ratio = projector_ratio
         self.pixel_feature_size = pixel_feature_size
         self.decoder_dim = decoder_dim
         self.decoder_depth, self.decoder_heads, self.decoder_mlp_dim = decoder_depth, decoder_heads, decoder_mlp_dim
         self.num_mask_tokens = num_mask_tokens
-        self.ce_weight, self.bce_weight, self.dice_weight = ce_weight, bce_weight, dice_weight
-        self.overlap_weight = overlap_weight
-        self.semantics_weight = semantics_weight
-        self.name_weight = name_weight
-        self.name_prior = name_prior
-        self.peak_share = peak_share
-        self.repeat_guard = repeat_guard
         self.compat = compat
         paper = compat == "paper"
         self.learned_fusion = paper if learned_fusion is None else learned_fusion
         self.own_state = paper if own_state is None else own_state
-        self.word_skip = word_skip
         self.train_neck = paper if train_neck is None else train_neck
         self._validate_sizes(count)
         super().__init__(**kwargs)
@@ -214,13 +166,6 @@ class PixelLMConfig(PreTrainedConfig):
             )
         if len(self.codebook_ids) != count or len(set(self.codebook_ids)) != count:
             raise ValueError(f"codebook_ids: expected {count} different ids, got {self.codebook_ids}.")
-        if self.peak_share is not None and not 0 < self.peak_share <= 1:
-            raise ValueError(f"peak_share: expected a share > 0 and ≤ 1, or none, got {self.peak_share}.")
-        if self.num_tags > len(self.vision_config.vocabulary):
-            raise ValueError(
-                f"num_tags: expected at most the {len(self.vision_config.vocabulary)} names of the vocabulary, "
-                f"got {self.num_tags}."
-            )
         if len(self.vision_config.grid_sizes) < self.num_scales:
             raise ValueError(
                 f"expected a vision feature for each of {self.num_scales} scales, got "
@@ -230,8 +175,8 @@ class PixelLMConfig(PreTrainedConfig):
 
     @property
     def num_image_tokens(self) -> int:
-        """Tokens that one image takes in the language model."""
-        return self.llm_grid**2 + self.num_tags
+        """Tokens that one image takes in the LLM."""
+        return self.llm_grid**2
 
     @property
     def decoder_grids(self) -> list[int]:

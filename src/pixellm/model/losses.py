@@ -3,6 +3,9 @@
 Shapes:  G masks · H, W size at which they are compared
 """
 
+from collections import Counter
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +13,26 @@ from torch import Tensor
 # The released code scales DICE's sums before smoothing them (its utils.py): 1000 and 1e-6.
 DICE_SCALE = 1000.0
 DICE_EPS = 1e-6
+
+LossCounts = Counter[str]  # by what it counts: numbers that the losses of a step, on all processes, are averaged over
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the losses (arXiv 2312.02228, section 3.3).
+
+    Args:
+        ce: next-token cross-entropy.
+        bce: cross-entropy of the masks.
+        dice: DICE loss of the masks.
+        overlap: α of the target refinement loss, the weight of a pixel that two or more masks of one answer claim
+            (1 switches it off).
+    """
+
+    ce: float = 1.0
+    bce: float = 2.0
+    dice: float = 0.5
+    overlap: float = 2.0
 
 
 def refinement_weight(logits: Tensor, overlap_weight: float) -> Tensor:
@@ -39,43 +62,3 @@ def mask_dice(logits: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> T
     overlap = 2 * (probability / DICE_SCALE * target).sum(dim=1)
     total = (probability / DICE_SCALE).sum(dim=1) + (target / DICE_SCALE).sum(dim=1)
     return (1 - (overlap + DICE_EPS) / (total + DICE_EPS)).sum()
-
-
-def semantic_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Loss of a dense classifier where the target is known.
-
-    Args:
-        logits: (B, V, h, w).
-        target: (B, V, h, w) in 0..1.
-        weight: bool (B, V, h, w).
-
-    Returns:
-        Cross-entropy summed over names and averaged over positions, plus the mean DICE loss of the names present.
-    """
-    logits, target, weight = logits.float(), target.float(), weight.float()
-    bce = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none").mean(dim=(2, 3)).sum(dim=1)
-    probability = logits.sigmoid() * weight
-    overlap = (probability * target).sum(dim=(2, 3))
-    area = target.sum(dim=(2, 3))
-    dice = 1 - (2 * overlap + 1) / (probability.sum(dim=(2, 3)) + area + 1)
-    present = area > 0.5
-    return bce.mean() + dice[present].sum() / present.sum().clamp(min=1)
-
-
-def presence_loss(logits: Tensor, target: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
-    """Loss of the scores that say whether an image shows a name at all, where the sources tell.
-
-    Args:
-        logits: (B, V).
-        target: (B, V, h, w), as for `semantic_loss`.
-        weight: likewise.
-        valid: bool (B, h, w), False in the padding.
-
-    Returns:
-        Cross-entropy summed over names and averaged over images.
-    """
-    present = target.flatten(2).amax(dim=2) > 0
-    absent = (weight.bool() | ~valid[:, None]).flatten(2).all(dim=2) & ~present
-    known = (present | absent).float()
-    loss = F.binary_cross_entropy_with_logits(logits.float(), present.float(), known, reduction="none")
-    return loss.sum(dim=1).mean()

@@ -5,6 +5,7 @@ vision encoder → [LLM tokens | decoder features] → LLM → codebook → pixe
 Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decoder width · N image tokens
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pixellm.imaging import geometry
 from pixellm.model import attention, losses
 from pixellm.model.codebook import Codebook, find_groups, fusion_weight
-from pixellm.model.configuration import PixelLMConfig
+from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
+from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
-from pixellm.model.word_mix import WordMix
-from pixellm.types import LossCounts, Output
+from pixellm.types import Output
 from pixellm.utils.weights import load_whole
 
 # Stands for one image token in `input_ids`; no text can produce it, since vocabularies have no negative ids.
@@ -42,34 +43,52 @@ class Projector(nn.Sequential):
 
 @dataclass
 class EncodedImages:
-    """All that the rest of the model needs of B images; computed once per image and shared by its questions.
+    """Everything that the LLM and the pixel decoder need of B images; computed once per image, shared by its questions.
 
     Args:
-        tokens: (B, N, D) image tokens for the language model.
+        tokens: (B, N, D) image tokens for the LLM.
         token_valid: bool (B, N), False for tokens that lie in the padding.
         maps: S maps (B, C, g, g) for the pixel decoder.
-        neck: S maps (B, C, h, w) before `PixelDecoder.prepare`.
         resized_hw: (B, 2).
-        class_logits: (B, V, h, w) or None.
-        presence_logits: (B, V) or None.
-        name_scores: (B, V) what the language model is told of them, or None.
-        words: (V, D) embeddings of the classifier's names, or None.
+        conditioning: (B, X) what `llm_inputs` of a variant reads beside the text; None for PixelLM itself.
     """
 
     tokens: Tensor
     token_valid: Tensor
     maps: list[Tensor]
-    neck: list[Tensor]
     resized_hw: Tensor
-    class_logits: Tensor | None = None
-    presence_logits: Tensor | None = None
-    name_scores: Tensor | None = None
-    words: Tensor | None = None
+    conditioning: Tensor | None = None
+
+
+@dataclass
+class ForwardStates:
+    """Intermediate results of a teacher-forced pass, from which losses are computed.
+
+    Args:
+        images: the encoded images.
+        hidden: (B, T, D) last-layer states of the LLM.
+        groups: (G, 2) row and position of the first token of each codebook group.
+        group_states: (G·S·K, D) what the codebook reads.
+        mask_logits: for each image (M, 2g, 2g).
+    """
+
+    images: EncodedImages
+    hidden: Tensor
+    groups: Tensor
+    group_states: Tensor
+    mask_logits: list[Tensor]
 
 
 class PixelLMForConditionalGeneration(PreTrainedModel):
+    """Vision encoder, LLM, segmentation codebook and pixel decoder.
+
+    A variant overrides `build` (its parts), `image_tokens` and `llm_inputs` (what the LLM reads), `codebook_inputs` and
+    `decode_masks` (what prompts the pixel decoder), and `forward` with `count_terms` (further losses).
+    """
+
     config_class = PixelLMConfig
     pixel_decoder_class: Any = PixelDecoder
+    default_loss_weights = LossWeights()
     base_model_prefix = "pixellm"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]  # noqa: RUF012
@@ -80,11 +99,17 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
 
     def __init__(self, config: PixelLMConfig) -> None:
         super().__init__(config)
+        self.build(config)
+        self.post_init()
+        self.freeze_constants()
+
+    def build(self, config: PixelLMConfig) -> None:
+        """Create all modules."""
         width = config.text_config.hidden_size
         vision_width, hidden = config.vision_config.hidden_size, int(config.projector_ratio * width)
         pixel_width = config.pixel_feature_size or width
         pixel_hidden = int(config.projector_ratio * pixel_width)
-        self.vision_encoder = build_vision_encoder(config.vision_config)
+        self.vision_encoder = self.build_vision_encoder(config.vision_config)
         self.llm_projector = Projector(vision_width, hidden, width)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if self.language_model.config._attn_implementation == "sdpa":
@@ -93,9 +118,9 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         self.pixel_projector = Projector(vision_width, pixel_hidden, pixel_width)
         self.neck = Neck(pixel_width, config.decoder_dim)
         self.pixel_decoder = self.pixel_decoder_class(config)
-        self.word_mix = WordMix(config) if config.vision_config.vocabulary else None
-        self.post_init()
-        self.freeze_constants()
+
+    def build_vision_encoder(self, config: PixelLMVisionConfig) -> nn.Module:
+        return build_vision_encoder(config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
@@ -131,6 +156,16 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             self.codebook.token_weights.requires_grad_(False)
             self.pixel_decoder.scale_weights.requires_grad_(False)
 
+    @property
+    def peak_share(self) -> float | None:
+        """Threshold of masks relative to their maximum, see `postprocess.binarize`; None: 0.5 alone."""
+        return None
+
+    @property
+    def default_sampling(self) -> dict[str, Any]:
+        """Fields of `Sampling` that this model needs where the caller gives none."""
+        return {}
+
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
@@ -155,25 +190,12 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         Args:
             pixel_values: (B, 3, S, S), normalised, padded right and bottom with 0.
             resized_hw: (B, 2) height and width of each image inside the square.
-            context_pixel_values: a view of its own for the language model, which PixelLM has not.
+            context_pixel_values: the LLM's own view of each image; unused by PixelLM, read by LISA.
         """
-        config = self.config
         features = self.vision_encoder(pixel_values, resized_hw)
-        size, grid = config.vision_config.image_size, config.llm_grid
-        tokens = self.image_tokens(features)
-        neck = [self.neck(self._project_pixels(feature)) for feature in features.scales[-config.num_scales :]]
-        words = name_scores = None
-        if self.word_mix is not None:
-            words = self.word_mix.words(self.get_input_embeddings())
-            class_logits, name_scores = self.word_mix.unsure(features.class_logits, features.presence_logits)
-            tokens = tokens + self.word_mix.to_tokens(class_logits, words, grid)
-            tokens = torch.cat([tokens, self.word_mix.tags(name_scores, words)], dim=1)
-            neck = [map_ + self.word_mix.to_map(features.class_logits, words, map_.shape[-1]) for map_ in neck]
-        valid = valid_area(resized_hw, size, grid).flatten(1)
-        valid = F.pad(valid, (0, config.num_tags), value=True)
-        maps = self.pixel_decoder.prepare(neck)
-        logits, presence = features.class_logits, features.presence_logits
-        return EncodedImages(tokens, valid, maps, neck, resized_hw, logits, presence, name_scores, words)
+        valid = valid_area(resized_hw, self.config.vision_config.image_size, self.config.llm_grid).flatten(1)
+        maps = self.pixel_decoder.prepare(self.neck_maps(features))
+        return EncodedImages(self.image_tokens(features), valid, maps, resized_hw)
 
     def image_tokens(self, features: VisionFeatures) -> Tensor:
         """The deepest map of an encoder as (B, g·g, D) tokens of the language model."""
@@ -181,8 +203,10 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         pooled = F.interpolate(deepest.float(), (grid, grid), mode="bilinear", align_corners=False).to(deepest.dtype)
         return self.llm_projector(pooled.flatten(2).transpose(1, 2))
 
-    def _project_pixels(self, feature: Tensor) -> Tensor:
-        return self.pixel_projector(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def neck_maps(self, features: VisionFeatures) -> list[Tensor]:
+        """Project the finest S maps of an encoder to S maps (B, C, h, w) for `PixelDecoder.prepare`."""
+        scales = features.scales[-self.config.num_scales :]
+        return [self.neck(self.pixel_projector(map_.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)) for map_ in scales]
 
     def embed(self, input_ids: Tensor, images: EncodedImages) -> Tensor:
         """Token embeddings (B, T, D), with the image's tokens where `input_ids` (B, T) holds `IMAGE_TOKEN_ID`."""
@@ -198,10 +222,22 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             )
         return embeddings.masked_scatter(is_image[..., None], images.tokens.to(embeddings.dtype))
 
-    def told(self, input_ids: Tensor, name_scores: Tensor) -> Tensor:
-        """What the scores (B, V) of names add to the embeddings of those that the text (B, T) mentions: (B, T, D)."""
-        assert self.word_mix is not None
-        return self.word_mix.mentioned(input_ids, name_scores).to(self.get_input_embeddings().weight.dtype)
+    def llm_inputs(
+        self,
+        embeddings: Tensor,
+        input_ids: Tensor,
+        conditioning: Tensor | None,
+        earlier_ids: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Return what the LLM reads at each position (B, T, D): the embeddings themselves.
+
+        Args:
+            embeddings: (B, T, D) as given by `embed`.
+            input_ids: (B, T).
+            conditioning: see `EncodedImages`.
+            earlier_ids: in decoding, the ids of each row before `input_ids`.
+        """
+        return embeddings
 
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor, cache=None) -> Tensor:
         """Last-layer states (B, T, D) after the final norm; `attention_mask` is additive (B, 1, T, keys)."""
@@ -222,96 +258,88 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         labels: Tensor | None = None,
         target_masks: list[Tensor] | None = None,
         ignored: list[Tensor] | None = None,
-        class_target: Tensor | None = None,
-        class_weight: Tensor | None = None,
-        target_names: Tensor | None = None,
         context_pixel_values: Tensor | None = None,
         counts: LossCounts | None = None,
+        loss_weights: LossWeights | None = None,
     ) -> Output:
-        """Teacher-forced pass over a `Batch` (see there for the arguments).
+        """Run a teacher-forced pass over a `Batch` (see there for the other arguments).
 
-        `counts` is what the losses are averaged over, if that is more than this batch.
+        `counts` is what the losses are averaged over, if that is more than this batch (see `count_terms`);
+        `loss_weights` take the place of `default_loss_weights`.
 
         Returns:
-            `Output` with the low-resolution mask logits of each image (M, 2g, 2g), and with labels the losses:
-            `ce`, `bce`, `dice`, `names`, `semantics`, each with its weight already in, and their sum `loss`.
+            `Output` with the low-resolution mask logits of each image (M, 2g, 2g), and with labels the losses `ce`,
+            `bce` and `dice`, each with its weight already in, and their sum `loss`.
         """
+        states = self.forward_states(pixel_values, resized_hw, input_ids, segment_ids, context_pixel_values)
+        counts = counts or self.count_terms(labels=labels, target_masks=target_masks)
+        weights = loss_weights or self.default_loss_weights
+        return self.base_losses(states, segment_ids, labels, target_masks, ignored, counts, weights)
+
+    def forward_states(
+        self,
+        pixel_values: Tensor,
+        resized_hw: Tensor,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        context_pixel_values: Tensor | None = None,
+    ) -> ForwardStates:
+        """Run all parts, without losses."""
         images = self.encode_images(pixel_values, resized_hw, context_pixel_values)
-        valid = segment_ids >= 0
-        valid = valid & ~self._padding_tokens(input_ids, images)
+        valid = (segment_ids >= 0) & ~self._padding_tokens(input_ids, images)
         embeddings = self.embed(input_ids, images)
         bias = packed_attention_bias(segment_ids, valid, embeddings.dtype)
-        told = 0.0 if images.name_scores is None else self.told(input_ids, images.name_scores)
-        states = self.hidden_states(embeddings + told, bias, packed_positions(segment_ids))
+        inputs = self.llm_inputs(embeddings, input_ids, images.conditioning)
+        hidden = self.hidden_states(inputs, bias, packed_positions(segment_ids))
         groups = find_groups(input_ids, self.config.codebook_ids)
-        group_states = self._group_states(self.codebook_input(states, embeddings), groups)
-        logits, scale_logits = self.decode_masks(images, group_states, groups[:, 0])
+        group_states = self._group_states(self.codebook_inputs(hidden, embeddings), groups)
+        logits = self.decode_masks(images, group_states, groups[:, 0])
         per_image = torch.bincount(groups[:, 0], minlength=len(input_ids)).tolist()
-        output = Output(None, {}, list(logits.split(per_image)), scale_logits)
-        counts = counts or loss_counts(labels, target_masks, target_names, len(input_ids))
+        return ForwardStates(images, hidden, groups, group_states, list(logits.split(per_image)))
+
+    def base_losses(
+        self,
+        states: ForwardStates,
+        segment_ids: Tensor,
+        labels: Tensor | None,
+        target_masks: list[Tensor] | None,
+        ignored: list[Tensor] | None,
+        counts: LossCounts,
+        weights: LossWeights,
+    ) -> Output:
+        """Compute the losses of the paper; see `forward`."""
+        output = Output(states.mask_logits)
         if labels is not None:
-            output.losses["ce"] = self.config.ce_weight * self._text_loss(states, labels) / max(1, counts.tokens)
+            output.losses["ce"] = weights.ce * self._text_loss(states.hidden, labels) / max(1, counts["tokens"])
         if target_masks is not None:
-            answers = segment_ids[groups[:, 0], groups[:, 1]].split(per_image)
-            found = self.mask_losses(output.mask_logits, target_masks, resized_hw, answers, counts.masks, ignored)
-            output.losses |= found
-        named = self.word_mix is not None and self.config.name_prior
-        if named and target_masks is not None and images.words is not None:
-            if target_names is None:
-                target_names = self.word_mix.written(input_ids, groups)
-            scores = self.word_mix.name_scores(self._first_states(group_states), images.words).float()
-            known = target_names != IGNORE_INDEX
-            loss = F.cross_entropy(scores[known], target_names[known], reduction="sum")
-            output.losses["names"] = self.config.name_weight * loss / max(1, counts.names)
-        if class_target is not None and class_weight is not None and images.class_logits is not None:
-            output.losses |= self.class_losses(images, class_target, class_weight, counts.images)
-        if output.losses:
-            output.loss = torch.stack(list(output.losses.values())).sum()
+            per_image = [len(logits) for logits in states.mask_logits]
+            answers = segment_ids[states.groups[:, 0], states.groups[:, 1]].split(per_image)
+            resized_hw = states.images.resized_hw
+            output.losses |= self.mask_losses(
+                states.mask_logits, target_masks, resized_hw, answers, counts, weights, ignored
+            )
         return output
 
-    def codebook_input(self, states: Tensor, embeddings: Tensor) -> Tensor:
-        """What the codebook reads: last-layer states (…, D), with a skip from the word embeddings (…, D) below them.
+    def count_terms(
+        self, labels: Tensor | None = None, target_masks: list[Tensor] | None = None, **_batch: object
+    ) -> LossCounts:
+        """Count what the losses of a batch are averaged over: `tokens` with a label and `masks`."""
+        tokens = 0 if labels is None else int((labels[:, 1:] != IGNORE_INDEX).sum())
+        return Counter(tokens=tokens, masks=sum(len(masks) for masks in target_masks or ()))
 
-        A small language model's last states say what comes next, and little of the word that was just written.
-        """
-        return states + self.config.word_skip * embeddings if self.config.word_skip else states
+    def codebook_inputs(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        """Return what the codebook reads: the last-layer states (…, D); `embeddings` (…, D) are the LLM's inputs."""
+        return hidden
 
-    def decode_masks(self, images: EncodedImages, states: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """States (G·S·K, D) of complete groups → low-resolution logits (G, 2g, 2g), and those of each scale."""
-        states = states.to(images.maps[0].dtype)
-        prompts = self.codebook(states)
-        if self.word_mix is None or images.words is None or not self.config.name_prior:
-            return self.pixel_decoder(images.maps, prompts, image_index)
-        shares = self.word_mix.shares(self._first_states(states), images.words)
-        return self._decode_named(images, shares, prompts, image_index)
-
-    def decode_names(self, images: EncodedImages, names: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """As `decode_masks`, asked for G names of the vocabulary by their indexes, without the language model."""
-        assert self.word_mix is not None
-        shares = F.one_hot(names, len(self.config.vision_config.vocabulary)).to(images.maps[0].dtype)
-        return self._decode_named(images, shares, 0.0, image_index)
-
-    def _decode_named(
-        self, images: EncodedImages, shares: Tensor, prompts: Tensor | float, image_index: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """With the prompts and the prior of the names in `shares` (G, V) added."""
-        assert self.word_mix is not None
-        assert images.words is not None
-        assert images.class_logits is not None
-        prompts = prompts + self.word_mix.prompts(shares, images.words)
-        # The classifier has a loss of its own; the masks' gradient would pull it away from that (docs/LOG.md).
-        prior = self.word_mix.prior(shares, images.class_logits.detach(), image_index)
-        logits, scale_logits = self.pixel_decoder(images.maps, prompts, image_index, prior)
-        enlarged = F.interpolate(prior[:, None], logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        return logits + self.word_mix.prior_weight * enlarged, scale_logits
+    def decode_masks(self, images: EncodedImages, states: Tensor, image_index: Tensor) -> Tensor:
+        """Decode the states (G·S·K, D) of complete groups to low-resolution logits (G, 2g, 2g)."""
+        prompts = self.codebook(states.to(images.maps[0].dtype))
+        return self.pixel_decoder(images.maps, prompts, image_index)
 
     def _group_states(self, states: Tensor, groups: Tensor) -> Tensor:
         first = 0 if self.config.own_state else -1
         offsets = torch.arange(first, first + len(self.config.codebook_ids), device=states.device)
         return states[groups[:, :1], groups[:, 1:] + offsets].flatten(0, 1)
-
-    def _first_states(self, states: Tensor) -> Tensor:
-        return states.unflatten(0, (-1, len(self.config.codebook_ids)))[:, 0]
 
     def _padding_tokens(self, input_ids: Tensor, images: EncodedImages) -> Tensor:
         is_image = input_ids == IMAGE_TOKEN_ID
@@ -324,23 +352,14 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         logits = self.get_output_embeddings()(states[chosen]).float()
         return F.cross_entropy(logits, targets[chosen], reduction="sum")
 
-    def class_losses(self, images: EncodedImages, target: Tensor, weight: Tensor, count: int) -> dict[str, Tensor]:
-        """Losses of the dense classifier, of a step of `count` images: where each name is, and whether it is there."""
-        assert images.class_logits is not None
-        assert images.presence_logits is not None
-        valid = valid_area(images.resized_hw, self.config.vision_config.image_size, target.shape[-1])
-        dense = losses.semantic_loss(images.class_logits, target, weight)
-        presence = losses.presence_loss(images.presence_logits, target, weight, valid)
-        share = self.config.semantics_weight * len(target) / count
-        return {"semantics": share * dense, "presence": share * presence}
-
     def mask_losses(
         self,
         mask_logits: list[Tensor],
         target_masks: list[Tensor],
         resized_hw: Tensor,
         answers: Sequence[Tensor],
-        count: int,
+        counts: LossCounts,
+        weights: LossWeights,
         ignored: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """BCE with target refinement, and DICE.
@@ -350,7 +369,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             target_masks: of each image bool (M, H, W), at the size at which they are compared.
             resized_hw: (B, 2).
             answers: of each image (M,), which answer each mask belongs to.
-            count: masks that the losses are averaged over.
+            counts: `masks` is the number that the losses are averaged over.
+            weights: of the losses.
             ignored: of each image bool (M, H, W), pixels that add nothing to the losses.
         """
         # Without a target, too, a part of the graph: processes that train together wait for each other's gradients.
@@ -365,19 +385,9 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             restored = geometry.restore(logits, (height, width), tuple(target.shape[-2:]))
             counted = torch.ones_like(restored) if ignored is None else (~ignored[index]).to(restored.dtype)
             for answer in answers[index].unique():
-                mine = answers[index] == answer
-                weight = losses.refinement_weight(restored[mine], self.config.overlap_weight)
-                bce = bce + losses.mask_bce(restored[mine], target[mine], weight * counted[mine])
+                rows = answers[index] == answer
+                weight = losses.refinement_weight(restored[rows], weights.overlap)
+                bce = bce + losses.mask_bce(restored[rows], target[rows], weight * counted[rows])
             dice = dice + losses.mask_dice(restored, target, counted)
-        count = max(1, count)
-        return {"bce": self.config.bce_weight * bce / count, "dice": self.config.dice_weight * dice / count}
-
-
-def loss_counts(
-    labels: Tensor | None, target_masks: list[Tensor] | None, target_names: Tensor | None, images: int
-) -> LossCounts:
-    """What the losses of a batch alone are averaged over."""
-    tokens = 0 if labels is None else int((labels[:, 1:] != IGNORE_INDEX).sum())
-    masks = sum(len(stack) for stack in target_masks or ())
-    names = masks if target_names is None else int((target_names != IGNORE_INDEX).sum())
-    return LossCounts(tokens, masks, names, images)
+        count = max(1, counts["masks"])
+        return {"bce": weights.bce * bce / count, "dice": weights.dice * dice / count}

@@ -93,48 +93,43 @@ class PixelDecoder(nn.Module):
         return [map_.contiguous(memory_format=torch.channels_last) for map_ in maps]
 
     def forward(
-        self, maps: list[Tensor], prompts: Tensor, image_index: Tensor, prior: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
+        self, maps: list[Tensor], prompts: Tensor, image_index: Tensor, mask_prompt: Tensor | None = None
+    ) -> Tensor:
         """Decode a mask for each target.
 
         Args:
             maps: what `prepare` gave.
             prompts: (T, S, C) fused codebook states.
             image_index: (T,) row of `maps` for each target.
-            prior: (T, h, w) logits that stand in for a coarser mask at the coarsest scale, where there are any.
+            mask_prompt: (T, h, w) logits that take the place of a coarser mask at the coarsest scale.
 
         Returns:
-            logits: (T, 2g, 2g) with the finest grid g: the weighted sum of the scales.
-            scale_logits: S logits (T, 2g, 2g), each at its own grid.
+            logits (T, 2g, 2g) with the finest grid g: the weighted sum of the scales.
         """
         codes = [
             position_code(self.coarse_frequencies if scale == 0 else self.fine_frequencies, map_.shape[-1])
             for scale, map_ in enumerate(maps)
         ]
-        # On a CPU one target after the other: what is made for it stays in the processor's caches, and less memory is
-        # asked for (docs/LOG.md).
-        alone = maps[0].is_cpu and not torch.is_grad_enabled() and len(prompts) > 0
-        if alone:
-            found = [
+        if maps[0].is_cpu and not torch.is_grad_enabled() and len(prompts) > 0:
+            # One target after the other: its tensors stay in the processor's caches and need less memory (docs/LOG.md).
+            rows = [
                 self._decode(
                     [map_[image : image + 1] for map_ in maps],
                     codes,
                     prompts[t : t + 1],
-                    None if prior is None else prior[t : t + 1],
+                    None if mask_prompt is None else mask_prompt[t : t + 1],
                 )
                 for t, image in enumerate(image_index.tolist())
             ]
-        else:
-            # The gradient of index_select costs half of what that of indexing does; it keeps no other layout than this.
-            last = [map_.permute(0, 2, 3, 1).index_select(0, image_index) for map_ in maps]
-            found = [self._decode([map_.permute(0, 3, 1, 2) for map_ in last], codes, prompts, prior)]
-        logits, *scale_logits = (torch.cat(parts) if alone else parts[0] for parts in zip(*found, strict=True))
-        return logits, scale_logits
+            return torch.cat(rows)
+        # The gradient of index_select costs half of what that of indexing does; it keeps no other layout than this.
+        channels_last = [map_.permute(0, 2, 3, 1).index_select(0, image_index) for map_ in maps]
+        return self._decode([map_.permute(0, 3, 1, 2) for map_ in channels_last], codes, prompts, mask_prompt)
 
-    def _decode(self, maps: list[Tensor], codes: list[Tensor], prompts: Tensor, prior: Tensor | None) -> list[Tensor]:
-        """Each target's own maps (T, C, g, g) → logits (T, 2g, 2g) of the scales' weighted sum, then of each scale."""
+    def _decode(self, maps: list[Tensor], codes: list[Tensor], prompts: Tensor, coarser: Tensor | None) -> Tensor:
+        """Decode with each target's own maps (T, C, g, g) to logits (T, 2g, 2g)."""
         scale_logits: list[Tensor] = []
-        coarser, shift = prior, self.no_mask_embed[..., None, None]
+        shift = self.no_mask_embed[..., None, None]
         for scale, source in enumerate(maps):
             if coarser is None:
                 source = source + shift
@@ -149,7 +144,7 @@ class PixelDecoder(nn.Module):
             F.interpolate(logits[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]
             for logits in scale_logits
         ]
-        return [torch.einsum("stxy,s->txy", torch.stack(enlarged), self.scale_weights), *scale_logits]
+        return torch.einsum("stxy,s->txy", torch.stack(enlarged), self.scale_weights)
 
     def _decode_scale(self, source: Tensor, prompt: Tensor, code: Tensor, scale: int) -> Tensor:
         """One scale: (T, C, g, g) image, (T, C) prompt and (1, g·g, C) code → (T, 2g, 2g) logits."""

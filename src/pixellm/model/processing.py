@@ -149,10 +149,6 @@ class PixelLMProcessor(ProcessorMixin):
         """Ids of a training answer, in which every `{seg}` becomes a codebook group, with the token that ends it."""
         return self._encode(self.answer, answer=answer.split(SEG_SLOT))
 
-    def encode_trusted(self, text: str) -> list[int]:
-        """Ids of a text whose control tokens are meant as such (templates, released annotation); no BOS is added."""
-        return self._encode(text)
-
     def _encode(self, template: str, **fields: str | Sequence[str]) -> list[int]:
         """Tokenise a template: its control tokens by id, runs of text between them with what users wrote put in.
 
@@ -223,10 +219,6 @@ class PixelLMProcessor(ProcessorMixin):
         def padded(lists: list[list[int]], value: int) -> Tensor:
             return torch.tensor([ids + [value] * (length - len(ids)) for ids in lists])
 
-        def stacked(arrays: list[np.ndarray | None]) -> Tensor | None:
-            present = [array for array in arrays if array is not None]
-            return torch.from_numpy(np.stack(present)) if len(present) == len(samples) else None
-
         learned = [row.conversations for row in rows]
         return Batch(
             pixel_values=pixels["pixel_values"],
@@ -236,9 +228,6 @@ class PixelLMProcessor(ProcessorMixin):
             labels=padded([row.labels for row in rows], IGNORE_INDEX),
             target_masks=[_joined([c.masks for c in conversations]) for conversations in learned],
             ignored=_ignored_of(learned),
-            class_target=stacked([sample.class_target for sample in samples]),
-            class_weight=stacked([sample.class_weight for sample in samples]),
-            target_names=_names_of(learned),
             context_pixel_values=pixels.get("context_pixel_values"),
         )
 
@@ -253,9 +242,7 @@ class PixelLMProcessor(ProcessorMixin):
                 whole, answer = len(answer), self._shorten(answer, max_length - len(row.ids) - len(question))
                 if len(answer) < whole:
                     kept = answer.count(self.codebook_ids[0])
-                    conversation = replace(
-                        conversation, masks=conversation.masks[:kept], names=conversation.names[:kept]
-                    )
+                    conversation = replace(conversation, masks=conversation.masks[:kept])
                     if answer:
                         row.append(conversation, question, answer)
                     break
@@ -309,14 +296,6 @@ def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[
     # Special, so that they can be switched off in what users write.
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     return tokens
-
-
-def _names_of(rows: Sequence[Sequence[Conversation]]) -> Tensor | None:
-    """Vocabulary index of every target of the batch; None where no sample has any."""
-    conversations = [conversation for row in rows for conversation in row]
-    if not any(conversation.names for conversation in conversations):
-        return None
-    return torch.tensor([name for c in conversations for name in c.names or [IGNORE_INDEX] * len(c.masks)])
 
 
 def _ignored_of(rows: Sequence[Sequence[Conversation]]) -> list[Tensor] | None:

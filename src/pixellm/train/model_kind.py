@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from pixellm.model.losses import LossWeights
 from pixellm.train.recipe import AdapterConfig, ModelSource, check_names
 from pixellm.types import Segmenter
 
@@ -97,6 +98,10 @@ class ModelKind(Protocol):
 
     def num_prefix_tokens(self, processor: Any) -> int:
         """Return the number of tokens that precede the conversations of every image."""
+        ...
+
+    def loss_weights(self, model: Any, changes: Mapping[str, float]) -> LossWeights | None:
+        """Return the model's loss weights with a recipe's changes; None where its configuration holds them."""
         ...
 
     def segmenter(self, model: Any, processor: Any, max_new_tokens: int) -> Segmenter:

@@ -1,12 +1,14 @@
 """PixelLM as a kind of model that is trained; its variants override what is different."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor
 from transformers import AddedToken, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
+from pixellm.model.losses import LossWeights
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML, IMAGE_MARKERS, VICUNA
 from pixellm.predictor import Predictor
@@ -19,7 +21,7 @@ from pixellm.train.pretrained_parts import (
     vision_settings,
     with_text_settings,
 )
-from pixellm.train.recipe import AdapterConfig
+from pixellm.train.recipe import AdapterConfig, check_names
 from pixellm.types import Segmenter
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -125,6 +127,10 @@ class PixelLMKind:
 
     def num_prefix_tokens(self, processor: PixelLMProcessor) -> int:
         return len(processor.prefix_ids)
+
+    def loss_weights(self, model: PixelLMForConditionalGeneration, changes: Mapping[str, float]) -> LossWeights:
+        check_names(changes, {field.name for field in fields(model.default_loss_weights)}, "stage: losses: ")
+        return replace(model.default_loss_weights, **changes)
 
     def segmenter(
         self, model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, max_new_tokens: int

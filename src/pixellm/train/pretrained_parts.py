@@ -20,6 +20,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from pixellm.checkpoints.convert import clip_weights
 from pixellm.checkpoints.layout import ConversionReport
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
+from pixellm.train.model_kind import config_fields
 from pixellm.train.recipe import check_names
 from pixellm.utils.weights import read_json, read_weights
 
@@ -47,7 +48,10 @@ def vision_settings(
     """Return the settings of a vision encoder, and mean and standard deviation of the RGB that it was trained with."""
     if _is_pixellm(directory):
         pixels = PixelLMProcessor.from_pretrained(directory).image_processor
-        return AutoConfig.from_pretrained(directory).vision_config.to_dict(), pixels.image_mean, pixels.image_std
+        known = config_fields(type(preset))
+        settings = AutoConfig.from_pretrained(directory).vision_config.to_dict()
+        settings = {key: value for key, value in settings.items() if key in known}
+        return settings, pixels.image_mean, pixels.image_std
     clip = CLIPVisionConfig.from_pretrained(directory).to_diff_dict()
     sizes = {"clip": {key: value for key, value in clip.items() if key != "image_size"}}
     return preset.to_dict() | sizes, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD

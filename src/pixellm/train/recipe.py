@@ -21,7 +21,17 @@ from pixellm.data.datasets import MAX_BAD_FRACTION
 
 logger = logging.getLogger(__name__)
 
-RENAMED = {"start": "initialise", "stage.average": "stage.ema"}  # former place of a field in a recipe → its place
+# Former place of a field in a recipe → its place.
+RENAMED = {
+    "start": "initialise",
+    "stage.average": "stage.ema",
+    "initialise.settings.repeat_guard": "initialise.settings.default_sampling.no_repeat_ngram_size",
+    "initialise.settings.word_skip": "initialise.settings.embedding_skip",
+    "initialise.settings.name_prior": "initialise.settings.class_prior",
+    "initialise.settings.name_weight": "stage.losses.names",
+    "initialise.settings.semantics_weight": "stage.losses.semantics",
+    "initialise.settings.overlap_weight": "stage.losses.overlap",
+}
 
 
 def fields_of(kind: type) -> BeforeValidator:
@@ -117,6 +127,7 @@ class TrainingStage:
             evaluations (0: only at the end).
         workers: processes that read data.
         ema: decay of an exponential moving average of the weights, which is the result (0: the last weights).
+        losses: loss weights in place of the model's `default_loss_weights`.
     """
 
     steps: int
@@ -137,6 +148,7 @@ class TrainingStage:
     eval_steps: int = 0
     workers: int = 2
     ema: float = 0.0
+    losses: Mapping[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,12 +176,13 @@ def load_recipe(path: Path) -> Recipe:
     return recipe_of(read_fields(path), path)
 
 
-def recipe_of(values: Mapping[str, Any], path: Path) -> Recipe:
+def recipe_of(values: dict[str, Any], path: Path) -> Recipe:
     """Return the recipe of the fields in the file `path`; paths among them are relative to its directory.
 
     Raises:
         ValueError: an unknown or a missing field, or a value of another type.
     """
+    _move_loss_weights(values, path)
     recipe = build(Annotated[Recipe, fields_of(Recipe)], values, path)
     source = recipe.initialise
     parts = {
@@ -211,6 +224,15 @@ def read_fields(path: Path, renamed: Mapping[str, str] = RENAMED, descendants: t
     if Path(base).name != base or base in (path.name, *descendants):
         raise ValueError(f"{path}: base: expected another recipe in the same directory, got {base!r}.")
     return _merged(read_fields(path.with_name(base), renamed, (path.name, *descendants)), data)
+
+
+def _move_loss_weights(values: dict[str, Any], path: Path) -> None:
+    """Move loss weights that older recipes have in the settings of the model, where SEEM-style has them still."""
+    source = values.get("initialise")
+    if isinstance(source, dict) and not str(source.get("preset")).startswith("seem"):
+        for loss in ("ce", "bce", "dice"):
+            if _move(values, ["initialise", "settings", f"{loss}_weight"], ["stage", "losses", loss]):
+                logger.warning("%s: settings.%s_weight is now called stage.losses.%s", path, loss, loss)
 
 
 def _move(data: dict[str, Any], former: Sequence[str], place: Sequence[str]) -> bool:

@@ -103,6 +103,7 @@ def train(recipe: Recipe, output: Path, known: KnownModels) -> Path:
         learning_rates=dict(stage.rates),
         ema=stage.ema,
         shardable=source.kind.shardable,
+        loss_weights=source.kind.loss_weights(model, stage.losses),
         segmenter=lambda trained: source.kind.segmenter(trained, processor, ANSWER_BUDGET),
         callbacks=[progress],
     )

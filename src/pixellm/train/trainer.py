@@ -27,10 +27,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from pixellm.data.mixture import LengthBatches
 from pixellm.eval.validation import Validated, validate
 from pixellm.imaging.contact_sheet import Card, contact_sheet
-from pixellm.model.modeling import loss_counts
+from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.train.ema import WeightEma
 from pixellm.train.state import answering, load_optimizer_state, load_trained_state, optimizer_state, trained_state
-from pixellm.types import LossCounts, Output, Sample, Segmenter
+from pixellm.types import Output, Sample, Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class PixelLMTrainer(Trainer):
         learning_rates: maps a part of a parameter's name to its rate; the longest match wins.
         ema: decay of the exponential moving average of the weights that training ends with (0: the last weights).
         shardable: whether each process may hold a share of the model.
+        loss_weights: weights for the forward pass; None: those of the model.
         segmenter: model → what answers the questions of `eval_dataset`.
 
     `eval_dataset`, if given, holds samples whose questions are asked at each evaluation (`pixellm.eval.validation`);
@@ -75,11 +76,12 @@ class PixelLMTrainer(Trainer):
         learning_rates: dict[str, float],
         ema: float = 0.0,
         shardable: bool = True,
+        loss_weights: LossWeights | None = None,
         segmenter: Callable[[nn.Module], Segmenter] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.segmenter = segmenter
+        self.segmenter, self.loss_weights = segmenter, loss_weights
         if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
             raise ValueError(
                 "expected version 2 of FSDP, got 1. Set fsdp_version: 2, as in recipes/accelerate/fsdp2.yaml."
@@ -154,17 +156,13 @@ class PixelLMTrainer(Trainer):
     ) -> tuple[list[dict], LossCounts]:
         """Return the batches of one step on this process, and what its losses are averaged over on all processes."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        counts = [
-            loss_counts(b.get("labels"), b.get("target_masks"), b.get("target_names"), len(b["pixel_values"]))
-            for b in batches
-        ]
-        self._steps += 1
-        read = [b["input_ids"].numel() if "input_ids" in b else 0 for b in batches]
-        rows = [[c.tokens, c.masks, c.names, c.images, r] for c, r in zip(counts, read, strict=True)]
-        *whole, tokens = self.accelerator.reduce(torch.tensor(rows, device=device).sum(dim=0), "sum").tolist()
-        counted = LossCounts(*whole)
-        self._images, self._tokens = self._images + counted.images, self._tokens + tokens
-        return batches, counted
+        counts = [self.model.count_terms(**batch) for batch in batches]
+        terms = sorted(counts[0])
+        sizes = [(len(b["pixel_values"]), b["input_ids"].numel() if "input_ids" in b else 0) for b in batches]
+        rows = [[*(count[term] for term in terms), *size] for count, size in zip(counts, sizes, strict=True)]
+        *sums, images, tokens = self.accelerator.reduce(torch.tensor(rows, device=device).sum(dim=0), "sum").tolist()
+        self._steps, self._images, self._tokens = self._steps + 1, self._images + images, self._tokens + tokens
+        return batches, LossCounts(dict(zip(terms, sums, strict=True)))
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: LossCounts | None = None) -> Tensor:
         if self._resumed_from:  # only now: making the loader has drawn random numbers
@@ -179,10 +177,12 @@ class PixelLMTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: LossCounts | None = None,
     ) -> Tensor | tuple[Tensor, Output]:
-        output: Output = model(**inputs, counts=num_items_in_batch)
-        if output.loss is None:
+        weights = {} if self.loss_weights is None else {"loss_weights": self.loss_weights}
+        output: Output = model(**inputs, counts=num_items_in_batch, **weights)
+        loss = output.loss
+        if loss is None:
             raise ValueError("expected a batch with labels or masks, got one without anything to learn.")
-        if not bool(output.loss.isfinite()):
+        if not bool(loss.isfinite()):
             losses = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in output.losses.items())
             raise FloatingPointError(
                 f"step {self.state.global_step + 1}: the loss is no longer a number ({losses}). Training has stopped; "
@@ -192,7 +192,7 @@ class PixelLMTrainer(Trainer):
         for name, loss in output.losses.items():
             self._losses[name].append(float(loss.detach()))
         # Processes' gradients are averaged, but their losses are shares of one mean.
-        loss = output.loss * self.accelerator.num_processes
+        loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:

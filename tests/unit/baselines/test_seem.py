@@ -373,5 +373,3 @@ def test_any_encoder_with_features() -> None:
         images = tiny.build_seem(config).encode_images(torch.zeros(1, 3, size, size), torch.tensor([[size, 40]]))
         assert [level.grid for level in images.levels] == grids
         assert images.mask_features.shape == (1, 32, side, side)
-    with pytest.raises(ValueError, match="hidden_size: expected a width with a vocabulary"):
-        PixelLMVisionConfig("timm", 64, hidden_size=0, vocabulary=("dog",))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pixellm.hub.presets import PRESETS
+from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.parts import PRETRAINED
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.utils.weights import read_weights
@@ -48,7 +49,7 @@ def test_spec_figures() -> None:
 def test_mini_is_what_is_shipped() -> None:
     config = PRESETS["pixellm-mini"]()
     with torch.device("meta"):
-        model = PixelLMForConditionalGeneration(config)
+        model = MiniForConditionalGeneration(config)
     assert count(model.language_model) == 134_515_008 + len(config.codebook_ids) * 576  # SmolLM2-135M and the codebook
     shipped = read_weights(PRETRAINED)
     pixel_side = {k: t.shape for k, t in model.state_dict().items() if not k.startswith("language_model.")}

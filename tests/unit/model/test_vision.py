@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -8,8 +6,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from pixellm.checkpoints.convert import resize_positions
 from pixellm.model import PixelLMVisionConfig
 from pixellm.model.pixel_decoder import PixelDecoder, position_code
-from pixellm.model.vision import ClipEncoder, DenseClassifier, TimmEncoder, build_vision_encoder, valid_area
-from pixellm.model.word_mix import WordMix, centred, word_directions
+from pixellm.model.vision import ClipEncoder, TimmEncoder, build_vision_encoder, valid_area
 from tests.support import tiny
 
 
@@ -80,7 +77,6 @@ def test_clip_shapes(size, layers):
     encoder = clip_encoder(image_size=size, hidden_layers=layers)
     features = encoder(torch.randn(2, 3, size, size), torch.tensor([[size, size], [size, 1]]))
     assert [tuple(scale.shape) for scale in features.scales] == [(2, 32, size // 14, size // 14)] * len(layers)
-    assert features.class_logits is None
 
 
 @torch.no_grad()
@@ -142,12 +138,10 @@ def timm_encoder(backbone="tf_efficientnet_lite0", **changes):
 )
 @torch.no_grad()
 def test_timm_backbones(backbone):
-    encoder = timm_encoder(backbone, vocabulary=("dog", "cat", "table"))
+    encoder = timm_encoder(backbone)
     assert isinstance(encoder, TimmEncoder)
     features = encoder(torch.randn(2, 3, 96, 96), torch.tensor([[64, 96], [64, 10]]))
     assert [tuple(s.shape) for s in features.scales] == [(2, 16, 3, 3), (2, 16, 6, 6), (2, 16, 12, 12)]
-    assert features.class_logits.shape == (2, 3, 12, 12)
-    assert features.presence_logits.shape == (2, 3)
 
 
 @torch.no_grad()
@@ -163,7 +157,6 @@ def test_timm_scales(reductions):
     encoder = timm_encoder("resnet18", reductions=reductions)
     features = encoder(torch.randn(1, 3, 64, 64), torch.tensor([[64, 64]]))
     assert [tuple(s.shape) for s in features.scales] == [(1, 16, 64 // r, 64 // r) for r in reductions]
-    assert features.class_logits is None
 
 
 @torch.no_grad()
@@ -184,7 +177,7 @@ def test_timm_coarse_to_fine():
 
 
 def test_timm_batch_statistics_stay_as_pretrained():
-    encoder = timm_encoder(vocabulary=("dog",)).train()
+    encoder = timm_encoder().train()
     assert encoder.training
     before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
     assert before
@@ -193,153 +186,12 @@ def test_timm_batch_statistics_stay_as_pretrained():
         assert torch.equal(buffer, before[name]), name
 
 
-@torch.no_grad()
-def test_presence_by_hand():
-    """Evidence of all positions that are not padding, as logits that are summed, and the highest score of the maps."""
-    classifier = DenseClassifier(4, 8, 3)
-    deep, fine = torch.randn(1, 4, 2, 2), torch.randn(1, 8, 4, 4)
-    valid = torch.tensor([[[True, True], [False, False]]])
-    logits, presence = classifier(deep, fine, valid)
-    evidence = classifier.presence(deep)[0, :, 0].exp().sum(dim=1).log()
-    torch.testing.assert_close(presence[0], evidence + classifier.peak_gain * logits[0].amax(dim=(1, 2)))
-
-
 def test_timm_stride_that_the_backbone_lacks():
     with pytest.raises(ValueError, match=r"resnet18: .*none of stride \[64\].*\[2, 4, 8, 16, 32\]"):
         timm_encoder("resnet18", reductions=(64, 32))
 
 
-# --- word mixing and the pixel decoder's grids ---
-
-
-@torch.no_grad()
-def test_words_are_mean_embeddings():
-    mix = WordMix(tiny.timm_config(vocabulary_ids=[[[1]], [[2, 3]], [[4]], [[5]], [[6]]]))
-    embedding = nn.Embedding(10, 32)
-    rows = embedding.weight
-    own = torch.stack([rows[1], (rows[2] + rows[3]) / 2, rows[4], rows[5], rows[6]])
-    torch.testing.assert_close(mix.words(embedding), own)
-    torch.testing.assert_close(centred(own), own - own.mean(dim=0))
-    directions = word_directions(own)
-    torch.testing.assert_close(directions.pow(2).mean(dim=1), torch.ones(5))
-    torch.testing.assert_close(nn.functional.cosine_similarity(directions, centred(own)), torch.ones(5))
-
-
-@torch.no_grad()
-def test_word_mix_by_hand():
-    mix = WordMix(tiny.timm_config(vocabulary_ids=[[[1]], [[2]], [[3]], [[4]], [[5]]]))
-    nn.init.constant_(mix.token_gain, 3.0)
-    words = centred(torch.randn(5, 32))
-    logits = torch.full((1, 5, 8, 8), -100.0)
-    logits[0, 1, 2, 6] = 100.0  # one cell of 8 × 8 is the second name: it must not drown in its quarter
-    logits[0, 4, 7, 0] = 0.0  # and one is half the last name; probabilities count squared
-    tokens = mix.to_tokens(logits, words, 2)
-    assert tokens.shape == (1, 4, 32)
-    torch.testing.assert_close(tokens[0, 1], 3 * words[1])
-    torch.testing.assert_close(tokens[0, 2], 3 * words[4] / 4)
-    assert tokens[0, [0, 3]].abs().max() < 1e-6
-    map_ = mix.to_map(logits, words, 4)
-    assert map_.shape == (1, 32, 4, 4)
-    torch.testing.assert_close(map_[0, :, 1, 3], mix.to_pixels(words[1]) / 4)
-    torch.testing.assert_close(map_[0, :, 3, 0], mix.to_pixels(words[4]) / 16)
-    assert map_[0, :, 0].abs().max() < 1e-6
-
-
-@torch.no_grad()
-def test_tags_by_hand():
-    """The likeliest names first, each as its word, moved along one direction by how sure it is."""
-    mix = WordMix(tiny.timm_config(num_tags=3)).eval()
-    nn.init.normal_(mix.tag_score)
-    words, presence = torch.randn(5, 32), torch.tensor([[-3.0, 60.0, 1.5, -9.0, -60.0]])
-    tags = mix.tags(presence, words)
-    expected = [words[1] + mix.tag_score, words[2] + 0.25 * mix.tag_score, words[0] - 0.5 * mix.tag_score]
-    torch.testing.assert_close(tags[0], torch.stack(expected))
-
-
-@torch.no_grad()
-def test_mentions_by_hand():
-    """A name's last token carries its score, whatever its form; of two names that end together the longer counts."""
-    forms = [[[1], [9]], [[2, 3]], [[4]], [[5]], [[6]]]  # the third ends as the second does once it is [3]
-    forms[2].append([3])
-    mix = WordMix(tiny.timm_config(vocabulary_ids=forms))
-    ids = torch.tensor([[3, 2, 3, 7, 1, 9, -200, 2, 0, 3]])
-    assert mix.mentions(ids).tolist() == [[2, -1, 1, -1, 0, 0, -1, -1, -1, 2]]
-    nn.init.normal_(mix.tag_score)
-    added = mix.mentioned(ids, torch.tensor([[3.0, -60.0, 1.5, 0.0, 0.0]]))[0]
-    shares = torch.tensor([0.25, 0, -1, 0, 0.5, 0.5, 0, 0, 0, 0.25])
-    torch.testing.assert_close(added, shares[:, None] * mix.tag_score)
-
-
-@torch.no_grad()
-def test_scores_are_noisy_in_training_alone():
-    """A name's score for the image and its dense ones move by the same amount."""
-    mix = WordMix(tiny.timm_config(score_noise=2.0))
-    dense, presence = torch.randn(1, 5, 4, 4), torch.randn(1, 5)
-    moved_dense, moved = mix.train().unsure(dense, presence)
-    assert not torch.equal(moved, presence)
-    torch.testing.assert_close(moved_dense - dense, (moved - presence)[..., None, None].expand_as(dense))
-    assert all(map(torch.equal, mix.eval().unsure(dense, presence), (dense, presence)))
-
-
-@torch.no_grad()
-def test_tags_and_mentions_have_biases_of_their_own():
-    """The one moves what is listed, the other what is asked for; the order of tags stays."""
-    mix = WordMix(tiny.timm_config(vocabulary_ids=[[[1]], [[2]], [[3]], [[4]], [[5]]])).eval()
-    nn.init.normal_(mix.tag_score)
-    words, scores = torch.randn(5, 32), torch.tensor([[0.0, 3.0, -3.0, -9.0, -9.0]])
-    nn.init.constant_(mix.tag_bias, 1.5)
-    nn.init.constant_(mix.mention_bias, -3.0)
-    torch.testing.assert_close(
-        mix.tags(scores, words)[0],
-        torch.stack([words[1], words[0]]) + torch.stack([0.75 * mix.tag_score, 0.25 * mix.tag_score]),
-    )
-    added = mix.mentioned(torch.tensor([[1, 2, 3]]), scores)[0]
-    torch.testing.assert_close(added, torch.tensor([-0.5, 0.0, -1.0])[:, None] * mix.tag_score)
-
-
-@torch.no_grad()
-def test_what_has_another_name_shares_in_none():
-    """Scores of 0 for all five names against one of 6: nearly nothing is left for them."""
-    mix = WordMix(tiny.timm_config())
-    states, words = torch.randn(2, 32), torch.randn(5, 32)
-    assert mix.name_scores(states, words).shape == (2, 6)
-    none = math.exp(6) / (math.exp(6) + 5)
-    torch.testing.assert_close(mix.shares(states, words), torch.full((2, 5), (1 - none) / 5))
-
-
-def test_names_that_a_text_writes():
-    """The name right before each group, or none (5): a name further back does not count."""
-    forms = [[[1], [9]], [[2, 3]], [[4]], [[5]], [[6]]]
-    mix = WordMix(tiny.timm_config(vocabulary_ids=forms))
-    ids = torch.tensor([[7, 2, 3, 20, 21, 9, 20, 21], [1, 7, 20, 21, 20, 21, 7, 7]])
-    groups = torch.tensor([[0, 3], [0, 6], [1, 2], [1, 4]])
-    assert mix.written(ids, groups).tolist() == [1, 0, 5, 5]
-
-
-@torch.no_grad()
-def test_named_prompts_are_linear_in_the_shares():
-    mix = WordMix(tiny.timm_config())
-    words = torch.randn(5, 32)
-    single = mix.prompts(torch.eye(5), words)
-    assert single.shape == (5, 3, 32)
-    shares = torch.rand(2, 5)
-    torch.testing.assert_close(mix.prompts(shares, words), torch.einsum("tv,vsc->tsc", shares, single))
-
-
-@pytest.mark.parametrize("share", [0, -0.5, 1.5])
-def test_peak_share_out_of_range(share):
-    with pytest.raises(ValueError, match="peak_share: expected a share > 0"):
-        tiny.timm_config(peak_share=share)
-
-
-def test_more_tags_than_names():
-    with pytest.raises(ValueError, match="num_tags: expected at most the 5 names of the vocabulary, got 6"):
-        tiny.timm_config(num_tags=6)
-
-
-def test_word_mix_needs_ids_for_every_name():
-    with pytest.raises(ValueError, match="5 names, got 1"):
-        WordMix(tiny.timm_config(vocabulary_ids=[[[1]]]))
+# --- the pixel decoder's grids ---
 
 
 @pytest.mark.parametrize(("config", "grids"), [(tiny.clip_config(), [4, 8]), (tiny.timm_config(), [2, 4, 8])])
@@ -350,10 +202,9 @@ def test_decoder_grids(config, grids):
     maps = decoder.prepare(features)
     assert [m.shape[-1] for m in maps] == config.decoder_grids == grids
     assert torch.equal(maps[0], features[0])
-    logits, scales = decoder(maps, torch.randn(3, len(grids), 32), torch.tensor([0, 1, 1]))
+    logits = decoder(maps, torch.randn(3, len(grids), 32), torch.tensor([0, 1, 1]))
     assert logits.shape == (3, 2 * grids[-1], 2 * grids[-1])
-    assert [s.shape[-1] for s in scales] == [2 * g for g in grids]
-    empty, _ = decoder(maps, torch.randn(0, len(grids), 32), torch.zeros(0, dtype=torch.long))
+    empty = decoder(maps, torch.randn(0, len(grids), 32), torch.zeros(0, dtype=torch.long))
     assert empty.shape == (0, 2 * grids[-1], 2 * grids[-1])
 
 

@@ -12,9 +12,15 @@ PUBLISHED = {
     "tokens_per_scale": 1,
     "own_state": False,  # [SEG] is read from the state that predicts it
     "learned_fusion": False,
-    "overlap_weight": 1.0,  # no target refinement
     "projector_ratio": 0.0,  # one linear layer
 }
+
+
+def sam_mask_decoder(config: SamMaskDecoderConfig | dict | None) -> SamMaskDecoderConfig:
+    """Return SAM's mask decoder config with the eps that SAM was trained with, which is not transformers' default."""
+    if isinstance(config, SamMaskDecoderConfig):
+        return config
+    return SamMaskDecoderConfig(**{"layer_norm_eps": 1e-5, **(config or {})})
 
 
 class LisaConfig(PixelLMConfig):
@@ -44,9 +50,7 @@ class LisaConfig(PixelLMConfig):
     ) -> None:
         if isinstance(sam_vision_config, dict):
             sam_vision_config = SamVisionConfig(**sam_vision_config)
-        if not isinstance(sam_decoder_config, SamMaskDecoderConfig):
-            # transformers' default eps of 1e-6 is not the one that SAM was trained with.
-            sam_decoder_config = SamMaskDecoderConfig(**{"layer_norm_eps": 1e-5, **(sam_decoder_config or {})})
+        sam_decoder_config = sam_mask_decoder(sam_decoder_config)
         self.sam_vision_config, self.sam_decoder_config = sam_vision_config, sam_decoder_config
         settings = PUBLISHED | {"decoder_dim": sam_decoder_config.hidden_size} | kwargs
         super().__init__(vision_config, text_config, **settings)

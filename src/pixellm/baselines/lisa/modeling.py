@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamVisionEncoder
 
 from pixellm.baselines.lisa.configuration import LisaConfig
+from pixellm.model.losses import LossWeights
 from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
 from pixellm.model.pixel_decoder import position_code
 
@@ -31,7 +32,7 @@ class SamPixelDecoder(nn.Module):
         """SAM's map is read as it is."""
         return features
 
-    def forward(self, maps: list[Tensor], prompts: Tensor, image_index: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, maps: list[Tensor], prompts: Tensor, image_index: Tensor) -> Tensor:
         """Decode a mask for each target.
 
         Args:
@@ -40,12 +41,11 @@ class SamPixelDecoder(nn.Module):
             image_index: (T,) row of the map for each target.
 
         Returns:
-            logits (T, 4g, 4g), and the same as the logits of the only scale.
+            logits (T, 4g, 4g).
         """
         grid = maps[0].shape[-1]
         if not len(prompts):
-            empty = prompts.new_zeros((0, 4 * grid, 4 * grid)) + 0 * prompts.sum()
-            return empty, [empty]
+            return prompts.new_zeros((0, 4 * grid, 4 * grid)) + 0 * prompts.sum()
         # Of full precision whatever the weights' is: a rounded frequency turns the phase of the far corner.
         code = position_code(self.frequencies.float(), grid).transpose(1, 2).unflatten(2, (grid, grid))
         masks, _quality = self.mask_decoder(
@@ -55,12 +55,13 @@ class SamPixelDecoder(nn.Module):
             dense_prompt_embeddings=self.no_mask_embed[..., None, None],
             multimask_output=False,
         )
-        return masks[:, 0, 0], [masks[:, 0, 0]]
+        return masks[:, 0, 0]
 
 
 class LisaForConditionalGeneration(PixelLMForConditionalGeneration):
     config_class = LisaConfig
     pixel_decoder_class = SamPixelDecoder
+    default_loss_weights = LossWeights(overlap=1.0)  # no target refinement
 
     def __init__(self, config: LisaConfig) -> None:
         super().__init__(config)
@@ -96,7 +97,7 @@ class LisaForConditionalGeneration(PixelLMForConditionalGeneration):
         with torch.no_grad():
             embeddings = self.sam_encoder(pixel_values).last_hidden_state
         valid = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return EncodedImages(tokens, valid, [embeddings], [embeddings], resized_hw)
+        return EncodedImages(tokens, valid, [embeddings], resized_hw)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

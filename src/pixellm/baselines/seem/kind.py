@@ -1,6 +1,6 @@
 """SEEM-style as a kind of model that is trained: an encoder, and the first layers of a language model for phrases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
@@ -18,7 +18,7 @@ from pixellm.train.pretrained_parts import (
     vision_settings,
     with_text_settings,
 )
-from pixellm.train.recipe import AdapterConfig
+from pixellm.train.recipe import AdapterConfig, check_names
 
 
 class SeemKind:
@@ -35,7 +35,7 @@ class SeemKind:
         text = language_config(parts.language_model).get_text_config().to_dict()
         layers = {"num_hidden_layers": preset.text_config.num_hidden_layers}
         vision, mean, std = vision_settings(parts.vision_model, preset.vision_config)
-        own = {"image_size": preset.vision_config.image_size, "vocabulary": ()}
+        own = {"image_size": preset.vision_config.image_size}
         settings = {
             "text_config": with_text_settings(text, layers | dict(parts.settings.get("text_config", {}))),
             "vision_config": vision | own | dict(parts.settings.get("vision_config", {})),
@@ -74,6 +74,9 @@ class SeemKind:
 
     def num_prefix_tokens(self, processor: SeemProcessor) -> int:
         return 0
+
+    def loss_weights(self, model: SeemForGrounding, changes: Mapping[str, float]) -> None:
+        check_names(changes, (), "stage: losses (SEEM-style has them in its settings): ")
 
     def segmenter(self, model: SeemForGrounding, processor: SeemProcessor, max_new_tokens: int) -> SeemPredictor:
         return SeemPredictor(model, processor)

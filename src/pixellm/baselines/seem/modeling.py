@@ -15,6 +15,7 @@ Shapes:  I images · P phrases · T tokens · C width · h, w size of mask logit
 """
 
 import math
+from collections import Counter
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,9 @@ from pixellm.baselines.seem.configuration import SeemConfig
 from pixellm.baselines.seem.decoder import DecoderOutput, SeemDecoder
 from pixellm.baselines.seem.losses import GroundingTargets, grounding_losses, place_targets
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures, SeemPixelDecoder
+from pixellm.model.losses import LossCounts
 from pixellm.model.vision import build_vision_encoder
-from pixellm.types import LossCounts, Output
+from pixellm.types import Output
 from pixellm.utils.weights import load_whole
 
 FIRST_TEMPERATURE, HIGHEST_SCALE = 0.07, 100.0  # as CLIP has them
@@ -134,18 +136,21 @@ class SeemForGrounding(PreTrainedModel):
         if not len(input_ids):
             # A part of the graph all the same: processes that train together wait for each other's gradients.
             nothing = torch.stack([0 * p.sum() for p in self.parameters() if p.requires_grad]).sum()
-            return Output(nothing, {"choice": nothing}, [pixel_values.new_zeros(0, 1, 1)] * len(pixel_values))
+            return Output([pixel_values.new_zeros(0, 1, 1)] * len(pixel_values), {"choice": nothing})
         images = self.encode_images(pixel_values, resized_hw)
         predictions, likeness = self.decode(images, input_ids, attention_mask, image_index)
         per_image = torch.bincount(image_index, minlength=len(pixel_values)).tolist()
-        output = Output(None, {}, list(_chosen(predictions[-1], likeness[-1]).split(per_image)))
+        output = Output(list(_chosen(predictions[-1], likeness[-1]).split(per_image)))
         if target_masks is not None and target_phrase is not None:
             size = self.config.vision_config.image_size
             targets = place_targets(target_masks, ignored, resized_hw, target_phrase, size)
-            count = len(target_phrase) if counts is None else counts.masks
+            count = len(target_phrase) if counts is None else counts["masks"]
             output.losses = self.losses(predictions, likeness, targets, count)
-            output.loss = torch.stack(list(output.losses.values())).sum()
         return output
+
+    def count_terms(self, target_masks: list[Tensor] | None = None, **_batch: object) -> LossCounts:
+        """Count what the losses of a batch are averaged over: `masks`."""
+        return Counter(masks=sum(len(masks) for masks in target_masks or ()))
 
     def losses(
         self, predictions: list[DecoderOutput], likeness: list[Tensor], targets: GroundingTargets, count: int

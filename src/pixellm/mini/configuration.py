@@ -1,0 +1,83 @@
+"""Configuration of pixellm-mini: PixelLM with a dense classifier whose scores the LLM reads."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from pixellm.model import PixelLMConfig, PixelLMVisionConfig
+
+
+class MiniVisionConfig(PixelLMVisionConfig):
+    """A timm backbone with a feature pyramid and a dense classifier.
+
+    Args:
+        vocabulary: categories that the classifier scores at the finest scale.
+        classifier_dropout: in training, share of the deepest channels that the classifier does without.
+        kwargs: fields of `PixelLMVisionConfig`.
+    """
+
+    model_type = "pixellm_mini_vision"
+
+    def __init__(self, vocabulary: tuple[str, ...] = (), classifier_dropout: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**{"kind": "timm"} | kwargs)
+        self.vocabulary, self.classifier_dropout = list(vocabulary), classifier_dropout
+        if self.kind != "timm" or not self.hidden_size:
+            raise ValueError(
+                f"expected a timm backbone with a feature pyramid, which the classifier reads, got kind {self.kind!r} "
+                f"and hidden_size {self.hidden_size}."
+            )
+
+
+class MiniConfig(PixelLMConfig):
+    """Everything about pixellm-mini.
+
+    Args:
+        vision_config: see `MiniVisionConfig`.
+        text_config: see `PixelLMConfig`.
+        vocabulary_ids: for each category, the token ids of every form in which texts mention it (plural, synonyms);
+            the first form represents it.
+        num_tags: tokens after the image's, for the most probable categories in it.
+        score_noise: in training, standard deviation of the noise on the presence scores that the LLM reads: the
+            classifier is more certain of images that it was trained on than of others.
+        class_prior: whether the class embeddings that a target's first codebook state resembles prompt the pixel
+            decoder, and the classifier's map of them is added to its mask.
+        peak_share: a pixel is also in a mask where its probability exceeds this share (0..1) of the mask's maximum.
+        default_sampling: fields of `Sampling` where the caller gives none; lists of a small LLM may not end without
+            `no_repeat_ngram_size`.
+        embedding_skip: the codebook reads each state plus this times the token embedding at its position.
+        kwargs: fields of `PixelLMConfig`.
+    """
+
+    model_type = "pixellm_mini"
+    sub_configs = {"vision_config": MiniVisionConfig, "text_config": AutoConfig}  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
+
+    def __init__(
+        self,
+        vision_config: MiniVisionConfig | dict | None = None,
+        text_config: PreTrainedConfig | dict | None = None,
+        vocabulary_ids: list[list[list[int]]] | None = None,
+        num_tags: int = 0,
+        score_noise: float = 0.0,
+        class_prior: bool = True,
+        peak_share: float | None = None,
+        default_sampling: dict[str, Any] | None = None,
+        embedding_skip: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        self.vocabulary_ids = vocabulary_ids or []
+        self.num_tags, self.score_noise, self.class_prior = num_tags, score_noise, class_prior
+        self.peak_share, self.default_sampling = peak_share, dict(default_sampling or {})
+        self.embedding_skip = embedding_skip
+        super().__init__(vision_config, text_config, **kwargs)
+        if peak_share is not None and not 0 < peak_share <= 1:
+            raise ValueError(f"peak_share: expected a share > 0 and ≤ 1, or none, got {peak_share}.")
+        if num_tags > len(self.vision_config.vocabulary):
+            raise ValueError(
+                f"num_tags: expected at most the {len(self.vision_config.vocabulary)} categories of the vocabulary, "
+                f"got {num_tags}."
+            )
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens that one image takes in the LLM: its grid and its tags."""
+        return super().num_image_tokens + self.num_tags
