@@ -1,7 +1,7 @@
-"""Trained parts + base language model → a complete checkpoint directory.
+"""Partial checkpoints, and their assembly with a base language model to a complete one.
 
-What is shipped of the embedded default is what was trained: everything on the pixel side, adapters of the language
-model, and the rows of the codebook in its embedding table. The base language model is fetched.
+A partial checkpoint holds what was trained: everything but the language model, adapters of that, and the codebook's
+rows of its embedding table. The embedded default is shipped in this form; its base language model is fetched.
 """
 
 import shutil
@@ -73,7 +73,7 @@ def load_partial_checkpoint(model: nn.Module, trained: Path) -> None:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """Matrices and kernels as fp16; vectors and statistics as they are."""
+    """Convert matrices and kernels to fp16; vectors and statistics stay as they are."""
     return (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()
 
 

@@ -46,10 +46,17 @@ DROPPED = re.compile(
 # The released loader's constants (docs/parity.md).
 RELEASED_LLM_GRID = 16
 RELEASED_LAYERS = (-2, -11)
+SHARED_SETTINGS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
+TEXT_SETTINGS = (
+    *SHARED_SETTINGS,
+    *("vocab_size", "num_key_value_heads", "max_position_embeddings", "initializer_range", "rms_norm_eps"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "rope_theta", "rope_scaling"),
+)
+VISION_SETTINGS = (*SHARED_SETTINGS, "patch_size", "layer_norm_eps")
 
 
 def _extend(tokenizer: LlamaTokenizer, rows: int) -> None:
-    """The codebook, then the image markers where the base model lacks them."""
+    """Add the codebook, then the image markers where the base model lacks them."""
     markers = [token for token in IMAGE_MARKERS if token not in tokenizer.get_added_vocab()]
     add_codebook_tokens(tokenizer, rows - len(tokenizer) - len(markers))
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in markers])
@@ -71,25 +78,7 @@ def codebook_tokens(tokenizer: LlamaTokenizer) -> list[str]:
 
 
 def text_config(settings: dict[str, Any], state: dict[str, Tensor]) -> LlamaConfig:
-    text_keys = [
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "hidden_act",
-        "max_position_embeddings",
-        "initializer_range",
-        "rms_norm_eps",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "tie_word_embeddings",
-        "rope_theta",
-        "rope_scaling",
-    ]
-    text = LlamaConfig(**{key: settings[key] for key in text_keys if settings.get(key) is not None})
+    text = LlamaConfig(**{key: settings[key] for key in TEXT_SETTINGS if settings.get(key) is not None})
     embeddings = state.get("model.embed_tokens.weight")
     if embeddings is not None:
         # Released merges left the size before the codebook was added in config.json.
@@ -116,11 +105,8 @@ def _config(
     lin1 = state.get("model.mask_decoder.transformer.0.layers.0.mlp.lin1.weight")
     if mask_tokens is None or lin1 is None:
         raise ValueError("expected the weights of PixelLM's mask decoder, found none. Is this a PixelLM checkpoint?")
-    depth = {
-        int(m.group(1))
-        for m in (re.match(r"model\.mask_decoder\.transformer\.0\.layers\.(\d+)\.", k) for k in state)
-        if m
-    }
+    layer = re.compile(r"model\.mask_decoder\.transformer\.0\.layers\.(\d+)\.")
+    depth = {match[1] for key in state if (match := layer.match(key))}
     return PixelLMConfig(
         vision_config=vision,
         text_config=text,
@@ -140,10 +126,9 @@ def _config(
 
 
 def clip_config(clip: dict[str, Any], image_size: int, layers: tuple[int, ...]) -> PixelLMVisionConfig:
-    """A CLIP of the settings in `clip` (of the whole model, or of its vision encoder), to be run at `image_size`."""
+    """Return a vision encoder with the settings of a CLIP model, or of its vision part, to be run at `image_size`."""
     settings = clip.get("vision_config", clip)
-    keys = "hidden_size intermediate_size num_hidden_layers num_attention_heads patch_size hidden_act layer_norm_eps"
-    sizes = {key: settings[key] for key in keys.split() if key in settings}
+    sizes = {key: settings[key] for key in VISION_SETTINGS if key in settings}
     return PixelLMVisionConfig(kind="clip", image_size=image_size, clip=sizes, hidden_layers=layers)
 
 
