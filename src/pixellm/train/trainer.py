@@ -179,10 +179,10 @@ class PixelLMTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, Output]:
         weights = {} if self.loss_weights is None else {"loss_weights": self.loss_weights}
         output: Output = model(**inputs, counts=num_items_in_batch, **weights)
-        loss = output.loss
-        if loss is None:
+        total = output.loss
+        if total is None:
             raise ValueError("expected a batch with labels or masks, got one without anything to learn.")
-        if not bool(loss.isfinite()):
+        if not bool(total.isfinite()):
             losses = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in output.losses.items())
             raise FloatingPointError(
                 f"step {self.state.global_step + 1}: the loss is no longer a number ({losses}). Training has stopped; "
@@ -192,8 +192,8 @@ class PixelLMTrainer(Trainer):
         for name, loss in output.losses.items():
             self._losses[name].append(float(loss.detach()))
         # Processes' gradients are averaged, but their losses are shares of one mean.
-        loss = loss * self.accelerator.num_processes
-        return (loss, output) if return_outputs else loss
+        total = total * self.accelerator.num_processes
+        return (total, output) if return_outputs else total
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs and self._losses:
