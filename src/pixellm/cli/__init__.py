@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from pixellm.cli import data, models, muse
 from pixellm.cli.ask import ask, attention, examples
 from pixellm.cli.batch import batch
-from pixellm.cli.common import collect_less, debugging, err_console, out_console
+from pixellm.cli.common import collect_less, debugging, err_console, out_console, quieten_transformers
 from pixellm.cli.cost import cost
 from pixellm.cli.export import export
 from pixellm.cli.scoring import evaluate, questions, score
@@ -85,7 +85,8 @@ def _options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-) -> None: ...
+) -> None:
+    quieten_transformers()
 
 
 def _fail(message: str, code: int) -> None:

@@ -20,7 +20,6 @@ from pixellm.cli.common import (
     out_console,
     output_file,
     print_lines,
-    quieten_transformers,
     reserve_stdout,
 )
 from pixellm.hub.models import MINI
@@ -68,7 +67,6 @@ def ask(
     `-` as --out or --json is standard output; the answer's text then goes to standard error.
     """
     reserve_stdout(out, json_path)
-    quieten_transformers()
     from pixellm.cli.outputs import plan_outputs, save
     from pixellm.hub.models import resolve
     from pixellm.imaging.images import load_image
@@ -155,7 +153,6 @@ def attention(
     if out != STDOUT and out.suffix.lower() not in (".png", ".jpg", ".pdf"):
         raise ValueError(f"--out: expected a .png, .jpg or .pdf, got {out}.")
     reserve_stdout(out)
-    quieten_transformers()
     from pixellm.imaging.images import load_image
 
     loaded = load_image(image)

@@ -18,7 +18,6 @@ from pixellm.cli.common import (
     err_console,
     interrupting,
     print_lines,
-    quieten_transformers,
 )
 from pixellm.hub.models import MINI
 from pixellm.utils.files import exclusive_lock
@@ -59,7 +58,6 @@ def batch(
 
     Exit code 1 if some could not be answered: OUT.bad.jsonl says which, and why.
     """
-    quieten_transformers()
     from pixellm.batch.run import Batch
     from pixellm.segmenter import load_segmenter, weights_of
 

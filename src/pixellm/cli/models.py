@@ -15,7 +15,6 @@ from pixellm.cli.common import (
     device_and_dtype,
     out_console,
     print_lines,
-    quieten_transformers,
 )
 from pixellm.cost.breakdown import PHRASE_TOKENS, Scenario
 
@@ -38,7 +37,6 @@ def list_models() -> None:
 @app.command()
 def pull(name: Name) -> None:
     """Fetch a model for use without a network."""
-    quieten_transformers()
     from pixellm.hub.models import resolve
 
     out_console.print(f"{name} is in {resolve(name)}")
@@ -83,7 +81,6 @@ def plan(
     ),
 ) -> None:
     """Tell if a model fits into memory, from its configuration; exit code 1 if it doesn't."""
-    quieten_transformers()
     from pixellm.cost.language import LanguageCostModel
     from pixellm.cost.memory import BatchScenario, LoadOptions, plan_memory
     from pixellm.cost.models import open_cost_model
@@ -134,7 +131,6 @@ def convert(
     ] = False,
 ) -> None:
     """Convert a released PixelLM or LISA checkpoint to a model directory."""
-    quieten_transformers()
     from pixellm.baselines.lisa.convert import LISA
     from pixellm.checkpoints import convert as converter
     from pixellm.utils.cache import progress

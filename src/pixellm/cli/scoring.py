@@ -22,7 +22,6 @@ from pixellm.cli.common import (
     log_progress,
     out_console,
     print_lines,
-    quieten_transformers,
 )
 from pixellm.hub.models import MINI
 
@@ -179,7 +178,6 @@ def evaluate(
     if (annotations is None) != (images is None) or (annotations is None) == (benchmark is None):
         raise ValueError("expected --annotations with --images, or --benchmark with --root, one of the two.")
     log_progress()
-    quieten_transformers()
     if benchmark is None:
         from pixellm.eval.photographs import run
 

@@ -14,7 +14,6 @@ from pixellm.cli.common import (
     device_and_dtype,
     err_console,
     out_console,
-    quieten_transformers,
 )
 from pixellm.hub.models import MINI
 from pixellm.serve.settings import MIB, ServeSettings
@@ -119,7 +118,6 @@ def run_server(
     worker: dict[str, Any],
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; `limits` and `worker` are fields of `ServeSettings` and `WorkerSettings`."""
-    quieten_transformers()
     from pixellm.hub.models import resolve
     from pixellm.serve.authentication import load_api_keys
     from pixellm.serve.messages import WorkerSettings

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines, quieten_transformers
+from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines
 from pixellm.hub.models import MINI
 
 
@@ -38,7 +38,6 @@ def train(
     if data is not None and seed is not None:
         raise ValueError("--seed: expected a recipe with it, got --data. Write a recipe, see docs/training.md.")
     log_progress()
-    quieten_transformers()
     from pixellm.train.run import fine_tune
     from pixellm.training import KNOWN_MODELS, run
 
