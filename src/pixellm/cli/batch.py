@@ -10,7 +10,9 @@ import typer
 
 from pixellm.cli.common import (
     Device,
+    DeviceOption,
     Dtype,
+    DtypeOption,
     Model,
     NamerOption,
     QuantizeOption,
@@ -44,8 +46,8 @@ def batch(
     model: Model = MINI,
     namer: NamerOption = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer, masks included.")] = None,
-    device: Annotated[Device, typer.Option(help="auto: a GPU where there is one.")] = Device.AUTO,
-    dtype: Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    device: DeviceOption = Device.AUTO,
+    dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
     engine: Annotated[Engine, typer.Option(help="This machine, or a Ray cluster.")] = Engine.LOCAL,
     workers: Annotated[int, typer.Option(min=1, help="Of ray: processes, each with a model.")] = 2,

@@ -55,8 +55,8 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
-DeviceOption = Annotated[Device, typer.Option(help="Device. auto: a GPU if there is one.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="Precision. auto: bfloat16 on a GPU, else float32.")]
+DeviceOption = Annotated[Device, typer.Option(help="Device of the model; auto: a GPU if there is one.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Type of the weights; auto: bfloat16 on a GPU, else float32.")]
 
 
 class Quantization(StrEnum):

@@ -8,7 +8,9 @@ import typer
 
 from pixellm.cli.common import (
     Device,
+    DeviceOption,
     Dtype,
+    DtypeOption,
     Quantization,
     QuantizeOption,
     device_and_dtype,
@@ -37,8 +39,6 @@ Name = Annotated[str | None, typer.Option(help="Model name in requests (default:
 KeyFile = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="File of accepted API keys, one per line.")
 ]
-DeviceOption = Annotated[Device, typer.Option(help="Device of the model; auto: a GPU if there is one.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="Type of the weights; auto: bfloat16 on a GPU, else float32.")]
 Joint = Annotated[
     bool | None,
     typer.Option(

@@ -1,7 +1,7 @@
 """`pixellm web`: a page in the browser."""
 
-from pixellm.cli.common import Device, Dtype, QuantizeOption
-from pixellm.cli.serve import DeviceOption, DtypeOption, Host, KeyFile, ModelName, Name, Port, run_server
+from pixellm.cli.common import Device, DeviceOption, Dtype, DtypeOption, QuantizeOption
+from pixellm.cli.serve import Host, KeyFile, ModelName, Name, Port, run_server
 from pixellm.hub.models import MINI
 from pixellm.utils.sockets import LOOPBACK
 

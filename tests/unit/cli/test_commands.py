@@ -1,5 +1,7 @@
 """All commands, in this process: their help, their panels, and `-` as an output file."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,13 @@ def test_every_command_has_help(run, name):
     assert result.exit_code == 0, result.output
     assert f"Usage: root {name}".rstrip() in result.output
     assert result.stderr == ""
+
+
+def test_help_needs_no_model():
+    code = (
+        "import sys, pixellm.cli; print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_every_command_is_in_a_panel(run):
