@@ -44,7 +44,7 @@ def test_help_needs_no_model():
     code = (
         "import sys, pixellm.cli; print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_every_command_is_in_a_panel(run):
