@@ -12,13 +12,12 @@ DIR holds instances_train.json, instances_val.json and images. What is finished 
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,8 +26,13 @@ from pixellm.data.coco import CocoSource
 from pixellm.data.grammar import DecodedExchange, knowledge_exchanges
 from pixellm.data.records import AnnotatedImage
 from pixellm.eval import comparison
-from pixellm.eval.metrics import IouSum, Overlap
-from pixellm.eval.photographs import Question, Report, build_questions, evaluate
+from pixellm.eval.answering import answer_all, fingerprint
+from pixellm.eval.benchmarks import Benchmark
+from pixellm.eval.coco_benchmark import build_questions, make_question
+from pixellm.eval.overlap import IouSum
+from pixellm.eval.predictions import read_predictions
+from pixellm.eval.protocols import choose_protocol
+from pixellm.eval.report import BenchmarkReport, score
 from pixellm.imaging import masks
 from pixellm.segmenter import load_segmenter
 from pixellm.types import SEG_SLOT, Segmenter
@@ -66,43 +70,52 @@ def reasoning_exchanges(annotated: AnnotatedImage) -> list[DecodedExchange]:
     return sorted((e for e in exchanges if e.targets), key=lambda exchange: -len(exchange.targets))
 
 
-def held_out_questions(source: CocoSource) -> list[Question]:
-    """For each image: one for a category, one for several, and of reasoning one for an object, all for several."""
+def held_out_questions(source: CocoSource) -> Benchmark:
+    """Choose of each image a question for a category, one for several, one of reasoning, all of them for several."""
     built = build_questions(source)
     questions = [question for question in built if question.kind == "several"]
     for index, row in enumerate(source.rows):
-        single = [question for question in built if question.index == index and question.kind == "category"]
+        annotated, image_id = source[index].decode(), f"{row['id']}"
+        single = [question for question in built if question.image_id == image_id and question.kind == "category"]
         questions += random.Random(index).sample(single, min(1, len(single)))
-        exchanges = reasoning_exchanges(source[index].decode())
+        exchanges = reasoning_exchanges(annotated)
         several = [exchange for exchange in exchanges if len(exchange.targets) > 1]
-        for exchange in several + [exchange for exchange in exchanges if len(exchange.targets) == 1][:1]:
-            names = tuple(target.category for target in exchange.targets)
-            texts = {question.text for question in questions if question.index == index}
-            if exchange.question not in texts:
-                where = (index, row["id"], row["file_name"])
-                questions.append(Question(*where, "knowledge", exchange.question, names, "reasoning"))
-    return sorted(questions, key=lambda question: question.index)
+        chosen = several + [exchange for exchange in exchanges if len(exchange.targets) == 1][:1]
+        for number, exchange in enumerate(chosen, len(built)):  # numbers that no other question has
+            categories = [target.category for target in exchange.targets]
+            if exchange.question not in {q.text for q in questions if q.image_id == image_id}:
+                text = ("knowledge", exchange.question, categories, "reasoning")
+                questions.append(make_question(source, index, annotated, number, *text))
+    order = {f"{row['id']}": index for index, row in enumerate(source.rows)}
+    questions.sort(key=lambda question: order[question.image_id])
+    return Benchmark("coco", source.annotations.name, "", tuple(questions), categories=source.categories)
 
 
-def figures(report: Report) -> dict[str, float]:
-    """Of questions for several things gIoU and cIoU, by name and by reasoning apart; of those for one thing gIoU."""
+def figures(report: BenchmarkReport) -> dict[str, float]:
+    """Of questions for several objects gIoU and cIoU, by name and by reasoning apart; of those for one object gIoU."""
 
-    def over(chosen: Callable[[str, int], bool]) -> IouSum:
+    def over(selected: Callable[[str, int], bool]) -> IouSum:
         total = IouSum()
-        for result in report.results:
-            wanted = sum(score.name is not None for score in result.scores)
-            for score in result.scores if chosen(result.kind, wanted) else ():
-                total.add(Overlap(score.intersection, score.union), score.iou)
+        for answer in report.scored:
+            for pair in answer.pairs if selected(answer.question.kind, len(answer.question.targets)) else ():
+                total.add(pair.counts, pair.iou)
         return total
 
-    several = over(lambda _, wanted: wanted > 1)
+    several = over(lambda _, targets: targets > 1)
     return {
         "several_giou": several.giou,
         "several_ciou": several.ciou,
-        "named_giou": over(lambda kind, wanted: wanted > 1 and kind == "several").giou,
-        "reasoning_giou": over(lambda kind, wanted: wanted > 1 and kind == "knowledge").giou,
-        "single_giou": over(lambda _, wanted: wanted == 1).giou,
+        "named_giou": over(lambda kind, targets: targets > 1 and kind == "several").giou,
+        "reasoning_giou": over(lambda kind, targets: targets > 1 and kind == "knowledge").giou,
+        "single_giou": over(lambda _, targets: targets == 1).giou,
     }
+
+
+def evaluate(segmenter: Segmenter, questions: Benchmark, out: Path, name: str) -> BenchmarkReport:
+    """Ask all questions and score the answers; what is answered in `out` already is not asked again."""
+    path = answer_all(segmenter, questions, out, fingerprint(questions, name, name, False), False, True)
+    assert path is not None, "one process answers"
+    return score(questions, read_predictions(path), choose_protocol("coco", None))
 
 
 def systems(models: Path, seed: int) -> Iterator[tuple[str, Callable[[], Segmenter]]]:
@@ -141,16 +154,14 @@ def train(recipes: dict[str, Path], out: Path, seeds: int, jobs: int) -> None:
         sys.exit(f"expected all trainings to end, see {', '.join(failed)} in {out}")
 
 
-def compare(source: CocoSource, questions: Sequence[Question], out: Path, seed: int) -> None:
-    """Ask all systems of one seed, and write their figures as those of runs."""
-    asked = hashlib.sha256("".join(question.key for question in questions).encode()).hexdigest()[:16]
+def compare(questions: Benchmark, out: Path, seed: int) -> None:
+    """Ask all systems of one seed, and write their metrics as those of runs."""
     for name, load in systems(out, seed):
         folder = out / "results" / f"{name}-{seed}"
         if (folder / comparison.RUN).is_file():
             continue
-        folder.mkdir(parents=True, exist_ok=True)
-        report = evaluate(load(), source, questions, True, folder / "answers.jsonl", f"{name} {seed}")
-        run = {"recipe": {"name": name, "seed": seed, "validation": asked}, "figures": figures(report)}
+        report = evaluate(load(), questions, folder, f"{name} {seed}")
+        run = {"recipe": {"name": name, "seed": seed, "validation": questions.digest}, "metrics": figures(report)}
         write_text(folder / comparison.RUN, json.dumps(run, indent=2) + "\n")
 
 
@@ -170,7 +181,7 @@ def main() -> None:
     source = CocoSource(arguments.data / "instances_val.json", images)
     questions = held_out_questions(source)
     for seed in range(arguments.seeds):
-        compare(source, questions, arguments.out, seed)
+        compare(questions, arguments.out, seed)
     found = comparison.with_base(comparison.read_runs([arguments.out / "results"]), "PixelLM")
     comparison.write_into(arguments.report, comparison.markdown(found))
     comparison.plot(found, arguments.report.with_suffix(".png"))

@@ -15,18 +15,18 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from baselines import RECIPES, figures, held_out_questions, train
+from baselines import RECIPES, evaluate, figures, held_out_questions, train
 
 from pixellm.data.coco import CocoSource
 from pixellm.eval import comparison
 from pixellm.eval.answering import answer_all, fingerprint
 from pixellm.eval.benchmarks import load_benchmark
-from pixellm.eval.photographs import evaluate
 from pixellm.eval.predictions import read_predictions
 from pixellm.eval.protocols import choose_protocol
-from pixellm.eval.scoring import score
+from pixellm.eval.report import score
 from pixellm.muse import layout, operations
 from pixellm.segmenter import load_segmenter, weights_of
 from pixellm.utils.files import write_text
@@ -98,10 +98,11 @@ def measure(data: Path, root: Path, out: Path, kind: str, seed: int) -> None:
     assert path is not None, "one process answers"
     muse = score(benchmark, read_predictions(path), choose_protocol("muse", None)).overall.values
     source = CocoSource(data / "coco_480/instances_val.json", data / "coco_480/images")
-    others = [one for one in held_out_questions(source) if one.kind == "knowledge" and len(one.names) > 1]
-    report = evaluate(segmenter, source, others, True, folder / "answers.jsonl", f"{kind} {seed}")
+    held_out = held_out_questions(source)
+    several = tuple(q for q in held_out.questions if q.kind == "knowledge" and len(q.targets) > 1)
+    report = evaluate(segmenter, replace(held_out, questions=several), folder / "others", f"{kind} {seed}")
     found = {"muse_giou": muse["giou"], "muse_ciou": muse["ciou"], "other_giou": figures(report)["reasoning_giou"]}
-    run = {"recipe": {"name": kind.replace("_", " "), "seed": seed, "validation": "muse_mini"}, "figures": found}
+    run = {"recipe": {"name": kind.replace("_", " "), "seed": seed, "validation": "muse_mini"}, "metrics": found}
     write_text(folder / comparison.RUN, json.dumps(run, indent=2) + "\n")
 
 

@@ -1,22 +1,20 @@
-"""Example: compare answers before and after fine-tuning, side by side, from two evaluations with `pixellm eval`.
+"""Example: the same questions before and after a fine-tuning, side by side, from two evaluations.
 
+pixellm eval --annotations held_out.json --images images --model MODEL --out runs/before
 python examples/before_after.py runs/before runs/after held_out.json images --out before_after.jpg
 """
 
 import argparse
-import json
+from dataclasses import replace
 from pathlib import Path
 
-from pixellm.data.coco import CocoSource
-from pixellm.eval.photographs import Result
-from pixellm.eval.sheet import answer_of, choose
+from pixellm.eval.answer_page import choose
+from pixellm.eval.coco_benchmark import load_coco
+from pixellm.eval.predictions import read_predictions
+from pixellm.eval.protocols import choose_protocol
+from pixellm.eval.report import score
 from pixellm.imaging.contact_sheet import contact_sheet
-
-
-def read(evaluation: Path) -> dict[str, Result]:
-    """Return the results of an evaluation by question key."""
-    _, *rows = (evaluation / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    return {result.key: result for result in (Result.from_json(json.loads(row)) for row in rows)}
+from pixellm.imaging.images import load_image
 
 
 def main() -> None:
@@ -28,16 +26,20 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=6, help="number of questions")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    before, after = read(arguments.before), read(arguments.after)
-    source = CocoSource(arguments.annotations, arguments.images)
-    index = {record["id"]: at for at, record in enumerate(source.rows)}
-    results = [result for result in after.values() if result.scores]  # questions with targets
-    items = []
-    for result in choose(results, arguments.count):
-        image = source[index[result.record_id]].load_image()
-        for title, scored in (("before", before[result.key]), ("after", result)):
-            items.append(answer_of(scored, image).card(f"{title}: IoU {scored.iou:.2f}"))
-    contact_sheet(items, arguments.out)
+    benchmark, protocol = load_coco(arguments.annotations, arguments.images), choose_protocol("coco", None)
+    before, after = (
+        {
+            answer.question.id: answer
+            for answer in score(benchmark, read_predictions(folder / "predictions.jsonl"), protocol).scored
+        }
+        for folder in (arguments.before, arguments.after)
+    )
+    cards = []
+    for scored in choose([answer for answer in after.values() if answer.question.targets], arguments.count):
+        image = load_image(scored.question.image)
+        for when, result in (("before", before[scored.question.id]), ("after", scored)):
+            cards.append(replace(result.answer, image=image).card(f"{when}: IoU {result.iou:.2f}"))
+    contact_sheet(cards, arguments.out)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ class Predictor:
         sampling: settings of `pixellm.inference.generation.Sampling` where who asks does not say.
     """
 
+    teacher_forcing = True
+
     def __init__(
         self,
         model: PixelLMForConditionalGeneration,

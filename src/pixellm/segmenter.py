@@ -1,5 +1,6 @@
 """Segmenters by name: PixelLM, the baselines, and two stages of them."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from pixellm.baselines.sam2 import Sam2Grounder
 from pixellm.baselines.seem import SeemConfig, SeemPredictor
 from pixellm.baselines.two_stage import Grounder, ModelGrounder, ModelNamer, Namer, PhraseGrounder, TwoStage
 from pixellm.baselines.vision_server import VisionServer
-from pixellm.eval.resumable import identify
 from pixellm.hub.models import resolve
 from pixellm.inference.quantization import Quantize
 from pixellm.predictor import Predictor
@@ -66,6 +66,16 @@ def weights_of(name: str | Path, namer: str | None = None, quantize: Quantize | 
     first = [] if namer is None else [namer if SERVER in namer else identify(resolve(namer))]
     directory = resolve(name) if namer is None else _second(name)
     return " ".join([*first, identify(directory), *([quantize] if quantize else [])])
+
+
+def identify(directory: Path) -> str:
+    """Return a digest of everything in a model directory."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(directory).as_posix()} {content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _second(name: str | Path) -> Path:

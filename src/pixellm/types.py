@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pixellm.imaging import masks
-from pixellm.imaging.images import check_pixels
+from pixellm.imaging.images import ImageSource, check_pixels
 from pixellm.imaging.masks import Rle
 from pixellm.utils.checks import check_score, check_span, expect
 
@@ -282,12 +282,44 @@ Event = TextPiece | Target | Done
 
 
 class Segmenter(Protocol):
-    """Whatever answers a question about a photograph with text and masks: PixelLM and the baselines."""
+    """A system that answers questions about an image with text and masks: PixelLM and the baselines.
 
-    def set_image(self, image: str | Image.Image | np.ndarray) -> None: ...
+    A system that can no more than one question at a time inherits the rest from here.
+    """
 
-    def ask(self, question: str) -> Answer: ...
+    teacher_forcing: bool = False  # `segment_given` works
 
-    def ask_many(self, questions: Sequence[str]) -> list[Answer]: ...
+    def set_image(self, image: ImageSource) -> None:
+        """Encode the image that the next questions are about."""
+        ...
 
-    def stream(self, question: str) -> Iterator[Event]: ...
+    def ask(self, question: str) -> Answer:
+        """Answer a question."""
+        ...
+
+    def ask_many(self, questions: Sequence[str]) -> list[Answer]:
+        """Answer several questions on the image."""
+        return [self.ask(question) for question in questions]
+
+    def ask_about(self, images: Sequence[ImageSource], questions: Sequence[Sequence[str]]) -> list[list[Answer]]:
+        """Answer each image's questions; `set_image` may or may not have to be called again afterwards."""
+        answers = []
+        for image, texts in zip(images, questions, strict=True):
+            self.set_image(image)
+            answers.append(self.ask_many(texts))
+        return answers
+
+    def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:
+        """Segment answers that are not generated, each with a `{seg}` where a mask belongs (teacher forcing).
+
+        Raises:
+            ValueError: the system can't, see `teacher_forcing`.
+        """
+        raise ValueError(f"expected a model that can be teacher-forced, got {type(self).__name__}. Ask PixelLM.")
+
+    def stream(self, question: str) -> Iterator[Event]:
+        """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""
+        answer = self.ask(question)
+        yield TextPiece(answer.text)
+        yield from answer.targets
+        yield Done(answer)

@@ -181,7 +181,7 @@ def test_a_worker_of_a_cluster_is_killed(model, questions) -> None:
     workers = [
         one
         for one in psutil.Process(process.pid).children(recursive=True)
-        if "MapBatches(Worker)" in " ".join(one.cmdline())
+        if "MapBatches(BatchWorker)" in " ".join(one.cmdline())
     ]
     assert len(workers) == 2
     workers[0].kill()

@@ -8,8 +8,7 @@ import numpy as np
 from pixellm.eval.benchmarks import Benchmark, BenchmarkQuestion, BenchmarkTarget
 from pixellm.eval.predictions import Predictions
 from pixellm.eval.protocols import choose_protocol
-from pixellm.eval.report import Report
-from pixellm.eval.scoring import score
+from pixellm.eval.report import BenchmarkReport, score
 from pixellm.imaging import masks
 from pixellm.types import Answer, Target
 
@@ -52,7 +51,7 @@ def scored(
     name: str = "muse",
     protocol: str | None = None,
     **settings,
-) -> Report:
+) -> BenchmarkReport:
     benchmark = Benchmark(name, name, "val", tuple(questions))
     predictions = Predictions({one.id: one for one in answers})
     return score(benchmark, predictions, choose_protocol(name, protocol), **settings)

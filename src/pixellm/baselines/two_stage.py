@@ -6,7 +6,7 @@ The construction is ours: that of the paper's LISA_rec was not published (docs/b
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from pixellm.imaging import masks
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.postprocess import Binary
 from pixellm.predictor import Predictor
-from pixellm.types import Answer, Done, Event, Target, TextPiece
+from pixellm.types import Answer, Segmenter, Target
 
 IN_WORDS = "Answer in words."
 SHORT_QUESTION = "Segment {phrase}."
@@ -102,7 +102,7 @@ class PhraseGrounder:
         return self.model.ground([item.phrase for item in objects])
 
 
-class TwoStage:
+class TwoStage(Segmenter):
     """A `Segmenter` of a namer and a grounder.
 
     Args:
@@ -140,16 +140,6 @@ class TwoStage:
             targets.append(Target(item.phrase, (start, end), rle, score))
             start = end
         return Answer(question, text, tuple(targets), hw, self._image)
-
-    def ask_many(self, questions: Sequence[str]) -> list[Answer]:
-        return [self.ask(question) for question in questions]
-
-    def stream(self, question: str) -> Iterator[Event]:
-        """Yield the text, the targets, the end, all after both stages."""
-        answer = self.ask(question)
-        yield TextPiece(answer.text)
-        yield from answer.targets
-        yield Done(answer)
 
 
 def parse_names(text: str) -> list[str]:

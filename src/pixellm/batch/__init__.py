@@ -1,4 +1,4 @@
-"""Many questions about many images, answered offline: on this machine, or on a Ray cluster.
+"""Offline answering of many questions about many images, on this machine or on a Ray cluster.
 
-JSON lines → questions by image → answers, appended as they come → predictions, in the order of the questions
+JSON lines → questions by image → answers, appended as they come → one file, in the order of the questions
 """

@@ -1,24 +1,20 @@
-"""The same on a Ray cluster: each worker has a model, the driver keeps what they answer."""
+"""Batch answering on a Ray cluster: each worker has a model, the driver keeps the answers."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pixellm.batch.questions import Asked, batches
-from pixellm.batch.run import Batch, answer
+from pixellm.batch.questions import FileQuestion, batches
+from pixellm.batch.run import BatchFiles, answer
 from pixellm.eval.resumable import CHUNK
 from pixellm.utils.ray_cluster import connected
 
-BLOCKS = 20  # for each worker: what is lost with one is small
+BLOCKS = 20  # per worker: little is lost with one that dies
 
 
-class Worker:
-    """An actor of Ray Data: groups of questions in, rows out, both as JSON.
-
-    Args:
-        load: gives the segmenter.
-    """
+class BatchWorker:
+    """Ray Data actor: groups of questions in, rows out, both as JSON; `load` returns its segmenter."""
 
     def __init__(self, load: Callable[[], Any]) -> None:
         self._segmenter = load()
@@ -27,44 +23,44 @@ class Worker:
         return {"rows": [json.dumps(answer(self._segmenter, _read(text))) for text in batch["groups"]]}
 
 
-def _written(groups: list[list[Asked]]) -> str:
-    return json.dumps([[vars(one) | {"image": str(one.image)} for one in group] for group in groups])
+def _to_text(groups: list[list[FileQuestion]]) -> str:
+    return json.dumps([[vars(question) | {"image": str(question.image)} for question in group] for group in groups])
 
 
-def _read(text: str) -> list[list[Asked]]:
-    return [[Asked(**one | {"image": Path(one["image"])}) for one in group] for group in json.loads(text)]
+def _read(text: str) -> list[list[FileQuestion]]:
+    return [[FileQuestion(**row | {"image": Path(row["image"])}) for row in group] for group in json.loads(text)]
 
 
 def run(
-    batch: Batch,
+    files: BatchFiles,
     load: Callable[[], Any],
     workers: int,
     address: str | None,
     num_gpus: float,
     stopped: Callable[[], bool],
-    seen: Callable[[int], None],
+    advance: Callable[[int], None],
 ) -> None:
-    """Answer what is pending, on all machines that see images and model.
+    """Answer what is pending, on all machines that can read images and model.
 
     Args:
-        batch: within `alone`.
-        load: gives a worker its segmenter.
-        workers: how many.
+        files: locked.
+        load: returns a worker's segmenter.
+        workers: number of workers.
         address: of a Ray cluster; None: RAY_ADDRESS, or one that is started here.
-        num_gpus: of a worker.
-        stopped: is asked after each part; what is in flight is dropped.
-        seen: gets the number of questions that were done.
+        num_gpus: GPUs per worker.
+        stopped: ends the run after a part; what is in flight is dropped.
+        advance: is called with the number of questions of each part.
     """
     import ray
 
-    pending = batches(batch.pending(), CHUNK)
+    pending = batches(files.pending(), CHUNK)
     if not pending:
         return
     with connected(address, workers):
-        items = [{"groups": _written(groups)} for groups in pending]
+        items = [{"groups": _to_text(groups)} for groups in pending]
         groups = ray.data.from_items(items, override_num_blocks=min(len(items), workers * BLOCKS))
         answered = groups.map_batches(
-            Worker,
+            BatchWorker,
             fn_constructor_args=(load,),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
@@ -72,7 +68,7 @@ def run(
         )
         for row in answered.iter_rows():
             rows = json.loads(row["rows"])
-            batch.keep(rows)
-            seen(len(rows))
+            files.keep(rows)
+            advance(len(rows))
             if stopped():
                 return

@@ -1,8 +1,8 @@
-"""Questions in a file: one JSON object a line, what `pixellm questions` writes or the like.
+"""Questions in a file: one JSON object a line, such as `pixellm questions` writes.
 
     {"image": "photos/1.jpg", "question": "Segment the cat.", "id": "1/0"}
 
-`id` may be left away: then it is the line's number. Images are named relative to the file. Other fields are left alone.
+`id` may be missing: then it is the number of the line. Images are relative to the file. Other fields are ignored.
 """
 
 import json
@@ -15,8 +15,8 @@ from pixellm.utils.checks import expect
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question.
+class FileQuestion:
+    """A question of a file.
 
     Args:
         id: unique in the file.
@@ -32,16 +32,16 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Bad:
-    """A question that could not be read or answered, and why; `id` as far as it is known."""
+class BadQuestion:
+    """A question that could not be read or answered, and the reason; `id` is "" where it is not known."""
 
     line: int
     id: str
     reason: str
 
 
-def read_questions(path: Path) -> tuple[list[Asked], list[Bad]]:
-    """Those that can be asked, in the file's order, and those that can't.
+def read_questions(path: Path) -> tuple[list[FileQuestion], list[BadQuestion]]:
+    """Return the questions in the file's order, and the lines that are none.
 
     Raises:
         ValueError: the file can't be read, or has no line.
@@ -50,24 +50,24 @@ def read_questions(path: Path) -> tuple[list[Asked], list[Bad]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"expected JSON lines in {path}, got an error: {error}. See docs/batch.md.") from None
-    asked: dict[str, Asked] = {}
-    bad: list[Bad] = []
+    questions: dict[str, FileQuestion] = {}
+    bad: list[BadQuestion] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            one = _read(line, number, path.parent)
-            if one.id in asked:
-                raise ValueError(f"the id {one.id!r} was on line {asked[one.id].line} already")
-            asked[one.id] = one
+            question = _read(line, number, path.parent)
+            if question.id in questions:
+                raise ValueError(f"the id {question.id!r} was on line {questions[question.id].line} already")
+            questions[question.id] = question
         except ValueError as error:
-            bad.append(Bad(number, "", str(error)))
-    if not asked and not bad:
+            bad.append(BadQuestion(number, "", str(error)))
+    if not questions and not bad:
         raise ValueError(f"expected questions in {path}, one JSON object a line, got none. See docs/batch.md.")
-    return list(asked.values()), bad
+    return list(questions.values()), bad
 
 
-def _read(line: str, number: int, folder: Path) -> Asked:
+def _read(line: str, number: int, folder: Path) -> FileQuestion:
     try:
         row = expect(json.loads(line), dict, "a JSON object")
     except (json.JSONDecodeError, RecursionError):
@@ -80,25 +80,25 @@ def _read(line: str, number: int, folder: Path) -> Asked:
     image = folder / expect(row["image"], str, "the path of an image")
     if not image.is_file():
         raise ValueError(f"expected an image at {image}, found none")
-    return Asked(str(number if row.get("id") is None else row["id"]), number, image, question)
+    return FileQuestion(str(number if row.get("id") is None else row["id"]), number, image, question)
 
 
-def by_image(asked: Sequence[Asked]) -> list[list[Asked]]:
-    """Groups of questions about one image, the short ones first: those that are answered together are alike."""
-    groups: dict[Path, list[Asked]] = defaultdict(list)
-    for one in asked:
-        groups[one.image].append(one)
-    return [sorted(group, key=lambda one: len(one.question)) for group in groups.values()]
+def by_image(questions: Sequence[FileQuestion]) -> list[list[FileQuestion]]:
+    """Group questions by image, the short ones first: those that are answered together are of similar length."""
+    groups: dict[Path, list[FileQuestion]] = defaultdict(list)
+    for question in questions:
+        groups[question.image].append(question)
+    return [sorted(group, key=lambda question: len(question.question)) for group in groups.values()]
 
 
-def batches(groups: Sequence[list[Asked]], size: int) -> list[list[list[Asked]]]:
-    """Groups that are answered at once: `size` questions at most, of much the same length; a larger group is alone."""
-    found: list[list[list[Asked]]] = []
+def batches(groups: Sequence[list[FileQuestion]], size: int) -> list[list[list[FileQuestion]]]:
+    """Put groups together that are answered at once: `size` questions of similar length, or one larger group."""
+    result: list[list[list[FileQuestion]]] = []
     room = 0
     for group in sorted(groups, key=lambda group: len(group[-1].question)):
         if len(group) > room:
-            found.append([])
+            result.append([])
             room = size
-        found[-1].append(group)
+        result[-1].append(group)
         room -= len(group)
-    return found
+    return result

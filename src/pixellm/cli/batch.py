@@ -1,4 +1,4 @@
-"""`pixellm batch`: a file of questions, a file of answers."""
+"""`pixellm batch`: answer a file of questions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,12 +25,12 @@ from pixellm.hub.models import MINI
 from pixellm.utils.files import exclusive_lock
 
 if TYPE_CHECKING:
-    from pixellm.batch.run import Batch, Result
+    from pixellm.batch.run import BatchFiles, BatchResult
 
-SHOWN = 5  # bad items
+LISTED = 5  # bad questions
 
 
-class Engine(StrEnum):
+class BatchBackend(StrEnum):
     LOCAL = "local"
     RAY = "ray"
 
@@ -45,22 +45,26 @@ def batch(
     out: Annotated[Path, typer.Option(dir_okay=False, help="JSON lines to write; `pixellm score` reads them.")],
     model: Model = MINI,
     namer: NamerOption = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer, masks included.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum tokens of an answer, masks included.")
+    ] = None,
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
-    engine: Annotated[Engine, typer.Option(help="This machine, or a Ray cluster.")] = Engine.LOCAL,
-    workers: Annotated[int, typer.Option(min=1, help="Of ray: processes, each with a model.")] = 2,
-    num_gpus: Annotated[float, typer.Option(min=0, help="Of ray: GPUs of a worker.")] = 0,
+    engine: Annotated[BatchBackend, typer.Option(help="Where to run: this machine, or a Ray cluster.")] = (
+        BatchBackend.LOCAL
+    ),
+    workers: Annotated[int, typer.Option(min=1, help="Number of Ray workers, each with a model.")] = 2,
+    num_gpus: Annotated[float, typer.Option(min=0, help="GPUs per Ray worker.")] = 0,
     ray_address: Annotated[
-        str | None, typer.Option(help="Of a cluster (default: RAY_ADDRESS, or one on this machine).")
+        str | None, typer.Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, or one on this machine.")
     ] = None,
 ) -> None:
-    """Answer a file of questions; interrupted or killed, the same command goes on.
+    """Answer a file of questions; interrupted or killed, the same command resumes.
 
-    Exit code 1 if some could not be answered: OUT.bad.jsonl says which, and why.
+    Exit code 1 if some could not be answered: OUT.bad.jsonl lists them with the reason.
     """
-    from pixellm.batch.run import Batch
+    from pixellm.batch.run import BatchFiles
     from pixellm.segmenter import load_segmenter, weights_of
 
     where, precision = device_and_dtype(device, dtype)
@@ -71,52 +75,52 @@ def batch(
     def load() -> Any:
         return load_segmenter(model, where, precision, sampling, namer, quantize)
 
-    work = Batch(questions, out, made)
+    files = BatchFiles(questions, out, made)
     stops: list[str] = []
-    with exclusive_lock(work.out), interrupting(stops.append):
-        if engine is Engine.LOCAL:
-            _here(work, load, lambda: bool(stops))
+    with exclusive_lock(files.out), interrupting(stops.append):
+        if engine is BatchBackend.LOCAL:
+            _here(files, load, lambda: bool(stops))
         else:
-            _on_cluster(work, load, (workers, ray_address, num_gpus), lambda: bool(stops))
-        result = work.finish()
+            _on_cluster(files, load, (workers, ray_address, num_gpus), lambda: bool(stops))
+        result = files.finish()
     print_lines(*_report(result, out))
     if stops:
         raise KeyboardInterrupt
     raise typer.Exit(1 if result.bad else 0)
 
 
-def _here(work: "Batch", load: Callable[[], Any], stopped: Callable[[], bool]) -> None:
+def _here(files: "BatchFiles", load: Callable[[], Any], stopped: Callable[[], bool]) -> None:
     from pixellm.batch.run import run
 
-    if work.pending():
+    if files.pending():
         segmenter = load()
-        with _bar(work) as seen:
-            run(work, segmenter, stopped, seen)
+        with _progress(files) as advance:
+            run(files, segmenter, stopped, advance)
 
 
 def _on_cluster(
-    work: "Batch", load: Callable[[], Any], where: tuple[int, str | None, float], stopped: Callable[[], bool]
+    files: "BatchFiles", load: Callable[[], Any], where: tuple[int, str | None, float], stopped: Callable[[], bool]
 ) -> None:
     from pixellm.batch.cluster import run
 
-    with _bar(work) as seen:
-        run(work, load, *where, stopped, seen)
+    with _progress(files) as advance:
+        run(files, load, *where, stopped, advance)
 
 
 @contextmanager
-def _bar(work: "Batch") -> Iterator[Callable[[int], None]]:
-    """Progress over all questions, those that were answered before among them."""
+def _progress(files: "BatchFiles") -> Iterator[Callable[[int], None]]:
+    """Show progress over all questions, those that were answered before among them."""
     from rich.progress import Progress
 
-    left = sum(map(len, work.pending()))
+    total, pending = len(files.questions), sum(map(len, files.pending()))
     with Progress(console=err_console, transient=True) as progress:
-        task = progress.add_task("questions", total=len(work.asked), completed=len(work.asked) - left)
+        task = progress.add_task("questions", total=total, completed=total - pending)
         yield lambda count: progress.advance(task, count)
 
 
-def _report(result: "Result", out: Path) -> list[str]:
+def _report(result: "BatchResult", out: Path) -> list[str]:
     lines = [f"{result.answered:,} answers" + (f": {out}" if result.complete else ", not complete yet")]
     if result.bad:
         lines.append(f"{len(result.bad):,} could not be answered" + (f": {out}.bad.jsonl" if result.complete else ""))
-        lines += [f"  line {one.line}: {one.reason}" for one in result.bad[:SHOWN]]
+        lines += [f"  line {question.line}: {question.reason}" for question in result.bad[:LISTED]]
     return lines

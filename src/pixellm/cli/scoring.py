@@ -1,4 +1,4 @@
-"""`pixellm questions`, `eval` and `score`: what the benchmarks ask, answers to it, and what they are worth."""
+"""`pixellm questions`, `eval` and `score`: questions of the benchmarks, a model's answers to them, and their scores."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,26 +9,26 @@ from rich.console import Console
 
 from pixellm.cli.common import (
     Device,
+    DeviceOption,
     Dtype,
-    File,
-    Folder,
+    DtypeOption,
     Model,
     NamerOption,
-    Quantization,
     QuantizeOption,
     device_and_dtype,
     err_console,
     is_first_process,
     log_progress,
     out_console,
+    output_file,
     print_lines,
+    reserve_stdout,
 )
 from pixellm.hub.models import MINI
 
 if TYPE_CHECKING:
     from pixellm.eval.benchmarks import Benchmark
-    from pixellm.eval.predictions import Predictions
-    from pixellm.eval.protocols import Protocol
+    from pixellm.eval.text_rater import Rater
 
 
 class BenchmarkName(StrEnum):
@@ -37,6 +37,7 @@ class BenchmarkName(StrEnum):
     MULTI_REFER = "multi-refer"
     REASONSEG = "reasonseg"
     GREFCOCO = "grefcoco"
+    COCO = "coco"
 
 
 class Grouping(StrEnum):
@@ -45,45 +46,66 @@ class Grouping(StrEnum):
 
 
 WIDE = 160  # characters of a table that goes into a pipe or a file
+OFFLINE = "offline"
 
-NameOption = Annotated[BenchmarkName, typer.Option("--benchmark", help="Whose questions.")]
-Root = Annotated[Path, typer.Option(file_okay=False, help="The folder that holds all data sets.")]
-Split = Annotated[str, typer.Option(help="One of the data set's; of muse also test (test_less and test_many).")]
-Dataset = Annotated[
-    str, typer.Option(help="Of refer and multi-refer: refcoco, refcoco+, refcocog or refclef.", show_default=True)
+NameOption = Annotated[
+    BenchmarkName | None,
+    typer.Option("--benchmark", help="Benchmark; coco, the default with --annotations, asks about your own images."),
 ]
+Root = Annotated[Path, typer.Option(file_okay=False, help="Folder that holds all data sets.")]
+Split = Annotated[str, typer.Option(help="Split of the data set; muse also has test (test_less and test_many).")]
+Dataset = Annotated[str, typer.Option(help="Data set of refer and multi-refer: refcoco, refcoco+, refcocog, refclef.")]
 GroupingOption = Annotated[
-    Grouping, typer.Option(help="Of multi-refer: 3–6 different things a question, or 6, 5, 4 sentences in turn.")
+    Grouping,
+    typer.Option(help="Questions of multi-refer: paper, 3–6 different objects each; released, 6, 5, 4 … sentences."),
 ]
+Annotations = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="COCO-format file of coco, with all instances of all categories."),
+]
+Images = Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Folder of coco's images.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Number of images. Default: all.")]
 ProtocolOption = Annotated[
-    str | None, typer.Option(help="muse: fixed (default), paper, released; multi-refer: fixed (default), ordered.")
+    str | None,
+    typer.Option(help="Scoring protocol of muse: fixed (default), paper, released; of multi-refer: fixed, ordered."),
 ]
 RaterOption = Annotated[
     str,
-    typer.Option(help="Who rates words in the paper's protocol: offline, or a model of an OpenAI-compatible server."),
+    typer.Option(help="Rater of phrases in the paper's protocol: offline, or a model of an OpenAI-compatible server."),
 ]
 RaterUrl = Annotated[
-    str | None, typer.Option(help="The server's base URL, http://host:port/v1; its key: OPENAI_API_KEY.")
+    str | None, typer.Option(help="Base URL of the rater's server, http://host:port/v1; its key: OPENAI_API_KEY.")
 ]
-MaxCalls = Annotated[int | None, typer.Option(min=0, help="Ratings that may be asked for.")]
-MaxTokens = Annotated[int | None, typer.Option(min=0, help="Tokens that ratings may take, as the server counts them.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
+MaxCalls = Annotated[int | None, typer.Option(min=0, help="Maximum number of ratings to request. Default: no limit.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=0, help="Maximum tokens of ratings, as the server counts them. Default: no limit.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
+Licence = Annotated[
+    list[int] | None, typer.Option(help="Licence id (COCO's) of images that answers.jpg may show; repeatable.")
+]
 
 
 def questions(
-    benchmark: NameOption,
     out: Annotated[Path, typer.Option(dir_okay=False, help="JSON-lines file to write.")],
+    benchmark: NameOption = None,
     root: Root = Path("dataset"),
     split: Split = "val",
     dataset: Dataset = "refcoco",
     grouping: GroupingOption = Grouping.PAPER,
+    annotations: Annotations = None,
+    images: Images = None,
+    limit: Limit = None,
 ) -> None:
     """Write a benchmark's questions with their ids, so that any program can answer them."""
-    from pixellm.eval.benchmarks import load_benchmark, write_questions
+    reserve_stdout(out)
+    name = _name(benchmark, annotations, images)
+    from pixellm.eval.benchmarks import write_questions
 
-    found = load_benchmark(benchmark.value, root, split, dataset, grouping.value)
-    write_questions(found, out)
-    print_lines(f"{found.title}: {len(found.questions)} questions: {out}")
+    loaded = _load(name, root, split, dataset, grouping, annotations, images, limit)
+    with output_file(out) as path:
+        write_questions(loaded, path)
+    print_lines(f"{loaded.title}: {len(loaded.questions)} questions: {out}")
 
 
 def score(
@@ -91,129 +113,140 @@ def score(
         Path,
         typer.Argument(metavar="PREDICTIONS", exists=True, dir_okay=False, help="JSON lines, see docs/evaluation.md."),
     ],
-    benchmark: NameOption,
+    benchmark: NameOption = None,
     root: Root = Path("dataset"),
     split: Split = "val",
     dataset: Dataset = "refcoco",
     grouping: GroupingOption = Grouping.PAPER,
+    annotations: Annotations = None,
+    images: Images = None,
+    limit: Limit = None,
     protocol: ProtocolOption = None,
-    rater: RaterOption = "offline",
+    rater: RaterOption = OFFLINE,
     rater_url: RaterUrl = None,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
     seed: Seed = 0,
+    licence: Licence = None,
     out: Annotated[Path, typer.Option(file_okay=False, help="Directory for the report.")] = Path("runs/score"),
 ) -> None:
     """Score the answers of any system to a benchmark's questions."""
     log_progress()
-    from pixellm.eval.benchmarks import load_benchmark
-    from pixellm.eval.predictions import read_predictions
+    name = _name(benchmark, annotations, images)
     from pixellm.eval.protocols import choose_protocol
 
-    chosen = choose_protocol(benchmark.value, protocol)
-    found = load_benchmark(benchmark.value, root, split, dataset, grouping.value)
-    _report(found, read_predictions(predictions), chosen, (rater, rater_url, max_calls, max_tokens), seed, out)
-
-
-def _report(
-    benchmark: "Benchmark",
-    predictions: "Predictions",
-    protocol: "Protocol",
-    rater: tuple[str, str | None, int | None, int | None],
-    seed: int,
-    out: Path,
-) -> None:
-    from rich.progress import track
-
-    from pixellm.eval.scoring import score
-    from pixellm.eval.text_rater import OfflineRater
-    from pixellm.eval.text_server import ServerRater
-    from pixellm.utils.limits import Budget
-
-    model, url, calls, tokens = rater
-    if model == "offline":
-        rates = OfflineRater()
-    else:
-        rates = ServerRater(model, url, out / "ratings.jsonl", Budget(max_calls=calls, max_tokens=tokens))
-    shown = track(benchmark.questions, "scoring", console=err_console, transient=True)
-    report = score(benchmark, predictions, protocol, rates, seed, shown)
-    paths = report.write(out)
-    print_lines(*report.about)
-    # A pipe has no width: a table must not be cut there.
-    (out_console if out_console.is_terminal else Console(width=WIDE)).print(report.table())
-    print_lines(*(f"{path}" for path in paths))
+    choose_protocol(name.value, protocol)  # before the questions are read
+    loaded = _load(name, root, split, dataset, grouping, annotations, images, limit)
+    _report(loaded, predictions, protocol, _rater(rater, rater_url, max_calls, max_tokens, out), seed, licence, out)
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Directory for the figures and the answers.")],
-    annotations: Annotated[Path | None, File] = None,
-    images: Annotated[Path | None, Folder] = None,
-    benchmark: Annotated[
-        BenchmarkName | None, typer.Option(help="Instead of annotations and images: a published benchmark.")
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory for the answers and the report.")],
+    benchmark: NameOption = None,
     root: Root = Path("dataset"),
     split: Split = "val",
     dataset: Dataset = "refcoco",
     grouping: GroupingOption = Grouping.PAPER,
+    annotations: Annotations = None,
+    images: Images = None,
+    limit: Limit = None,
     teacher_forced: Annotated[
-        bool, typer.Option("--teacher-forced", help="refer, multi-refer, reasonseg: the answer's words are given.")
+        bool, typer.Option("--teacher-forced", help="Segment the reference answer (refer, multi-refer, reasonseg).")
     ] = False,
     protocol: ProtocolOption = None,
-    rater: RaterOption = "offline",
+    rater: RaterOption = OFFLINE,
     rater_url: RaterUrl = None,
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
     seed: Seed = 0,
     model: Model = MINI,
     namer: NamerOption = None,
-    device: Annotated[Device, typer.Option(help="Of a benchmark; auto: a GPU where there is one.")] = Device.AUTO,
-    dtype: Annotated[Dtype, typer.Option(help="Of a benchmark; auto: bfloat16 on a GPU, else float32.")] = Dtype.AUTO,
+    device: DeviceOption = Device.AUTO,
+    dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many photographs.")] = None,
-    licence: Annotated[
-        list[int] | None, typer.Option(help="Only show photographs with this licence id on the sheet; repeatable.")
-    ] = None,
+    licence: Licence = None,
 ) -> None:
-    """Measure a model: on annotated photographs (COCO format), or on a published benchmark."""
-    if (annotations is None) != (images is None) or (annotations is None) == (benchmark is None):
-        raise ValueError("expected --annotations with --images, or --benchmark with --root, one of the two.")
+    """Ask a model the questions of a benchmark, or of annotated images (COCO format), and score its answers."""
+    name = _name(benchmark, annotations, images)
     log_progress()
-    if benchmark is None:
-        from pixellm.eval.photographs import run
-
-        assert annotations is not None
-        assert images is not None
-        report = run(model, annotations, images, out, limit, licence or None, namer, quantize)
-        print_lines(report.markdown(), f"results: {out}")
-        return
-    from pixellm.eval.benchmarks import load_benchmark
-    from pixellm.eval.predictions import read_predictions
     from pixellm.eval.protocols import choose_protocol
 
-    if teacher_forced and benchmark in (BenchmarkName.MUSE, BenchmarkName.GREFCOCO):
-        raise ValueError(f"--teacher-forced: expected refer, multi-refer or reasonseg, got {benchmark}.")
-    ordered = teacher_forced and benchmark is BenchmarkName.MULTI_REFER
-    chosen = choose_protocol(benchmark.value, protocol or ("ordered" if ordered else None))
-    found = load_benchmark(benchmark.value, root, split, dataset, grouping.value).first(limit)
-    path = _answer(found, (model, namer, quantize), (device, dtype), out, teacher_forced)
-    if path is not None:
-        _report(found, read_predictions(path), chosen, (rater, rater_url, max_calls, max_tokens), seed, out)
-
-
-def _answer(
-    benchmark: "Benchmark",
-    models: tuple[str, str | None, Quantization | None],
-    where: tuple[Device, Dtype],
-    out: Path,
-    teacher_forced: bool,
-) -> Path | None:
-    """Ask the model; the file of answers, on the first process."""
+    if teacher_forced and name in (BenchmarkName.MUSE, BenchmarkName.GREFCOCO, BenchmarkName.COCO):
+        raise ValueError(f"--teacher-forced: expected refer, multi-refer or reasonseg, got {name}.")
+    if teacher_forced and name is BenchmarkName.MULTI_REFER:
+        protocol = protocol or "ordered"
+    choose_protocol(name.value, protocol)
+    loaded = _load(name, root, split, dataset, grouping, annotations, images, limit)
     from pixellm.eval.answering import answer_all, fingerprint
     from pixellm.segmenter import load_segmenter, weights_of
 
-    model, namer, quantize = models
-    weights = weights_of(model, namer, quantize)
-    name = model if namer is None else f"{model} after {namer}"
-    made = fingerprint(benchmark, weights, name, teacher_forced)
-    segmenter = load_segmenter(model, *device_and_dtype(*where), namer=namer, quantize=quantize)
-    return answer_all(segmenter, benchmark, out, made, teacher_forced, is_first_process())
+    title = model if namer is None else f"{model} after {namer}"
+    made = fingerprint(loaded, weights_of(model, namer, quantize), title, teacher_forced)
+    segmenter = load_segmenter(model, *device_and_dtype(device, dtype), namer=namer, quantize=quantize)
+    path = answer_all(segmenter, loaded, out, made, teacher_forced, is_first_process())
+    if path is not None:
+        _report(loaded, path, protocol, _rater(rater, rater_url, max_calls, max_tokens, out), seed, licence, out)
+
+
+def _name(benchmark: BenchmarkName | None, annotations: Path | None, images: Path | None) -> BenchmarkName:
+    """Return the benchmark that is meant; a ValueError if the options don't fit together."""
+    name = benchmark or (BenchmarkName.COCO if annotations is not None else None)
+    if name is None or (annotations is not None, images is not None) != (name is BenchmarkName.COCO,) * 2:
+        raise ValueError(
+            "expected --annotations with --images (benchmark coco), or another --benchmark with --root, one of the two."
+        )
+    return name
+
+
+def _load(
+    name: BenchmarkName,
+    root: Path,
+    split: str,
+    dataset: str,
+    grouping: Grouping,
+    annotations: Path | None,
+    images: Path | None,
+    limit: int | None,
+) -> "Benchmark":
+    if annotations is not None and images is not None:
+        from pixellm.eval.coco_benchmark import load_coco
+
+        return load_coco(annotations, images, limit)
+    from pixellm.eval.benchmarks import load_benchmark
+
+    return load_benchmark(name.value, root, split, dataset, grouping.value).first(limit)  # type: ignore[arg-type]
+
+
+def _rater(model: str, url: str | None, calls: int | None, tokens: int | None, out: Path) -> "Rater | None":
+    if model == OFFLINE:
+        return None
+    from pixellm.eval.text_server import ServerRater
+    from pixellm.utils.limits import Budget
+
+    return ServerRater(model, url, out / "ratings.jsonl", Budget(max_calls=calls, max_tokens=tokens))
+
+
+def _report(
+    benchmark: "Benchmark",
+    predictions: Path,
+    protocol: str | None,
+    rater: "Rater | None",
+    seed: int,
+    licences: list[int] | None,
+    out: Path,
+) -> None:
+    """Score a file of predictions, write the report and show its table."""
+    from rich.progress import track
+
+    from pixellm.eval.predictions import read_predictions
+    from pixellm.eval.protocols import choose_protocol
+    from pixellm.eval.report import score
+
+    progress = track(benchmark.questions, "scoring", console=err_console, transient=True)
+    scoring = choose_protocol(benchmark.name, protocol)
+    report = score(benchmark, read_predictions(predictions), scoring, rater, seed, progress)
+    paths = report.write(out, licences or None)
+    print_lines(*report.about)
+    # A pipe has no width: a table must not be cut there.
+    (out_console if out_console.is_terminal else Console(width=WIDE)).print(report.table())
+    print_lines(*(f"{path}" for path in paths))

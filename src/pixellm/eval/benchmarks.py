@@ -1,9 +1,10 @@
-"""The benchmarks by name: every question with a stable id, its image and its targets.
+"""Published benchmarks by name: every question with a stable id, its image and its targets.
 
-An id is `SPLIT/IMAGE/NUMBER`; for referring data sets `DATASET/SPLIT/IMAGE/NUMBER`. The number counts the questions of
-an image that can be used, from 0, in the order of the annotation file. Masks stay RLEs.
+An id is `SPLIT/IMAGE/NUMBER`; for referring data sets `DATASET/SPLIT/IMAGE/NUMBER`. The number counts the usable
+questions of an image from 0, in the order of the annotation file. Masks stay RLEs.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from pixellm.imaging import masks
 from pixellm.types import SEG_SLOT
 from pixellm.utils.files import write_text
 
-Name = Literal["muse", "refer", "multi-refer", "reasonseg", "grefcoco"]
+PublishedName = Literal["muse", "refer", "multi-refer", "reasonseg", "grefcoco"]
 Grouping = Literal["released", "paper"]
 
 # The released validation's wording (train_ds.py, validate); MUSE's draws "respond with" or "output", here it is fixed.
@@ -33,32 +34,38 @@ MIN_TARGETS, MAX_TARGETS = 3, 6  # of a multi-referring question (the paper)
 
 @dataclass(frozen=True)
 class BenchmarkTarget:
-    """What is wanted: its description ("" where there is none), the name of its category, and its mask.
+    """A reference mask.
 
-    `parts`: its polygons one by one where they overlap each other, else empty; the released code adds them up.
-    `things`: how many annotations its mask unites.
+    Args:
+        description: what it is called in the data set; "" where there is nothing.
+        category: the name of its category.
+        rle: the mask at the image's size.
+        parts: its polygons one by one where they overlap each other, else empty; the released code adds them up.
+        objects: how many annotations the mask unites.
     """
 
     description: str
     category: str
     rle: masks.Rle
     parts: tuple[masks.Rle, ...] = ()
-    things: int = 1
+    objects: int = 1
 
 
 @dataclass(frozen=True)
 class BenchmarkQuestion:
-    """One question.
+    """A question about an image.
 
     Args:
-        id: see the module.
+        id: see the modules of the benchmarks.
         image: its file.
         image_id: what questions on one image share.
         hw: (height, width) of the image and of all masks.
-        text: as it is asked.
+        text: the question as it is asked.
         expression: as it stands in the data set.
-        targets: none where nothing fits.
-        ignored: pixels that count as nothing.
+        targets: reference masks; none for no-target questions.
+        ignored: pixels that are left out.
+        kind, detail: by which the report splits the questions, see `pixellm.eval.coco_benchmark`.
+        licence: COCO's id of the image's licence.
     """
 
     id: str
@@ -69,35 +76,57 @@ class BenchmarkQuestion:
     expression: str
     targets: tuple[BenchmarkTarget, ...]
     ignored: masks.Rle | None = None
+    kind: str = ""
+    detail: str = ""
+    licence: int | None = None
 
     @property
-    def given_answer(self) -> str:
-        """What a teacher-forced model is given: "{seg}." or "{seg}, {seg} and {seg}."."""
+    def reference_answer(self) -> str:
+        """Answer for teacher forcing: "{seg}." or "{seg}, {seg} and {seg}."."""
         return f"{join([SEG_SLOT] * max(1, len(self.targets)))}."
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All questions of a split, and what they are of."""
+    """All questions of a split.
 
-    name: Name
+    Args:
+        name: see `pixellm eval --help`.
+        dataset: whose annotations they come from.
+        split: part of it; "" where there is one.
+        questions: in order, those on one image together.
+        left_out: number of records that can't be used.
+        categories: all that are annotated, where phrases are compared with them.
+    """
+
+    name: str
     dataset: str
     split: str
     questions: tuple[BenchmarkQuestion, ...]
     left_out: int = 0
+    categories: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
-        return f"{self.name} ({self.dataset}, {self.split})"
+        return f"{self.name} ({self.dataset}, {self.split})" if self.split else f"{self.name} ({self.dataset})"
+
+    @property
+    def digest(self) -> str:
+        """Identify the questions and targets."""
+        digest = hashlib.sha256()
+        for question in self.questions:
+            counts = [masks.as_text(target.rle)["counts"] for target in question.targets]
+            digest.update(json.dumps([question.id, question.text, question.hw, counts]).encode())
+        return digest.hexdigest()[:16]
 
     def first(self, images: int | None) -> "Benchmark":
-        """The questions on the first images; None: all."""
-        chosen = set(list(dict.fromkeys(question.image for question in self.questions))[:images])
-        return replace(self, questions=tuple(q for q in self.questions if q.image in chosen))
+        """Return the questions on the first images; None: all."""
+        kept = set(list(dict.fromkeys(question.image for question in self.questions))[:images])
+        return replace(self, questions=tuple(q for q in self.questions if q.image in kept))
 
 
 def load_benchmark(
-    name: Name, root: Path, split: str = "val", dataset: str = "refcoco", grouping: Grouping = "paper"
+    name: PublishedName, root: Path, split: str = "val", dataset: str = "refcoco", grouping: Grouping = "paper"
 ) -> Benchmark:
     """Read a benchmark's annotations.
 
@@ -106,8 +135,8 @@ def load_benchmark(
         root: the data root, laid out as `pixellm data layout` prints.
         split: one of the data set's; for MUSE also "test": test_less and test_many.
         dataset: of "refer" and "multi-refer": refcoco, refcoco+, refcocog or refclef.
-        grouping: of "multi-refer": "paper" asks for 3–6 different things at a time, "released" for 6, 5, 4, 6 …
-            sentences of an image, which may mean the same thing.
+        grouping: of "multi-refer": "paper" asks for 3–6 different objects at a time, "released" for 6, 5, 4, 6 …
+            sentences of an image, which may refer to the same object.
 
     Raises:
         ValueError: no such data set or split, or annotations that can't be read.
@@ -117,10 +146,10 @@ def load_benchmark(
         known = ", ".join(k for k, published in DATASETS.items() if published.kind == "refer")
         raise ValueError(f"--dataset: expected one of {known}, got {dataset!r}.")
     splits = MUSE_TEST if (name, split) == ("muse", "test") else (split,)
-    opened = {one: open_data(f"{key}:{one}", root, max_bad_fraction=1.0) for one in splits}
+    opened = {part: open_data(f"{key}:{part}", root, max_bad_fraction=1.0) for part in splits}
     questions: list[BenchmarkQuestion] = []
-    for one, data in opened.items():
-        prefix = f"{key}/{one}" if DATASETS[key].kind == "refer" else one
+    for part, data in opened.items():
+        prefix = f"{key}/{part}" if DATASETS[key].kind == "refer" else part
         if name == "multi-refer":
             prefix += f"/{grouping}"
             data = multi_referring(data) if grouping == "released" else multi_distinct(data)
@@ -147,7 +176,7 @@ def _questions(data: RecordDataset, prefix: str) -> Iterator[BenchmarkQuestion]:
 
 
 def _exchanges(record: Record) -> list[Exchange]:
-    """What is asked: of referring data sets each sentence alone, of ReasonSeg an image's first text (as LISA does)."""
+    """Return the questions of a record: of referring data sets each sentence, of ReasonSeg the first text (as LISA)."""
     if not record.exchanges:
         targets = [(instance,) if instance.mask is not None else () for instance in record.instances]
         return [Exchange(r.names[0], None, t, "phrase") for r, t in zip(record.instances, targets, strict=True)]
@@ -170,8 +199,9 @@ def _target(instance: Instance, hw: tuple[int, int]) -> BenchmarkTarget:
     parts = tuple(instance.mask.rles(*hw)) if isinstance(instance.mask, Segments) else ()
     rle = masks.united([parts], *hw) if parts else _rle(instance.mask, hw)
     overlapping = sum(map(masks.area, parts)) > masks.area(rle)
-    things = len(instance.mask.parts) if isinstance(instance.mask, Segments) else 1
-    return BenchmarkTarget(next(iter(instance.names), ""), instance.category, rle, parts if overlapping else (), things)
+    objects = len(instance.mask.parts) if isinstance(instance.mask, Segments) else 1
+    description = next(iter(instance.names), "")
+    return BenchmarkTarget(description, instance.category, rle, parts if overlapping else (), objects)
 
 
 def _rle(source: MaskSource, hw: tuple[int, int]) -> masks.Rle:
@@ -184,21 +214,21 @@ def _size(image: Path) -> tuple[int, int]:
 
 
 def multi_distinct(data: RecordDataset) -> RecordList:
-    """Questions for 3–6 different things each, in file order: all first sentences of things, then all second ones …
+    """Make questions for 3–6 different objects, in file order: all first sentences, then all second ones …
 
-    The sentences of a round are shared out evenly to as few questions as possible; a round of fewer than three things
+    The sentences of a round are shared out evenly to as few questions as possible; a round of fewer than three objects
     is left out.
     """
     records = []
     for index in range(len(data)):
         record = data[index]
-        things: dict[str, list[Instance]] = {}
+        objects: dict[str, list[Instance]] = {}
         for instance in record.instances:
             if instance.mask is not None:
-                things.setdefault(_key(instance.mask), []).append(instance)
+                objects.setdefault(_key(instance.mask), []).append(instance)
         rounds = [
-            [sentences[turn] for sentences in things.values() if turn < len(sentences)]
-            for turn in range(max(map(len, things.values()), default=0))
+            [sentences[turn] for sentences in objects.values() if turn < len(sentences)]
+            for turn in range(max(map(len, objects.values()), default=0))
         ]
         exchanges = [
             Exchange(join([instance.names[0] for instance in group]), None, tuple(group), "phrase")
@@ -211,7 +241,7 @@ def multi_distinct(data: RecordDataset) -> RecordList:
 
 
 def _key(mask: MaskSource) -> str:
-    """The same for sentences of one reference, or of two with the same annotation."""
+    """Identify what a sentence refers to: two references may have the same annotation."""
     return json.dumps(mask.parts, default=str) if isinstance(mask, Segments) else repr(mask)
 
 
@@ -224,7 +254,7 @@ def _evenly(instances: Sequence[Instance]) -> Iterator[Sequence[Instance]]:
 
 
 def write_questions(benchmark: Benchmark, path: Path) -> None:
-    """Ids, images and texts for other programs, without what the answers are to be: JSON lines."""
+    """Write ids, images and texts for other programs as JSON lines, without the targets."""
     rows = (
         {
             "id": q.id,

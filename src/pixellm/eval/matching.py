@@ -1,6 +1,6 @@
-"""Which predicted mask answers for which target (Hungarian matching by IoU), and whether its phrase names it.
+"""Matching of predicted masks and targets (Hungarian, by IoU), and of phrases and categories.
 
-The order in which an answer names things is free, so every answer is scored under its best assignment.
+The order in which an answer names objects is free, so every answer is scored under its best assignment.
 """
 
 import re
@@ -13,53 +13,42 @@ import numpy as np
 
 from pixellm.data.categories import CATEGORIES, SINGLE_PERSON_WORDS, SYNONYMS
 from pixellm.data.describe import noun, pluralize, spoken
-from pixellm.eval.metrics import Overlap, overlap
+from pixellm.eval.overlap import Overlap, overlap
 from pixellm.imaging import masks
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A predicted mask and its target, by index; None stands for an empty partner."""
+class MaskPair:
+    """A predicted mask and its target, by index (None: there is none), and what they count.
+
+    Args:
+        predicted, target: indices in the answer and in the question.
+        counts: pixels, which go into cIoU.
+        iou: 0..1, which goes into gIoU; 0 where a partner is missing, even if the mask left over is empty.
+        named: the mask's phrase names the target's category; None where that is not scored.
+        rating: 1–10, of the phrase, where phrases are rated.
+    """
 
     predicted: int | None
     target: int | None
     counts: Overlap
-
-    @property
-    def iou(self) -> float:
-        """IoU, 0..1; 0 where a partner is missing, even if the mask left over is empty."""
-        return 0.0 if self.predicted is None or self.target is None else self.counts.iou
+    iou: float
+    named: bool | None = None
+    rating: int | None = None
 
 
-@dataclass(frozen=True)
-class Score:
-    """A target and the mask that answers for it.
-
-    `name` is the target's category, None for a mask too many; `phrase` the words for the mask, None for a missing mask.
-    """
-
-    name: str | None
-    phrase: str | None
-    intersection: int
-    union: int
-    named: bool
-
-    @property
-    def iou(self) -> float:
-        """0..1; 0 where the target or the mask is missing."""
-        return 0.0 if self.name is None or self.phrase is None else Overlap(self.intersection, self.union).iou
-
-
-def match(predicted: Sequence[masks.Rle], targets: Sequence[masks.Rle], ignored: masks.Rle | None = None) -> list[Pair]:
+def match(
+    predicted: Sequence[masks.Rle], targets: Sequence[masks.Rle], ignored: masks.Rle | None = None
+) -> list[MaskPair]:
     """Pair predicted and target masks one to one with the largest sum of IoU.
 
-    As many pairs are made as the smaller side allows, even of masks that do not touch; whoever is left over is paired
+    As many pairs are made as the smaller side allows, even of masks that do not touch; every mask left over is paired
     with an empty mask. The same input always gives the same pairs.
 
     Args:
-        predicted: P masks at the photograph's size, as compressed RLEs.
+        predicted: P masks at the image's size, as compressed RLEs.
         targets: T masks, likewise.
-        ignored: pixels that count as nothing; none of them is a target's.
+        ignored: pixels that are left out; none of them is a target's.
 
     Returns:
         max(P, T) pairs: the targets in their order, then the predicted masks that are left over.
@@ -75,26 +64,29 @@ def match(predicted: Sequence[masks.Rle], targets: Sequence[masks.Rle], ignored:
     pairs = []
     for index, target in enumerate(targets):
         row = partner.get(index)
-        pairs.append(Pair(row, index, Overlap(0, masks.area(target)) if row is None else table[row][index]))
+        if row is None:
+            pairs.append(MaskPair(None, index, Overlap(0, masks.area(target)), 0.0))
+        else:
+            pairs.append(MaskPair(row, index, table[row][index], table[row][index].iou))
     for index in sorted(set(range(len(predicted))) - set(partner.values())):
-        nothing = masks.empty(*predicted[index]["size"])
-        pairs.append(Pair(index, None, overlap(predicted[index], nothing, ignored)))
+        empty = masks.empty(*predicted[index]["size"])
+        pairs.append(MaskPair(index, None, overlap(predicted[index], empty, ignored), 0.0))
     return pairs
 
 
 def names_category(phrase: str, category: str, known: frozenset[str] = CATEGORIES) -> bool:
-    """Whether the thing that a phrase names first is `category`, by its name, plural or a synonym.
+    """Return whether the object that a phrase names first is `category`, by its name, plural or a synonym.
 
     The longest name counts: "the hot dog" names no dog, "the cup on the table" no table.
     """
     pattern, meanings = _lexicon(known | CATEGORIES | {category})
-    found = pattern.search(phrase.lower())
-    return found is not None and category in meanings[found[0]]
+    first = pattern.search(phrase.lower())
+    return first is not None and category in meanings[first[0]]
 
 
 @cache
 def _lexicon(categories: frozenset[str]) -> tuple[re.Pattern, dict[str, set[str]]]:
-    """A pattern that finds any word for any of the categories, the longest first, and what each word means."""
+    """Return a pattern that matches any word for any of the categories, the longest first, and their categories."""
     meanings: dict[str, set[str]] = defaultdict(set)
     for name in categories:
         words = [spoken(name), *SYNONYMS.get(name, ()), *(SINGLE_PERSON_WORDS if name == "person" else ())]

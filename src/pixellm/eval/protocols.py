@@ -1,4 +1,4 @@
-"""How an answer's masks are paired with the targets, and what each pair counts: one function a protocol.
+"""Scoring protocols: how an answer's masks are paired with the targets, and what each pair counts.
 
 A protocol's numbers change only with its version. `docs/evaluation.md` has the arithmetic and hand cases of each.
 
@@ -10,42 +10,40 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pixellm.eval.benchmarks import BenchmarkQuestion
-from pixellm.eval.matching import Pair, match
-from pixellm.eval.metrics import Overlap, overlap
+from pixellm.eval.matching import MaskPair, match, names_category
+from pixellm.eval.overlap import Overlap, overlap
+from pixellm.eval.released import released_pairs
 from pixellm.imaging import masks
 from pixellm.types import Answer
 
-ProtocolName = Literal["fixed", "paper", "released", "ordered", "united"]
-TEXT_THRESHOLD = (
-    0.5  # of a rating / 10: a mask whose words are rated lower loses its intersection (the paper, recalled)
-)
+ProtocolName = Literal["fixed", "paper", "released", "ordered", "united", "coco"]
+# Threshold of rating / 10: a mask whose phrase is rated lower loses its intersection (the paper, recalled).
+TEXT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class PairScore:
-    """A predicted mask and its target, by index (None: there is none), and what the protocol makes of them.
-
-    `counts` go into cIoU, `iou` into gIoU; `rating`: 1–10, of the mask's words, where they are rated.
-    """
-
-    predicted: int | None
-    target: int | None
-    counts: Overlap
-    iou: float
-    rating: int | None = None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A question, the answer to it, and its pairs."""
+class ScoredAnswer:
+    """A question, the answer to it, and its pairs; none where no mask is expected and only its presence counts."""
 
     question: BenchmarkQuestion
     answer: Answer
-    pairs: tuple[PairScore, ...]
+    pairs: tuple[MaskPair, ...]
+
+    @property
+    def iou(self) -> float:
+        """Mean IoU over the pairs; without pairs 1 for an answer without a mask, 0 for one with."""
+        if not self.pairs:
+            return float(not self.answer.targets)
+        return sum(pair.iou for pair in self.pairs) / len(self.pairs)
+
+    @property
+    def misnamed(self) -> bool:
+        """A mask that touches its target has a phrase that does not name the target's category."""
+        return any(pair.iou > 0 and pair.named is False for pair in self.pairs)
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScoringProtocol:
     """A protocol.
 
     Args:
@@ -53,64 +51,95 @@ class Protocol:
         version: raise it whenever a number changes.
         benchmarks: where it can be used; the first protocol of a benchmark is its default.
         pairs: question and answer → pairs.
-        says: what it does, in a sentence, for reports.
+        description: one sentence for reports.
         per_image: gIoU divides by the larger number of masks and targets of an image; else by the number of pairs.
-        rated: the words of each pair are to be rated (`with_ratings`).
+        rated: the phrase of each pair is to be rated (`with_ratings`).
+        named: the phrase of each pair is to be compared with its target's category (`with_names`).
+        segments: whether an answer counts as one with masks, for N-acc and T-acc; None: these are not reported.
     """
 
     name: ProtocolName
     version: int
     benchmarks: tuple[str, ...]
-    pairs: Callable[[BenchmarkQuestion, Answer], Sequence[PairScore]]
-    says: str
+    pairs: Callable[[BenchmarkQuestion, Answer], Sequence[MaskPair]]
+    description: str
     per_image: bool = False
     rated: bool = False
+    named: bool = False
+    segments: Callable[[ScoredAnswer], bool] | None = None
 
 
-def fixed_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
-    """One to one with the largest sum of IoU at full resolution; what is missing or too many counts 0."""
+def fixed_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
+    """Pair one to one with the largest sum of IoU at full resolution; missing and extra masks count 0."""
     targets = [target.rle for target in question.targets]
-    return [_scored(pair) for pair in match([target.rle for target in answer.targets], targets, question.ignored)]
+    return match([target.rle for target in answer.targets], targets, question.ignored)
 
 
-def _scored(pair: Pair) -> PairScore:
-    return PairScore(pair.predicted, pair.target, pair.counts, pair.iou)
-
-
-def ordered_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
-    """The k-th mask with the k-th target: for teacher-forced answers, whose order is given."""
+def ordered_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
+    """Pair the k-th mask with the k-th target: for teacher-forced answers, whose order is fixed."""
     count, total = len(answer.targets), len(question.targets)
+    empty = masks.empty(*question.hw)
     pairs = []
     for index in range(max(count, total)):
-        mask = answer.targets[index].rle if index < count else masks.empty(*question.hw)
-        target = question.targets[index].rle if index < total else masks.empty(*question.hw)
+        mask = answer.targets[index].rle if index < count else empty
+        target = question.targets[index].rle if index < total else empty
         counts = overlap(mask, target, question.ignored)
-        pair = Pair(index if index < count else None, index if index < total else None, counts)
-        pairs.append(_scored(pair))
+        both = index < count and index < total
+        indices = (index if index < count else None, index if index < total else None)
+        pairs.append(MaskPair(*indices, counts, counts.iou if both else 0.0))
     return pairs
 
 
-def united_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
-    """The union of the answer's masks with the union of the targets: one pair.
+def united_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
+    """Pair the union of the answer's masks with the union of the targets.
 
-    Where nothing fits, it counts 1 if no mask has a pixel, else 0, and adds its pixels to the union (gRefCOCO's rule).
+    Without a target it counts 1 if no mask has a pixel, else 0, and adds its pixels to the union (gRefCOCO's rule).
     """
-    predicted = masks.united([[target.rle for target in answer.targets]], *question.hw)
+    predicted = _union(answer, question.hw)
     target = masks.united([[target.rle for target in question.targets]], *question.hw)
     counts = overlap(predicted, target, question.ignored)
-    answered = masks.area(predicted) > 0
-    return [PairScore(0 if answered else None, 0 if question.targets else None, counts, counts.iou)]
+    return [MaskPair(0 if masks.area(predicted) else None, 0 if question.targets else None, counts, counts.iou)]
 
 
-def with_ratings(pairs: Sequence[PairScore], ratings: Sequence[int | None]) -> list[PairScore]:
-    """Pairs with the ratings of their words, 1–10; what is rated below the threshold loses its intersection.
+def coco_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
+    """Pair as `fixed`; a question for one category takes as many masks as the model likes, united.
+
+    Where no mask is expected there are no pairs: only whether the answer has one counts.
+    """
+    if question.kind == "category":
+        counts = overlap(_union(answer, question.hw), question.targets[0].rle)
+        return [MaskPair(0, 0, counts, counts.iou) if answer.targets else MaskPair(None, 0, counts, 0.0)]
+    return fixed_pairs(question, answer) if question.targets else []
+
+
+def _union(answer: Answer, hw: tuple[int, int]) -> masks.Rle:
+    return masks.united([[target.rle for target in answer.targets]], *hw)
+
+
+def with_names(scored: ScoredAnswer, categories: frozenset[str]) -> ScoredAnswer:
+    """Say of each pair whether its phrase names the target's category; `categories` are those that are annotated."""
+    phrases = [target.phrase for target in scored.answer.targets]
+    pairs = [
+        replace(
+            pair,
+            named=pair.predicted is not None
+            and pair.target is not None
+            and names_category(phrases[pair.predicted], scored.question.targets[pair.target].category, categories),
+        )
+        for pair in scored.pairs
+    ]
+    return replace(scored, pairs=tuple(pairs))
+
+
+def with_ratings(pairs: Sequence[MaskPair], ratings: Sequence[int | None]) -> list[MaskPair]:
+    """Return pairs with the ratings of their phrases, 1–10; below the threshold the intersection is lost.
 
     The union stays. `ratings` are None where there is no pair to rate.
     """
     return [_rated(pair, rating) for pair, rating in zip(pairs, ratings, strict=True)]
 
 
-def _rated(pair: PairScore, rating: int | None) -> PairScore:
+def _rated(pair: MaskPair, rating: int | None) -> MaskPair:
     if rating is None:
         return pair
     if rating / 10 < TEXT_THRESHOLD:
@@ -118,16 +147,10 @@ def _rated(pair: PairScore, rating: int | None) -> PairScore:
     return replace(pair, rating=rating)
 
 
-def _released_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
-    from pixellm.eval.released import released_pairs
-
-    return released_pairs(question, answer)
-
-
-PROTOCOLS: dict[str, Protocol] = {
+PROTOCOLS: dict[str, ScoringProtocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
+        ScoringProtocol(
             "fixed",
             1,
             ("muse", "multi-refer"),
@@ -135,50 +158,61 @@ PROTOCOLS: dict[str, Protocol] = {
             "masks and targets paired one to one with the largest sum of IoU at full resolution; missing and extra "
             "masks count 0",
         ),
-        Protocol(
+        ScoringProtocol(
             "paper",
             1,
             ("muse",),
             fixed_pairs,
-            "paired as `fixed`; a mask whose words are rated below 5 of 10 for its target loses its intersection",
+            "paired as `fixed`; a mask whose phrase is rated below 5 of 10 for its target loses its intersection",
             rated=True,
         ),
-        Protocol(
+        ScoringProtocol(
             "released",
             1,
             ("muse",),
-            _released_pairs,
+            released_pairs,
             "the released code's arithmetic with its faults: pairs by BCE + DICE on 12,544 random points, extra masks "
             "read as logits, the denominator of gIoU per image",
             per_image=True,
         ),
-        Protocol(
+        ScoringProtocol(
             "ordered",
             1,
             ("multi-refer",),
             ordered_pairs,
-            "the k-th mask with the k-th target, as the released validation does with answers that are given",
+            "the k-th mask with the k-th target, as in the released validation with teacher forcing",
         ),
-        Protocol(
+        ScoringProtocol(
             "united",
             1,
             ("refer", "reasonseg", "grefcoco"),
             united_pairs,
-            "all masks of an answer united, against all targets united; pixels to ignore count as nothing",
+            "all masks of an answer united, against all targets united; ignored pixels are left out",
+            segments=lambda scored: any(pair.predicted is not None for pair in scored.pairs),
+        ),
+        ScoringProtocol(
+            "coco",
+            1,
+            ("coco",),
+            coco_pairs,
+            "paired as `fixed`, for one category the union of all masks; phrases compared with categories; "
+            "where no mask is expected, whether the answer has one",
+            named=True,
+            segments=lambda scored: bool(scored.answer.targets),
         ),
     )
 }
 
 
-def choose_protocol(benchmark: str, name: str | None) -> Protocol:
-    """The protocol of that name, or the benchmark's default.
+def choose_protocol(benchmark: str, name: str | None) -> ScoringProtocol:
+    """Return the protocol of that name, or the benchmark's default.
 
     Raises:
         ValueError: there is none for this benchmark.
     """
     known = [protocol for protocol in PROTOCOLS.values() if benchmark in protocol.benchmarks]
-    chosen = [protocol for protocol in known if name in (None, protocol.name)]
-    if not chosen:
+    matching = [protocol for protocol in known if name in (None, protocol.name)]
+    if not matching:
         names = ", ".join(protocol.name for protocol in known)
         raise ValueError(f"--protocol: expected one of {benchmark}'s ({names}), got {name!r}.")
-    return chosen[0]
+    return matching[0]

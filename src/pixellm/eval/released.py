@@ -1,7 +1,7 @@
 """The released code's arithmetic for MUSE, faults included (train_ds.py, `ar_validate`; utils/matcher.py).
 
-It works on mask logits; a file of predictions says only which pixels are in. Their logits are taken to be ±10: those of
-a model that is sure of every pixel. What the code then does:
+It works on mask logits; a file of predictions holds binary masks. Their logits are taken to be ±10, those of a model
+that is certain of every pixel. What the code then does:
 
 - Pairs have the least mean BCE + DICE on 12,544 uniformly random points, sampled bilinearly; the points are drawn with
   a seed for each question here, without any there.
@@ -19,8 +19,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pixellm.eval.benchmarks import BenchmarkQuestion, BenchmarkTarget
-from pixellm.eval.metrics import Overlap, overlap
-from pixellm.eval.protocols import PairScore
+from pixellm.eval.matching import MaskPair
+from pixellm.eval.overlap import Overlap, overlap
 from pixellm.imaging import masks
 from pixellm.types import Answer
 
@@ -29,8 +29,8 @@ LOGIT = 10.0
 EPSILON = 1e-5
 
 
-def released_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScore]:
-    """Pairs in the released order: matched ones, targets without a mask, masks without a target."""
+def released_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
+    """Return pairs in the released order: matched ones, targets without a mask, masks without a target."""
     targets = question.targets
     rows, columns = _match(question, answer)
     pairs = [
@@ -44,9 +44,9 @@ def released_pairs(question: BenchmarkQuestion, answer: Answer) -> list[PairScor
     return pairs + [_pair(index, None, Overlap(0, 0)) for index in extra]
 
 
-def _pair(predicted: int | None, target: int | None, counts: Overlap) -> PairScore:
+def _pair(predicted: int | None, target: int | None, counts: Overlap) -> MaskPair:
     iou = counts.intersection / (counts.union + EPSILON) + (counts.union == 0)
-    return PairScore(predicted, target, counts, iou)
+    return MaskPair(predicted, target, counts, iou)
 
 
 def _overlap(mask: masks.Rle, target: BenchmarkTarget, hw: tuple[int, int]) -> Overlap:
@@ -61,7 +61,7 @@ def _sum(parts: Sequence[masks.Rle]) -> np.ndarray:
 
 
 def _match(question: BenchmarkQuestion, answer: Answer) -> tuple[list[int], list[int]]:
-    """Indexes of masks and of their targets."""
+    """Return the indices of masks and of their targets."""
     from scipy.optimize import linear_sum_assignment
 
     if not answer.targets or not question.targets:
@@ -71,8 +71,8 @@ def _match(question: BenchmarkQuestion, answer: Answer) -> tuple[list[int], list
     seed = int.from_bytes(hashlib.sha256(question.id.encode()).digest()[:8], "little")
     sampler = _Sampler(np.random.default_rng(seed).random((POINTS, 2)), question.hw)
     logits = np.stack([sampler(coco_mask.decode(target.rle), -LOGIT, LOGIT) for target in answer.targets])
-    wanted = np.stack([sampler(_values(target), 0.0, 1.0) for target in question.targets])
-    rows, columns = linear_sum_assignment(_bce(logits, wanted) + _dice(logits, wanted))
+    reference = np.stack([sampler(_values(target), 0.0, 1.0) for target in question.targets])
+    rows, columns = linear_sum_assignment(_bce(logits, reference) + _dice(logits, reference))
     return rows.tolist(), columns.tolist()
 
 
@@ -103,13 +103,13 @@ class _Sampler:
         return low * self.total + (high - low) * shares
 
 
-def _bce(logits: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _bce(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Mean binary cross-entropy of every mask (P, N) with every target (T, N): (P, T)."""
     inside, outside = np.logaddexp(0, -logits), np.logaddexp(0, logits)
-    return (inside @ wanted.T + outside @ (1 - wanted).T) / logits.shape[1]
+    return (inside @ reference.T + outside @ (1 - reference).T) / logits.shape[1]
 
 
-def _dice(logits: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _dice(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
     probabilities = 1 / (1 + np.exp(-logits))
-    total = probabilities.sum(axis=1)[:, None] + wanted.sum(axis=1)[None, :]
-    return 1 - (2 * probabilities @ wanted.T + 1) / (total + 1)
+    total = probabilities.sum(axis=1)[:, None] + reference.sum(axis=1)[None, :]
+    return 1 - (2 * probabilities @ reference.T + 1) / (total + 1)

@@ -1,20 +1,20 @@
-"""Do the words for a mask fit its target? A rating of 1–10 for each pair, by rule or by a language model.
+"""Ratings of how well the phrase of a mask fits its target, 1–10, by rule or by a language model.
 
 `OfflineRater` needs nothing and always gives the same; `text_server.py` asks an OpenAI-compatible server.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pixellm.data.describe import spoken
-from pixellm.eval.matching import names_category
-from pixellm.eval.protocols import PairScore, Scored, with_ratings
+from pixellm.eval.matching import MaskPair, names_category
+from pixellm.eval.protocols import ScoredAnswer, with_ratings
 from pixellm.imaging import masks
 
 WORST, BEST = 1, 10
-# Words that tell nothing of a thing.
+# Words that say nothing about an object.
 EMPTY_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -26,12 +26,12 @@ EMPTY_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class PairText:
-    """What is rated.
+    """Text of a pair that is to be rated.
 
     Args:
         question: the question.
         answer: the answer with the target's description put behind each phrase (the paper's "modified answer").
-        phrase: the words for the mask; the whole answer where the system does not tell them.
+        phrase: of the mask; the whole answer where the file does not give one.
         description: of the target that the mask was paired with.
         category: the name of its class.
         box: x, y, width, height of the target, in pixels.
@@ -48,7 +48,7 @@ class PairText:
 
 
 class Rater(Protocol):
-    """Rates pairs; `fingerprint` says in a report who did."""
+    """Rates pairs; `fingerprint` goes into the report."""
 
     @property
     def fingerprint(self) -> dict[str, Any]: ...
@@ -58,47 +58,47 @@ class Rater(Protocol):
         ...
 
 
-def rate(scored: Sequence[Scored], rater: Rater) -> list[Scored]:
-    """Every answer with its pairs rated, and what is rated too low without its intersection."""
-    texts = [[_text(one, pair) for pair in one.pairs] for one in scored]
+def rate(scored: Sequence[ScoredAnswer], rater: Rater) -> list[ScoredAnswer]:
+    """Return every answer with its pairs rated; those that are rated too low lose their intersection."""
+    texts = [[_text(answer, pair) for pair in answer.pairs] for answer in scored]
     ratings = iter(rater.rate([text for row in texts for text in row if text is not None]))
-    found = []
-    for one, row in zip(scored, texts, strict=True):
-        given = [None if text is None else next(ratings) for text in row]
-        found.append(Scored(one.question, one.answer, tuple(with_ratings(one.pairs, given))))
-    return found
+    return [
+        replace(answer, pairs=tuple(with_ratings(answer.pairs, [text and next(ratings) for text in row])))
+        for answer, row in zip(scored, texts, strict=True)
+    ]
 
 
-def _text(one: Scored, pair: PairScore) -> PairText | None:
+def _text(scored: ScoredAnswer, pair: MaskPair) -> PairText | None:
     """None where the mask or the target is missing: there is nothing to rate, the pair counts 0 already."""
     if pair.predicted is None or pair.target is None:
         return None
-    target = one.question.targets[pair.target]
-    phrase = one.answer.targets[pair.predicted].phrase
+    target = scored.question.targets[pair.target]
+    phrase = scored.answer.targets[pair.predicted].phrase
     description = target.description or target.category
-    about = (one.question.expression, modified_answer(one), phrase, description, target.category)
-    return PairText(*about, masks.box(target.rle), one.question.hw)
+    about = (scored.question.expression, modified_answer(scored), phrase, description, target.category)
+    return PairText(*about, masks.box(target.rle), scored.question.hw)
 
 
-def modified_answer(one: Scored) -> str:
+def modified_answer(scored: ScoredAnswer) -> str:
     """The answer's text with each mask's target in brackets after its phrase."""
-    partner = {pair.predicted: pair.target for pair in one.pairs if pair.predicted is not None}
+    partner = {pair.predicted: pair.target for pair in scored.pairs if pair.predicted is not None}
     named = [
-        one.question.targets[t] if (t := partner.get(i)) is not None else None for i in range(len(one.answer.targets))
+        scored.question.targets[t] if (t := partner.get(i)) is not None else None
+        for i in range(len(scored.answer.targets))
     ]
     notes = [f"({target.description or target.category})" if target else "(nothing)" for target in named]
-    text = one.answer.text
-    ends = [target.span[1] for target in one.answer.targets]
+    text = scored.answer.text
+    ends = [target.span[1] for target in scored.answer.targets]
     for end, note in reversed(sorted(zip(ends, notes, strict=True), key=lambda item: item[0])):
         text = f"{text[:end]} {note}{text[end:]}"
     return text
 
 
 class OfflineRater:
-    """By the words alone: 10 where the phrase names the target's category, else by how many words it shares.
+    """Rater by rule: 10 where the phrase names the target's category, else by how many words it shares.
 
     The category counts as named by its own words, its plural or a synonym. Otherwise 1 + 9 × 2 S / (A + B), rounded,
-    for S words that phrase and description share of A and B in all, without words that tell nothing.
+    for S words that phrase and description share of A and B in all, without `EMPTY_WORDS`.
     """
 
     @property
@@ -118,6 +118,6 @@ class OfflineRater:
 
 
 def _words(text: str) -> frozenset[str]:
-    """Its words in lower case, in the singular as far as an "s" tells."""
+    """Return the words in lower case, without a plural "s"."""
     words = re.findall(r"[^\W_]+", text.lower())
     return frozenset(re.sub(r"(?<=[a-z]{2})s$", "", word) for word in words if word not in EMPTY_WORDS)

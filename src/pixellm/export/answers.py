@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pixellm.batch.questions import Asked, read_questions
+from pixellm.batch.questions import FileQuestion, read_questions
 from pixellm.eval.predictions import read_predictions
 from pixellm.imaging.images import EXAMPLE, load_image
 from pixellm.types import SEG_SLOT, Answer, Target
@@ -27,7 +27,7 @@ def read_answers(path: Path, image: str | None = None, questions: Path | None = 
     ]
 
 
-def _with_image(answer: Answer, asked: Asked | None, image: str | None, path: Path) -> Answer:
+def _with_image(answer: Answer, asked: FileQuestion | None, image: str | None, path: Path) -> Answer:
     source = image or answer.image_path or (str(asked.image) if asked else "")
     if not source:
         raise ValueError(

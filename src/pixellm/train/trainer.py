@@ -25,7 +25,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pixellm.data.mixture import LengthBatches
-from pixellm.eval.validation import Validated, validate
+from pixellm.eval.validation import ValidationSums, validate
 from pixellm.imaging.contact_sheet import Card, contact_sheet
 from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.train.ema import WeightEma
@@ -218,7 +218,7 @@ class PixelLMTrainer(Trainer):
         sums = torch.tensor(result.sums, dtype=torch.float64, device=self.args.device)
         if not self._sharded:
             sums = self.accelerator.reduce(sums, "sum")
-        self.metrics = Validated.of(sums.tolist()).figures
+        self.metrics = ValidationSums.of(sums.tolist()).metrics
         self._evaluated_at = self.state.global_step
         logs = {f"eval_{name}": value for name, value in self.metrics.items()}
         self.log(dict(logs))
@@ -229,7 +229,7 @@ class PixelLMTrainer(Trainer):
         self._since += time.monotonic() - started  # the speed that is logged is that of training
         return logs
 
-    def _answers(self) -> tuple[Validated, list[Card]]:
+    def _answers(self) -> tuple[ValidationSums, list[Card]]:
         """Ask the questions on this process's share of the images.
 
         Where the model is sharded, all processes answer all: each runs every layer together with the others, and so has

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from pixellm.batch.questions import Asked, batches, by_image
-from pixellm.batch.run import Batch, answer
+from pixellm.batch.questions import FileQuestion, batches, by_image
+from pixellm.batch.run import BatchFiles, answer
+from pixellm.types import Segmenter
 from pixellm.utils.files import exclusive_lock
 from tests.support import tiny
 
 
-def asked(folder: Path, *images: int) -> list[Asked]:
+def asked(folder: Path, *images: int) -> list[FileQuestion]:
     """Questions on some images, each longer than the one before."""
-    return [Asked(f"{i}", i + 1, folder / f"{image}.png", "Where" + "?" * i) for i, image in enumerate(images)]
+    return [FileQuestion(f"{i}", i + 1, folder / f"{image}.png", "Where" + "?" * i) for i, image in enumerate(images)]
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def sizes(questions: list[Asked], size: int) -> list[list[int]]:
+def sizes(questions: list[FileQuestion], size: int) -> list[list[int]]:
     return [[len(group) for group in groups] for groups in batches(by_image(questions), size)]
 
 
@@ -71,7 +72,7 @@ def test_a_question_that_is_refused_is_not_the_others_fault(folder, predictor, m
 
 
 def test_a_segmenter_that_takes_one_image_at_a_time(folder, predictor):
-    class Single:
+    class Single(Segmenter):
         def set_image(self, image):
             predictor.set_image(image)
 
@@ -87,7 +88,7 @@ def test_killed_between_the_answers_and_the_end_of_the_part(folder):
     """Both files are there: nothing is asked again, and the part goes."""
     path = folder / "q.jsonl"
     path.write_text('{"image": "0.png", "question": "Where?"}\n')
-    batch = Batch(path, folder / "out.jsonl", {"model": "x"})
+    batch = BatchFiles(path, folder / "out.jsonl", {"model": "x"})
     row = {"id": "1", "text": "Here.", "masks": []}
     with exclusive_lock(batch.out):
         assert len(batch.pending()) == 1

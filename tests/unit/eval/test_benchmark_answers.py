@@ -11,8 +11,8 @@ from pixellm.eval.answering import answer_all, fingerprint
 from pixellm.eval.benchmarks import load_benchmark
 from pixellm.eval.predictions import read_predictions
 from pixellm.eval.protocols import choose_protocol
-from pixellm.eval.scoring import score
-from pixellm.types import Answer, Target
+from pixellm.eval.report import score
+from pixellm.types import Answer, Segmenter, Target
 from pixellm.utils.files import exclusive_lock
 from tests.support import tiny, trees
 
@@ -28,7 +28,7 @@ def benchmark(tmp_path):
     return load_benchmark("refer", tmp_path)
 
 
-class Knows:
+class Knows(Segmenter):
     """Says the square to everything on the first image and the bar on the second."""
 
     def __init__(self, stop_after: int | None = None) -> None:
@@ -92,7 +92,7 @@ def test_not_while_another_process_writes_there(benchmark, tmp_path):
 
 def test_another_number_of_processes_goes_on(benchmark, tmp_path, monkeypatch):
     """Two processes take an image each; what they leave is put together by whoever comes."""
-    monkeypatch.setattr(answering, "meet", lambda world: None)
+    monkeypatch.setattr(answering, "wait_for_all", lambda world: None)
     monkeypatch.setattr(answering, "processes", lambda: (1, 2))
     second = Knows()
     assert run(second, benchmark, tmp_path / "out") is None

@@ -61,7 +61,7 @@ def test_refer(tmp_path):
     found = load_benchmark("refer", tmp_path).questions
     assert [one.id for one in found] == [f"refcoco/val/1/{number}" for number in range(4)]
     assert found[2].text == "What is thing 2 in this image? Please output segmentation mask."
-    assert found[2].given_answer == "{seg}."
+    assert found[2].reference_answer == "{seg}."
     assert np.array_equal(decoded(found[3].targets[0]), trees.bar())
 
 
@@ -92,7 +92,7 @@ def test_multi_referring_of_the_paper(tmp_path, things, sizes):
     assert found[0].id == "refcoco/val/paper/1/0"
     assert all(len({str(target.rle["counts"]) for target in one.targets}) == len(one.targets) for one in found)
     assert found[0].text.startswith("What is thing 1, thing 2")
-    assert found[0].given_answer.count("{seg}") == sizes[0]
+    assert found[0].reference_answer.count("{seg}") == sizes[0]
 
 
 def test_multi_referring_as_released(tmp_path):
@@ -100,7 +100,7 @@ def test_multi_referring_as_released(tmp_path):
     found = load_benchmark("multi-refer", tmp_path, grouping="released").questions
     assert [len(one.targets) for one in found] == [6, 5, 4, 1]
     assert found[3].id == "refcoco/val/released/1/3"
-    assert found[2].given_answer == "{seg}, {seg}, {seg} and {seg}."
+    assert found[2].reference_answer == "{seg}, {seg}, {seg} and {seg}."
 
 
 def reasonseg(root, name, texts, sentence):

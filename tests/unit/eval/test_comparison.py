@@ -13,7 +13,7 @@ def write(root: Path, name: str, seed: int, giou: float) -> None:
     folder = root / f"{name}-{seed}"
     folder.mkdir(parents=True)
     recipe = {"name": name, "seed": seed, "stage": {"steps": 2}, "validation": {"sets": {"a": 1}}}
-    (folder / RUN).write_text(json.dumps({"recipe": recipe, "figures": {"giou": giou, "ciou": 0.5}}))
+    (folder / RUN).write_text(json.dumps({"recipe": recipe, "metrics": {"giou": giou, "ciou": 0.5}}))
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def runs(tmp_path) -> Path:
 
 def test_table(runs) -> None:
     experiments = with_base(read_runs([runs]), None)
-    assert [(one.name, one.of("giou")) for one in experiments[:1]] == [("nano", [0.20, 0.22, 0.24])]
+    assert [(one.name, one.values("giou")) for one in experiments[:1]] == [("nano", [0.20, 0.22, 0.24])]
     lines = markdown(experiments).splitlines()
     assert lines[2] == "| nano | 3 | 22.0 ± 2.0 | 50.0 ± 0.0 |  |  |"
     assert lines[3].startswith("| nano-b | 3 | 11.0 ± 1.0 | 50.0 ± 0.0 | -11.0 (")
@@ -89,8 +89,16 @@ def test_mistakes(runs, tmp_path) -> None:
         file.write_text(json.dumps(told | change))
         with pytest.raises(ValueError, match=message):
             read_runs([runs])
-    file.write_text(json.dumps(told | {"figures": {}}))  # not finished
+    file.write_text(json.dumps(told | {"metrics": {}}))  # not finished
     assert [len(one.runs) for one in read_runs([runs])] == [2, 3, 2]
     file.write_text("{")
     with pytest.raises(ValueError, match="expected what a training wrote"):
         read_runs([runs])
+
+
+def test_old_names_are_read(tmp_path, caplog) -> None:
+    recipe = {"name": "nano", "seed": 0, "validation": {}}
+    (tmp_path / RUN).write_text(json.dumps({"recipe": recipe, "figures": {"giou": 0.5, "silence": 0.75}}))
+    (experiment,) = read_runs([tmp_path])
+    assert experiment.runs == ({"giou": 0.5, "no_target_accuracy": 0.75},)
+    assert "the metric silence is called no_target_accuracy now" in caplog.text

@@ -7,7 +7,7 @@ import pytest
 
 from pixellm.data.categories import CATEGORIES, SYNONYMS
 from pixellm.eval.matching import match, names_category
-from pixellm.eval.metrics import Overlap, overlap
+from pixellm.eval.overlap import Overlap, overlap
 from pixellm.imaging.masks import Rle, encode
 
 

@@ -1,79 +1,73 @@
-"""Mask metrics against hand cases and brute force."""
-
-import math
+"""Splits and bootstrap intervals."""
 
 import numpy as np
 import pytest
 
-from pixellm.eval.metrics import IouSum, Overlap, overlap
-from pixellm.imaging.masks import Rle, encode
+from tests.support import cases
+from tests.support.cases import answer, pixels, question
 
 
-def row(*pixels: int) -> Rle:
-    return encode(np.array([pixels], dtype=bool))
-
-
-def test_hand_cases():
-    sums = IouSum()
-    sums.add(overlap(row(1, 1, 0, 0), row(0, 1, 1, 0)))  # 1 of 3
-    sums.add(overlap(row(1, 1, 1, 1), row(1, 1, 1, 1)))  # 4 of 4
-    assert sums.giou == pytest.approx((1 / 3 + 1) / 2)
-    assert sums.ciou == pytest.approx(5 / 7)
-    assert sums.pairs == 2
-
-
-def test_two_empty_masks_agree_and_add_no_pixels():
-    sums = IouSum()
-    sums.add(overlap(row(0, 0), row(0, 0)))
-    assert sums.giou == 1.0
-    assert (sums.intersection, sums.union) == (0, 0)
-    assert math.isnan(sums.ciou)
-    sums.add(overlap(row(1, 0), row(1, 1)))
-    assert sums.giou == pytest.approx(0.75)
-    assert sums.ciou == pytest.approx(0.5)
-
-
-def test_one_empty_mask_scores_zero():
-    sums = IouSum()
-    sums.add(overlap(row(0, 0), row(1, 1)))
-    sums.add(overlap(row(1, 0), row(0, 0)))
-    assert (sums.giou, sums.ciou, sums.union) == (0.0, 0.0, 3)
-
-
-def test_a_rule_may_replace_the_iou():
-    sums = IouSum()
-    sums.add(Overlap(0, 0), 0.0)
-    assert sums.giou == 0.0
-
-
-def test_nothing_added_is_not_a_number():
-    assert math.isnan(IouSum().giou)
-    assert math.isnan(IouSum().ciou)
-
-
-def test_masks_of_different_size_are_refused():
-    with pytest.raises(ValueError, match=r"expected a predicted mask of the target's size \[1, 2\]"):
-        overlap(row(1, 1, 1), row(1, 1))
-
-
-def test_equals_brute_force():
+def sample(count: int):
+    """Questions for one to five targets, some hit, some missed."""
     rng = np.random.default_rng(0)
-    sums, ious, intersections, unions = IouSum(), [], 0, 0
-    for density in (0.0, 0.1, 0.5, 0.9, 1.0) * 4:
-        predicted, target = rng.random((2, 7, 5)) < density
-        sums.add(overlap(encode(predicted), encode(target)))
-        both = sum(bool(p) and bool(t) for p, t in zip(predicted.flat, target.flat, strict=True))
-        either = sum(bool(p) or bool(t) for p, t in zip(predicted.flat, target.flat, strict=True))
-        ious.append(both / either if either else 1.0)
-        intersections, unions = intersections + both, unions + either
-    assert sums.giou == pytest.approx(np.mean(ious))
-    assert sums.ciou == pytest.approx(intersections / unions)
+    questions, answers = [], []
+    for number in range(count):
+        total = int(rng.integers(1, 6))
+        targets = list(rng.random((total, 8, 9)) > 0.5)
+        found = [mask ^ (rng.random((8, 9)) > 0.8) for mask in targets if rng.random() > 0.2]
+        questions.append(question(targets, f"val/{number // 2}/{number % 2}", ["cup", "jug"][: total % 3]))
+        answers.append(answer(found, f"val/{number // 2}/{number % 2}"))
+    return questions, answers
 
 
-def test_ignored_pixels_count_as_nothing():
-    rng = np.random.default_rng(1)
-    for _ in range(10):
-        predicted, target, ignored = rng.random((3, 7, 5)) < 0.5
-        target &= ~ignored
-        counted = overlap(encode(predicted & ~ignored), encode(target))
-        assert overlap(encode(predicted), encode(target), encode(ignored)) == counted
+def test_few_and_many_make_up_all():
+    report = cases.scored(*sample(40))
+    rows = report.splits["targets"]
+    assert list(rows) == ["few", "many", "1", "2", "3", "4", "5"]
+    assert rows["few"].pairs + rows["many"].pairs == report.overall.pairs
+    together = sum(rows[name].values["giou"] * rows[name].pairs for name in ("few", "many"))
+    assert together / report.overall.pairs == pytest.approx(report.overall.values["giou"])
+
+
+def test_area_and_category_leave_masks_too_many_out():
+    square, large = np.zeros((200, 200), bool), np.zeros((200, 200), bool)
+    square[:20, :20], large[50:, 50:] = True, True
+    report = cases.scored([question([square, large], names=["cup", "jug"])], [answer([square, ~large, ~square])])
+    area, category = report.splits["area"], report.splits["category"]
+    assert list(area) == ["small", "large"]
+    assert (area["small"].values["giou"], area["small"].pairs) == (1, 1)
+    assert category["cup"].values["ciou"] == 1
+    assert category["jug"].values["giou"] == pytest.approx(22500 / 39600)
+    assert report.overall.pairs == 3
+
+
+def test_numbers_are_the_same_every_time_and_in_any_order():
+    questions, answers = sample(30)
+    first, second = (cases.scored(questions, rows).to_json() for rows in (answers, answers[::-1]))
+    assert first == second
+    other = cases.scored(questions, answers, seed=1).to_json()
+    assert other["overall"]["giou"] == first["overall"]["giou"]
+    assert other["overall"]["intervals"] != first["overall"]["intervals"]
+
+
+def test_intervals_are_those_of_resampled_questions():
+    """Against a bootstrap written out: draws of questions, sums of what they add."""
+    questions, answers = sample(60)
+    report = cases.scored(questions, answers)
+    sums = np.array([(sum(p.iou for p in one.pairs), len(one.pairs)) for one in report.scored])
+    rng = np.random.default_rng(7)
+    draws = [sums[rng.integers(0, 60, 60)].sum(axis=0) for _ in range(4000)]
+    expected = np.percentile([iou / pairs for iou, pairs in draws], (2.5, 97.5))
+    assert report.overall.intervals["giou"] == pytest.approx(tuple(expected), abs=0.01)
+
+
+def test_equal_questions_leave_no_doubt():
+    questions = [question([pixels(0, 1)], f"val/{n}/0") for n in range(5)]
+    report = cases.scored(questions, [answer([pixels(0)], one.id) for one in questions])
+    assert report.overall.intervals["giou"] == (0.5, 0.5)
+
+
+def test_released_counts_by_image():
+    report = cases.scored(*sample(10), protocol="released")
+    assert report.to_json()["bootstrap"]["units"] == "images"
+    assert report.splits.keys() == {"targets"}

@@ -4,7 +4,7 @@ It generates no text: a question is taken as one phrase and gets the mask that i
 phrases of known objects.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,10 +15,10 @@ from pixellm.baselines.seem.pixel_decoder import ImageFeatures
 from pixellm.baselines.seem.processing import SeemProcessor
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.postprocess import Binary, binarize
-from pixellm.types import Answer, Done, Event, Target, TextPiece
+from pixellm.types import Answer, Segmenter, Target
 
 
-class SeemPredictor:
+class SeemPredictor(Segmenter):
     """`Segmenter` that grounds questions or phrases in an image, which is encoded once.
 
     Args:
@@ -80,13 +80,6 @@ class SeemPredictor:
             target = Target(phrase, (0, len(phrase)), rle, score)
             answers.append(Answer(question, phrase, (target,), (image.height, image.width), image))
         return answers
-
-    def stream(self, question: str) -> Iterator[Event]:
-        """Yield `TextPiece`, `Target` and `Done`, all at once."""
-        answer = self.ask(question)
-        yield TextPiece(answer.text)
-        yield from answer.targets
-        yield Done(answer)
 
     def _current(self) -> tuple[Image.Image, ImageFeatures]:
         if self._image is None:

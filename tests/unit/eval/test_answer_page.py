@@ -1,20 +1,20 @@
-"""Contact sheets and loss curves: made, complete and repeatable."""
+"""Contact sheets, and which answers an evaluation shows: complete and repeatable."""
 
-import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from pixellm.eval import sheet
-from pixellm.eval.curves import loss_curves, read_losses, smooth
-from pixellm.eval.matching import Score
-from pixellm.eval.photographs import Result
-from pixellm.eval.sheet import choose, is_good
+from pixellm.eval.answer_page import choose, is_good, note
+from pixellm.eval.matching import MaskPair
+from pixellm.eval.overlap import Overlap
+from pixellm.eval.protocols import ScoredAnswer
 from pixellm.imaging import contact_sheet as cards
 from pixellm.imaging.contact_sheet import Card, contact_sheet
 from pixellm.types import Answer, Target
+from tests.support import cases
 
 
 def item(text: str, *spans: tuple[int, int], size: tuple[int, int] = (80, 60), good: bool | None = True) -> Card:
@@ -29,9 +29,10 @@ def words_of(card: Card):
     return card.text, card.spans
 
 
-def result(record: int, kind: str = "category", hit: int = 10, named: bool = True) -> Result:
-    scores = (Score("cat", "cat", hit, 20, named),) if kind != "nothing" else ()
-    return Result(record, f"{record}.jpg", kind, "", f"q{record}", "a", (), scores)
+def result(image: int, kind: str = "category", hit: int = 10, named: bool = True) -> ScoredAnswer:
+    pairs = (MaskPair(0, 0, Overlap(hit, 20), hit / 20, named),) if kind != "no-target" else ()
+    asked = replace(cases.question([], f"{image}/{kind}"), image_id=f"{image}", kind=kind)
+    return ScoredAnswer(asked, Answer("", "a", (), (1, 10)), pairs)
 
 
 @pytest.mark.parametrize("name", ["sheet.png", "sheet.jpg"])
@@ -104,9 +105,9 @@ def test_choice_is_spread_and_repeatable():
     results = [result(100 * at + k, kind, hit=k) for at, kind in enumerate(kinds) for k in range(21)]
     chosen = choose(results, 9)
     assert chosen == choose(results[::-1], 9)
-    assert Counter(r.kind for r in chosen) == {"category": 3, "several": 3, "all": 3}
-    assert len({r.record_id for r in chosen}) == 9
-    first = [r.scores[0].intersection for r in chosen if r.kind == "category"]
+    assert Counter(r.question.kind for r in chosen) == {"category": 3, "several": 3, "all": 3}
+    assert len({r.question.image_id for r in chosen}) == 9
+    first = [r.pairs[0].counts.intersection for r in chosen if r.question.kind == "category"]
     assert (first[0], first[-1]) == (20, 0)
     assert len(choose(results, 1000)) == len(results)
     assert choose([], 5) == []
@@ -114,7 +115,7 @@ def test_choice_is_spread_and_repeatable():
 
 def test_no_photograph_twice_while_there_are_others():
     results = [result(k, kind, hit=k) for kind in ("category", "all", "several") for k in range(21)]
-    assert len({r.record_id for r in choose(results, 12)}) == 12
+    assert len({r.question.image_id for r in choose(results, 12)}) == 12
     assert len(choose([result(1), result(1, "all")], 2)) == 2
 
 
@@ -122,35 +123,5 @@ def test_good_needs_the_right_name():
     assert is_good(result(0, hit=20))
     assert not is_good(result(0, hit=20, named=False))
     assert not is_good(result(0, hit=9))
-    assert is_good(result(0, "nothing"))
-    assert sheet._note(result(0, hit=9)) == "IoU 0.45"
-
-
-def test_loss_curves(tmp_path):
-    history = [
-        {"step": step, "loss": 1 / step, "loss_dice": 2.0, "grad_norm": 1.0, "learning_rate": 0.1}
-        for step in range(1, 30)
-    ]
-    history[3]["loss"] = float("nan")
-    state = tmp_path / "trainer_state.json"
-    state.write_text(
-        json.dumps({"log_history": [*history, {"step": 29, "eval_loss": 0.5}, {"step": 29, "runtime": 1}]})
-    )
-    assert loss_curves(state, tmp_path / "curves.png") == ["loss", "loss_dice", "eval_loss"]
-    assert Image.open(tmp_path / "curves.png").size[0] > 600
-    steps, values = read_losses(state)["loss"]
-    assert list(steps) == list(range(1, 30))
-    assert np.isfinite(smooth(values)).all()
-
-
-def test_smoothing_keeps_constants_and_lines():
-    assert smooth(np.full(50, 3.0)) == pytest.approx(3.0)
-    assert smooth(np.arange(200.0))[100] == pytest.approx(100)
-    assert smooth(np.array([5.0])) == pytest.approx(5.0)
-
-
-@pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"log_history": []}'])
-def test_a_state_without_losses_is_refused(tmp_path, text):
-    (tmp_path / "trainer_state.json").write_text(text)
-    with pytest.raises(ValueError, match="expected"):
-        loss_curves(tmp_path / "trainer_state.json", tmp_path / "curves.png")
+    assert is_good(result(0, "no-target"))
+    assert note(result(0, hit=9)) == "IoU 0.45"
