@@ -1,7 +1,7 @@
-"""A server under load: many clients, good and bad requests mixed; latency, memory, and whether the answers are right.
+"""Load test of a server: many clients, good and bad requests mixed; latency, memory and correctness.
 
-Every good answer is compared with what the predictor says offline; every bad request has to get its status. Memory is
-that of the server and of its worker, from after a warm-up to the end.
+Every answer is compared with the predictor's own, and every bad request must get its status. Memory is that of server
+and worker, from the end of a warm-up on.
 
     python benchmarks/serving.py [--clients 200] [--seconds 180] [--model pixellm-mini]
 """
@@ -31,7 +31,7 @@ from pixellm.predictor import Predictor
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 QUESTIONS = ("Segment the cat.", "Where is the cup?", "Segment the person.", "What is in this image?")
 IMAGES = tuple(f"example:{name}" for name in EXAMPLES)
-BAD = 0.15  # share of requests that must be refused
+BAD = 0.15  # share of bad requests
 WARM_UP = 0.25  # share of the time
 TOKENS = 64
 
@@ -43,7 +43,7 @@ def encoded(image: str) -> str:
 
 
 def offline(model: str) -> dict[tuple[str, str], dict]:
-    """What the predictor answers, for each image and question."""
+    """Return the predictor's answers by image and question."""
     predictor = Predictor.load(model)
     answers = {}
     for image in IMAGES:
@@ -54,7 +54,7 @@ def offline(model: str) -> dict[tuple[str, str], dict]:
 
 
 def refusals(image: str) -> list[tuple[dict, int]]:
-    """Requests to /v1/segment that are wrong, and what each gets."""
+    """Return bad requests to /v1/segment with their expected status."""
     return [
         ({"image": image, "question": "   "}, 400),
         ({"image": "data:image/png;base64,AAAA", "question": "a"}, 400),
@@ -67,7 +67,7 @@ def refusals(image: str) -> list[tuple[dict, int]]:
 
 
 class Load:
-    """Clients that ask until the time is over."""
+    """Clients that send requests until the time is over."""
 
     def __init__(self, url: str, answers: dict[tuple[str, str], dict], seconds: float) -> None:
         self.url, self.answers, self.end = url, answers, time.monotonic() + seconds
@@ -75,27 +75,27 @@ class Load:
         self.bad = refusals(self.images[IMAGES[0]])
         self.seconds: list[float] = []
         self.first_word: list[float] = []
-        self.found: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self.wrong: list[str] = []
 
     async def client(self, number: int) -> None:
-        draw = random.Random(number)
+        rng = random.Random(number)
         async with httpx2.AsyncClient(base_url=self.url, timeout=600) as http:
             while time.monotonic() < self.end:
                 try:
-                    if draw.random() < BAD:
-                        await self._refused(http, draw)
-                    elif draw.random() < 0.5:
-                        await self._whole(http, *draw.choice(list(self.answers)))
+                    if rng.random() < BAD:
+                        await self._refused(http, rng)
+                    elif rng.random() < 0.5:
+                        await self._whole(http, *rng.choice(list(self.answers)))
                     else:
-                        await self._streamed(http, *draw.choice(list(self.answers)))
+                        await self._streamed(http, *rng.choice(list(self.answers)))
                 except httpx2.HTTPError as error:
-                    self.found[f"connection: {type(error).__name__}"] += 1
+                    self.outcomes[f"connection: {type(error).__name__}"] += 1
 
-    async def _refused(self, http: httpx2.AsyncClient, draw: random.Random) -> None:
-        body, expected = draw.choice(self.bad)
+    async def _refused(self, http: httpx2.AsyncClient, rng: random.Random) -> None:
+        body, expected = rng.choice(self.bad)
         status = (await http.post("/v1/segment", json=body)).status_code
-        self.found["refused"] += status == expected
+        self.outcomes["refused"] += status == expected
         if status not in (expected, 429, 503):
             self.wrong.append(f"a bad request got {status} for {expected}")
 
@@ -126,7 +126,7 @@ class Load:
                     self.first_word.append(time.monotonic() - began)
                 chunk = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
-                    self.found[chunk["error"]["code"]] += 1
+                    self.outcomes[chunk["error"]["code"]] += 1
                     return
                 delta = chunk["choices"][0]["delta"]
                 text, targets = text + delta.get("content", ""), targets + delta.get("targets", [])
@@ -134,16 +134,18 @@ class Load:
         self._compare({**self.answers[image, question], "text": text, "targets": targets}, image, question)
 
     def _answered(self, status: int) -> bool:
-        self.found[{200: "answered", 429: "too many", 503: "queue full", 504: "too slow"}.get(status, str(status))] += 1
+        self.outcomes[
+            {200: "answered", 429: "too many", 503: "queue full", 504: "too slow"}.get(status, str(status))
+        ] += 1
         return status == 200
 
-    def _compare(self, found: dict, image: str, question: str) -> None:
-        if found != self.answers[image, question]:
-            self.wrong.append(f"{image}, {question}: {found['text']!r}")
+    def _compare(self, answer: dict, image: str, question: str) -> None:
+        if answer != self.answers[image, question]:
+            self.wrong.append(f"{image}, {question}: {answer['text']!r}")
 
 
 async def watch(server: int, end: float, memory: list[tuple[float, int]]) -> None:
-    """Resident bytes of the server and its worker, now and then."""
+    """Sample the resident memory of server and worker."""
     while time.monotonic() < end:
         processes = [psutil.Process(server), *psutil.Process(server).children()]
         memory.append((time.monotonic(), sum(process.memory_info().rss for process in processes)))
@@ -157,12 +159,12 @@ async def run(url: str, server: int, answers: dict, clients: int, seconds: float
     steady = [rss for at, rss in memory if at - began > WARM_UP * seconds]
     third = max(1, len(steady) // 3)
     early, late = np.mean(steady[:third]), np.mean(steady[-third:])
-    for one in load.wrong[:10]:
-        print("WRONG", one)
+    for message in load.wrong[:10]:
+        print("WRONG", message)
     return {
         "clients": clients,
         "seconds": seconds,
-        "found": dict(load.found),
+        "found": dict(load.outcomes),
         "wrong": len(load.wrong),
         "answers_per_second": round(len(load.seconds) / (time.monotonic() - began), 2),
         "latency_seconds": percentiles(load.seconds),
@@ -203,10 +205,10 @@ def main() -> None:
             process.terminate()
     result = {"model": str(arguments.model), "options": arguments.options, **result}
     print(json.dumps(result, indent=2))
-    if arguments.model == hub.MINI and arguments.seconds >= 180:  # what a short try says is not kept
+    if arguments.model == hub.MINI and arguments.seconds >= 180:  # short runs are not recorded
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     if result["wrong"]:
-        raise SystemExit(f"{result['wrong']} answers were not what they should be")
+        raise SystemExit(f"{result['wrong']} answers were wrong")
 
 
 def mean_of(metrics: str, name: str) -> float:

@@ -1,6 +1,5 @@
 """`pixellm serve`: an HTTP server around a model."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from pixellm.cli.common import (
     QuantizeOption,
     device_and_dtype,
     err_console,
+    log_progress,
     out_console,
 )
 from pixellm.hub.models import MINI
@@ -150,7 +150,7 @@ def run_server(
 def _listen(worker: "WorkerSettings", settings: ServeSettings, keys: "ApiKeys", host: str, port: int) -> None:
     """Serve on an address; exit code 1 if the model cannot be loaded."""
     from pixellm.serve.app import create_app
-    from pixellm.serve.server import Server, log_to_stderr
+    from pixellm.serve.server import Server
 
     failures: list[str] = []
 
@@ -158,7 +158,7 @@ def _listen(worker: "WorkerSettings", settings: ServeSettings, keys: "ApiKeys", 
         failures.append(reason)
         server.stop()
 
-    log_to_stderr(logging.INFO)
+    log_progress()
     app = create_app(worker, settings, keys, on_failure)
     with listen(host, port) as listening:
         url_host = f"[{host}]" if ":" in host else host

@@ -75,7 +75,7 @@ class RequestMiddleware:
     async def _forward(self, tenant: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an authenticated request on, within the limits."""
         length = Headers(scope=scope).get("content-length", "0")
-        check_body_size(int(length) if length.isdigit() else 0, self.settings)
+        check_body_size(int(length) if length.isdecimal() else 0, self.settings)
         with self._limiter.admit(tenant), self.metrics.in_flight.track_inprogress():
             scope.setdefault("state", {})["tenant"] = tenant
             await self.app(scope, limited(receive, self.settings), send)

@@ -20,8 +20,6 @@ from pixellm.serve.settings import ServeSettings
 if TYPE_CHECKING:
     from ray.serve import Application
 
-UPSCALE_DELAY, DOWNSCALE_DELAY = 10.0, 300.0  # seconds of too many or too few questions: loading a model takes long
-
 
 class Arguments(BaseModel):
     """The `args` of a Serve config file.
@@ -53,8 +51,8 @@ class Arguments(BaseModel):
     open_to_anybody: bool = False
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(4, ge=1)
-    upscale_delay: float = UPSCALE_DELAY
-    downscale_delay: float = DOWNSCALE_DELAY
+    upscale_delay: float = 10.0
+    downscale_delay: float = 300.0  # loading a model again takes long
     num_cpus: float = 1
     num_gpus: float = 0
     limits: dict[str, Any] = {}

@@ -26,7 +26,6 @@ from pixellm.types import Answer, Target, TextPiece
 
 MIN_TEMPERATURE = 0.01  # lower temperatures overflow, and sample the likeliest token anyway
 MAX_FIELDS = 16  # of a multipart body
-TEXT_FIELDS = ("question", "image")  # form fields that are never read as numbers
 T = TypeVar("T")
 M = TypeVar("M", bound=RequestModel)
 
@@ -57,7 +56,7 @@ class RequestHandler:
             fields = {name: value for name, value in form.items() if isinstance(value, str)}
             if json_field is not None and json_field not in fields:
                 raise ApiError(400, f"expected a field named {json_field} in the form.", param=json_field)
-            text = _fields_to_json(fields) if json_field is None else fields[json_field]
+            text = json.dumps(fields) if json_field is None else fields[json_field]
             # A form may name any encoding and hold invalid text; the JSON parser reports it.
             return text.encode(errors="surrogatepass"), await image.read()
 
@@ -129,19 +128,6 @@ class RequestHandler:
         (finished,) = (event for event in events if isinstance(event, AnswerFinished))
         width, height = pending.job.size
         return Answer(pending.job.question, text, targets, (height, width)), finished
-
-
-def _fields_to_json(fields: dict[str, str]) -> str:
-    return json.dumps({name: value if name in TEXT_FIELDS else _number(value) for name, value in fields.items()})
-
-
-def _number(value: str) -> int | float | str:
-    for number_type in (int, float):
-        try:
-            return number_type(value)
-        except ValueError:
-            continue
-    return value
 
 
 async def until_disconnect(receive: Receive, work: Awaitable[T]) -> T:

@@ -125,13 +125,15 @@ class ChatRequest(SamplingOptions):
 
 
 class SegmentForm(SamplingOptions):
-    """Form fields beside an uploaded image."""
+    """Form fields beside an uploaded image; numbers are text there."""
+
+    model_config = ConfigDict(strict=False)
 
     question: str
 
 
 class SegmentRequest(SegmentForm):
-    model_config = _example({"image": EXAMPLE_IMAGE, "question": "Segment the cat."})
+    model_config = ConfigDict(strict=True) | _example({"image": EXAMPLE_IMAGE, "question": "Segment the cat."})
 
     image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -126,9 +125,3 @@ class Server(uvicorn.Server):
                 self.run(sockets=[listening])
         finally:
             signal.signal(signal.SIGTERM, previous)
-
-
-def log_to_stderr(level: int) -> None:
-    """Log requests and the server's own messages."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("pixellm").setLevel(level)
