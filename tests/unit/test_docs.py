@@ -94,7 +94,7 @@ def test_make_targets_exist():
 
 def test_file_map_is_complete():
     """Every path in it exists, and every package of `src/pixellm` is in it."""
-    section = README.split("## Where things are")[1].split("\n## ")[0]
+    section = README.split("## File map")[1].split("\n## ")[0]
     paths = {path for row in re.findall(r"^\|.*$", section, re.MULTILINE) for path in re.findall(r"`([\w./-]+)`", row)}
     assert sorted(path for path in paths if not (ROOT / path).exists()) == []
     parts = [path for path in (ROOT / "src/pixellm").iterdir() if not path.name.startswith("_")]

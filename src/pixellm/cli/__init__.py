@@ -66,7 +66,8 @@ INTERRUPTED = 130  # exit code that shells report for Ctrl-C
 EXTRAS = {
     **dict.fromkeys(("openai", "pyarrow"), "eval"),
     **dict.fromkeys(("aiohttp", "datasketch", "ijson", "py3langid", "tenacity"), "muse"),
-    **dict.fromkeys(("fastapi", "multipart", "prometheus_client", "python_multipart", "uvicorn"), "serve"),
+    **dict.fromkeys(("cachetools", "fastapi", "h11", "multipart", "prometheus_client", "python_multipart"), "serve"),
+    **dict.fromkeys(("sse_starlette", "uvicorn", "werkzeug"), "serve"),
     "ray": "ray",
     "torchao": "quant",
 }

@@ -1,12 +1,17 @@
 """All commands, in this process: their help, their panels, and `-` as an output file."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import typer
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from pixellm import cli
@@ -53,6 +58,26 @@ def test_every_command_is_in_a_panel(run):
     assert headings == ["Options", *cli.PANELS]
     assert {name for panel in cli.PANELS.values() for name in panel} == set(ROOT.commands)
     assert all(f"│ {name} " in output for name in ROOT.commands)
+
+
+def test_a_missing_package_names_an_extra_that_has_it():
+    """For each imported package of an extra, the extra that `main` names declares it."""
+    root = Path(__file__).parents[3]
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = {
+        extra: {canonicalize_name(Requirement(requirement).name) for requirement in requirements}
+        for extra, requirements in declared.items()
+        if extra not in ("dev", "docs")
+    }
+    code = "".join(path.read_text() for path in (root / "src").rglob("*.py"))
+    imported = set(re.findall(r"^ *(?:from|import) (\w+)", code, re.MULTILINE))
+    checked = 0
+    for name, owners in metadata.packages_distributions().items():
+        having = [extra for extra, packages in extras.items() if packages & set(map(canonicalize_name, owners))]
+        if having and name in imported:
+            assert cli.EXTRAS.get(name, "train") in having, name
+            checked += 1
+    assert checked > 10
 
 
 def test_a_file_is_written_where_it_should_be(tmp_path):
