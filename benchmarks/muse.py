@@ -1,7 +1,7 @@
-"""How fast `pixellm muse generate` asks, and how its memory grows.
+"""Throughput and memory of `pixellm muse generate`.
 
-    photographs (synthetic) + a server in a process of its own → rate of requests beside the ideal one
-    1,000 … 100,000 photographs, all asked about by rules → peak memory of the process
+    synthetic images + a server in a process of its own → rate of requests beside the ideal one
+    1,000 … 100,000 images with the template engine → peak memory of the process
 
     python benchmarks/muse.py [--requests 3000] [--out benchmarks/results/muse.json]
 
@@ -30,7 +30,7 @@ PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
 def throughput(requests: int, folder: Path) -> dict[str, float]:
-    """Requests a second with `IN_FLIGHT` at a time, beside the ideal."""
+    """Measure requests a second with `IN_FLIGHT` at a time, beside the ideal."""
     annotations, images = muse_source.write(folder, requests)
     command = [sys.executable, str(ROOT / "tests/support/vlm_server.py"), "--latency", str(LATENCY)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -46,24 +46,24 @@ def throughput(requests: int, folder: Path) -> dict[str, float]:
 
 
 def memory(folder: Path) -> dict[str, float]:
-    """Peak memory in MB of asking one question by rules about each of more and more photographs."""
-    found = {}
+    """Measure the peak memory in MB of one question by rules about each image, for growing numbers of images."""
+    peaks = {}
     for size in SIZES:
         annotations, images = muse_source.write(folder / str(size), size)
         out = folder / f"out-{size}"
-        found[f"{size}"] = _generate(out, annotations, images, "--engine", "template", "--questions", "1")
-    return found
+        peaks[f"{size}"] = _generate(out, annotations, images, "--engine", "template", "--questions", "1")
+    return peaks
 
 
 def _generate(out: Path, annotations: Path, images: Path, *more: str) -> float:
-    """Peak memory in MB, as the operating system counts it."""
+    """Run a generation; return its peak memory in MB, as the operating system counts it."""
     command = [sys.executable, "-m", "pixellm", "muse", "generate", str(out)]
     command += ["--annotations", str(annotations), "--images", str(images), *more]
     process, peak = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0
     # Not what `wait` reports: that counts the memory of this process, too, which the other one is forked from.
     while process.poll() is None:
-        found = PEAK.search(Path(f"/proc/{process.pid}/status").read_text())
-        peak = max(peak, int(found[1]) if found else 0)
+        match = PEAK.search(Path(f"/proc/{process.pid}/status").read_text())
+        peak = max(peak, int(match[1]) if match else 0)
         time.sleep(0.1)
     if process.returncode:
         sys.exit(f"expected {' '.join(command)} to succeed, got status {process.returncode}")
@@ -76,11 +76,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "muse.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = {
+        results = {
             "throughput": throughput(arguments.requests, Path(folder) / "asked"),
             "memory_mb": memory(Path(folder)),
         }
-    text = json.dumps(found, indent=2)
+    text = json.dumps(results, indent=2)
     print(text)
     arguments.out.write_text(text + "\n", encoding="utf-8")
 

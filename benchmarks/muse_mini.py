@@ -1,12 +1,12 @@
-"""MUSE-mini: questions made by rules about COCO and LVIS photographs, and what training on them does at nano size.
+"""MUSE-mini: questions made by rules about COCO and LVIS images, and the effect of training on them at nano size.
 
-    instances → generate, check → MUSE-mini → train with and without it (seeds) → questions about held-out photographs
+    instances → generate, check → MUSE-mini → train with and without it (seeds) → questions about held-out images
 
     python benchmarks/muse_mini.py --data DIR [--out runs/muse] [--seeds 3] [--jobs 2] [--report docs/muse_mini.md]
 
 DIR holds coco_480 (instances_train.json, lvis_val.json, instances_val.json, images, images_lvis) and more_416. What is
-finished is not done again. Held-out questions are made by the same rules about other photographs, or are those of
-`benchmarks/baselines.py`, which have another grammar. All ask for two things or more by what they are for.
+finished is not done again. Held-out questions are made by the same rules about other images, or are those of
+`benchmarks/baselines.py`, which have another grammar. All ask for two objects or more by their use.
 """
 
 import argparse
@@ -32,16 +32,16 @@ from pixellm.segmenter import load_segmenter, weights_of
 from pixellm.utils.files import write_text
 
 SOURCES = {"instances_train": "images", "lvis_val": "images_lvis", "instances_val": "images"}
-# Small things, and many questions of a photograph: there are few photographs.
+# Small instances, and many questions about an image: there are few images.
 GENERATE = ("--engine", "template", "--questions", "80", "--min-area", "0.0005")
-REPEATS = "3"  # records that may have the words of one about another photograph
-VAL_QUESTIONS = 1  # of a photograph
+REPEATS = "3"  # records that may share the text of one about another image
+VAL_QUESTIONS = 1  # about an image
 ANSWER_BUDGET = 160  # tokens: a small model's answers may not end
 KINDS = ("with_muse", "without_muse")
 
 
 def make(data: Path, out: Path) -> Path:
-    """The root of MUSE-mini, with photographs beside it; train and val."""
+    """Make MUSE-mini (train and val) with its images; return its root."""
     root = out / "root"
     if (root / "muse" / "muse_val.json").is_file():
         return root

@@ -26,7 +26,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return muse_examples.write_photographs(tmp_path_factory.mktemp("images"))
+    return muse_examples.write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Good records of MUSE, made from boxes drawn at random: what is said is true, and no question names a target."""
+"""Good records of MUSE, made from random boxes: descriptions are true, and no question names a target."""
 
 import random
 
@@ -7,7 +7,7 @@ from pixellm.imaging import masks
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget, Provenance
 
 WIDTH, HEIGHT = 640, 480
-# A question, the start of its answer, and the things that it asks for.
+# Question, start of its answer, and categories of its targets.
 ASKED = (
     ("Which tools would someone need to cut up and eat a grilled steak?", "One would cut with", ("knife", "fork")),
     ("If it starts to rain, what would keep a walker dry and carry the shopping?", "Take", ("umbrella", "backpack")),
@@ -51,7 +51,7 @@ SIDES = {"left": 0.2, "right": 0.8}
 
 
 def target(rng: random.Random, number: int, category: str, side: str | None = None) -> MuseTarget:
-    """A thing in the image, on the side if one is given; described by it, or by its kind."""
+    """Return an instance, on a side of the image if there is one; described by it, or by its category."""
     width, height = rng.randint(20, 200), rng.randint(20, 160)
     if rng.random() < 0.15:
         width, height = (rng.randint(420, 600), rng.randint(300, 440)) if rng.random() < 0.5 else (24, 24)
@@ -68,7 +68,7 @@ def target(rng: random.Random, number: int, category: str, side: str | None = No
 
 
 def record(number: int, seed: int = 0) -> MuseRecord:
-    """A good one."""
+    """Return a good record."""
     rng = random.Random(f"{seed}/{number}")
     question, start, things = ASKED[number % len(ASKED)]
     targets = [
@@ -104,5 +104,5 @@ def records(count: int, seed: int = 0) -> list[MuseRecord]:
 
 
 def rle(one: MuseTarget) -> dict:
-    """The mask of a target, as a COCO RLE that JSON can hold."""
+    """Return the mask of a target as a COCO RLE for JSON."""
     return masks.encode(masks.decode(one.segmentation, HEIGHT, WIDTH))

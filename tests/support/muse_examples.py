@@ -1,4 +1,4 @@
-"""Records as a generation leaves them, on two example photographs; their things are outlined by hand."""
+"""Records as a generation leaves them, about two example images whose objects are outlined by hand."""
 
 import math
 from pathlib import Path
@@ -91,8 +91,8 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def write_photographs(folder: Path) -> Path:
-    """The photographs of `RECORDS` in a folder."""
+def write_images(folder: Path) -> Path:
+    """Write the images of `RECORDS` into a folder."""
     for image, name in ((COFFEE_IMAGE, "coffee"), (ASTRONAUT_IMAGE, "astronaut")):
         path = folder / image.file_name
         path.parent.mkdir(parents=True, exist_ok=True)

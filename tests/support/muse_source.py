@@ -1,4 +1,4 @@
-"""Photographs with two to five annotated things each, as many as wanted, of one file."""
+"""Any number of images of one file, with two to five annotated instances each."""
 
 import json
 import random

@@ -2,16 +2,15 @@
 
 import base64
 import io
-import json
-import re
 from typing import Any
 
 from PIL import Image
 
 from pixellm.baselines.two_stage import NamedObject
+from pixellm.utils.chat_protocol import Messages, json_object
 from pixellm.utils.job_runner import run_blocking
 from pixellm.utils.limits import Budget
-from pixellm.utils.openai_client import ChatClient, Messages
+from pixellm.utils.openai_client import ChatClient
 from pixellm.utils.server_settings import ServerSettings
 
 SIDE = 1024  # pixels: the longest side of the image that is sent
@@ -67,10 +66,8 @@ def parse_objects(reply: str) -> list[NamedObject]:
     Raises:
         ValueError: there is no such JSON in it.
     """
-    visible = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
-    match = re.search(r"\{.*\}", visible, re.DOTALL)
     try:
-        items = json.loads(match[0] if match else "")["things"]
+        items = json_object(reply)["things"]
         return [NamedObject(str(item["name"]).strip(), _point(item["point"])) for item in items]
     except (ValueError, KeyError, TypeError):
         raise ValueError(

@@ -190,8 +190,8 @@ def _report(journal: "Journal", new: int) -> Iterator[str]:
     images, records = journal.totals()
     counts = journal.counts()
     calls, tokens_in, tokens_out, cost = journal.spent()
-    asked = images - counts["skipped"].total()
-    yield f"{records:,} records about {asked:,} images, {new:,} of them new"
+    used = images - counts["skipped"].total()
+    yield f"{records:,} records about {used:,} images, {new:,} of them new"
     for title, key in (("images", "skipped"), ("instances", "left_out"), ("records", "rejected")):
         yield from (f"{title} left out: {count:,} · {reason}" for reason, count in counts[key].most_common() if count)
     if calls:

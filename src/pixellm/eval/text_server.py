@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pixellm.eval.text_rater import BEST, WORST, PairText
+from pixellm.utils.chat_protocol import without_thoughts
 from pixellm.utils.job_runner import JobRunner, run_blocking
 from pixellm.utils.limits import Budget
 from pixellm.utils.openai_client import ChatClient
@@ -129,8 +130,8 @@ def _prompt(pair: PairText) -> str:
 
 def _rating(reply: str) -> int | None:
     """The last number of 1–10 in a reply, "8" of "8/10" too: models that think aloud end with it; None without one."""
-    thought = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
-    numbers = re.findall(r"(?<![\d./-])\d+(?:\.\d+)?", re.sub(r"/\s*10\b", "", thought))
+    text = re.sub(r"/\s*10\b", "", without_thoughts(reply))
+    numbers = re.findall(r"(?<![\d./-])\d+(?:\.\d+)?", text)
     ratings = [float(number) for number in numbers if WORST <= float(number) <= BEST]
     return round(ratings[-1]) if ratings else None
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,13 +99,6 @@ class MuseStatistics:
             "questions_by_targets": dict(sorted(self.targets.items())),
             "descriptions_by_tokens": dict(sorted(self.tokens.items())),
         }
-
-
-def statistics(entries: Iterable[Mapping[str, Any]]) -> MuseStatistics:
-    stats = MuseStatistics()
-    for row in entries:
-        stats.add(row)
-    return stats
 
 
 def table(stats: MuseStatistics) -> list[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ Servers, and proxies before them, send what no protocol knows: whatever isn't a 
 """
 
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -116,3 +117,18 @@ def _checked(text: str, refusal: str, reason: str | None, usage: Any) -> RawRepl
     if not isinstance(text, str) or not all(type(count) is int and count >= 0 for count in counts or ()):
         raise TypeError("expected a text and counts")
     return RawReply(text, counts, reason == "length")
+
+
+def without_thoughts(reply: str) -> str:
+    """Remove the thoughts of a reasoning model from its reply."""
+    return re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
+
+
+def json_object(reply: str) -> dict[str, Any]:
+    """Return the JSON object in a reply, which may stand in words or a code fence; empty if there is none."""
+    match = re.search(r"\{.*\}", without_thoughts(reply), re.DOTALL)
+    try:
+        row = json.loads(match[0]) if match else None
+    except (json.JSONDecodeError, RecursionError):
+        row = None
+    return row if isinstance(row, dict) else {}

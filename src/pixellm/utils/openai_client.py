@@ -253,8 +253,8 @@ def _most_tokens(messages: Messages, image_tokens: int) -> int:
     count = 0
     for message in messages:
         content = message["content"]
-        for part in [{"text": content}] if isinstance(content, str) else content:
-            count += image_tokens if "image_url" in part else len(part["text"].encode()) + MESSAGE_TOKENS
+        for item in [{"text": content}] if isinstance(content, str) else content:
+            count += image_tokens if "image_url" in item else len(item["text"].encode()) + MESSAGE_TOKENS
     return count
 
 

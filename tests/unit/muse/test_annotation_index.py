@@ -1,4 +1,4 @@
-"""Which photographs and things are asked about."""
+"""Index of annotations, and selection of images and instances."""
 
 import json
 from collections import Counter

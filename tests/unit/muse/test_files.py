@@ -166,20 +166,27 @@ def test_split_anew() -> None:
     ]
 
 
+def statistics(rows: list[dict]) -> stats.MuseStatistics:
+    counts = stats.MuseStatistics()
+    for row in rows:
+        counts.add(row)
+    return counts
+
+
 def test_statistics() -> None:
-    found = stats.statistics(entries())
+    found = statistics(entries())
     assert (found.pairs, found.images, found.texts) == (30, 30, 30)
     assert found.instances == sum(len(one.targets) for one in RECORDS)
     assert found.max_targets == max(len(one.targets) for one in RECORDS)
     assert found.targets.total() == 30
     assert len(found.categories) == len(IDS)
-    small = stats.statistics([trees.muse_entry(["?"], [[trees.muse_answer([trees.SQUARE])]])])
+    small = statistics([trees.muse_entry(["?"], [[trees.muse_answer([trees.SQUARE])]])])
     assert small.tokens == {5: 1}  # the cup on the left
     assert small.texts == 0
 
 
 def test_published_statistics_stand_beside_ours() -> None:
-    rows = {name: (here, published) for name, here, published in stats.table(stats.statistics(entries()))}
+    rows = {name: (here, published) for name, here, published in stats.table(statistics(entries()))}
     assert rows["question-answer pairs"] == ("30", "246,000")
     assert rows["targets per question, mean"][1] == "3.7"
     assert rows["targets per question, most"][1] == "34"

@@ -24,7 +24,7 @@ HOSTS = ["127.0.0.1", "localhost"]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return muse_examples.write_photographs(tmp_path_factory.mktemp("images"))
+    return muse_examples.write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

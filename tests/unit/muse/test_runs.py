@@ -1,4 +1,4 @@
-"""The run over all photographs: nothing lost, nothing twice, and what stops it."""
+"""Generation over all images: nothing lost, nothing twice, and what stops it."""
 
 import asyncio
 from dataclasses import replace

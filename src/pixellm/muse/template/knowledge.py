@@ -9,9 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from pixellm.data.categories import COCO
-
-SLOT = "{things}"  # in the tables
+SLOT = "{objects}"  # in the tables
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,6 @@ def activities() -> tuple[Activity, ...]:
         needs, everything = tuple(row.get("needs", ())), bool(row.get("all", False))
         rows.append(Activity(key, tuple(row["questions"]), parts, needs, everything))
     return tuple(rows)
-
-
-def vocabulary() -> frozenset[str]:
-    """Return every category of the tables."""
-    return frozenset(COCO).union(*groups().values())
 
 
 def _read(name: str) -> dict[str, Any]:

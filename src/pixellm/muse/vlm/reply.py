@@ -3,7 +3,6 @@
 {"pairs": [{"objects": [3, 7], "question": …, "answer": "Take [the white mug](3) …"}]}, with or without words around it
 """
 
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pixellm.muse.journal import Reject
 from pixellm.muse.records import ImageAnnotations, MuseRecord, Provenance
 from pixellm.types import SEG_SLOT
+from pixellm.utils.chat_protocol import json_object
 
 MARK = re.compile(r"\[([^\[\]]+)\]\s?\((\d+)\)")  # [the white mug](3)
 REFUSAL = "refusal"  # among the checks; see `ChatClient.ask`
@@ -49,17 +49,6 @@ def parse_reply(reply: str, image: ImageAnnotations, provenance: Provenance) -> 
             body = pair if isinstance(pair, dict) else {"pair": pair}
             rejects.append(Reject(record_id, body, "objects", str(error)))
     return ParsedReply(tuple(records), tuple(rejects))
-
-
-def json_object(reply: str) -> dict[str, Any]:
-    """Return the JSON object in a reply, which may stand in words or a code fence; empty if there is none."""
-    thought = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
-    match = re.search(r"\{.*\}", thought, re.DOTALL)
-    try:
-        row = json.loads(match[0]) if match else None
-    except (json.JSONDecodeError, RecursionError):
-        row = None
-    return row if isinstance(row, dict) else {}
 
 
 def _pairs(row: dict[str, Any], reply: str) -> list[Any] | str:

@@ -13,8 +13,8 @@ from typing import Any
 from pixellm.muse.journal import Journal
 from pixellm.muse.prompts import image_message
 from pixellm.muse.records import MuseRecord
-from pixellm.muse.vlm.reply import json_object
 from pixellm.muse.vlm.reply_cache import ChatModel, JournalReplyCache, ReplyCache, cached_reply
+from pixellm.utils.chat_protocol import json_object
 from pixellm.utils.job_runner import JobRunner
 
 NAME = "verifier"  # among the checks
