@@ -216,6 +216,14 @@ def test_commands_on_files(tmp_path) -> None:
     assert json.loads(numbers.read_text())["pairs"] == 30
 
 
+def test_dash_is_standard_output(tmp_path) -> None:
+    layout.write(tmp_path / "a.json", entries()[:3])
+    for words in (("stats", "--json", "-"), ("validate", "--json", "-"), ("merge", "--out", "-")):
+        assert json.loads(run("muse", words[0], tmp_path / "a.json", *words[1:])) is not None
+    result = runner.invoke(app, ["muse", "stats", str(tmp_path / "a.json"), "--json", "-", "--plot", "-"])
+    assert "for one output file" in str(result.exception)
+
+
 def test_mistakes_are_told(tmp_path) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text('{"questions": []}')
