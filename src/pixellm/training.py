@@ -20,7 +20,7 @@ from pixellm.train.recipe import RENAMED, Recipe, read_fields, recipe_of
 from pixellm.train.run import prepare_output, train
 
 KNOWN_MODELS = KnownModels(
-    (MiniKind(), MiniLisaKind(), PixelLMKind(), LisaKind(), SeemKind()), PRESETS, resolve, resolve_part
+    (PixelLMKind(), LisaKind(), SeemKind(), MiniKind(), MiniLisaKind()), PRESETS, resolve, resolve_part
 )
 
 

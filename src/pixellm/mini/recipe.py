@@ -19,11 +19,19 @@ from pixellm.train.recipe import AdapterConfig, build, check_names, fields_of
 RENAMED = {
     "vision_stage.average": "vision_stage.ema",
     "answer_stage.average": "answer_stage.ema",
-    "model.repeat_guard": "model.default_sampling.no_repeat_ngram_size",
-    "model.word_skip": "model.embedding_skip",
-    "model.name_prior": "model.class_prior",
-    "model.name_weight": "losses.names",
     **{f"model.{loss}_weight": f"losses.{loss}" for loss in ("ce", "bce", "dice", "overlap", "semantics")},
+    "model.name_weight": "losses.names",
+    "initialise.settings.semantics_weight": "stage.losses.semantics",
+    "initialise.settings.name_weight": "stage.losses.names",
+    **{
+        f"{settings}.{former}": f"{settings}.{name}"
+        for settings in ("model", "initialise.settings")
+        for former, name in (
+            ("repeat_guard", "default_sampling.no_repeat_ngram_size"),
+            ("word_skip", "embedding_skip"),
+            ("name_prior", "class_prior"),
+        )
+    },
 }
 OWN_FIELDS = {"vision_stage", "answer_stage", "sources"}
 

@@ -49,7 +49,7 @@ class ModelKind(Protocol):
     """A kind of model that can be trained.
 
     Attributes:
-        config_class: class of the configuration.
+        config_class: class of the configuration; no two kinds have the same.
         processor_class: class of the processor.
         shardable: whether each process may hold a share of the model.
     """
@@ -57,10 +57,6 @@ class ModelKind(Protocol):
     config_class: type[PreTrainedConfig]
     processor_class: type[ProcessorMixin]
     shardable: bool
-
-    def matches(self, config: PreTrainedConfig) -> bool:
-        """Return whether a configuration is that of this kind; the first kind that matches is taken."""
-        ...
 
     def describe(self, preset: Any, parts: Parts) -> tuple[Any, Any]:
         """Return configuration and processor of a new model with a preset's sizes; reads no weights.
@@ -82,7 +78,9 @@ class ModelKind(Protocol):
         """Return prefixes of the parameters that train by default, besides the adapters."""
         ...
 
-    def tuning(self, config: Any) -> Tuning: ...
+    def tuning(self, config: Any) -> Tuning:
+        """Return the settings of a fine-tuning that depend on the kind."""
+        ...
 
     def text_module(self, model: Any) -> PreTrainedModel:
         """Return the part that reads text, whose own weights stay as they are."""
@@ -164,7 +162,7 @@ class KnownModels:
     def kind_of(self, config: PreTrainedConfig) -> ModelKind:
         """Return the kind of the model with a configuration."""
         for kind in self.kinds:
-            if kind.matches(config):
+            if type(config) is kind.config_class:
                 return kind
         known = ", ".join(kind.config_class.model_type for kind in self.kinds)
         raise ValueError(f"expected a model that can be trained ({known}), got one of type {config.model_type!r}.")
@@ -219,7 +217,7 @@ def adapt(model: Any, kind: ModelKind, adapters: AdapterConfig, trained: Sequenc
     """
     model.requires_grad_(False)
     for prefix in trained:
-        if not hasattr(model, prefix.split(".")[0]):  # it may be None: without a dense classifier there is no word_mix
+        if not hasattr(model, prefix.split(".")[0]):
             known = ", ".join(name for name, _ in model.named_children())
             raise ValueError(f"trained: expected a part of the model, got {prefix!r}. Known: {known}.")
         for name, parameter in model.named_parameters():

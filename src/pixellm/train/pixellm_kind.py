@@ -39,9 +39,6 @@ class PixelLMKind:
     processor_class = PixelLMProcessor
     shardable = True
 
-    def matches(self, config: Any) -> bool:
-        return type(config) is self.config_class
-
     def describe(self, preset: PixelLMConfig, parts: Parts) -> tuple[PixelLMConfig, PixelLMProcessor]:
         vision, mean, std = vision_settings(parts.vision_model, preset.vision_config)
         vision |= parts.settings.get("vision_config", {})

@@ -25,11 +25,6 @@ logger = logging.getLogger(__name__)
 RENAMED = {
     "start": "initialise",
     "stage.average": "stage.ema",
-    "initialise.settings.repeat_guard": "initialise.settings.default_sampling.no_repeat_ngram_size",
-    "initialise.settings.word_skip": "initialise.settings.embedding_skip",
-    "initialise.settings.name_prior": "initialise.settings.class_prior",
-    "initialise.settings.name_weight": "stage.losses.names",
-    "initialise.settings.semantics_weight": "stage.losses.semantics",
     "initialise.settings.overlap_weight": "stage.losses.overlap",
 }
 
@@ -171,11 +166,6 @@ class Recipe:
     seed: int = 0
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; see `read_fields` and `recipe_of`."""
-    return recipe_of(read_fields(path), path)
-
-
 def recipe_of(values: dict[str, Any], path: Path) -> Recipe:
     """Return the recipe of the fields in the file `path`; paths among them are relative to its directory.
 
@@ -194,7 +184,7 @@ def recipe_of(values: dict[str, Any], path: Path) -> Recipe:
     return replace(recipe, initialise=replace(source, **parts), data=data, validation=validation)
 
 
-def read_fields(path: Path, renamed: Mapping[str, str] = RENAMED, descendants: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_fields(path: Path, renamed: Mapping[str, str], descendants: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read the mapping of a YAML file, merged into that of its `base`: another recipe in the same directory.
 
     Args:

@@ -28,9 +28,6 @@ class SeemKind:
     processor_class = SeemProcessor
     shardable = True
 
-    def matches(self, config: Any) -> bool:
-        return type(config) is SeemConfig
-
     def describe(self, preset: SeemConfig, parts: Parts) -> tuple[SeemConfig, SeemProcessor]:
         text = language_config(parts.language_model).get_text_config().to_dict()
         layers = {"num_hidden_layers": preset.text_config.num_hidden_layers}
