@@ -344,7 +344,7 @@ def test_a_trained_model_can_be_pushed(model, tmp_path, monkeypatch) -> None:
         ({"preset": "pixellm-9b"}, "expected a preset, got 'pixellm-9b'"),
         ({"settings": {"text_config": {"num_hidden_layers": 9}}}, "at most the 2 layers of the language model, got 9"),
         ({"settings": {"text_config": {"num_hiden_layers": 1}}}, "did you mean num_hidden_layers"),
-        ({"settings": {"ce_wieght": 2}}, r"settings: unknown fields ce_wieght \(did you mean ce_weight\?\)"),
+        ({"settings": {"decodr_dim": 2}}, r"settings: unknown fields decodr_dim \(did you mean decoder_dim\?\)"),
     ],
 )
 def test_bad_starts(parts, change, message) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 
@@ -44,6 +45,11 @@ class MiniLisaForConditionalGeneration(MiniForConditionalGeneration):
     def freeze_constants(self) -> None:
         self.codebook.token_weights.requires_grad_(False)
         self.pixel_decoder.no_mask_embed.requires_grad_(False)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SamPixelDecoder):
+            nn.init.normal_(module.frequencies)
 
 
 AutoConfig.register(MiniLisaConfig.model_type, MiniLisaConfig)
