@@ -51,7 +51,7 @@ def batch(
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
-    engine: Annotated[BatchBackend, typer.Option(help="Where to run: this machine, or a Ray cluster.")] = (
+    engine: Annotated[BatchBackend, typer.Option(help="Backend: this machine, or a Ray cluster.")] = (
         BatchBackend.LOCAL
     ),
     workers: Annotated[int, typer.Option(min=1, help="Number of Ray workers, each with a model.")] = 2,

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pixellm.cli.common import print_lines
+from pixellm.cli.common import STDOUT, output_file, print_lines, reserve_stdout
 
 if TYPE_CHECKING:
-    from pixellm.export.formats import Exported
+    from pixellm.export.formats import ExportSummary
 
 
 class Format(StrEnum):
@@ -29,44 +29,45 @@ def export(
             metavar="ANSWERS",
             exists=True,
             dir_okay=False,
-            help="What `pixellm ask --json` or `pixellm batch` writes, or other predictions (docs/evaluation.md).",
+            help="File of answers, such as `pixellm ask --json` or `pixellm batch` write (docs/evaluation.md).",
         ),
     ],
-    to: Annotated[Format, typer.Option(help="The format.")],
-    out: Annotated[Path, typer.Option(help="File for coco, lvis and muse, else a new directory.")],
+    to: Annotated[Format, typer.Option(help="Format to write.")],
+    out: Annotated[Path, typer.Option(help="File to write for coco, lvis and muse, else a new directory.")],
     image: Annotated[
-        str | None, typer.Option(help="What the answers are about, where they don't say: a path, or example:NAME.")
+        str | None, typer.Option(help="Image of the answers, if the file does not say: a path, or example:NAME.")
     ] = None,
     questions: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="For predictions that don't say: the file of questions, with images."
-        ),
+        typer.Option(exists=True, dir_okay=False, help="File of questions that names the images."),
     ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Pixels that polygons may be off, for fewer points; by default 0. coco and muse are run lengths "
-            "without it, polygons with it.",
+            help="Pixels that polygons may be off, for fewer points. Default: 0; coco and muse are run lengths without "
+            "it, polygons with it.",
         ),
     ] = None,
 ) -> None:
     """Write answers for other tools: COCO, LVIS, labelme, YOLO, masks and cut-outs as PNG, MUSE."""
+    reserve_stdout(out)
     from pixellm.export.answers import read_answers
-    from pixellm.export.formats import export
+    from pixellm.export.formats import FILES, export
 
-    done = export(read_answers(answers, image, questions), to.value, out, tolerance)
-    print_lines(*_report(done, to, out))
+    if out == STDOUT and to not in FILES:
+        raise ValueError(f"--out -: expected one of {', '.join(FILES)}, got {to}, which is a directory. Name one.")
+    with output_file(out, ".json") as path:
+        summary = export(read_answers(answers, image, questions), to.value, path, tolerance)
+    print_lines(*_report(summary, to, out))
 
 
-def _report(done: "Exported", to: Format, out: Path) -> list[str]:
-    lines = [f"{to}: {done.masks:,} masks of {done.images:,} images: {out}"]
-    if done.ious:
-        mean = sum(done.ious) / len(done.ious)
-        lines.append(f"polygons, filled again: IoU {mean:.4f} on average, {min(done.ious):.4f} at least")
-    if done.empty:
-        lines.append(f"left out: {done.empty:,} masks without a pixel")
-    if done.unusable:
-        lines.append(f"left out: {done.unusable:,} answers without a mask or a question")
+def _report(summary: "ExportSummary", to: Format, out: Path) -> list[str]:
+    lines = [f"{to}: {summary.masks:,} masks of {summary.images:,} images: {out}"]
+    if ious := summary.ious:
+        lines.append(f"polygons, filled again: IoU {sum(ious) / len(ious):.4f} on average, {min(ious):.4f} at least")
+    if summary.empty:
+        lines.append(f"left out: {summary.empty:,} masks without a pixel")
+    if summary.unusable:
+        lines.append(f"left out: {summary.unusable:,} answers without a mask or a question")
     return lines

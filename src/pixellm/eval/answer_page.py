@@ -65,13 +65,13 @@ def choose(scored: Sequence[ScoredAnswer], count: int) -> list[ScoredAnswer]:
         random.Random(0).shuffle(ranked)  # so that of equally good ones not always the first images are taken
         ranked.sort(key=lambda a: -a.iou)
         queues.append(_spread(ranked))
-    chosen: list[ScoredAnswer] = []
-    while len(chosen) < count and any(queues):
-        for queue in [queue for queue in queues if queue][: count - len(chosen)]:
-            seen = {answer.question.image_id for answer in chosen}
+    picked: list[ScoredAnswer] = []
+    while len(picked) < count and any(queues):
+        for queue in [queue for queue in queues if queue][: count - len(picked)]:
+            seen = {answer.question.image_id for answer in picked}
             fresh = next((at for at, answer in enumerate(queue) if answer.question.image_id not in seen), 0)
-            chosen.append(queue.pop(fresh))
-    return sorted(chosen, key=lambda a: (kinds.index(a.question.kind), -a.iou))
+            picked.append(queue.pop(fresh))
+    return sorted(picked, key=lambda a: (kinds.index(a.question.kind), -a.iou))
 
 
 def _spread(ranked: Sequence[ScoredAnswer]) -> list[ScoredAnswer]:

@@ -77,31 +77,31 @@ def answer_all(
         read(path, made)  # it is complete, or of something else
         return path if rank == 0 else None
     wait_for_all(world)
-    part = out / PARTS / f"{rank}.jsonl"
-    with exclusive_lock(part):
-        _answer_share(segmenter, benchmark, part, made, teacher_forced, progress)
+    file = out / PARTS / f"{rank}.jsonl"
+    with exclusive_lock(file):
+        _answer_share(segmenter, benchmark, file, made, teacher_forced, progress)
     wait_for_all(world)
     return _join(benchmark, out, made) if rank == 0 else None
 
 
 def _answer_share(
-    segmenter: Segmenter, benchmark: Benchmark, part: Path, made: dict[str, Any], teacher_forced: bool, progress: bool
+    segmenter: Segmenter, benchmark: Benchmark, file: Path, made: dict[str, Any], teacher_forced: bool, progress: bool
 ) -> None:
     """Answer this process's share of the questions that are not answered yet."""
     from rich.console import Console
     from rich.progress import Progress
 
     rank, world = processes()
-    others = [path for path in sorted(part.parent.glob("[0-9]*.jsonl")) if path != part]
+    others = [path for path in sorted(file.parent.glob("[0-9]*.jsonl")) if path != file]
     done = {row["id"] for path in others for row in read(path, made)}
-    done |= {answer.id for answer in resume(part, made, read_answer)}
+    done |= {answer.id for answer in resume(file, made, read_answer)}
     share = _by_image(benchmark.questions)[rank::world]
     pending = [[question for question in questions if question.id not in done] for questions in share]
     total = sum(map(len, share))
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("questions", total=total, completed=total - sum(map(len, pending)))
         for questions in filter(None, pending):
-            append(part, [answer.to_json() for answer in _answers(segmenter, questions, teacher_forced)])
+            append(file, [answer.to_json() for answer in _answers(segmenter, questions, teacher_forced)])
             bar.advance(task, len(questions))
 
 
@@ -144,7 +144,7 @@ def wait_for_all(world: int) -> None:
 
 def _join(benchmark: Benchmark, out: Path, made: dict[str, Any]) -> Path:
     """Join all parts into one file, in the order of the questions."""
-    rows = {row["id"]: row for part in sorted((out / PARTS).glob("[0-9]*.jsonl")) for row in read(part, made)}
+    rows = {row["id"]: row for file in sorted((out / PARTS).glob("[0-9]*.jsonl")) for row in read(file, made)}
     write(out / FILE, made, (rows[question.id] for question in benchmark.questions))
     shutil.rmtree(out / PARTS)
     return out / FILE

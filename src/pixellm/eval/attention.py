@@ -1,8 +1,8 @@
-"""Where each codebook token looks: attention of the pixel decoder, as in the paper's figure of its codebook.
+"""Attention of the pixel decoder for each codebook token, as in the paper's figure of its codebook.
 
 A target's tokens are fused into one prompt for each scale. Here the decoder gets each token alone instead, and the
 attention of its prompt to the image in the last layer is drawn; the last column is that of the fused prompt, with which
-the model makes the mask (a model with a dense classifier adds what it knows of the names there).
+the model makes the mask (to which a model with a dense classifier adds class embeddings).
 
 Shapes:  S scales · K tokens per scale · g side of a scale's grid
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from pixellm.imaging.geometry import restore
-from pixellm.inference.generation import Sampling, encode_prefix, generate
+from pixellm.inference.generation import generate
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.model.modeling import EncodedImages
 from pixellm.predictor import Predictor
@@ -37,14 +37,13 @@ class TargetMaps:
 
 @torch.inference_mode()
 def codebook_attention(predictor: Predictor, image: Image.Image, question: str) -> tuple[Answer, list[TargetMaps]]:
-    """Answer a question and look at the attention of each of its targets."""
+    """Answer a question and return the attention maps of each of its targets."""
     model, processor = predictor.model, predictor.processor
     predictor.set_image(image)
     answer = predictor.ask(question)
-    inputs = processor.images([image]).to(model.device)
-    prefix = encode_prefix(model, inputs["pixel_values"].to(model.dtype), inputs["resized_hw"], processor.prefix_ids)
-    sampling = Sampling(**model.default_sampling)
-    steps = generate(model, prefix, [0], [processor.prompt_ids(question)], processor.eos_ids, sampling)
+    prefix = predictor.encode([image])
+    prompts = [predictor.prompt_ids(question)]
+    steps = generate(model, prefix, [0], prompts, processor.eos_ids, predictor.settings())
     groups = [_attention(model, prefix.images, step.states) for step in steps if step.states is not None]
     size = (image.height, image.width)
     return answer, [
@@ -59,11 +58,11 @@ def _attention(model: PixelLMForConditionalGeneration, images: EncodedImages, st
     tokens = codebook.project(states.to(images.maps[0].dtype))
     tokens = tokens.unflatten(0, (codebook.num_scales, codebook.tokens_per_scale)).transpose(0, 1)
     attentions = [transformer.final_attn_token_to_image for transformer in decoder.transformers]
-    found: dict[torch.nn.Module, list[Tensor]] = {attention: [] for attention in attentions}
+    maps: dict[torch.nn.Module, list[Tensor]] = {attention: [] for attention in attentions}
 
     def look(attention: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         # The prompt is the last of the tokens.
-        found[attention].append(attention.weights(*inputs[:2]).mean(dim=1)[:, -1])
+        maps[attention].append(attention.weights(*inputs[:2]).mean(dim=1)[:, -1])
 
     hooks = [attention.register_forward_pre_hook(look) for attention in attentions]
     try:
@@ -72,7 +71,7 @@ def _attention(model: PixelLMForConditionalGeneration, images: EncodedImages, st
     finally:
         for hook in hooks:
             hook.remove()
-    return [torch.cat(found[at]).unflatten(1, (grid, grid)) for at, grid in zip(attentions, decoder.grids, strict=True)]
+    return [torch.cat(maps[at]).unflatten(1, (grid, grid)) for at, grid in zip(attentions, decoder.grids, strict=True)]
 
 
 def _at_size(maps: Tensor, images: EncodedImages, size: tuple[int, int]) -> np.ndarray:

@@ -146,10 +146,10 @@ def load_benchmark(
         known = ", ".join(k for k, published in DATASETS.items() if published.kind == "refer")
         raise ValueError(f"--dataset: expected one of {known}, got {dataset!r}.")
     splits = MUSE_TEST if (name, split) == ("muse", "test") else (split,)
-    opened = {part: open_data(f"{key}:{part}", root, max_bad_fraction=1.0) for part in splits}
+    opened = {split_name: open_data(f"{key}:{split_name}", root, max_bad_fraction=1.0) for split_name in splits}
     questions: list[BenchmarkQuestion] = []
-    for part, data in opened.items():
-        prefix = f"{key}/{part}" if DATASETS[key].kind == "refer" else part
+    for split_name, data in opened.items():
+        prefix = f"{key}/{split_name}" if DATASETS[key].kind == "refer" else split_name
         if name == "multi-refer":
             prefix += f"/{grouping}"
             data = multi_referring(data) if grouping == "released" else multi_distinct(data)

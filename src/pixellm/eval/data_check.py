@@ -1,4 +1,4 @@
-"""`pixellm data check`: read all of a data set, count what is in it, say what is wrong, show some of it."""
+"""Check of a data set: read all of it, count its content, report what is wrong, draw some samples."""
 
 import random
 from collections import Counter
@@ -17,12 +17,15 @@ from pixellm.types import SEG_SLOT, Answer, Conversation, Sample
 
 
 @dataclass
-class Counts:
-    """What a data set holds.
+class DatasetCounts:
+    """Content of a data set.
 
-    `targets`: how many questions ask for how many targets, of the questions that come with the data; for names and
-    sentences that may be asked for, `instances`, of which `without_target` fit nothing. `bad`: records that can't be
-    used, and why.
+    Args:
+        images, masks, empty_masks: number of them.
+        questions: those that come with the data.
+        targets: number of questions by their number of targets.
+        instances: names and sentences that may be asked for, of which `without_target` have no mask.
+        bad: records that can't be used, with the reason.
     """
 
     images: int = 0
@@ -35,14 +38,14 @@ class Counts:
     bad: list[BadRecord] = field(default_factory=list)
 
 
-def check(data: RecordDataset, progress: Iterable[int] | None = None) -> Counts:
+def check(data: RecordDataset, progress: Iterable[int] | None = None) -> DatasetCounts:
     """Read every image and mask.
 
     Args:
-        data: a data set, opened with a `max_bad_fraction` of 1 to hear of everything that is wrong.
-        progress: its indexes, wrapped in whatever shows how far it is.
+        data: a data set, opened with a `max_bad_fraction` of 1 to get all faults.
+        progress: its indices, wrapped in a progress bar.
     """
-    counts = Counts(bad=list(data.bad))
+    counts = DatasetCounts(bad=list(data.bad))
     for index in range(len(data)) if progress is None else progress:
         try:
             record = data[index]
@@ -53,8 +56,8 @@ def check(data: RecordDataset, progress: Iterable[int] | None = None) -> Counts:
     return counts
 
 
-def _count(record: Record, counts: Counts) -> Iterator[str]:
-    """Add one record to the counts; gives what is wrong with it."""
+def _count(record: Record, counts: DatasetCounts) -> Iterator[str]:
+    """Add one record to the counts and yield its faults."""
     try:
         image = load_image(record.image)
     except ValueError as error:
@@ -64,10 +67,10 @@ def _count(record: Record, counts: Counts) -> Iterator[str]:
     if record.original_hw not in (None, (height, width)):
         yield f"annotated for {record.original_hw} pixels (height, width), got {(height, width)}"
         return
-    asked = [(f"name {instance.names[0]!r}", instance) for instance in record.instances]
-    asked += [(f"question {e.question!r}", instance) for e in record.exchanges for instance in e.targets]
+    masks = [(f"name {instance.names[0]!r}", instance) for instance in record.instances]
+    masks += [(f"question {e.question!r}", instance) for e in record.exchanges for instance in e.targets]
     filled = []
-    for where, instance in asked:
+    for where, instance in masks:
         try:
             filled += [bool(instance.mask.decode(height, width).any())] if instance.mask is not None else []
         except ValueError as error:
@@ -109,7 +112,7 @@ def _answer(conversation: Conversation, sample: Sample) -> Answer:
     return builder.finish()
 
 
-def report_lines(counts: Counts) -> Iterator[str]:
+def report_lines(counts: DatasetCounts) -> Iterator[str]:
     """The counts in words, a line each."""
     yield f"images             {counts.images:>9,}"
     if counts.instances:

@@ -1,6 +1,6 @@
 """Answers in the formats of other tools.
 
-answers of a file (`answers.py`) → by image → COCO, LVIS, labelme, YOLO, MUSE, PNG (one writer each, `formats.py`)
+file of answers (`answers.py`) → by image → JSON files (`coco.py`) or directories (`directories.py`), by `formats.py`
 
 Polygons are made in `outlines.py`.
 """

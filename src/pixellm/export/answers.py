@@ -1,8 +1,12 @@
 """Answers to export: a file of answers → answers with their images → by image → a format's writer."""
 
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from PIL import Image
 
 from pixellm.batch.questions import FileQuestion, read_questions
 from pixellm.eval.predictions import read_predictions
@@ -21,14 +25,14 @@ def read_answers(path: Path, image: str | None = None, questions: Path | None = 
     Raises:
         ValueError: the file can't be read; nothing says which image an answer is about.
     """
-    asked = {} if questions is None else {question.id: question for question in read_questions(questions)[0]}
+    known = {} if questions is None else {question.id: question for question in read_questions(questions)[0]}
     return [
-        _with_image(answer, asked.get(answer.id), image, path) for answer in read_predictions(path).answers.values()
+        _with_image(answer, known.get(answer.id), image, path) for answer in read_predictions(path).answers.values()
     ]
 
 
-def _with_image(answer: Answer, asked: FileQuestion | None, image: str | None, path: Path) -> Answer:
-    source = image or answer.image_path or (str(asked.image) if asked else "")
+def _with_image(answer: Answer, asked_as: FileQuestion | None, image: str | None, path: Path) -> Answer:
+    source = image or answer.image_path or (str(asked_as.image) if asked_as else "")
     if not source:
         raise ValueError(
             f"{path}, answer {answer.id!r}: expected an image, got none. Name it with --image, or give --questions "
@@ -37,7 +41,7 @@ def _with_image(answer: Answer, asked: FileQuestion | None, image: str | None, p
     hw = answer.original_hw if all(answer.original_hw) else load_image(source).size[::-1]
     if any(target.rle["size"] != list(hw) for target in answer.targets):
         raise ValueError(f"{path}, answer {answer.id!r}: expected masks of {hw[0]}×{hw[1]} pixels, got others.")
-    question = answer.question or (asked.question if asked else "")
+    question = answer.question or (asked_as.question if asked_as else "")
     source = source if source.startswith(EXAMPLE) else str(Path(source))
     return replace(answer, image_path=source, original_hw=hw, question=question)
 
@@ -58,6 +62,30 @@ class AnsweredImage:
     def targets(self) -> list[Target]:
         """All masks."""
         return [target for answer in self.answers for target in answer.targets]
+
+    def load(self) -> Image.Image:
+        """Load the image, upright, in RGB.
+
+        Raises:
+            ValueError: it can't be read, or is not of its masks' size.
+        """
+        image = load_image(self.image)
+        if image.size[::-1] != self.hw:
+            raise ValueError(
+                f"{self.image}: expected {self.hw[0]}×{self.hw[1]} pixels as its masks have, got {image.height}×"
+                f"{image.width}. Give the image that was asked about."
+            )
+        return image
+
+    def copy_to(self, folder: Path) -> str:
+        """Put a copy, named by its stem, into a folder; return the copy's name. Errors as in `load`."""
+        image = self.load()
+        if self.image.startswith(EXAMPLE):
+            image.save(folder / f"{self.stem}.png")
+            return f"{self.stem}.png"
+        name = f"{self.stem}{Path(self.image).suffix}"
+        shutil.copyfile(self.image, folder / name)
+        return name
 
 
 def by_image(answers: Iterable[Answer]) -> list[AnsweredImage]:
@@ -91,6 +119,22 @@ def _stems(images: Iterable[str]) -> Iterator[str]:
             name = f"{stem}-{number}"
         used.add(name.lower())
         yield name
+
+
+def file_names(images: Sequence[AnsweredImage]) -> list[str]:
+    """Name the images below the folder that they have in common; images beside each other have no folder."""
+    paths = [Path(image.image).absolute() for image in images if not image.image.startswith(EXAMPLE)]
+    folder = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    return [
+        image.image if image.image.startswith(EXAMPLE) else Path(image.image).absolute().relative_to(folder).as_posix()
+        for image in images
+    ]
+
+
+def category_ids(images: Sequence[AnsweredImage]) -> dict[str, int]:
+    """Number the categories of all targets from 1, in the order in which they come."""
+    names = dict.fromkeys(target.category for image in images for target in image.targets)
+    return {name: number for number, name in enumerate(names, 1)}
 
 
 def with_slots(answer: Answer) -> tuple[str, list[int]]:

@@ -1,36 +1,40 @@
-"""COCO and LVIS: one JSON file of images, annotations and categories.
+"""JSON files of images and annotations: COCO, LVIS, and MUSE's released layout (`pixellm.muse.layout`).
 
-COCO has run lengths, which lose nothing, unless polygons are asked for; LVIS has polygons. Categories are what the
-answers call things. Their readers fill what a polygon encloses, so that one along the edges of pixels is exact.
+COCO and MUSE have run lengths, which lose nothing, unless polygons are asked for; LVIS has polygons. Readers of all
+three fill what a polygon encloses, so that one along the edges of pixels is exact. Categories are the answers' phrases.
 """
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixellm.export.answers import AnsweredImage
-from pixellm.export.files import file_names
+from pixellm.export.answers import AnsweredImage, category_ids, file_names, with_slots
 from pixellm.export.outlines import iou, polygons
 from pixellm.imaging import masks
 from pixellm.imaging.images import EXAMPLE
-from pixellm.types import Target
+from pixellm.muse import layout
+from pixellm.muse.layout import COCO_NUMBER, MusePair
+from pixellm.muse.records import MuseTarget
+from pixellm.types import Answer, Target
 from pixellm.utils.files import write_text
 
 INFO = {"description": "answers, exported by pixellm"}
 RARE, COMMON = 10, 100  # LVIS (arXiv 1908.03195): categories of at most so many images are "r", "c"; others "f"
+YEARS = ("train2017", "val2017")  # folders of images that MUSE names by COCO's address
+COCO_URL = "http://images.cocodataset.org"
 
 
 def write_coco(images: Sequence[AnsweredImage], out: Path, tolerance: float | None) -> list[float]:
-    """Write a COCO instances file, see `coco_file`; the IoU of each mask with its polygons, empty for run lengths."""
+    """Write a COCO instances file, see `coco_file`; return the IoU of each mask with its polygons."""
     content, ious = coco_file(images, tolerance)
     _write(out, content)
     return ious
 
 
 def coco_file(images: Sequence[AnsweredImage], tolerance: float | None = None) -> tuple[dict[str, Any], list[float]]:
-    """The content of a COCO instances file; phrases, scores and the ids of answers are further fields.
+    """Return the content of a COCO instances file; phrases, scores and the ids of answers are further fields.
 
     Args:
         images: with their answers.
@@ -41,69 +45,104 @@ def coco_file(images: Sequence[AnsweredImage], tolerance: float | None = None) -
     """
     numbers = category_ids(images)
     ious: list[float] = []
-    found: list[dict[str, Any]] = []
-    for image_id, one in enumerate(images, 1):
-        for answer in one.answers:
+    rows: list[dict[str, Any]] = []
+    for image_id, image in enumerate(images, 1):
+        for answer in image.answers:
             for target in answer.targets:
-                row = {"id": len(found) + 1, "image_id": image_id, "category_id": numbers[target.category]}
-                row |= {"segmentation": segmentation(target, tolerance, ious), **_measures(target), "iscrowd": 0}
+                row = {"id": len(rows) + 1, "image_id": image_id, "category_id": numbers[target.category]}
+                row |= {"segmentation": _segmentation(target, tolerance, ious), **_measures(target), "iscrowd": 0}
                 row |= {"phrase": target.phrase, "answer_id": answer.id}
-                found.append(row if target.score is None else row | {"score": target.score})
+                rows.append(row if target.score is None else row | {"score": target.score})
     entries = [
-        {"id": number, "file_name": name, "height": one.hw[0], "width": one.hw[1]}
-        for number, (one, name) in enumerate(zip(images, file_names(images), strict=True), 1)
+        {"id": number, "file_name": name, "height": image.hw[0], "width": image.hw[1]}
+        for number, (image, name) in enumerate(zip(images, file_names(images), strict=True), 1)
     ]
     categories = [{"id": number, "name": name, "supercategory": ""} for name, number in numbers.items()]
-    return {"info": INFO, "images": entries, "annotations": found, "categories": categories, "licenses": []}, ious
+    return {"info": INFO, "images": entries, "annotations": rows, "categories": categories, "licenses": []}, ious
 
 
 def write_lvis(images: Sequence[AnsweredImage], out: Path, tolerance: float | None) -> list[float]:
     """Write an LVIS file: as COCO's, always polygons.
 
-    Whether an answer shows all there is of a category nobody knows: every category is listed as not exhaustive.
+    An answer need not show every object of a category: every category is listed as not exhaustive.
     """
     numbers = category_ids(images)
     ious: list[float] = []
-    found, entries = [], []
-    of_images, of_instances = Counter(), Counter()
-    for image_id, (one, name) in enumerate(zip(images, file_names(images), strict=True), 1):
-        for target in one.targets:
-            row = {"id": len(found) + 1, "image_id": image_id, "category_id": numbers[target.category]}
-            found.append(row | {"segmentation": segmentation(target, tolerance or 0.0, ious), **_measures(target)})
-        names = Counter(target.category for target in one.targets)
-        of_instances += names
-        of_images.update(names.keys())
+    rows, entries = [], []
+    image_counts, instance_counts = Counter(), Counter()
+    for image_id, (image, file_name) in enumerate(zip(images, file_names(images), strict=True), 1):
+        for target in image.targets:
+            row = {"id": len(rows) + 1, "image_id": image_id, "category_id": numbers[target.category]}
+            rows.append(row | {"segmentation": _segmentation(target, tolerance or 0.0, ious), **_measures(target)})
+        names = Counter(target.category for target in image.targets)
+        instance_counts += names
+        image_counts.update(names.keys())
         # Readers take folder and name from the end of this address.
-        url = one.image if one.image.startswith(EXAMPLE) else Path(one.image).absolute().as_uri()
-        entry = {"id": image_id, "file_name": name, "coco_url": url, "height": one.hw[0], "width": one.hw[1]}
+        url = image.image if image.image.startswith(EXAMPLE) else Path(image.image).absolute().as_uri()
+        entry = {"id": image_id, "file_name": file_name, "coco_url": url, "height": image.hw[0], "width": image.hw[1]}
         present = sorted(numbers[name] for name in names)
         entries.append(entry | {"neg_category_ids": [], "not_exhaustive_category_ids": present})
     categories = [
         {
             **{"id": number, "name": name.replace(" ", "_"), "synset": "", "synonyms": [name], "def": ""},
-            **{"frequency": _frequency(of_images[name])},
-            **{"image_count": of_images[name], "instance_count": of_instances[name]},
+            **{"frequency": _frequency(image_counts[name])},
+            **{"image_count": image_counts[name], "instance_count": instance_counts[name]},
         }
         for name, number in numbers.items()
     ]
-    _write(out, {"info": INFO, "images": entries, "annotations": found, "categories": categories, "licenses": []})
+    _write(out, {"info": INFO, "images": entries, "annotations": rows, "categories": categories, "licenses": []})
     return ious
 
 
-def category_ids(images: Sequence[AnsweredImage]) -> dict[str, int]:
-    """Number the categories of all targets from 1, in the order in which they come."""
-    names = dict.fromkeys(target.category for one in images for target in one.targets)
-    return {name: number for number, name in enumerate(names, 1)}
+def usable_for_muse(answer: Answer) -> bool:
+    """Return whether MUSE's layout has a place for an answer: it has a question and a mask."""
+    return bool(answer.question and any(target.area for target in answer.targets))
 
 
-def segmentation(target: Target, tolerance: float | None, ious: list[float]) -> masks.Segmentation:
-    """A mask as run lengths, or as polygons, of which the IoU is added to `ious`."""
+def write_muse(images: Sequence[AnsweredImage], out: Path, tolerance: float | None) -> list[float]:
+    """Write a file in MUSE's layout; return the IoU of each mask with its polygons, none for run lengths."""
+    ious: list[float] = []
+    layout.write(out, _muse_entries(images, tolerance, ious))
+    return ious
+
+
+def _muse_entries(
+    images: Sequence[AnsweredImage], tolerance: float | None, ious: list[float]
+) -> Iterator[dict[str, Any]]:
+    numbers = category_ids(images)
+    annotation_id = 0
+    for image_id, (image, name) in enumerate(zip(images, file_names(images), strict=True), 1):
+        pairs, annotations = [], []
+        for answer in filter(usable_for_muse, image.answers):
+            text, order = with_slots(answer)
+            targets = []
+            for target in (answer.targets[index] for index in order):
+                annotation_id += 1
+                measures = (_segmentation(target, tolerance, ious), target.box, target.area)
+                instance = MuseTarget(annotation_id, target.category, target.phrase, *measures)  # type: ignore[arg-type]
+                annotations.append(layout.instance(instance, numbers))
+                targets.append(annotations[-1] | {"rephrased_name": target.phrase or target.category})
+            pairs.append(MusePair(answer.question, targets, text))
+        if pairs:
+            fields = {"id": image_id, "height": image.hw[0], "width": image.hw[1], **_muse_name(image, name)}
+            yield layout.entry(fields, annotations, pairs)
+
+
+def _muse_name(image: AnsweredImage, name: str) -> dict[str, str]:
+    path = Path(image.image)
+    if path.parent.name in YEARS and COCO_NUMBER.search(path.name):
+        return {"file_name": name, "coco_url": f"{COCO_URL}/{path.parent.name}/{path.name}"}
+    return {"file_name": name}
+
+
+def _segmentation(target: Target, tolerance: float | None, ious: list[float]) -> masks.Segmentation:
+    """Return a mask as run lengths, or as polygons, whose IoU is added to `ious`."""
     if tolerance is None:
         return target.rle
     mask = target.mask
-    found: list[list[float]] = [one.ravel().tolist() for one in polygons(mask, tolerance=tolerance)]
-    ious.append(iou(mask, masks.decode(found, *mask.shape)))
-    return found
+    parts: list[list[float]] = [polygon.ravel().tolist() for polygon in polygons(mask, tolerance=tolerance)]
+    ious.append(iou(mask, masks.decode(parts, *mask.shape)))
+    return parts
 
 
 def _measures(target: Target) -> dict[str, Any]:

@@ -60,13 +60,13 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     """One walk: each part is tied to those before it, between the two nearest points."""
     forest: list[tuple[cKDTree, np.ndarray]] = []  # trees of twice as many points each, and whose they are: part, place
     ties: list[tuple[int, int, int]] = []  # for each part but the first: the other part, the place there, its own place
-    for number, part in enumerate(parts):
-        near = [(*tree.query(part), whose) for tree, whose in forest]
+    for number, walk in enumerate(parts):
+        near = [(*tree.query(walk), whose) for tree, whose in forest]
         if near:
-            distance, nearest, whose = min(near, key=lambda found: found[0].min())
+            distance, nearest, whose = min(near, key=lambda candidate: candidate[0].min())
             own = int(distance.argmin())
             ties.append((*whose[nearest[own]].tolist(), own))
-        points, whose = part, np.stack([np.full(len(part), number), np.arange(len(part))], axis=1)
+        points, whose = walk, np.stack([np.full(len(walk), number), np.arange(len(walk))], axis=1)
         while forest and forest[-1][0].n <= len(points):
             tree, others = forest.pop()
             points, whose = np.concatenate([tree.data, points]), np.concatenate([others, whose])
@@ -129,7 +129,7 @@ def _edges(mask: np.ndarray) -> _Edges:
     }
     pixels = {way: np.argwhere(inside & ~beyond)[:, ::-1] for way, (beyond, _) in sides.items()}
     starts = [pixels[way] + np.array(offset) for way, (_, offset) in sides.items()]
-    directions = [np.full(len(found), way) for way, found in pixels.items()]
+    directions = [np.full(len(inside_pixels), way) for way, inside_pixels in pixels.items()]
     return _Edges(np.concatenate(starts), np.concatenate(list(pixels.values())), np.concatenate(directions))
 
 
@@ -158,21 +158,21 @@ def _loops(edges: _Edges, stride: int) -> list[np.ndarray]:
 
 
 def _simple(walk: np.ndarray, tolerance: float) -> np.ndarray:
-    """Without points that change nothing, or little; of three points at least."""
+    """Drop points that change nothing, or little; at least three remain."""
     moved = (walk != np.roll(walk, 1, axis=0)).any(axis=1)
     moved[0] |= not moved.any()  # one pixel: all its edges have the same centre
     walk = walk[moved]
     before, after = walk - np.roll(walk, 1, axis=0), np.roll(walk, -1, axis=0) - walk
     straight = (_cross(before, after) == 0) & ((before * after).sum(axis=1) > 0)
-    found = walk[~straight]
-    if tolerance and len(found) > MIN_POINTS:
-        fewer = approximate_polygon(np.concatenate([found, found[:1]]), tolerance)[:-1]
-        found = fewer if len(fewer) >= MIN_POINTS else found
-    return np.concatenate([found, *[found[-1:]] * (MIN_POINTS - len(found))])
+    corners = walk[~straight]
+    if tolerance and len(corners) > MIN_POINTS:
+        fewer = approximate_polygon(np.concatenate([corners, corners[:1]]), tolerance)[:-1]
+        corners = fewer if len(fewer) >= MIN_POINTS else corners
+    return np.concatenate([corners, *[corners[-1:]] * (MIN_POINTS - len(corners))])
 
 
-def _cross(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
 
 
 def _area(ring: np.ndarray) -> float:
@@ -184,12 +184,12 @@ def filled(parts: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """Polygons with their own line filled, as labelme, YOLO's and other readers fill them: bool (H, W)."""
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
-    for part in parts:
-        draw.polygon([(int(x), int(y)) for x, y in part], fill=1, outline=1)
+    for polygon in parts:
+        draw.polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
     return np.array(canvas)
 
 
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two masks, bool (H, W); 1 where both are empty."""
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else 1.0
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the IoU of two masks, bool (H, W); 1 where both are empty."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
