@@ -322,7 +322,7 @@ def test_data_check_names_what_is_bad(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["data", "check", "nonsense"], "expected a data set, got 'nonsense'"),
+        (["data", "check", "nonsense"], "expected a dataset, got 'nonsense'"),
         (["data", "check", "absent.jsonl"], "absent.jsonl, which can't be read"),
         (["data", "check", "muse"], "pixellm data layout"),
         (["data", "check", "my.jsonl", "--sheet", "x"], "expected a .jpg or .png"),

@@ -1,4 +1,4 @@
-"""Names of things: groups of them, synonyms, and which may be given to one and the same thing.
+"""Categories: groups of them, synonyms, and which may be given to one and the same object.
 
 Pure tables. Names are singular, lower case; a word in brackets tells senses apart.
 """
@@ -60,7 +60,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 # Every name whose attributes are decided in `attributes.yaml`.
 CATEGORIES = frozenset((*COCO, *CLOTHING, *FOOD, *ANIMALS, *VEHICLES, "road", "hair", "skin"))
 
-# Other words for a thing. The answer still uses the thing's own name. No word here is the name of another thing.
+# Other words for a category. The answer still uses the category's own name. No word here is another category's name.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "airplane": ("plane", "aircraft"),
     "backpack": ("rucksack", "knapsack"),
@@ -97,7 +97,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 # Words for one person alone. Annotations say nothing of sex, and neither does the answer ("The person").
 SINGLE_PERSON_WORDS = ("man", "woman")
-# A word that also fits these things is not used in a picture that has one of them.
+# A word that also fits these categories is not used for an image that has one of them.
 WORD_ALSO_MEANS: dict[str, frozenset[str]] = {
     "bike": frozenset({"motorcycle"}),
     "cycle": frozenset({"motorcycle"}),
@@ -106,7 +106,7 @@ WORD_ALSO_MEANS: dict[str, frozenset[str]] = {
     "screen": frozenset({"laptop", "cell phone"}),
 }
 
-# Names that annotators (or users) may well give to one and the same thing: where one is present, none of the others is
+# Names that annotators (or users) may well give to one and the same object: where one is present, none of the others is
 # called absent.
 OVERLAPS: tuple[frozenset[str], ...] = (
     frozenset({"bear", "teddy bear"}),
@@ -137,7 +137,7 @@ OVERLAPS: tuple[frozenset[str], ...] = (
     frozenset({"accessory", "necklace", "bracelet", "ring", "watch", "belt", "scarf", "hat", "glove"}),
 )
 
-# Things whose colour tells them apart and fills their mask: not food, not see-through or thin, not people.
+# Objects whose colour tells them apart and fills their mask: not food, not see-through or thin, not people.
 COLOURED = frozenset(
     (
         *("car", "bus", "train", "truck", "vehicle", "boat", "cat", "dog", "horse", "cow"),
@@ -148,6 +148,6 @@ COLOURED = frozenset(
     )
 )
 
-# Seldom in a picture without being what it was taken for. Where a source does not annotate them, its pictures of a dog,
-# say, may still be asked about a wider attribute ("animal"), but none of its pictures is said to have no animal.
+# Seldom in an image without being what it was taken for. Where a source does not annotate them, its images of a dog,
+# say, may still be asked about a wider attribute ("animal"), but none of its images is said to have no animal.
 CONSPICUOUS = frozenset((*ANIMALS, "airplane", "bus", "train", "truck", "boat", "kite"))

@@ -7,7 +7,7 @@ counted, and too much of it is an error.
 import json
 import logging
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +25,14 @@ LOGGED_BAD_RECORDS = 10  # bad records that are logged one by one
 
 @dataclass(frozen=True)
 class BadRecord:
-    """What was left out, and why."""
+    """Record that was left out, and the reason."""
 
     record_id: str
     reason: str
 
 
 class RecordDataset(Protocol):
-    """A data set on disk: a sequence of records; `bad` is what was left out when it was opened."""
+    """Dataset on disk: a sequence of records; `bad` is what was left out when it was opened."""
 
     bad: Sequence[BadRecord]
 
@@ -51,7 +51,7 @@ class RecordList(Sequence[Record]):
     def __init__(self, records: Iterable[Record], bad: Sequence[BadRecord] = ()) -> None:
         packed = [pickle.dumps(record) for record in records]
         self.bad = bad
-        self._ends = np.cumsum([len(one) for one in packed], dtype=np.int64)
+        self._ends = np.cumsum([len(entry) for entry in packed], dtype=np.int64)
         self._buffer = np.frombuffer(b"".join(packed), dtype=np.uint8)
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class RecordList(Sequence[Record]):
 
 @dataclass
 class Faults:
-    """Collects the bad records of a file while it is read; more than the share `max_bad_fraction` are an error."""
+    """Collection of the bad records of a file while it is read; more than `max_bad_fraction` of all are an error."""
 
     where: Path
     max_bad_fraction: float = MAX_BAD_FRACTION
@@ -74,11 +74,19 @@ class Faults:
 
     @contextmanager
     def guard(self, record_id: object) -> Iterator[None]:
-        """Whatever is missing or malformed inside makes `record_id` a bad record."""
+        """Make `record_id` a bad record if something inside is missing or malformed."""
         try:
             yield
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             self.add(record_id, f"no field {error}" if isinstance(error, KeyError) else str(error))
+
+    def index(self, rows: Iterable[Any], kind: str, value: Callable[[Any], Any] = lambda row: row) -> dict[Any, Any]:
+        """Return `value` of each row by the row's id; a row without is a bad record."""
+        indexed = {}
+        for row in rows:
+            with self.guard(f"{kind} {name_of(row)}"):
+                indexed[row["id"]] = value(row)
+        return indexed
 
     def add(self, record_id: object, reason: str) -> None:
         """Note a bad record."""
@@ -87,7 +95,7 @@ class Faults:
             logger.warning("%s: record %s is left out: %s", self.where, record_id, reason)
 
     def check(self, total: int) -> list[BadRecord]:
-        """The bad ones of `total` records; a ValueError if they are more than `max_bad_fraction`."""
+        """Return the bad ones of `total` records; a ValueError if they are more than `max_bad_fraction`."""
         if len(self.bad) > self.max_bad_fraction * total:
             first = "; ".join(f"{bad.record_id}: {bad.reason}" for bad in self.bad[:3])
             raise ValueError(
@@ -98,7 +106,7 @@ class Faults:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; a ValueError if it is missing or malformed."""
+    """Return the content of a JSON file; a ValueError if it is missing or malformed."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -111,10 +119,10 @@ def read_json(path: Path) -> Any:
 
 
 def name_of(row: Any, default: object = "?") -> object:
-    """The id of a row of an annotation file, for messages."""
+    """Return the id of a row of an annotation file, for messages."""
     return row.get("id", default) if isinstance(row, dict) else default
 
 
 def size_of(image: dict[str, Any]) -> tuple[int, int] | None:
-    """(H, W) that a COCO-like image record states, if it does."""
+    """Return (H, W) that a COCO-like image row states, if it does."""
     return (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None

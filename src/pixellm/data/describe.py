@@ -1,4 +1,4 @@
-"""Words for things: nouns in their right form, and what tells one instance from the others of its category.
+"""Words for objects: nouns in their right form, and phrases that tell an instance from the others of its category.
 
 Shapes:  N instances of one category · H, W image
 Places are fractions of the image, (0, 0) top left; masks and image are taken after augmentation, so that left is left.
@@ -12,15 +12,15 @@ from itertools import pairwise
 
 import numpy as np
 
-MIN_INSTANCE_AREA = 0.0005  # of the image: smaller things are hardly to be seen at the sizes that the model works at
+MIN_INSTANCE_AREA = 0.0005  # of the image: smaller ones are hardly to be seen at the sizes that the model works at
 CLEAR_OFFSET = 0.08  # of the image's side, to the next instance: below, "leftmost" is a matter of taste
 CLEAR_SIZE_RATIO = 1.5
-CLEAR_SIDE = 0.35  # a lone thing is "on the left" when its centre is in this part of the width
+CLEAR_SIDE = 0.35  # a lone object is "on the left" when its centre is in this part of the width
 READING_OFFSET = 0.03  # of the image's width, between instances that are counted from left to right
-OWN_COLOUR = 0.55  # a thing's colour covers at least this part of it …
+OWN_COLOUR = 0.55  # an object's colour covers at least this part of it …
 OTHERS_COLOUR = 0.30  # … and less than this of any other of its category
-MIN_COLOUR_AREA = 0.003  # of the image: smaller things are mostly border and shadow
-COLOUR_SAMPLES = 4096  # pixels looked at per thing; enough for a share to within 2 %
+MIN_COLOUR_AREA = 0.003  # of the image: smaller ones are mostly border and shadow
+COLOUR_SAMPLES = 4096  # pixels looked at per object; enough for a share to within 2 %
 
 COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
 COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
@@ -53,12 +53,12 @@ PAIRED = frozenset(
 
 
 def spoken(name: str) -> str:
-    """The category as it is said: "date (fruit)" and "date_(fruit)" → "date"."""
+    """Return the category as a word: "date (fruit)" and "date_(fruit)" → "date"."""
     return re.sub(r"\s*\(.*?\)", "", name.replace("_", " ")).strip()
 
 
 def pluralize(word: str) -> str:
-    """The plural of a singular noun, by its last word: "wine glass" → "wine glasses"."""
+    """Return the plural of a singular noun, by its last word: "wine glass" → "wine glasses"."""
     *front, last = word.split(" ")
     if last in PLURAL_ONLY:
         plural = last
@@ -75,7 +75,7 @@ def pluralize(word: str) -> str:
 
 @dataclass(frozen=True)
 class Noun:
-    """The forms of one noun. `many` says of how many things the speaker talks; names of stuff ignore it."""
+    """Forms of one noun. `many` says whether it stands for several objects; names of stuff ignore it."""
 
     singular: str
     plural: str
@@ -97,7 +97,7 @@ class Noun:
         return f"every {self.singular}" if self.countable else f"all the {self.plural}"
 
     def some(self, many: bool) -> str:
-        """With the indefinite article, where there is one: "a dog", "dogs", "skis"."""
+        """Return it with the indefinite article, where there is one: "a dog", "dogs", "skis"."""
         if many or not self.countable:
             return self.form(many)
         # By sound, not by letter: a unicycle, an hourglass.
@@ -105,7 +105,7 @@ class Noun:
         return f"{'an' if vowel else 'a'} {self.singular}"
 
     def counted(self, count: int) -> str:
-        """With how many there are: "a dog", "two dogs", "many dogs" (above five), "skis"."""
+        """Return it with its number: "a dog", "two dogs", "many dogs" (above five), "skis"."""
         if count == 1 or not self.countable:
             return self.some(count > 1)
         return f"{COUNT_WORDS.get(count, 'many')} {self.plural}"
@@ -116,7 +116,7 @@ class Noun:
 
 @cache
 def noun(name: str, word: str | None = None) -> Noun:
-    """The noun for a category `name`, or for another `word` that means the same."""
+    """Return the noun for a category `name`, or for another `word` that means the same."""
     singular = spoken(name) if word is None else word
     if name in MASS and word is None:
         return Noun(singular, singular, countable=False)
@@ -133,7 +133,7 @@ class Description:
 
 
 def centre(mask: np.ndarray) -> tuple[float, float]:
-    """Centroid (x, y) of a bool (H, W) mask, as fractions of width and height."""
+    """Return the centroid (x, y) of a bool (H, W) mask, as fractions of width and height."""
     columns, rows = mask.sum(axis=0), mask.sum(axis=1)
     height, width = mask.shape
     area = columns.sum()
@@ -144,7 +144,7 @@ def centre(mask: np.ndarray) -> tuple[float, float]:
 
 
 def colour_names(rgb: np.ndarray) -> np.ndarray:
-    """Index into `COLOURS` for each uint8 pixel (P, 3), or -1 between two colours."""
+    """Return the index into `COLOURS` of each uint8 pixel (P, 3), or -1 between two colours."""
     pixels = rgb.astype(np.float32) / 255
     value, low = pixels.max(axis=1), pixels.min(axis=1)
     chroma = value - low
@@ -160,7 +160,7 @@ def colour_names(rgb: np.ndarray) -> np.ndarray:
 
     dull = saturation < 0.15
     reddish = (hue < 45) | (hue >= 330)
-    # First match wins. The limits are set by eye on photographs; gaps between them keep doubtful pixels without a name.
+    # First match wins. The limits are set by eye on images; gaps between them keep doubtful pixels without a name.
     rules = (
         ("black", (value < 0.1) | ((value < 0.2) & (saturation < 0.45))),
         ("black", (value < 0.27) & (saturation < 0.3)),
@@ -180,7 +180,7 @@ def colour_names(rgb: np.ndarray) -> np.ndarray:
 
 
 def colour_shares(image_rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """How much of the masked pixels each of `COLOURS` covers: (11,), in [0, 1]. image_rgb: uint8 (H, W, 3)."""
+    """Return the share of the masked pixels that each of `COLOURS` covers: (11,). image_rgb: uint8 (H, W, 3)."""
     pixels = image_rgb[mask]
     pixels = pixels[:: max(1, len(pixels) // COLOUR_SAMPLES)]
     names = colour_names(pixels)
@@ -190,33 +190,33 @@ def colour_shares(image_rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def describe_instances(
     category: str, masks: Sequence[np.ndarray], image_rgb: np.ndarray, coloured: bool, complete: bool
 ) -> list[Description]:
-    """All that tells one instance of `category` from the others by place, size or colour.
+    """Describe what tells one instance of `category` from the others by place, size or colour.
 
     Args:
-        category: the category's name.
+        category: the name of their category.
         masks: N ≥ 1 bool (H, W), one for each instance.
         image_rgb: uint8 (H, W, 3).
-        coloured: whether the category's colour means anything.
-        complete: whether these are all instances in the picture; if not, only what others hardly make untrue is said.
+        coloured: the category's colour means anything.
+        complete: these are all instances in the image; if not, only what others hardly make untrue is returned.
     """
     word = noun(category)
     if not word.countable:
         return []
     areas = np.array([mask.mean() for mask in masks])
-    found = []
+    descriptions = []
     if coloured and (complete or len(masks) == 1):
-        found += _by_colour(word.singular, masks, image_rgb)
+        descriptions += _by_colour(word.singular, masks, image_rgb)
     if len(masks) == 1:
-        found += _lone_place(word.singular, masks[0])
+        descriptions += _lone_place(word.singular, masks[0])
     else:
-        found += _by_size(word.singular, areas, complete)
+        descriptions += _by_size(word.singular, areas, complete)
         if complete:
-            found += _by_place(word.singular, masks)
-    return [description for description in found if areas[description.index] >= MIN_INSTANCE_AREA]
+            descriptions += _by_place(word.singular, masks)
+    return [description for description in descriptions if areas[description.index] >= MIN_INSTANCE_AREA]
 
 
 def left_to_right(masks: Sequence[np.ndarray]) -> list[int] | None:
-    """Order of reading of the instances, or None where two centres are too close to tell."""
+    """Return the order of the instances from left to right, or None where two centres are too close to tell."""
     across = [centre(mask)[0] for mask in masks]
     order = sorted(range(len(masks)), key=across.__getitem__)
     gaps = (across[right] - across[left] for left, right in pairwise(order))
@@ -233,7 +233,7 @@ def _lone_place(name: str, mask: np.ndarray) -> list[Description]:
 
 
 def _by_place(name: str, masks: Sequence[np.ndarray]) -> list[Description]:
-    found = []
+    descriptions = []
     centres = np.array([centre(mask) for mask in masks])  # N 2
     for axis, ends in ((0, ("left", "right")), (1, ("top", "bottom"))):
         order = np.argsort(centres[:, axis], kind="stable")
@@ -244,28 +244,30 @@ def _by_place(name: str, masks: Sequence[np.ndarray]) -> list[Description]:
             # "On the left" may fit several of three; of two it fits one.
             pair = (f"the {name} on the {side}",) if axis == 0 and len(masks) == 2 else ()
             far = f"the {name} on the far {side}" if axis == 0 else f"the {name} nearest the {side}"
-            found.append(Description(int(first), answer, (answer, far, *pair)))
-    return found
+            descriptions.append(Description(int(first), answer, (answer, far, *pair)))
+    return descriptions
 
 
 def _by_size(name: str, areas: np.ndarray, complete: bool) -> list[Description]:
     order = np.argsort(areas, kind="stable")
-    found = []
+    descriptions = []
     if areas[order[-1]] >= CLEAR_SIZE_RATIO * areas[order[-2]]:
-        found.append(Description(int(order[-1]), f"the largest {name}", (f"the largest {name}", f"the biggest {name}")))
+        descriptions.append(
+            Description(int(order[-1]), f"the largest {name}", (f"the largest {name}", f"the biggest {name}"))
+        )
     if complete and areas[order[1]] >= CLEAR_SIZE_RATIO * areas[order[0]]:
-        found.append(Description(int(order[0]), f"the smallest {name}", (f"the smallest {name}",)))
-    return found
+        descriptions.append(Description(int(order[0]), f"the smallest {name}", (f"the smallest {name}",)))
+    return descriptions
 
 
 def _by_colour(name: str, masks: Sequence[np.ndarray], image_rgb: np.ndarray) -> list[Description]:
     shares = np.stack([colour_shares(image_rgb, mask) for mask in masks])  # N 11
-    found = []
+    descriptions = []
     for index, own in enumerate(shares):
         colour = int(own.argmax())
         others = np.delete(shares[:, colour], index)
         large = masks[index].mean() >= MIN_COLOUR_AREA
         if large and own[colour] >= OWN_COLOUR and (others < OTHERS_COLOUR).all():
             answer = f"the {COLOURS[colour]} {name}"
-            found.append(Description(index, answer, (answer, f"the {name} that is {COLOURS[colour]}")))
-    return found
+            descriptions.append(Description(index, answer, (answer, f"the {name} that is {COLOURS[colour]}")))
+    return descriptions

@@ -45,7 +45,7 @@ from pixellm.types import SEG_SLOT
 
 MIN_CATEGORY_AREA = 0.0002  # of the image: what covers less is neither asked for nor called absent
 MAX_SLOTS = 8
-MAX_FAILURES = 4  # attempts at a kind without a new question before the kind is given up for this image
+MAX_FAILURES = 4  # attempts at a kind without a new question before it is given up for this image
 ABSENT_AMONG_SEVERAL_RATE = 0.25
 SEPARATE_RATE = 0.2  # of instance questions
 KNOWLEDGE_AMONG_NOTHING_RATE = 0.3

@@ -21,7 +21,7 @@ FIELDS = {"image", "question", "answer", "masks", "id"}
 
 
 def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
-    """A JSONL file of questions and answers with masks: one record for each image, in the order of its first line.
+    """Read questions and answers with masks: one record for each image, in the order of its first line.
 
     Raises:
         ValueError: no such file, or too many lines that can't be used; each is named with its number.
@@ -31,17 +31,17 @@ def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> Record
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"expected a JSON-lines file at {file}, which can't be read ({error}).") from None
     faults = Faults(file, max_bad_fraction)
-    found: dict[Path, list[Exchange]] = {}
+    exchanges: dict[Path, list[Exchange]] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             with faults.guard(f"line {number}"):
                 image, exchange = _parse(line, file.parent)
-                found.setdefault(image, []).append(exchange)
+                exchanges.setdefault(image, []).append(exchange)
     total = sum(bool(line.strip()) for line in lines)
     if not total:
         raise ValueError(f"expected a question a line in {file}, got an empty file.")
-    bad = faults.check(total)
-    return RecordList((Record(_name(i, file.parent), i, exchanges=tuple(e)) for i, e in found.items()), bad)
+    records = (Record(_name(image, file.parent), image, exchanges=tuple(e)) for image, e in exchanges.items())
+    return RecordList(records, faults.check(total))
 
 
 def _parse(line: str, folder: Path) -> tuple[Path, Exchange]:

@@ -1,7 +1,7 @@
-"""What is commonly known of the things that photographs are annotated with: attributes, look-alikes, absence.
+"""Common knowledge about annotated objects: attributes, look-alikes, absence.
 
-Read by `grammar` to ask for things without naming them ("Which things here can be eaten?") and to be sure that a thing
-is absent before an answer says so. The facts are in `attributes.yaml` and `categories`.
+Read by `grammar` to ask for objects without naming them ("What here can be eaten?") and to be sure that a category is
+absent before an answer says so. The facts are in `attributes.yaml` and `categories`.
 
 An attribute divides `CATEGORIES` in three: `members`, `ambiguous`, and all others, for which it does not hold. An image
 with an ambiguous instance is never used for that attribute, nor is one with an instance outside `CATEGORIES`.
@@ -23,14 +23,14 @@ OPTIONAL_FIELDS = ("ambiguous", "hints", "vocabularies")
 
 @dataclass(frozen=True)
 class Attribute:
-    """A property of things, and how to ask for it.
+    """Property of objects, and questions for it.
 
     Args:
         key: its name in `attributes.yaml`.
         questions: wordings that ask for everything that it holds for.
         members: the names that it holds for.
         ambiguous: the names for which it is a matter of opinion.
-        hints: things that make an unannotated member likely; a picture with one is never said to have no member.
+        hints: categories that make an unannotated member likely; an image with one is never said to have no member.
         vocabularies: sets of names. A source that annotates one of them whole leaves no member out.
     """
 
@@ -42,13 +42,13 @@ class Attribute:
     vocabularies: tuple[frozenset[str], ...]
 
     def missing(self, known: frozenset[str]) -> frozenset[str]:
-        """The members that a source with the names `known` leaves out, by the vocabulary that it covers best."""
+        """Return the members that a source with the names `known` leaves out, by the vocabulary that it covers best."""
         return min((vocabulary - known for vocabulary in self.vocabularies), key=len)
 
 
 @cache
 def attributes() -> dict[str, Attribute]:
-    """The attributes of `attributes.yaml` by key, in the file's order.
+    """Return the attributes of `attributes.yaml` by key, in the file's order.
 
     Raises:
         ValueError: an entry is malformed.
@@ -99,7 +99,7 @@ def _attribute(key: Any, entry: Any, where: str) -> Attribute:
 
 
 def _names(values: Any, where: str) -> frozenset[str]:
-    """A list of names and groups of names, as a set of names."""
+    """Return a list of names and groups of names as a set of names."""
     names = frozenset(name for value in _strings(values, where) for name in GROUPS.get(value, (value,)))
     if unknown := sorted(names - CATEGORIES):
         raise ValueError(
@@ -115,18 +115,18 @@ def _strings(values: Any, where: str) -> tuple[str, ...]:
 
 
 def related(name: str) -> frozenset[str]:
-    """The names that share an attribute with `name`: what is likely to be mistaken for it, or found beside it."""
+    """Return the names that share an attribute with `name`: likely to be mistaken for it, or beside it."""
     groups = (attribute.members for attribute in attributes().values() if name in attribute.members)
     return frozenset().union(*groups) - {name}
 
 
 def overlapping(name: str) -> frozenset[str]:
-    """The names that the thing called `name` may also be called by."""
+    """Return the names that an object called `name` may also be called by."""
     return frozenset().union(*(group for group in OVERLAPS if name in group)) - {name}
 
 
 def surely_absent(present: Set[str], known: Set[str]) -> list[str]:
-    """The `known` names that nothing in a picture with the names `present` can be called by, in alphabetical order."""
+    """Return the `known` names that nothing in an image with the names `present` can be called by, sorted."""
     maybe = frozenset(present).union(*(overlapping(name) for name in present))
-    said = {spoken(name) for name in maybe}
-    return sorted(name for name in known - maybe if spoken(name) not in said)
+    words = {spoken(name) for name in maybe}
+    return sorted(name for name in known - maybe if spoken(name) not in words)

@@ -33,13 +33,13 @@ class SampleIndex:
 
 @dataclass(frozen=True)
 class MixturePlan:
-    """Mixes sources: in each epoch exactly their shares, each source's records all once before any comes again.
+    """Mixture of sources: in each epoch exactly their shares, each source's records all once before any comes again.
 
     Args:
         sizes: number of records of each source.
         weights: their shares, in any unit; one without a weight is never drawn.
         epoch_length: samples of an epoch.
-        seed: of everything random.
+        seed: seed of everything random.
     """
 
     sizes: tuple[int, ...]
@@ -68,7 +68,7 @@ class MixturePlan:
         return quotas.tolist()
 
     def __getitem__(self, index: int) -> SampleIndex:
-        """Sample number `index`, counted through all epochs."""
+        """Return sample number `index`, counted through all epochs."""
         if index < 0:
             raise IndexError(index)
         epoch, place = divmod(index, self.epoch_length)
@@ -80,7 +80,7 @@ class MixturePlan:
 
 @lru_cache(maxsize=4)
 def _order(plan: MixturePlan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The source of each sample of an epoch, and how many of the same source come before it."""
+    """Return the source of each sample of an epoch, and how many of the same source come before it."""
     sources = np.repeat(np.arange(len(plan.sizes)), plan.quotas)
     sources = np.random.default_rng((plan.seed, epoch)).permutation(sources)
     ranks = np.empty_like(sources)
@@ -92,7 +92,7 @@ def _order(plan: MixturePlan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def _shuffled(size: int, seed: int, source: int, around: int) -> np.ndarray:
-    """A source's records in the order of their pass number `around`."""
+    """Return a source's records in the order of their pass number `around`."""
     return np.random.default_rng((seed, source, around)).permutation(size)
 
 
@@ -161,8 +161,8 @@ class LengthBatches(Sampler[list[int]]):
     losses, does not depend on how its batches are shared by processes and accumulation.
 
     Args:
-        length: of sample number i, in any unit.
-        steps: of the whole training.
+        length: length of sample number i, in any unit.
+        steps: steps of the whole training.
         batch_size: samples of a batch.
         per_step: batches of a step.
         start: steps that are over already: the first batch is the next one's.

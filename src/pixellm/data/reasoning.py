@@ -29,7 +29,7 @@ PAINTED, IGNORED = 1, 255  # ReasonSeg's label values
 
 
 def read_muse(file: Path, folders: Sequence[Path], max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
-    """MUSE: one record for each image, with all its questions.
+    """Read MUSE: one record for each image, with all its questions.
 
     A question is bad where its answer's text has more or fewer `{seg}` than it has targets, or a target no mask; the
     others of its image stay. Without a text, the answer is composed of the targets' descriptions.
@@ -62,8 +62,8 @@ def read_muse(file: Path, folders: Sequence[Path], max_bad_fraction: float = MAX
     return RecordList(records, faults.check(max(questions, len(entries))))
 
 
-def muse(root: Path, split: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
-    """A split of MUSE: train, val, test_less or test_many."""
+def muse(root: Path, split: str, max_bad_fraction: float) -> RecordList:
+    """Read a split of MUSE: train, val, test_less or test_many."""
     names = [f"{folder}{start}_{split}.json" for folder in ("muse/", "") for start in ("muse", "MUSE")]
     file = next((root / name for name in names if (root / name).is_file()), root / names[0])
     folders = [root / "refer_seg/images/mscoco/images", root / "coco"]
@@ -71,7 +71,7 @@ def muse(root: Path, split: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> 
 
 
 def _muse_image(entry: dict[str, Any]) -> tuple[str, str]:
-    """In which year's folder an image is, and its file's name."""
+    """Return the folder of an image's year, and its file's name."""
     if "coco_url" in entry:
         url = PurePosixPath(expect(entry["coco_url"], str, "a URL"))
         return "train2017" if "train2017" in str(url) else "val2017", url.name
@@ -109,7 +109,7 @@ class Shapes:
     def decode(self, height: int, width: int) -> np.ndarray:
         painted = [(value, _paint(points, height, width)) for value, points in self.polygons]
         values = np.zeros((height, width), dtype=np.uint8)
-        for value, pixels in sorted(painted, key=lambda one: -int(one[1].sum())):
+        for value, pixels in sorted(painted, key=lambda shape: -int(shape[1].sum())):
             values[pixels] = value
         return values == self.value
 
@@ -120,14 +120,9 @@ def _paint(points: Sequence[tuple[float, float]], height: int, width: int) -> np
     return np.asarray(canvas)
 
 
-def read_reasonseg(directory: Path, split: str, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
-    """ReasonSeg: an image and its JSON file each; where an explanation exists, it is asked for, too.
-
-    Args:
-        directory: `ReasonSeg`, with a folder for each split.
-        split: "train", "val", "test".
-        max_bad_fraction: see `Faults`.
-    """
+def reasonseg(root: Path, split: str, max_bad_fraction: float) -> RecordList:
+    """Read a split of ReasonSeg, an image and its JSON file each; where an explanation exists, it is asked for, too."""
+    directory = root / "reason_seg/ReasonSeg"
     images = sorted((directory / split).glob("*.jpg"))
     if not images:
         raise ValueError(f"expected images *.jpg in {directory / split}, found none. See `pixellm data layout`.")
@@ -168,7 +163,7 @@ def _reasonseg_exchanges(data: dict[str, Any], explanation: dict[str, str] | Non
 
 
 def _outline(shape: dict[str, Any]) -> tuple[tuple[float, float], ...]:
-    """The corners of a labelme shape."""
+    """Return the corners of a labelme shape."""
     points = tuple((float(x), float(y)) for x, y in shape["points"])
     kind = shape.get("shape_type", "polygon")
     if kind == "rectangle" and len(points) == 2:
@@ -182,23 +177,17 @@ def _outline(shape: dict[str, Any]) -> tuple[tuple[float, float], ...]:
 
 
 def _read_labelme(path: Path) -> dict[str, Any]:
-    """Some of ReasonSeg's files were written on Windows."""
     try:
         return read_json(path)
-    except ValueError:
+    except ValueError:  # some of ReasonSeg's files were written on Windows
         if not path.is_file():
             raise
         return json.loads(path.read_text(encoding="cp1252"))
 
 
-def read_dialogues(file: Path, images: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
-    """Read LLaVA-Instruct: one record for each dialogue, without masks.
-
-    Args:
-        file: the JSON list of `{id, image, conversations: [{from, value}, …]}`.
-        images: folder of the images.
-        max_bad_fraction: see `Faults`.
-    """
+def llava_instruct(root: Path, _: str, max_bad_fraction: float) -> RecordList:
+    """Read LLaVA-Instruct-150k, `{id, image, conversations: [{from, value}, …]}`: a record for each dialogue."""
+    file, images = root / "llava_dataset/llava_instruct_150k.json", root / "coco/train2017"
     entries = expect(read_json(file), list, f"a list of dialogues in {file}")
     faults = Faults(file, max_bad_fraction)
     records = []

@@ -45,18 +45,18 @@ class Segments:
     def rles(self, height: int, width: int) -> list[masks.Rle]:
         """Return all polygons and RLEs of all parts as compressed RLEs, without decoding any."""
         rles = []
-        for part in self.parts:
-            several = isinstance(part, list) and any(isinstance(entry, dict) for entry in part)
-            for entry in part if several else [part]:
+        for segmentation in self.parts:
+            several = isinstance(segmentation, list) and any(isinstance(entry, dict) for entry in segmentation)
+            for entry in segmentation if several else [segmentation]:
                 rles += masks.to_rles(entry, height, width)
         return rles
 
     def checked(self) -> "Segments":
         """Return itself; a ValueError if it is plain without decoding that a part holds no mask."""
-        for part in self.parts:
-            if not isinstance(part, list | dict) or not part:
-                raise ValueError(f"expected polygons or an RLE, got the segmentation {part!r}")
-            polygons = [entry for entry in part if not isinstance(entry, dict)] if isinstance(part, list) else []
+        for segmentation in self.parts:
+            if not isinstance(segmentation, list | dict) or not segmentation:
+                raise ValueError(f"expected polygons or an RLE, got the segmentation {segmentation!r}")
+            polygons = [p for p in segmentation if not isinstance(p, dict)] if isinstance(segmentation, list) else []
             if polygons and not any(isinstance(polygon, list) and len(polygon) >= 6 for polygon in polygons):
                 raise ValueError("expected a polygon of at least three points")
         return self

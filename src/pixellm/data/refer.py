@@ -16,7 +16,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from pixellm.data.datasets import MAX_BAD_FRACTION, Faults, RecordList, name_of, read_json, size_of
+from pixellm.data.datasets import MAX_BAD_FRACTION, Faults, RecordList, read_json, size_of
 from pixellm.data.records import Exchange, Instance, Record, Segments
 from pixellm.data.templates import join
 from pixellm.utils.checks import expect
@@ -26,14 +26,14 @@ MULTI_SIZES = (6, 5, 4)  # targets of a multi-referring question, in turn, as th
 
 
 def read_references(
-    directory: Path, images: Path, split_by: str, split: str, max_bad_fraction: float = MAX_BAD_FRACTION
+    directory: Path, folder: Path, split_by: str, split: str, max_bad_fraction: float = MAX_BAD_FRACTION
 ) -> RecordList:
-    """A referring data set: one record for each image, one instance for each sentence.
+    """Read a referring dataset: one record for each image, one instance for each sentence.
 
     Args:
-        directory: of the refs and `instances.json`.
-        images: folder of the images.
-        split_by: whose split: "unc", "umd", "google".
+        directory: folder of the refs and `instances.json`.
+        folder: folder of the images.
+        split_by: "unc", "umd" or "google".
         split: "train", "val", "testA", "testB", "test".
         max_bad_fraction: more bad references than this share are an error.
 
@@ -42,33 +42,26 @@ def read_references(
     """
     faults = Faults(directory, max_bad_fraction)
     annotated = expect(read_json(directory / "instances.json"), dict, f"COCO's lists in {directory / 'instances.json'}")
-    files: dict[int, dict[str, Any]] = {}
-    for image in expect(annotated.get("images"), list, "a list `images` in instances.json"):
-        with faults.guard(f"image {name_of(image)}"):
-            expect(image["file_name"], str, "a file name")
-            files[image["id"]] = image
-    segmentations: dict[int, Any] = {}
-    for annotation in expect(annotated.get("annotations"), list, "a list `annotations` in instances.json"):
-        with faults.guard(f"annotation {name_of(annotation)}"):
-            segmentations[annotation["id"]] = annotation["segmentation"]
+    images, annotations = (
+        expect(annotated.get(key), list, f"a list `{key}` in instances.json") for key in ("images", "annotations")
+    )
+    files = faults.index(images, "image", lambda row: (folder / expect(row["file_name"], str, "a file"), size_of(row)))
+    segmentations = faults.index(annotations, "annotation", lambda row: row["segmentation"])
     categories = {row["id"]: str(row.get("name", "")) for row in annotated.get("categories") or () if "id" in row}
     references = _references(directory, split_by)
-    chosen = [reference for reference in references if reference.get("split") == split]
-    if not chosen:
-        found = sorted({str(reference.get("split")) for reference in references})
-        raise ValueError(f"{directory}: expected references of the split {split!r}, found {', '.join(found)}.")
+    of_split = [reference for reference in references if reference.get("split") == split]
+    if not of_split:
+        splits = sorted({str(reference.get("split")) for reference in references})
+        raise ValueError(f"{directory}: expected references of the split {split!r}, found {', '.join(splits)}.")
     instances: dict[int, list[Instance]] = defaultdict(list)
-    for reference in chosen:
+    for reference in of_split:
         with faults.guard(reference.get("ref_id", "?")):
             if reference["image_id"] not in files:
                 raise ValueError(f"no image {reference['image_id']} in instances.json")
             of_reference = _instances(reference, segmentations, categories)  # before the image gets an entry
             instances[reference["image_id"]] += of_reference
-    records = (
-        Record(str(image_id), images / files[image_id]["file_name"], size_of(files[image_id]), tuple(group))
-        for image_id, group in instances.items()
-    )
-    return RecordList(records, faults.check(len(chosen)))
+    records = (Record(str(image_id), *files[image_id], tuple(group)) for image_id, group in instances.items())
+    return RecordList(records, faults.check(len(of_split)))
 
 
 def _instances(reference: dict[str, Any], segmentations: dict[int, Any], categories: dict[int, str]) -> list[Instance]:
@@ -86,7 +79,7 @@ def _instances(reference: dict[str, Any], segmentations: dict[int, Any], categor
 
 
 def multi_referring(records: Sequence[Record]) -> RecordList:
-    """Questions for several targets each: sentences in file order, `MULTI_SIZES` in turn, the rest in the last one.
+    """Ask for several targets each: sentences in file order, `MULTI_SIZES` in turn, the rest in the last one.
 
     Sentences that nothing fits are left out.
     """
@@ -111,22 +104,22 @@ def _references(directory: Path, split_by: str) -> list[dict[str, Any]]:
     for name in names:
         path = directory / name
         if path.is_file():
-            found = read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
-            if not isinstance(found, list) or not all(isinstance(reference, dict) for reference in found):
-                raise ValueError(f"{path}: expected a list of references, got {type(found).__name__}.")
-            return found
+            content = read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
+            if not isinstance(content, list) or not all(isinstance(reference, dict) for reference in content):
+                raise ValueError(f"{path}: expected a list of references, got {type(content).__name__}.")
+            return content
     raise ValueError(f"{directory}: expected {' or '.join(names)}, found none of them. See `pixellm data layout`.")
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Admits containers, numbers and texts: whatever names a class or a function could run code."""
+    """Unpickler of containers, numbers and texts: whatever names a class or a function could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """A pickle of plain containers, numbers and texts; a ValueError for anything else, whose code is not run."""
+    """Read a pickle of plain containers, numbers and texts; a ValueError for anything else, whose code is not run."""
     try:
         with path.open("rb") as file:
             return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()

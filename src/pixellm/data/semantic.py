@@ -23,7 +23,7 @@ from pixellm.data.records import Instance, Labels, Record, Segments, read_labels
 from pixellm.utils.checks import expect
 
 CLASSES_FILE = Path(__file__).with_name("classes.yaml")
-# Of COCO's first list of things these were never annotated: their labels do not occur, and tell nothing.
+# Of the first list of COCO's categories these were never annotated: their labels do not occur, and tell nothing.
 UNUSED_IN_COCO = frozenset(
     (
         *("street sign", "hat", "shoe", "eye glasses", "plate", "mirror", "window", "desk", "door", "blender"),
@@ -33,14 +33,14 @@ UNUSED_IN_COCO = frozenset(
 
 
 class LabelMaps(Sequence[Record]):
-    """Photographs with a label map each: one instance for each class in it; all other classes are absent.
+    """Images with a label map each: one instance for each class in it; all other classes are absent.
 
     Args:
         images, labels: folders of `*.jpg` and of `*.png` with the same names.
         names: what each label is called; pixels with other labels count as not annotated.
 
     Raises:
-        ValueError: no label maps there, or one without its photograph (too many, see `Faults`).
+        ValueError: no label maps there, or one without its image (too many, see `Faults`).
     """
 
     def __init__(
@@ -50,22 +50,22 @@ class LabelMaps(Sequence[Record]):
         self.values: dict[str, list[int]] = defaultdict(list)
         for value, name in names.items():
             self.values[name].append(value)
-        found = sorted(path.stem for path in labels.glob("*.png"))
-        if not found:
+        stems = sorted(path.stem for path in labels.glob("*.png"))
+        if not stems:
             raise ValueError(f"expected label maps *.png in {labels}, found none. See `pixellm data layout`.")
-        photographs = {path.stem: path for path in images.glob("*.jpg")}
+        files = {path.stem: path for path in images.glob("*.jpg")}
         faults = Faults(labels, max_bad_fraction)
-        for stem in found:
-            if stem not in photographs:
-                faults.add(stem, f"no photograph {stem}.jpg in {images}")
-        self.bad: Sequence[BadRecord] = faults.check(len(found))
-        self._photographs = [photographs[stem] for stem in found if stem in photographs]
+        for stem in stems:
+            if stem not in files:
+                faults.add(stem, f"no image {stem}.jpg in {images}")
+        self.bad: Sequence[BadRecord] = faults.check(len(stems))
+        self._images = [files[stem] for stem in stems if stem in files]
 
     def __len__(self) -> int:
-        return len(self._photographs)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Record:
-        image = self._photographs[index]
+        image = self._images[index]
         file = self.labels / f"{image.stem}.png"
         present = set(np.unique(read_labels(file)).tolist())
         instances, absent = [], []
@@ -80,15 +80,15 @@ class LabelMaps(Sequence[Record]):
 def read_instances(
     annotations: Path, images: Path, complete: bool = False, max_bad_fraction: float = MAX_BAD_FRACTION
 ) -> RecordList:
-    """A COCO-format file: one record for each image with annotations, one instance for each category in it.
+    """Read a COCO-format file: one record for each image with annotations, one instance for each category in it.
 
-    A instance is the union of its category's instances; its names are the category's (`said`). Absent is what an image
-    lists in `neg_category_ids` (LVIS, PACO), and, in a file that annotates every instance of its categories, all else.
+    An instance is the union of its category's objects; its names are `instance_names` of it. Absent is what an image
+    lists in `neg_category_ids` (LVIS, PACO), and, in a file that annotates every object of its categories, all else.
 
     Args:
         annotations: the JSON file.
         images: the folder that file names are relative to.
-        complete: every instance of every category is annotated.
+        complete: every object of every category is annotated.
         max_bad_fraction: see `Faults`.
     """
     data = read_json(annotations)
@@ -96,61 +96,52 @@ def read_instances(
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise ValueError(f"{annotations}: expected a COCO file with lists images, annotations and categories.")
     faults = Faults(annotations, max_bad_fraction)
-    names: dict[int, tuple[str, ...]] = {}
-    for category in data["categories"]:
-        with faults.guard(f"category {name_of(category)}"):
-            names[category["id"]] = said(expect(category["name"], str, "a category's name"))
-    known: dict[int, dict[str, Any]] = {}
-    for image in data["images"]:
-        with faults.guard(f"image {name_of(image)}"):
-            known[image["id"]] = image
-    found: dict[int, dict[int, list]] = defaultdict(dict)
+    names = faults.index(data["categories"], "category", lambda row: instance_names(expect(row["name"], str, "a name")))
+    rows = faults.index(data["images"], "image")
+    segmentations: dict[int, dict[int, list]] = defaultdict(dict)
     for annotation in data["annotations"]:
         with faults.guard(f"annotation {name_of(annotation)}"):
-            if annotation["image_id"] not in known:
+            if annotation["image_id"] not in rows:
                 raise ValueError(f"no image {annotation['image_id']}")
             if annotation["category_id"] not in names:
                 raise ValueError(f"no category {annotation['category_id']}")
             Segments((annotation["segmentation"],)).checked()
-            parts = found[annotation["image_id"]].setdefault(annotation["category_id"], [])
-            parts.append(annotation["segmentation"])
+            by_category = segmentations[annotation["image_id"]]
+            by_category.setdefault(annotation["category_id"], []).append(annotation["segmentation"])
     records = []
-    for image in known.values():
-        if parts := found.get(image["id"]):
+    for image in rows.values():
+        if by_category := segmentations.get(image["id"]):
             with faults.guard(image["id"]):
                 file = file_of(image, images)
-                instances, absent = _instances(image, parts, names, complete)
+                instances, absent = _instances(image, by_category, names, complete)
                 records.append(Record(str(image["id"]), file, size_of(image), instances, absent))
     return RecordList(records, faults.check(len(data["annotations"])))
 
 
 def _instances(
-    image: dict[str, Any], parts: dict[int, list], names: dict[int, tuple[str, ...]], complete: bool
+    image: dict[str, Any], segmentations: dict[int, list], names: dict[int, tuple[str, ...]], complete: bool
 ) -> tuple[tuple[Instance, ...], tuple[str, ...]]:
-    """Instances and absent names of an image; categories that are called alike are one."""
+    """Return instances and absent names of an image; categories that are called alike are one."""
     united: dict[tuple[str, ...], list] = defaultdict(list)
-    for category, segmentations in parts.items():
-        united[names[category]] += segmentations
-    # Of these, not every instance is annotated (LVIS): neither are their masks all there is, nor are they absent.
+    for category, parts in segmentations.items():
+        united[names[category]] += parts
+    # Of these, not every object is annotated (LVIS): neither are their masks all there is, nor are they absent.
     partly = {names[category] for category in image.get("not_exhaustive_category_ids", ()) if category in names}
     negative = names if complete else image.get("neg_category_ids", ())
-    absent = (
-        {names[category][0] for category in negative if category in names}
-        - {name[0] for name in united}
-        - {name[0] for name in partly}
-    )
-    instances = [Instance(name, Segments(tuple(found))) for name, found in united.items() if name not in partly]
+    absent = {names[category][0] for category in negative if category in names}
+    absent -= {name[0] for name in (*united, *partly)}
+    instances = [Instance(name, Segments(tuple(parts))) for name, parts in united.items() if name not in partly]
     return tuple(instances), tuple(sorted(absent))
 
 
-def said(category: str) -> tuple[str, ...]:
-    """How a category is spoken of: without what only tells senses apart, parts with what they belong to."""
-    thing, _, part = (re.sub(r"[ _]\(.*", "", word).replace("_", " ").strip() for word in category.partition(":"))
-    return (f"{thing} {part}", f"{part} of the {thing}") if part else (thing,)
+def instance_names(category: str) -> tuple[str, ...]:
+    """Return a category as it is referred to: without what only tells senses apart, parts with what they belong to."""
+    whole, _, part = (re.sub(r"[ _]\(.*", "", word).replace("_", " ").strip() for word in category.partition(":"))
+    return (f"{whole} {part}", f"{part} of the {whole}") if part else (whole,)
 
 
 def file_of(image: dict[str, Any], folder: Path) -> Path:
-    """Where a COCO or LVIS image lies.
+    """Find the file of a COCO or LVIS image.
 
     LVIS v1 gives only the URL it came from, v0.5 a file name of another year, too: of all that they may mean, the first
     that is there, or the first of all.
@@ -163,32 +154,29 @@ def file_of(image: dict[str, Any], folder: Path) -> Path:
 
 
 @cache
-def class_names(data_set: str) -> tuple[str, ...]:
-    """Names of the classes of "ade20k" or "cocostuff", in the order of their labels."""
+def class_names(dataset: str) -> tuple[str, ...]:
+    """Return the classes of "ade20k" or "cocostuff", in the order of their labels."""
     import yaml
 
-    return tuple(yaml.safe_load(CLASSES_FILE.read_text(encoding="utf-8"))[data_set])
+    return tuple(yaml.safe_load(CLASSES_FILE.read_text(encoding="utf-8"))[dataset])
 
 
-def ade20k(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMaps:
-    """150 classes; label 0 is what belongs to none."""
+def ade20k(root: Path, _: str, max_bad_fraction: float) -> LabelMaps:
+    """Read ADE20K: 150 classes; label 0 is what belongs to none."""
     names = dict(enumerate(class_names("ade20k"), start=1))
     folder = root / "ade20k"
     return LabelMaps(folder / "images/training", folder / "annotations/training", names, max_bad_fraction)
 
 
-def cocostuff(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMaps:
-    """Things and stuff of COCO, without the 28 classes with "-" in their names: leftovers, or finer than one says."""
-    names = {
-        label: name
-        for label, name in enumerate(class_names("cocostuff"))
-        if "-" not in name and name not in UNUSED_IN_COCO
-    }
+def cocostuff(root: Path, _: str, max_bad_fraction: float) -> LabelMaps:
+    """Read COCO-Stuff without the 28 classes with "-" in their names: leftovers, or finer than one says."""
+    labels = enumerate(class_names("cocostuff"))
+    names = {label: name for label, name in labels if "-" not in name and name not in UNUSED_IN_COCO}
     return LabelMaps(root / "coco/train2017", root / "cocostuff/train2017", names, max_bad_fraction)
 
 
-def mapillary(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMaps:
-    """Street scenes; the names stand in the data set's own `config_v2.0.json`, in the order of the labels."""
+def mapillary(root: Path, _: str, max_bad_fraction: float) -> LabelMaps:
+    """Read Mapillary Vistas; its own `config_v2.0.json` has the classes in the order of the labels."""
     folder = root / "mapillary"
     config = folder / "config_v2.0.json"
     try:
@@ -200,15 +188,14 @@ def mapillary(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> LabelMa
     return LabelMaps(folder / "training/images", folder / "training/v2.0/labels", names, max_bad_fraction)
 
 
-def paco_lvis(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
-    """Objects and their parts on COCO photographs."""
+def paco_lvis(root: Path, _: str, max_bad_fraction: float) -> RecordList:
+    """Read PACO-LVIS: objects and their parts on COCO images."""
     file = root / "vlpart/paco/annotations/paco_lvis_v1_train.json"
     return read_instances(file, root / "coco", max_bad_fraction=max_bad_fraction)
 
 
-def pascal_part(root: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
-    """Parts of things on VOC 2010 photographs."""
+def pascal_part(root: Path, _: str, max_bad_fraction: float) -> RecordList:
+    """Read PASCAL-Part: parts of objects on VOC 2010 images."""
     folder = root / "vlpart/pascal_part"
-    return read_instances(
-        folder / "train.json", folder / "VOCdevkit/VOC2010/JPEGImages", max_bad_fraction=max_bad_fraction
-    )
+    images = folder / "VOCdevkit/VOC2010/JPEGImages"
+    return read_instances(folder / "train.json", images, max_bad_fraction=max_bad_fraction)

@@ -1,4 +1,4 @@
-"""Class targets: which names of a vocabulary each cell of a grid shows, and where that is known.
+"""Class targets: the names of a vocabulary that each cell of a grid shows, and where that is known.
 
 Sources annotate different names, some only by boxes. A cell's target for a name counts only where the source tells.
 
@@ -11,45 +11,14 @@ import numpy as np
 
 from pixellm.data.records import AnnotatedImage
 
-# Things on or around which other things are usually seen: a pixel of theirs may be something else, too.
+# Objects on or around which others are usually seen: a pixel of theirs may be something else, too.
 OVERLAPPING = frozenset(
-    [
-        "person",
-        "dining table",
-        "chair",
-        "couch",
-        "bed",
-        "bench",
-        "vehicle",
-        "road",
-        "fruit",
-        "bicycle",
-        "motorcycle",
-        "bowl",
-        "cup",
-        "sink",
-        "oven",
-        "tv",
-        "boat",
-        "refrigerator",
-        "backpack",
-        "handbag",
-        "bag",
-        "purse",
-        "suitcase",
-        "umbrella",
-        "book",
-        "cake",
-        "sandwich",
-        "pizza",
-        "potted plant",
-        "vase",
-        "food",
-        "nut",
-        "top",
-        "suit",
-        "accessory",
-    ]
+    (
+        *("person", "dining table", "chair", "couch", "bed", "bench", "vehicle", "road", "fruit", "bicycle"),
+        *("motorcycle", "bowl", "cup", "sink", "oven", "tv", "boat", "refrigerator", "backpack", "handbag", "bag"),
+        *("purse", "suitcase", "umbrella", "book", "cake", "sandwich", "pizza", "potted plant", "vase", "food"),
+        *("nut", "top", "suit", "accessory"),
+    )
 )
 
 
@@ -89,7 +58,7 @@ def class_targets(
 
 
 def _box_targets(target: np.ndarray, weight: np.ndarray, box: tuple[float, float, float, float], cell: float) -> None:
-    """Mark the inner ellipse of a box as the thing and leave the rest of the box open."""
+    """Mark the inner ellipse of a box as the object and leave the rest of the box open."""
     x, y, w, h = box
     centres = (np.arange(len(target)) + 0.5) * cell
     dx = np.abs(centres - (x + w / 2)) / (w / 2)

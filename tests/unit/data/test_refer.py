@@ -138,7 +138,7 @@ def test_multi_referring_groups(tmp_path, count, sizes) -> None:
     said = [instance.names[0] for exchange in record.exchanges for instance in exchange.targets]
     assert said == [f"thing {i}" for i in range(count)]
     assert record.exchanges[0].question.startswith("thing 0, thing 1")
-    with pytest.raises(ValueError, match="expected a data set, got 'multimuse'"):
+    with pytest.raises(ValueError, match="expected a dataset, got 'multimuse'"):
         open_data("multimuse", tmp_path)
 
 

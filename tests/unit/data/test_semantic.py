@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pixellm.data.catalogue import open_data
-from pixellm.data.semantic import class_names, read_instances, said
+from pixellm.data.semantic import class_names, instance_names, read_instances
 from tests.support import trees
 
 
@@ -167,7 +167,7 @@ def test_absent_and_broken_files(tmp_path) -> None:
         open_data(str(trees.write_json(tmp_path / "x.json", [])), tmp_path)
     labels = tmp_path / "ade20k/annotations/training/1.png"
     trees.label_map(labels, {})
-    with pytest.raises(ValueError, match=r"no photograph 1\.jpg"):
+    with pytest.raises(ValueError, match=r"no image 1\.jpg"):
         open_data("ade20k", tmp_path)
     trees.photograph(tmp_path / "ade20k/images/training/1.jpg")
     labels.write_bytes(b"not a PNG")
@@ -193,5 +193,5 @@ def test_a_label_map_of_another_size_is_refused(tmp_path) -> None:
         ("pipe_(tobacco):bowl", ("pipe bowl", "bowl of the pipe")),
     ],
 )
-def test_said(category, names) -> None:
-    assert said(category) == names
+def test_names_of_a_category(category, names) -> None:
+    assert instance_names(category) == names
