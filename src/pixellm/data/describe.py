@@ -125,7 +125,7 @@ def noun(name: str, word: str | None = None) -> Noun:
 
 @dataclass(frozen=True)
 class Description:
-    """Instance `index` told apart: its name in the answer, and phrases to ask for it with, all with an article."""
+    """Instance `index` with its name in an answer and phrases to ask for it with, all with an article."""
 
     index: int
     answer: str
