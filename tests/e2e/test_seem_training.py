@@ -62,7 +62,7 @@ def test_trained_and_asked(recipe, tmp_path) -> None:
     """What is frozen stays as it was, held-out questions are answered while it trains."""
     result = training.train(recipe, tmp_path / "run", KNOWN_MODELS)
     told = json.loads((tmp_path / "run/run.json").read_text())
-    assert 0 <= told["figures"]["giou"] <= 1
+    assert 0 <= told["metrics"]["giou"] <= 1
     history = json.loads((tmp_path / "run/checkpoints/trainer_state.json").read_text())["log_history"]
     assert {"loss", "loss_choice", "loss_bce", "loss_dice"} <= history[0].keys()
     before = KNOWN_MODELS.open(recipe.initialise).load(recipe.seed)[0].state_dict()

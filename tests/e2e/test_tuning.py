@@ -287,7 +287,7 @@ def test_held_out_questions_while_it_trains(photographs, model, tmp_path, capsys
     assert (told["recipe"]["name"], told["recipe"]["seed"]) == ("tiny", 0)
     with pytest.raises(ValueError, match="expected a run of tiny with the seed 1, got one of tiny with the seed 0"):
         training.train(replace(asked, seed=1), tmp_path / "run", KNOWN_MODELS)
-    assert told["figures"] == {k[5:]: v for k, v in answered[-1].items() if k.startswith("eval_")}
+    assert told["metrics"] == {k[5:]: v for k, v in answered[-1].items() if k.startswith("eval_")}
     sheets = sorted(path.name for path in (tmp_path / "run/validation").iterdir())
     assert sheets == ["step-000004.jpg", "step-000006.jpg"]
     (events,) = (tmp_path / "run/checkpoints/runs").rglob("events*")

@@ -162,7 +162,7 @@ def _check_run(recipe: Recipe, output: Path) -> None:
 def _describe_run(recipe: Recipe, output: Path, metrics: dict[str, float]) -> None:
     """Write the recipe of this run, and at the end its metrics."""
     if os.environ.get("RANK", "0") == "0":
-        run = {"recipe": asdict(recipe), "figures": metrics}
+        run = {"recipe": asdict(recipe), "metrics": metrics}
         write_text(output / RUN, json.dumps(run, indent=2, default=str) + "\n")
 
 
