@@ -111,5 +111,5 @@ def main() -> None:
             _fail(f"Error: {error}", 2)
         if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pixellm"):
             extra = EXTRAS.get(error.name or "", "train")
-            _fail(f"Error: the package {error.name} is needed for this. Install it: pip install 'pixellm[{extra}]'", 1)
+            _fail(f"Error: expected the package {error.name}, got none. Install it: pip install 'pixellm[{extra}]'", 1)
         _fail(f"{type(error).__name__}: {error}\nPIXELLM_DEBUG=1 shows where this happened.", 1)
