@@ -337,4 +337,4 @@ def test_the_extra_is_named(command, pixellm, monkeypatch):
     monkeypatch.setattr(common, "find_spec", lambda _: None)
     code, printed, complaint = pixellm(*command, "--quantize", "int8")
     assert (code, printed) == (1, "")
-    assert complaint == "Error: the package torchao is needed for this. Install it: pip install 'pixellm[quant]'\n"
+    assert complaint == "Error: expected the package torchao, got none. Install it: pip install 'pixellm[quant]'\n"
