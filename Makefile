@@ -1,11 +1,11 @@
-# setup: .venv with everything · demo: a first answer · test · test-slow · check: what CI runs · docs · bench ·
-# full-size · ablations · baselines · muse · clean
+# setup: .venv with everything · demo: a first answer · test · test-slow · test-oldest · test-newest · check: what CI
+# runs · docs · bench · full-size · ablations · baselines · muse · clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test test-slow check docs bench full-size ablations baselines muse clean
+.PHONY: setup demo test test-slow test-oldest test-newest check docs bench full-size ablations baselines muse clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,15 @@ test: setup
 # Trainings of minutes, which CI leaves out.
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# The oldest and the newest transformers that pyproject.toml allows, over everything else in .venv.
+RANGE := $(shell sed -n 's/^ *"transformers\(.*\)",.*/\1/p' pyproject.toml)
+test-oldest: VERSION = $(patsubst >=%,==%,$(firstword $(subst $(comma), ,$(RANGE))))
+test-newest: VERSION = $(RANGE)
+comma := ,
+test-oldest test-newest: setup
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target build/$@ 'transformers$(VERSION)'
+	PYTHONPATH=build/$@ $(BIN)/pytest tests/invariants tests/unit/model tests/unit/inference
 
 check: setup
 	$(BIN)/ruff format --check

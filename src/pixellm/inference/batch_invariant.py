@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from pixellm.inference.kv_cache import KeyValues
-from pixellm.model.modeling import PixelLMForConditionalGeneration
+from pixellm.model.modeling import CACHE_ARGUMENT, PixelLMForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def hidden_states(model: PixelLMForConditionalGeneration, rows: Sequence[RowInpu
                 attention_mask=row.attention_mask,
                 position_ids=row.position_ids,
                 position_embeddings=position,
-                past_key_values=row.cache,
                 use_cache=True,
+                **{CACHE_ARGUMENT: row.cache},
             )
             for state, row, position in zip(states, rows, rotary, strict=True)
         ]

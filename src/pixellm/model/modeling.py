@@ -8,12 +8,14 @@ Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaModel
 
 from pixellm.imaging import geometry
 from pixellm.model import attention, losses
@@ -29,6 +31,8 @@ from pixellm.utils.weights import load_whole
 # Stands for one image token in `input_ids`; no text can produce it, since vocabularies have no negative ids.
 IMAGE_TOKEN_ID = -200
 IGNORE_INDEX = -100
+# transformers 5.24 renamed it.
+CACHE_ARGUMENT = "cache" if "cache" in signature(LlamaModel.forward).parameters else "past_key_values"
 
 
 class Projector(nn.Sequential):
@@ -245,8 +249,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{CACHE_ARGUMENT: cache},
         ).last_hidden_state
 
     def forward(
