@@ -8,20 +8,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pixellm.data import templates
 from pixellm.data.records import Exchange, Instance, Record
-from pixellm.data.templates import (
-    ABSENT_ANSWERS,
-    EXPLAIN_REQUESTS,
-    JOINT_ANSWERS,
-    ONE_ANSWERS,
-    SENTENCE_REQUESTS,
-    SEPARATE_ANSWERS,
-    SHORT_QUESTIONS,
-    UNFIT_ANSWERS,
-    escape,
-    fill_phrase,
-    join,
-)
+from pixellm.data.templates import escape, fill_phrase, join
 from pixellm.types import SEG_SLOT, Sample
 
 
@@ -75,15 +64,16 @@ class Chat:
         for instance in fitting[self.questions :]:
             rng.choice([group for group in groups if len(group) < self.targets]).append(instance)
         exchanges = [self._ask_for(group, rng) for group in groups]
-        exchanges += [_without_target(instance.names[0], UNFIT_ANSWERS, rng) for instance in unfit[: self.questions]]
+        exchanges += [_without_target(i.names[0], templates.UNFIT_ANSWERS, rng) for i in unfit[: self.questions]]
         exchanges = rng.sample(exchanges, min(len(exchanges), self.questions))
         if record.absent and (not exchanges or rng.random() < self.absent_rate):
-            exchanges[self.questions - 1 :] = [_without_target(rng.choice(record.absent), ABSENT_ANSWERS, rng)]
+            name = rng.choice(record.absent)
+            exchanges[self.questions - 1 :] = [_without_target(name, templates.ABSENT_ANSWERS, rng)]
         return exchanges
 
     def _ask_for(self, instances: Sequence[Instance], rng: random.Random) -> Exchange:
         names = [self._name(instance, rng) for instance in instances]
-        question = fill_phrase(rng.choice(SHORT_QUESTIONS), join(names).lower())
+        question = fill_phrase(rng.choice(templates.SHORT_QUESTIONS), join(names).lower())
         return Exchange(question, _compose([name.lower() for name in names], rng, self.named), tuple(instances))
 
     def _worded(self, exchange: Exchange, rng: random.Random) -> Exchange:
@@ -91,12 +81,12 @@ class Chat:
         names = [self._name(target, rng) for target in exchange.targets]
         question, answer = exchange.question, exchange.answer
         if exchange.asks == "phrase":
-            question = fill_phrase(rng.choice(SHORT_QUESTIONS), question.lower())
+            question = fill_phrase(rng.choice(templates.SHORT_QUESTIONS), question.lower())
         elif exchange.asks != "verbatim":
-            requests = SENTENCE_REQUESTS if exchange.asks == "sentence" else EXPLAIN_REQUESTS
+            requests = templates.SENTENCE_REQUESTS if exchange.asks == "sentence" else templates.EXPLAIN_REQUESTS
             question = f"{question} {rng.choice(requests)}"
         if exchange.asks == "explain":
-            answer = f"{rng.choice(ONE_ANSWERS[:3])} {escape(answer or '')}"
+            answer = f"{rng.choice(templates.ONE_ANSWERS[:3])} {escape(answer or '')}"
         elif answer is None:
             # The name of a single target often is the question itself: then it says nothing to repeat it.
             answer = _compose(names if self.named or names != [exchange.question] else [""], rng, self.named)
@@ -147,7 +137,7 @@ class LazySample:
 
 
 def _without_target(name: str, answers: Sequence[str], rng: random.Random) -> Exchange:
-    question = fill_phrase(rng.choice(SHORT_QUESTIONS), name.lower())
+    question = fill_phrase(rng.choice(templates.SHORT_QUESTIONS), name.lower())
     return Exchange(question, escape(fill_phrase(rng.choice(answers), name.lower())), ())
 
 
@@ -167,11 +157,11 @@ def _compose(names: Sequence[str], rng: random.Random, naming: bool) -> str:
     names = [escape(name) for name in names]
     naming = naming and named
     if len(names) == 1:
-        choices = [t for t in ONE_ANSWERS if ("{What}" in t if naming else named or "{What}" not in t)]
+        choices = [t for t in templates.ONE_ANSWERS if ("{What}" in t if naming else named or "{What}" not in t)]
         return fill_phrase(rng.choice(choices), names[0])
     if naming or not named or rng.random() < 0.5:
-        templates = SEPARATE_ANSWERS[:1] if naming else SEPARATE_ANSWERS
-        template = rng.choice([t for t in templates if named or "{what}" not in t])
+        options = templates.SEPARATE_ANSWERS[:1] if naming else templates.SEPARATE_ANSWERS
+        template = rng.choice([t for t in options if named or "{what}" not in t])
         text = join([fill_phrase(template, name) for name in names])
         return f"{text if text.startswith(SEG_SLOT) else text[0].upper() + text[1:]}."
-    return fill_phrase(rng.choice(JOINT_ANSWERS), join(names), join([SEG_SLOT] * len(names)))
+    return fill_phrase(rng.choice(templates.JOINT_ANSWERS), join(names), join([SEG_SLOT] * len(names)))

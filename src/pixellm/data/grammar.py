@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pixellm.data import templates
 from pixellm.data.categories import CATEGORIES, COLOURED, CONSPICUOUS, SINGLE_PERSON_WORDS
 from pixellm.data.describe import (
     MIN_INSTANCE_AREA,
@@ -27,20 +28,7 @@ from pixellm.data.describe import (
 )
 from pixellm.data.knowledge import Attribute, attributes, related, surely_absent
 from pixellm.data.records import AnnotatedImage, Exchange, Instance
-from pixellm.data.templates import (
-    ALL_QUESTIONS,
-    CAPTION_QUESTIONS,
-    CATEGORY_QUESTIONS,
-    INSTANCE_QUESTIONS,
-    KINDS_QUESTIONS,
-    NOTHING_FITS,
-    SEPARATE_QUESTIONS,
-    SEVERAL_QUESTIONS,
-    fill,
-    join,
-    sentence,
-    word_for,
-)
+from pixellm.data.templates import fill, join, sentence, word_for
 from pixellm.types import SEG_SLOT
 
 MIN_CATEGORY_AREA = 0.0002  # of the image: what covers less is neither asked for nor called absent
@@ -204,7 +192,7 @@ def _category(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     group = rng.choice(scene.groups)
     many = group.many
     word = word_for(group.category, rng, scene.present, alone=len(group.members) == 1 and not group.merged)
-    question = fill(rng.choice(CATEGORY_QUESTIONS), word, many)
+    question = fill(rng.choice(templates.CATEGORY_QUESTIONS), word, many)
     return Exchange(question, sentence(group.the), (group.target,), kind="category")
 
 
@@ -222,7 +210,7 @@ def _several(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
         missing = noun(_pick_absent(scene, absent, rng))
         names.insert(rng.randint(0, len(names)), rng.choice((missing.the(rng.random() < 0.5), missing.every())))
         answer += f"; {missing.there_is_no()}"
-    question = rng.choice(SEVERAL_QUESTIONS).format(list=join(names))
+    question = rng.choice(templates.SEVERAL_QUESTIONS).format(list=join(names))
     return Exchange(question, sentence(answer), _targets(groups), kind="several")
 
 
@@ -233,7 +221,7 @@ def _all(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     # A merged mask can't be counted: then kinds are asked for, and named without a number.
     uncounted = any(group.merged and len(group.members) == 1 for group in groups)
     kinds = uncounted or rng.random() < 0.25
-    question = rng.choice(KINDS_QUESTIONS if kinds else ALL_QUESTIONS)
+    question = rng.choice(templates.KINDS_QUESTIONS if kinds else templates.ALL_QUESTIONS)
     names = [group.noun.singular if kinds else group.counted for group in groups]
     answer = join([f"{name} {SEG_SLOT}" for name in names])
     return Exchange(question, sentence(answer), _targets(groups), kind="all")
@@ -252,7 +240,7 @@ def _instance(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
         if options:
             description = rng.choice(options)
             phrase = rng.choice(description.phrases)
-            question = rng.choice(INSTANCE_QUESTIONS).format(the=phrase, be="is")
+            question = rng.choice(templates.INSTANCE_QUESTIONS).format(the=phrase, be="is")
             answer = sentence(f"{description.answer} {SEG_SLOT}")
             return Exchange(question, answer, (group.members[description.index],), kind="instance")
     return None
@@ -267,7 +255,7 @@ def _separate(group: _Group, rng: random.Random) -> DecodedExchange | None:
     if order is None:
         return None
     word = group.noun
-    question = rng.choice(SEPARATE_QUESTIONS).format(name=word.singular, names=word.plural)
+    question = rng.choice(templates.SEPARATE_QUESTIONS).format(name=word.singular, names=word.plural)
     answer = join([f"the {ordinal} {word.singular} {SEG_SLOT}" for ordinal in ORDINALS[: len(order)]])
     return Exchange(question, sentence(answer), tuple(group.members[i] for i in order), kind="instance")
 
@@ -284,7 +272,7 @@ def _knowledge(scene: _Scene, rng: random.Random, fits: bool = True) -> DecodedE
 
 def _knowledge_exchange(question: str, fitting: Sequence[_Group]) -> DecodedExchange:
     if not fitting:
-        return Exchange(question, NOTHING_FITS, (), kind="nothing")
+        return Exchange(question, templates.NOTHING_FITS, (), kind="nothing")
     answer = join([group.the for group in fitting])
     return Exchange(question, sentence(answer), _targets(fitting), kind="knowledge")
 
@@ -300,7 +288,7 @@ def _nothing(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     name = _pick_absent(scene, absent, rng)
     word = word_for(name, rng, scene.present, alone=rng.random() < 0.5)
     many = word.singular not in SINGLE_PERSON_WORDS and rng.random() < 0.5
-    question = fill(rng.choice(CATEGORY_QUESTIONS), word, many)
+    question = fill(rng.choice(templates.CATEGORY_QUESTIONS), word, many)
     return Exchange(question, sentence(f"{noun(name).there_is_no()} here"), (), kind="nothing")
 
 
@@ -320,7 +308,7 @@ def _caption(scene: _Scene, rng: random.Random) -> DecodedExchange | None:
     text = rng.choice(captions)
     text = text[0].upper() + text[1:]
     answer = text if text[-1] in ".!?" else f"{text}."
-    return Exchange(rng.choice(CAPTION_QUESTIONS), answer, (), kind="caption")
+    return Exchange(rng.choice(templates.CAPTION_QUESTIONS), answer, (), kind="caption")
 
 
 _BUILDERS: dict[str, Callable[[_Scene, random.Random], DecodedExchange | None]] = {

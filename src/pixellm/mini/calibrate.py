@@ -47,16 +47,16 @@ def calibrate_presence(
 def presence_scores(
     model: MiniForConditionalGeneration, processor: PixelLMProcessor, images: Iterable[AnnotatedImage]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The classifier's scores of names that are in the images, and of names that are not."""
+    """Return the classifier's scores of names that are in the images, and of names that are not."""
     vocabulary = {name: index for index, name in enumerate(model.config.vision_config.vocabulary)}
     training, present, absent = model.training, [], []
     model.eval()
     for annotated in images:
         inputs = processor.images([annotated.image])
         scores = model.vision_encoder(inputs["pixel_values"], inputs["resized_hw"]).presence_logits
-        found = annotated.category_masks().keys()
+        shown_categories = annotated.category_masks().keys()
         for name in (annotated.exhaustive or frozenset()) & vocabulary.keys():
-            (present if name in found else absent).append(float(scores[0, vocabulary[name]]))
+            (present if name in shown_categories else absent).append(float(scores[0, vocabulary[name]]))
     model.train(training)
     if not present or not absent:
         raise ValueError("expected held-out images with names that are there and names that are not, got none.")

@@ -1,6 +1,6 @@
 """First stage for a timm encoder: the pixel side learns to name what is where, and to segment what it is asked by name.
 
-The dense classifier starts from the backbone's own ImageNet classes (`imagenet_names.py`). No language model runs: of
+The dense classifier starts from the backbone's own ImageNet classes (`IMAGENET_CLASSES`). No language model runs: of
 its knowledge only the embeddings of names are read, so a step costs a fraction of what an answer does.
 
 Shapes:  B images · S side of the square · V names of the vocabulary · M names asked for, of all images
@@ -22,7 +22,6 @@ from pixellm.data.grammar import MIN_CATEGORY_AREA
 from pixellm.data.records import AnnotatedImage
 from pixellm.mini.augment import AugmentedImages, fit
 from pixellm.mini.class_targets import class_targets
-from pixellm.mini.imagenet_names import IMAGENET_CLASSES
 from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.vision import ClassifyingEncoder
@@ -36,6 +35,30 @@ INITIAL_PRESENCE_BIAS = -7.0
 # Softmax logits of ImageNet spread wider than the independent ones used here.
 IMAGENET_SCALE = 0.3
 SMALLEST_FIT = 0.5  # of the square: images are shown down to this size
+
+# ImageNet classes that are instances of a category: indices in ImageNet-1k's usual order (timm.data.ImageNetInfo).
+IMAGENET_CLASSES: dict[str, list[int]] = {
+    **{"airplane": [404, 895], "apple": [948], "backpack": [414], "banana": [954], "bear": [294, 295, 296, 297]},
+    **{"bed": [520, 564, 831], "bench": [703], "bicycle": [444, 671]},
+    **{"bird": [*range(7, 25), *range(80, 101), *range(127, 147)]},
+    **{"boat": [472, 484, 510, 554, 576, 625, 628, 780, 814, 871, 914], "book": [917, 921], "boot": [514]},
+    **{"bottle": [440, 720, 737, 898, 907], "bowl": [659, 809], "bra": [459], "broccoli": [937]},
+    **{"bus": [654, 779, 874], "car": [407, 436, 468, 511, 609, 656, 661, 751, 817], "cat": [*range(281, 286)]},
+    **{"cell phone": [487], "chair": [423, 559, 765], "clock": [409, 530, 892], "couch": [831], "cow": [345, 346]},
+    **{"cup": [504, 968], "dining table": [532], "dog": [*range(151, 269)], "donut": [931], "elephant": [385, 386]},
+    **{"fig": [952], "hair drier": [589], "hamburger": [933], "handbag": [748], "hat": [439, 515, 808]},
+    **{"horse": [339], "hot dog": [934], "ice cream": [928], "jeans": [608], "keyboard": [508, 878], "knife": [623]},
+    **{"laptop": [620, 681], "loafer": [630], "microwave": [651], "monkey": [*range(369, 383)]},
+    **{"motorcycle": [665, 670], "mouse": [673], "necklace": [679], "orange": [950], "otter": [360], "oven": [827]},
+    **{"parking meter": [704], "person": [981, 982, 983], "pizza": [963], "potted plant": [738], "purse": [748]},
+    **{"refrigerator": [760], "remote": [761], "sandal": [774], "sheep": [348, 349], "sink": [896], "skis": [795]},
+    **{"skirt": [601, 655, 689], "spoon": [618, 910], "sports ball": [430, 522, 574, 722, 768, 805, 852, 890]},
+    **{"stop sign": [919], "suit": [834], "sunglasses": [836, 837], "teddy bear": [850], "tennis racket": [752]},
+    **{"tie": [451, 457, 906], "tiger": [292], "toaster": [859], "toilet": [861], "traffic light": [920]},
+    **{"train": [466, 547, 705, 820, 829], "truck": [555, 569, 675, 717, 864, 867], "turtle": [*range(33, 38)]},
+    **{"tv": [664, 782, 851], "umbrella": [879], "vase": [883], "wallet": [893], "watch": [531, 826]},
+    **{"wine glass": [572, 966], "zebra": [340]},
+}
 
 
 def load_backbone(encoder: ClassifyingEncoder, weights: Path, vocabulary: Sequence[str]) -> None:
@@ -65,8 +88,8 @@ def freeze(backbone: nn.Module, parts: Iterable[str], depthwise: bool) -> None:
 
     Backward passes through early blocks and depthwise kernels take most of a step's time on a CPU (docs/LOG.md).
     """
-    for part in parts:
-        backbone.get_submodule(part).requires_grad_(False)
+    for name in parts:
+        backbone.get_submodule(name).requires_grad_(False)
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1 and not depthwise:
             module.weight.requires_grad_(False)
@@ -113,14 +136,14 @@ class VisionSamples(Dataset):
         }
 
     def _asked(self, annotated: AnnotatedImage, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Some names and their masks, bool (M, S, S): on the whole square, whatever part of it the image takes."""
-        found = annotated.category_masks()
-        askable = [n for n, mask in found.items() if n in self.vocabulary and mask.mean() >= MIN_CATEGORY_AREA]
-        chosen = rng.sample(askable, min(self.names, len(askable)))
-        masks = np.zeros((len(chosen), self.size, self.size), dtype=bool)
-        for row, name in zip(masks, chosen, strict=True):
-            row[: annotated.image.height, : annotated.image.width] = found[name]
-        names = torch.tensor([self.vocabulary.index(name) for name in chosen], dtype=torch.long)
+        """Pick names and their masks, bool (M, S, S): on the whole square, whatever part of it the image takes."""
+        united = annotated.category_masks()
+        large = [n for n, mask in united.items() if n in self.vocabulary and mask.mean() >= MIN_CATEGORY_AREA]
+        categories = rng.sample(large, min(self.names, len(large)))
+        masks = np.zeros((len(categories), self.size, self.size), dtype=bool)
+        for row, name in zip(masks, categories, strict=True):
+            row[: annotated.image.height, : annotated.image.width] = united[name]
+        names = torch.tensor([self.vocabulary.index(name) for name in categories], dtype=torch.long)
         # Half the resolution tells the losses all that masks of a quarter of it can show.
         return names, torch.from_numpy(masks[:, ::2, ::2])
 
