@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pixellm.cli.common import (
+    STDOUT,
     Device,
     DeviceOption,
     Dtype,
@@ -19,7 +20,9 @@ from pixellm.cli.common import (
     device_and_dtype,
     err_console,
     interrupting,
+    output_file,
     print_lines,
+    reserve_stdout,
 )
 from pixellm.hub.models import MINI
 from pixellm.utils.files import exclusive_lock
@@ -42,7 +45,10 @@ def batch(
             metavar="QUESTIONS", exists=True, dir_okay=False, help="JSON lines with image, question and perhaps id."
         ),
     ],
-    out: Annotated[Path, typer.Option(dir_okay=False, help="JSON lines to write; `pixellm score` reads them.")],
+    out: Annotated[
+        Path,
+        typer.Option(dir_okay=False, help="JSON lines to write; -: to standard output, without resuming."),
+    ],
     model: Model = MINI,
     namer: NamerOption = None,
     max_new_tokens: Annotated[
@@ -64,6 +70,7 @@ def batch(
 
     Exit code 1 if some could not be answered: OUT.bad.jsonl lists them with the reason.
     """
+    reserve_stdout(out)
     from pixellm.batch.run import BatchFiles
     from pixellm.segmenter import load_segmenter, weights_of
 
@@ -75,17 +82,18 @@ def batch(
     def load() -> Any:
         return load_segmenter(model, where, precision, sampling, namer, quantize)
 
-    files = BatchFiles(questions, out, made)
     stops: list[str] = []
-    with exclusive_lock(files.out), interrupting(stops.append):
-        if engine is BatchBackend.LOCAL:
-            _here(files, load, lambda: bool(stops))
-        else:
-            _on_cluster(files, load, (workers, ray_address, num_gpus), lambda: bool(stops))
-        result = files.finish()
-    print_lines(*_report(result, out))
-    if stops:
-        raise KeyboardInterrupt
+    with output_file(out) as path:
+        files = BatchFiles(questions, path, made)
+        with exclusive_lock(path), interrupting(stops.append):
+            if engine is BatchBackend.LOCAL:
+                _here(files, load, lambda: bool(stops))
+            else:
+                _on_cluster(files, load, (workers, ray_address, num_gpus), lambda: bool(stops))
+            result = files.finish()
+        print_lines(*_report(result, out))
+        if stops:
+            raise KeyboardInterrupt
     raise typer.Exit(1 if result.bad else 0)
 
 
@@ -121,6 +129,8 @@ def _progress(files: "BatchFiles") -> Iterator[Callable[[int], None]]:
 def _report(result: "BatchResult", out: Path) -> list[str]:
     lines = [f"{result.answered:,} answers" + (f": {out}" if result.complete else ", not complete yet")]
     if result.bad:
-        lines.append(f"{len(result.bad):,} could not be answered" + (f": {out}.bad.jsonl" if result.complete else ""))
-        lines += [f"  line {question.line}: {question.reason}" for question in result.bad[:LISTED]]
+        listed = result.complete and out != STDOUT
+        lines.append(f"{len(result.bad):,} could not be answered" + (f": {out}.bad.jsonl" if listed else ""))
+        printed = result.bad if out == STDOUT else result.bad[:LISTED]
+        lines += [f"  line {question.line}: {question.reason}" for question in printed]
     return lines

@@ -22,12 +22,12 @@ def cost(
     against: Annotated[str, typer.Option(help="Models to compare with, separated by commas.")] = "",
     image_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Side in pixels of the square that masks are made from; default: the model's own."),
+        typer.Option(min=1, help="Side in pixels of the square that masks are made from. Default: the model's own."),
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Number of text tokens before the answer.")] = PROMPT_TOKENS,
     answer_tokens: Annotated[
         int | None,
-        typer.Option(min=0, help=f"Number of text tokens in the answer; default: {PHRASE_TOKENS} per target."),
+        typer.Option(min=0, help=f"Number of text tokens in the answer. Default: {PHRASE_TOKENS} per target."),
     ] = None,
     targets: Annotated[int, typer.Option(min=0, help="Number of masks in the answer.")] = 3,
     cache: Annotated[

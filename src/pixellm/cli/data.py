@@ -48,7 +48,7 @@ def data_check(
     ] = Path("dataset"),
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Image of random samples to write, .jpg or .png. Default: NAME-samples.jpg."),
+        typer.Option(help="Image of random samples to write; -: to standard output. Default: NAME-samples.jpg."),
     ] = None,
 ) -> None:
     """Read a whole data set: count its records, report bad ones, and draw random samples."""

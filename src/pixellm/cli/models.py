@@ -73,7 +73,7 @@ def plan(
     targets: Annotated[int, typer.Option(min=0, help="Number of masks in each answer.")] = 3,
     tokens: Annotated[
         int | None,
-        typer.Option(min=0, help=f"Number of text tokens in each answer; default: {PHRASE_TOKENS} per target."),
+        typer.Option(min=0, help=f"Number of text tokens in each answer. Default: {PHRASE_TOKENS} per target."),
     ] = None,
     image_hw: Annotated[tuple[int, int], typer.Option(min=1, help="Height and width of the image, in pixels.")] = (
         1080,

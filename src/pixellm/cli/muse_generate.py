@@ -71,7 +71,7 @@ def generate(
     ] = Backend.SERVER,
     workers: Annotated[int, typer.Option(min=1, help="Number of Ray workers (GPUs with --backend vllm).")] = 2,
     ray_address: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster (default: RAY_ADDRESS, or one on this machine).")
+        str | None, typer.Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, or one on this machine.")
     ] = None,
     prompt: Annotated[
         PromptName,
@@ -82,7 +82,7 @@ def generate(
     ] = None,
     questions: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of questions about an image at most (default: server 3, template 20)."),
+        typer.Option(min=1, help="Number of questions about an image at most. Default: server 3, template 20."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Sampling seed of the rules.")] = 0,
     min_area: Annotated[

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ServerModel = Annotated[str | None, typer.Option("--model", help="Name of the model at the server.")]
 Url = Annotated[
     str | None,
-    typer.Option("--server", metavar="URL", help="Base URL, http://host:port/v1 (default: the OpenAI API)."),
+    typer.Option("--server", metavar="URL", help="Base URL, http://host:port/v1. Default: the OpenAI API."),
 ]
 Config = Annotated[
     Path | None,
@@ -40,7 +40,7 @@ KeyFile = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="File that holds the key, in place of OPENAI_API_KEY."),
 ]
-InFlight = Annotated[int | None, typer.Option(min=1, help="Number of requests at the same time (default: 16).")]
+InFlight = Annotated[int | None, typer.Option(min=1, help="Number of requests at the same time. Default: 16.")]
 PerMinute = Annotated[float | None, typer.Option(help="Limit requests per minute.")]
 TokensPerMinute = Annotated[float | None, typer.Option(help="Limit tokens, in and out, per minute.")]
 MaxCost = Annotated[float | None, typer.Option(help="Cap the total cost, in the currency of --config.")]

@@ -87,7 +87,7 @@ Licence = Annotated[
 
 
 def questions(
-    out: Annotated[Path, typer.Option(dir_okay=False, help="JSON-lines file to write.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="JSON-lines file to write; -: to standard output.")],
     benchmark: NameOption = None,
     root: Root = Path("dataset"),
     split: Split = "val",

@@ -35,7 +35,7 @@ def _limit(help: str, minimum: float = 1) -> Any:
 ModelName = Annotated[str, typer.Argument(help="Name of `pixellm models list`, Hub id, or directory.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; any other than the loopback address needs API keys.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")]
-Name = Annotated[str | None, typer.Option(help="Model name in requests (default: the model's own name).")]
+Name = Annotated[str | None, typer.Option(help="Model name in requests. Default: the model's own name.")]
 KeyFile = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="File of accepted API keys, one per line.")
 ]
@@ -44,12 +44,12 @@ Joint = Annotated[
     typer.Option(
         "--joint/--exact",
         help="Decode all answers of a batch in one matrix product: faster, but no longer bitwise identical to "
-        "`pixellm ask` (default: exact on a CPU, joint on a GPU).",
+        "`pixellm ask`. Default: exact on a CPU, joint on a GPU.",
     ),
 ]
 ImageHosts = Annotated[
     list[str] | None,
-    typer.Option(help="Allow fetching images from HOST[:PORT]; repeat for several (default: none)."),
+    typer.Option(help="Allow fetching images from HOST[:PORT]; repeat for several. Default: none."),
 ]
 
 

@@ -1,5 +1,6 @@
 """All commands, in this process: their help, their panels, and `-` as an output file."""
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from pixellm import cli
 from pixellm.cli import common
+from tests.support import serving, tiny
 
 ROOT = typer.main.get_command(cli.app)
 
@@ -43,6 +45,15 @@ def test_every_command_has_help(run, name):
     assert result.exit_code == 0, result.output
     assert f"Usage: root {name}".rstrip() in result.output
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_written_alike(name):
+    """A sentence for the command and for each parameter, which begins with a verb or a noun."""
+    texts = [COMMANDS[name].help.split("\n")[0], *(getattr(p, "help", "") for p in COMMANDS[name].params)]
+    for text in texts:
+        assert re.fullmatch(r"(?!(Of|What|Whether|How|Who|Which|Where|When|With|In|By)\b).*\S[.…]", text or ""), text
+        assert "default: " not in text
 
 
 def test_help_needs_no_model():
@@ -115,3 +126,18 @@ def test_messages_make_room_for_a_file_on_standard_output():
     finally:
         common.reserve_stdout()
     assert not common.out_console.stderr
+
+
+def test_answers_of_a_batch_on_standard_output(run, tmp_path):
+    model = serving.write_model(tmp_path)
+    tiny.picture(60, 40).save(tmp_path / "1.png")
+    row = {"image": "1.png", "question": "What?"}
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in (row, row | {"image": "2.png"})))
+    result = run("batch", path, "--out", "-", "--model", model, "--max-new-tokens", 4, "--device", "cpu")
+    assert result.exit_code == 1, result.output
+    _, answer = map(json.loads, result.stdout.splitlines())
+    assert answer["question"] == "What?"
+    assert "1 answers: -" in result.stderr
+    assert "1 could not be answered\n  line 2: " in result.stderr
+    assert not list(tmp_path.glob("-*"))
