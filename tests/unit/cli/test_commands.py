@@ -52,7 +52,7 @@ def test_help_is_written_alike(name):
     """A sentence for the command and for each parameter, which begins with a verb or a noun."""
     texts = [COMMANDS[name].help.split("\n")[0], *(getattr(p, "help", "") for p in COMMANDS[name].params)]
     for text in texts:
-        assert re.fullmatch(r"(?!(Of|What|Whether|How|Who|Which|Where|When|With|In|By)\b).*\S[.…]", text or ""), text
+        assert re.fullmatch(r"(?!(Of|What|Whether|How|Who|Which|Where|When|With|In|By)\b).*(\S[.]|…)", text or ""), text
         assert "default: " not in text
 
 
