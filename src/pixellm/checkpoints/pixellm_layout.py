@@ -119,7 +119,6 @@ def _config(
         decoder_depth=len(depth),
         decoder_mlp_dim=lin1.shape[0],
         num_mask_tokens=mask_tokens.shape[0],
-        overlap_weight=1.0,  # the released code has its refinement loss commented out (docs/parity.md)
         compat="released",
         dtype=str(state.get("model.embed_tokens.weight", mask_tokens).dtype).removeprefix("torch."),
     )

@@ -40,11 +40,19 @@ class MiniLisaConfig(MiniConfig):
 class MiniLisaForConditionalGeneration(MiniForConditionalGeneration):
     config_class = MiniLisaConfig
     pixel_decoder_class = SamPixelDecoder
-    default_loss_weights = MiniLossWeights(overlap=1.0)  # no target refinement
+
+    @property
+    def default_loss_weights(self) -> MiniLossWeights:
+        return MiniLossWeights(overlap=1.0)  # no target refinement
 
     def freeze_constants(self) -> None:
         self.codebook.token_weights.requires_grad_(False)
         self.pixel_decoder.no_mask_embed.requires_grad_(False)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SamPixelDecoder):
+            nn.init.normal_(module.frequencies)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

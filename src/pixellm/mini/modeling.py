@@ -48,7 +48,10 @@ class ClassifiedImages(EncodedImages):
 
 class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
     config_class = MiniConfig
-    default_loss_weights = MiniLossWeights()
+
+    @property
+    def default_loss_weights(self) -> MiniLossWeights:
+        return MiniLossWeights()
 
     def build(self, config: MiniConfig) -> None:
         super().build(config)

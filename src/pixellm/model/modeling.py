@@ -92,7 +92,6 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
 
     config_class = PixelLMConfig
     pixel_decoder_class: Any = PixelDecoder
-    default_loss_weights = LossWeights()
     base_model_prefix = "pixellm"
     main_input_name = "pixel_values"
     input_modalities = ["image", "text"]  # noqa: RUF012
@@ -159,6 +158,11 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         if not self.config.learned_fusion:
             self.codebook.token_weights.requires_grad_(False)
             self.pixel_decoder.scale_weights.requires_grad_(False)
+
+    @property
+    def default_loss_weights(self) -> LossWeights:
+        """Loss weights where the caller gives none; the released code has no target refinement (docs/parity.md)."""
+        return LossWeights(overlap=1.0) if self.config.compat == "released" else LossWeights()
 
     @property
     def peak_share(self) -> float | None:

@@ -61,7 +61,10 @@ class SamPixelDecoder(nn.Module):
 class LisaForConditionalGeneration(PixelLMForConditionalGeneration):
     config_class = LisaConfig
     pixel_decoder_class = SamPixelDecoder
-    default_loss_weights = LossWeights(overlap=1.0)  # no target refinement
+
+    @property
+    def default_loss_weights(self) -> LossWeights:
+        return LossWeights(overlap=1.0)  # no target refinement
 
     def __init__(self, config: LisaConfig) -> None:
         super().__init__(config)
