@@ -136,8 +136,8 @@ def _instances(
 
 def instance_names(category: str) -> tuple[str, ...]:
     """Return a category as it is referred to: without what only tells senses apart, parts with what they belong to."""
-    whole, _, part = (re.sub(r"[ _]\(.*", "", word).replace("_", " ").strip() for word in category.partition(":"))
-    return (f"{whole} {part}", f"{part} of the {whole}") if part else (whole,)
+    whole, _, component = (re.sub(r"[ _]\(.*", "", word).replace("_", " ").strip() for word in category.partition(":"))
+    return (f"{whole} {component}", f"{component} of the {whole}") if component else (whole,)
 
 
 def file_of(image: dict[str, Any], folder: Path) -> Path:
