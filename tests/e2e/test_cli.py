@@ -218,7 +218,7 @@ def test_models_of_an_empty_cache(run):
     listed = run("models", "list")
     assert listed.returncode == 0
     assert re.match(r"pixellm-mini +0 MB +not ready; .*pixellm models pull pixellm-mini", listed.stdout)
-    assert refused(run("models", "where", "pixellm-mini"), r"^Error: expected a model that is here")
+    assert refused(run("models", "where", "pixellm-mini"), r"^Error: expected a model on this computer")
     assert refused(run("models", "remove", "pixellm-mini"), r"^Error: expected the name of a cached model")
 
 

@@ -1,1 +1,1 @@
-"""What a system costs: parameters, FLOPs and memory, part by part, without running it (docs/cost.md)."""
+"""Parameters, FLOPs and memory of a model's answers, part by part, without running it (docs/cost.md)."""

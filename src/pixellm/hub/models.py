@@ -1,8 +1,8 @@
 """Model names → local directories: the embedded default, the Hugging Face Hub, or a path.
 
-`resolve` gives the directory of a model, fetching or building it if need be; `list_models`, `where` and `remove` look
-after what is kept: `models/` (the assembled default) and `parts/` (what it is made of) in our cache, and PixelLM models
-in the Hub's own cache.
+`resolve` returns the directory of a model and fetches or builds it if needed; `list_models`, `where` and `remove`
+manage the caches: `models/` (the assembled default) and `parts/` (its base models) in ours, PixelLM models in the
+Hub's.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model that has a name; `size` in bytes on disk, base parts included; `ready`: usable without a network."""
+    """Named model; `size` in bytes on disk, base models included; `ready`: usable without a network."""
 
     name: str
     source: Literal["embedded", "cache"]
@@ -36,10 +36,11 @@ class ModelInfo:
 
 
 def resolve(name: str | Path) -> Path:
-    """Local directory of the model called `name`, fetched or built first if it is not there.
+    """Return the directory of a model, fetched or built first if needed.
 
     A name is a directory with a `config.json`, the embedded `pixellm-mini`, a name that `list_models` gives, or a
-    Hugging Face Hub id `owner/name`. A name that means nothing, or whose model cannot be had, is a ValueError.
+    Hugging Face Hub id `owner/name`. An unknown name, or a model that cannot be fetched, is a
+    ValueError.
     """
     text = os.path.expanduser(str(name))
     if _is_model(text):
@@ -58,7 +59,7 @@ def resolve(name: str | Path) -> Path:
 
 
 def resolve_part(name: str) -> Path:
-    """Return the directory of a language model, a vision encoder or a SAM; it is fetched if it is not there.
+    """Return the directory of a language model, a vision encoder or a SAM, fetched first if needed.
 
     A name is a directory, the embedded `smollm2-135m-instruct` or `pixellm-mini`, or a Hugging Face Hub id.
     """
@@ -72,7 +73,7 @@ def resolve_part(name: str) -> Path:
 
 
 def materialise_mini() -> Path:
-    """Directory of the embedded default, assembled once from the shipped weights and the fetched language model."""
+    """Return the directory of the embedded default, assembled once from shipped weights and fetched base models."""
     target = _mini_directory()
 
     def build(out: Path, _scratch: Path) -> None:
@@ -86,11 +87,11 @@ def materialise_mini() -> Path:
 
 
 def list_models() -> list[ModelInfo]:
-    """The embedded model, then what else is kept: builds of other versions, PixelLM models in the Hub's cache."""
+    """List the embedded model, cached builds of other versions, and PixelLM models in the Hub's cache."""
     built = _built()
     current = _mini_directory() if PRETRAINED.is_dir() else None
     path = built.pop(current.name, None) if current else None
-    size = sum(_size(directory) for directory in [path, *(part.directory for part in PARTS)] if directory)
+    size = sum(_size(directory) for directory in [path, *(asset.directory for asset in PARTS)] if directory)
     infos = [ModelInfo(MINI, "embedded", path, size, ready=path is not None)]
     infos += [ModelInfo(name, "cache", directory, _size(directory), ready=True) for name, directory in built.items()]
     for repo, snapshot in _hub_cached():
@@ -99,7 +100,7 @@ def list_models() -> list[ModelInfo]:
 
 
 def where(name: str | Path) -> Path:
-    """Directory of a model that is here already; never fetches or builds. ValueError if it is not here."""
+    """Return the directory of a model on this computer without fetching or building; a ValueError if there is none."""
     text = os.path.expanduser(str(name))
     if _is_model(text):
         return Path(text)
@@ -107,25 +108,25 @@ def where(name: str | Path) -> Path:
         if info.name == text and info.path:
             return info.path
     raise ValueError(
-        f"expected a model that is here, got {text!r}, which is not (here: {', '.join(_ready()) or 'none'}). "
+        f"expected a model on this computer, got {text!r}, which is not ({', '.join(_ready()) or 'none'} is). "
         f"Get it with: pixellm models pull {text}"
     )
 
 
 def remove(name: str) -> int:
-    """Delete the cached things of `name` and return the bytes freed.
+    """Delete the cached files of a model and return the bytes freed.
 
-    `pixellm-mini` means every build of it and the base parts. Only caches are touched, never a directory given by path;
-    ValueError if nothing of that name is cached.
+    `pixellm-mini` is every build of it and its base models. Only caches are touched, never a directory given by path. A
+    name that is not cached is a ValueError.
     """
     built = _built()
     if name == MINI:
-        doomed = [directory for key, directory in built.items() if key.startswith(f"{MINI}-")]
-        doomed += [part.directory for part in PARTS if part.directory.is_dir()]
+        directories = [directory for key, directory in built.items() if key.startswith(f"{MINI}-")]
+        directories += [asset.directory for asset in PARTS if asset.directory.is_dir()]
     else:
-        doomed = [built[name]] if name in built else []
-    if doomed:
-        return sum(_delete(directory) for directory in doomed)
+        directories = [built[name]] if name in built else []
+    if directories:
+        return sum(_delete(directory) for directory in directories)
     for repo, _ in _hub_cached():
         if repo.repo_id == name:
             shutil.rmtree(repo.repo_path)
@@ -141,7 +142,7 @@ def _is_model(directory: str) -> bool:
 
 
 def _refuse_as_path(text: str) -> None:
-    """Raise if `text` is, or can only mean, a place on disk: the Hub is not to be asked about a mistyped path."""
+    """Raise a ValueError if `text` is or can only be a path, so that the Hub is not asked about a mistyped one."""
     if text and os.path.isdir(text):
         raise ValueError(
             f"expected a model directory, got {text} without a config.json. A model directory holds config.json, "
@@ -161,7 +162,7 @@ def _refuse_as_path(text: str) -> None:
 
 
 def _mini_directory() -> Path:
-    """Where the default of this very version is, or will be: named by the bytes that the package ships."""
+    """Return the directory of this version's default, named by a hash of the shipped weights; it need not exist."""
     if not PRETRAINED.is_dir():
         raise ValueError(
             f"expected the weights of {MINI} in {PRETRAINED}, got no such directory: the installation is incomplete. "
@@ -176,7 +177,7 @@ def _mini_directory() -> Path:
 
 
 def _built() -> dict[str, Path]:
-    """Finished models in our cache, by directory name; temporary directories start with a dot."""
+    """Return the finished models in our cache by directory name; temporary directories start with a dot."""
     models = cache_dir() / "models"
     return {path.name: path for path in sorted(models.glob("[!.]*")) if (path / "config.json").is_file()}
 
@@ -186,7 +187,7 @@ def _ready() -> list[str]:
 
 
 def _size(directory: Path) -> int:
-    """Bytes in a directory; what another process removes meanwhile counts nothing."""
+    """Count the bytes in a directory; files removed meanwhile count nothing."""
     sizes = 0
     for file in directory.rglob("*"):
         with suppress(FileNotFoundError):
@@ -195,31 +196,31 @@ def _size(directory: Path) -> int:
 
 
 def _delete(directory: Path) -> int:
-    """Remove a cache directory so that nobody ever sees half of it: rename first, then delete."""
+    """Delete a cache directory atomically (rename, then delete), and return its bytes."""
     size = _size(directory)
     with locked(directory):
         if not directory.is_dir():  # another process was faster
             return 0
-        grave = Path(tempfile.mkdtemp(prefix=staging_prefix(directory), dir=directory.parent))
-        directory.rename(grave / "out")
+        trash = Path(tempfile.mkdtemp(prefix=staging_prefix(directory), dir=directory.parent))
+        directory.rename(trash / "out")
         clear_leftovers(directory)
     return size
 
 
 def _hub_cached() -> list:
-    """(repository, newest snapshot) of each PixelLM model in the Hub's cache; the other models there are not ours."""
+    """Return (repository, newest snapshot) of each PixelLM model in the Hub's cache."""
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return []
-    found = []
+    models = []
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         revisions = sorted(repo.revisions, key=lambda revision: revision.last_modified, reverse=True)
         if repo.repo_type == "model" and revisions and _is_pixellm(revisions[0].snapshot_path / "config.json"):
-            found.append((repo, revisions[0].snapshot_path))
-    return found
+            models.append((repo, revisions[0].snapshot_path))
+    return models
 
 
 def _is_pixellm(config: Path) -> bool:
@@ -234,7 +235,7 @@ def _model_type(config: Path) -> str | None:
 
 
 def _pixellm_in(directory: Path) -> Path:
-    """The directory itself; ValueError if its config.json is another model's."""
+    """Return the directory; a ValueError if its config.json is of another kind of model."""
     if not _is_pixellm(directory / "config.json"):
         raise ValueError(
             f"expected a PixelLM model in {directory}, got a config.json of model_type "
@@ -245,7 +246,7 @@ def _pixellm_in(directory: Path) -> Path:
 
 
 def _from_hub(repo_id: str) -> Path:
-    """Download a model from the Hugging Face Hub into its usual cache; a cached one works without a network."""
+    """Download a model from the Hugging Face Hub into its cache; a cached one needs no network."""
     from huggingface_hub import errors, snapshot_download
 
     def refuse(got: str, advice: str) -> ValueError:

@@ -1,4 +1,4 @@
-"""Directories in the cache: built once, complete or absent, however many processes ask for one."""
+"""Cache directories, built once for all processes; progress messages."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ from pixellm.utils.files import atomic_directory, clear_leftovers, staging_prefi
 
 
 def cache_dir() -> Path:
-    """`$PIXELLM_CACHE`, else `$XDG_CACHE_HOME/pixellm`, else `~/.cache/pixellm`. Not created here."""
+    """Return `$PIXELLM_CACHE`, else `$XDG_CACHE_HOME/pixellm`, else `~/.cache/pixellm`; it need not exist."""
     if own := os.environ.get("PIXELLM_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
@@ -22,7 +22,7 @@ def cache_dir() -> Path:
 
 
 def build_once(target: Path, build: Callable[[Path, Path], None]) -> Path:
-    """Make the directory `target` with `build(out_dir, scratch_dir)`, once, however many processes ask for it.
+    """Make the directory `target` with `build(out_dir, scratch_dir)`, once for all processes that call this.
 
     `target` appears complete or not at all. Leftovers of a killed process are deleted by the next one that builds, as
     it holds the lock. A cache that cannot be written is a ValueError.
@@ -43,7 +43,7 @@ def build_once(target: Path, build: Callable[[Path, Path], None]) -> Path:
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold the lock of one cache directory. The system releases it when the process dies, however it dies."""
+    """Hold the lock of a cache directory; the system releases it when the process ends, however it ends."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.parent / f".{target.name}.lock")
@@ -64,13 +64,13 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def announce(message: str) -> None:
-    """One line on stderr about what is being done (the libraries below may draw their own bars)."""
+    """Print a line about the current work to stderr (libraries may draw their own bars)."""
     _console().print(message, soft_wrap=True)
 
 
 @contextmanager
 def progress(message: str) -> Iterator[None]:
-    """`announce`, with a spinner where stderr is a terminal: for what shows no progress of its own."""
+    """Announce work that shows no progress of its own, with a spinner if stderr is a terminal."""
     console = _console()
     if console.is_terminal:
         with console.status(message):

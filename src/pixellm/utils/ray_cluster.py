@@ -1,4 +1,4 @@
-"""A Ray cluster for as long as something needs it."""
+"""Connection to a Ray cluster."""
 
 import logging
 from collections.abc import Iterator
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def connected(address: str | None, workers: int) -> Iterator[None]:
-    """Connect to a cluster, or start one here for so many workers.
+    """Connect to a cluster, or start one on this computer, for the duration of a context.
 
     Args:
-        address: None: RAY_ADDRESS, or a cluster of this machine's own.
-        workers: processes that work at the same time.
+        address: address of the cluster; None: RAY_ADDRESS, or a cluster on this computer.
+        workers: number of workers of a cluster on this computer.
     """
     import ray
 
-    mine = not ray.is_initialized()
-    if mine:
+    owned = not ray.is_initialized()
+    if owned:
         local = {} if address else {"num_cpus": workers + 1, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -24,5 +24,5 @@ def connected(address: str | None, workers: int) -> Iterator[None]:
     try:
         yield
     finally:
-        if mine:
+        if owned:
             ray.shutdown()

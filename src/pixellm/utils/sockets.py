@@ -1,4 +1,4 @@
-"""Sockets of our servers, opened before anything slow begins."""
+"""Listening sockets of servers, opened before anything slow."""
 
 import socket
 
@@ -6,10 +6,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """An open socket, port 0: any that is free.
+    """Open a listening socket; port 0 takes any free port.
 
     Raises:
-        ValueError: it is in use, or not this computer's.
+        ValueError: the address is in use, or not of this computer.
     """
     try:
         return socket.create_server(

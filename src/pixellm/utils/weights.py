@@ -1,4 +1,4 @@
-"""Weight files: reading those of anyone without running their code, writing ours."""
+"""Weight files: read without running code from them, loaded into models, written as safetensors."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ ELSEWHERE = {"state_dict", "subfolder", "variant", "gguf_file", "use_safetensors
 
 
 def read_weights(source: Path) -> dict[str, Tensor]:
-    """All tensors of a file, or of the weight files in a directory, without running any code from them.
+    """Read all tensors of a file, or of the weight files in a directory, without running any code from them.
 
     Raises:
         ValueError: no weights, an unreadable or incomplete file, or a pickle that holds more than tensors.
@@ -46,10 +46,10 @@ def read_weights(source: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class MappedTensor:
-    """One tensor of a safetensors file; reading it maps the file anew.
+    """Tensor of a safetensors file that maps the file anew each time it is read.
 
-    A mapping keeps what was read of it in memory until its last tensor is gone. One for the whole file would stay
-    beside weights that are made from it in another precision, as a second copy; one for each tensor goes with that.
+    A mapping stays in memory until its last tensor is released. One mapping of the whole file would stay beside weights
+    that are converted to another precision, as a second copy; one per tensor is released with it.
     """
 
     file: Path
@@ -61,11 +61,11 @@ class MappedTensor:
 
 
 def mapped_weights(directory: Path, kept: torch.dtype | None = None) -> dict[str, Any]:
-    """All tensors of a checkpoint's safetensors, each to be read by `[...]`; none if it has no such files.
+    """Map all tensors of a checkpoint's safetensors, each read by `[...]`; empty if it has no such files.
 
     Args:
-        directory: of the checkpoint.
-        kept: those of this dtype will be used as they are, so that they may share a mapping of their file.
+        directory: directory of the checkpoint.
+        kept: dtype of the model: tensors of it are used unconverted, and may share a mapping of their file.
 
     Raises:
         ValueError: shards are missing, or a file is damaged.
@@ -76,7 +76,7 @@ def mapped_weights(directory: Path, kept: torch.dtype | None = None) -> dict[str
         index = directory / INDEX
         shards = read_json(index)["weight_map"].values() if index.is_file() else ()
         files = [directory / name for name in sorted(set(shards))]
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for file in files:
         try:
             reader: Any = safe_open(file, "pt")
@@ -85,8 +85,8 @@ def mapped_weights(directory: Path, kept: torch.dtype | None = None) -> dict[str
         for key in reader.keys():  # noqa: SIM118
             whole = reader.get_slice(key)
             stays = kept in DTYPES and whole.get_dtype() == DTYPES[kept]
-            found[key] = whole if stays else MappedTensor(file, key)
-    return found
+            tensors[key] = whole if stays else MappedTensor(file, key)
+    return tensors
 
 
 @contextmanager
@@ -95,29 +95,31 @@ def without_progress_bars() -> Iterator[None]:
     from huggingface_hub import utils as hub
     from transformers.utils import logging as transformers_logging
 
-    shown, hub_shown = transformers_logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    enabled, hub_enabled = transformers_logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()  # those of the Hub, too
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             transformers_logging.enable_progress_bar()
-        if not hub_shown:
+        if not hub_enabled:
             hub.disable_progress_bars()
-        elif not shown:
+        elif not enabled:
             hub.enable_progress_bars()
 
 
 def load_whole(load: Callable[..., Any], config_class: type, source: Any, *args, **kwargs) -> tuple[Any, dict]:
-    """Model and loading info of a `from_pretrained`, every weight there, none in memory twice meanwhile.
+    """Run a `from_pretrained` without progress bars, and with every weight there and none in memory twice.
 
     Args:
-        load: `PreTrainedModel.from_pretrained` of a class.
-        config_class: that class's.
-        source: what to load. From a directory, weights that become others (by `dtype`, or quantised) are read one by
-            one.
-        *args: for `load`.
-        **kwargs: for `load`.
+        load: `PreTrainedModel.from_pretrained` of a model class.
+        config_class: configuration class of that model.
+        source: model to load. From a directory, weights that are converted or quantised are read one by one.
+        *args: passed to `load`.
+        **kwargs: passed to `load`.
+
+    Returns:
+        The model, and transformers' loading info.
 
     Raises:
         ValueError: the checkpoint lacks weights, or can't be read.
@@ -168,7 +170,7 @@ def _unreadable(file: Path, error: Exception) -> str:
 
 
 def expect_all_weights(missing: Collection[str], source: object) -> None:
-    """A ValueError if a checkpoint (`source`) lacks weights that its model has, which would be left as drawn."""
+    """Raise a ValueError if a checkpoint (`source`) lacks weights of its model, which would stay random."""
     if missing:
         first = sorted(missing)[:3]
         raise ValueError(
@@ -178,7 +180,7 @@ def expect_all_weights(missing: Collection[str], source: object) -> None:
 
 
 def save_state(state: dict[str, Tensor], directory: Path) -> None:
-    """Write a state dict as safetensors, in shards where it is large."""
+    """Write a state dict as safetensors, in shards if it is large."""
     plan = split_torch_state_dict_into_shards(
         state, filename_pattern="model{suffix}.safetensors", max_shard_size=MAX_SHARD
     )
@@ -191,15 +193,16 @@ def save_state(state: dict[str, Tensor], directory: Path) -> None:
 
 
 def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous, and no two in the same memory, which safetensors refuses; only what has to be is copied."""
-    apart: dict[str, Tensor] = {}
-    taken: list[tuple[int, int]] = []
+    """Make tensors contiguous and disjoint in memory, as safetensors wants them; copy only where needed."""
+    disjoint: dict[str, Tensor] = {}
+    spans: list[tuple[int, int]] = []
     for key, tensor in state.items():
         tensor = tensor.contiguous()
         start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
-        apart[key] = tensor.clone() if any(start < other_end and end > other for other, other_end in taken) else tensor
-        taken.append((start, end))
-    return apart
+        overlaps = any(start < other_end and end > other for other, other_end in spans)
+        disjoint[key] = tensor.clone() if overlaps else tensor
+        spans.append((start, end))
+    return disjoint
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -284,20 +284,23 @@ def test_the_server_passes_it_on(talking, pixellm, monkeypatch):
 
 
 def test_eval(talking, tmp_path, pixellm, monkeypatch):
-    """On photographs; a benchmark is asked through `load_segmenter` in the same way."""
-    asked = []
+    """Check that the option reaches the loading of the model."""
+    loaded = []
 
-    def load(name, **options):
-        asked.append(options["quantize"])
+    def load(*_, **options):
+        loaded.append(options["quantize"])
         raise ValueError("enough")
 
     monkeypatch.setattr("pixellm.segmenter.load_segmenter", load)
     annotations, images = tmp_path / "a.json", tmp_path / "images"
-    annotations.write_text('{"images": [], "annotations": [], "categories": []}', encoding="utf-8")
+    cat = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[2, 2, 30, 2, 30, 30]], "iscrowd": 0}
+    coco = {"images": [{"id": 1, "file_name": "1.png", "height": 32, "width": 32}], "annotations": [cat]}
+    annotations.write_text(json.dumps(coco | {"categories": [{"id": 1, "name": "cat"}]}), encoding="utf-8")
     images.mkdir()
+    tiny.picture(32, 32).save(images / "1.png")
     arguments = ["--annotations", str(annotations), "--images", str(images), "--model", str(talking)]
     code, _, complaint = pixellm("eval", "--out", str(tmp_path / "out"), *arguments, "--quantize", "int4")
-    assert (code, complaint, asked) == (2, "Error: enough\n", ["int4"])
+    assert (code, complaint, loaded) == (2, "Error: enough\n", ["int4"])
 
 
 # Refusals
