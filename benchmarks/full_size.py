@@ -30,6 +30,7 @@ from pixellm.eval.comparison import write_into
 from pixellm.inference.generation import Decoding
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import AnswerDecoder, Predictor
+from pixellm.segmenter import load
 from pixellm.utils.cache import build_once
 from pixellm.utils.files import write_text
 
@@ -140,7 +141,7 @@ def answer(checkpoint: Path, kind: str) -> dict[str, Any]:
     loaded = LoadOptions(torch.bfloat16, None if kind == "bf16" else kind)
     process, loading = status("VmRSS"), {}
     with timed(loading, "load"):
-        predictor = Predictor.load(checkpoint, dtype=loaded.dtype, quantize=loaded.quantize)
+        predictor = load(checkpoint, dtype=loaded.dtype, quantize=loaded.quantize)
     loaded_bytes = status("VmRSS")
     asked = task(predictor, FULL, TARGETS)
     answers = [answer_once(predictor, asked) for _ in range(ANSWERS)]

@@ -26,7 +26,7 @@ import psutil
 from pixellm.hub import models as hub
 from pixellm.imaging.examples import EXAMPLES
 from pixellm.imaging.images import load_image
-from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 QUESTIONS = ("Segment the cat.", "Where is the cup?", "Segment the person.", "What is in this image?")
@@ -44,7 +44,7 @@ def encoded(image: str) -> str:
 
 def offline(model: str) -> dict[tuple[str, str], dict]:
     """Return the predictor's answers by image and question."""
-    predictor = Predictor.load(model)
+    predictor = load(model)
     answers = {}
     for image in IMAGES:
         predictor.set_image(image)

@@ -10,6 +10,7 @@ from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.processing import PixelLMImageProcessor, add_codebook_tokens
 from pixellm.predictor import Predictor
+from pixellm.segmenter import load as load_model
 
 MID, FULL = "mid", "pixellm-7b"
 SIZES = (MINI, MID, FULL)
@@ -47,7 +48,7 @@ def mid() -> PixelLMConfig:
 def load(size: str, dtype: torch.dtype, device: str = "cpu") -> Predictor:
     """A model of a size; those without trained weights are made, the same at every call."""
     if size == MINI:
-        return Predictor.load(MINI, device, dtype)
+        return load_model(MINI, device, dtype)
     config = {MID: mid, FULL: pixellm_7b}[size]()
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)

@@ -10,12 +10,13 @@ TYPE_CHECKING = False  # as typing's, whose import takes longer than all of this
 if TYPE_CHECKING:
     from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor
     from pixellm.predictor import Predictor
-    from pixellm.segmenter import load_segmenter
+    from pixellm.segmenter import load, load_segmenter
     from pixellm.types import Answer, Batch, Sample, Target
 
     __version__: str
 
 MODULES = {
+    "load": "pixellm.segmenter",
     "load_segmenter": "pixellm.segmenter",
     "Predictor": "pixellm.predictor",
     "Answer": "pixellm.types",
@@ -37,6 +38,7 @@ __all__ = [
     "Sample",
     "Target",
     "__version__",
+    "load",
     "load_segmenter",
 ]
 

@@ -1,41 +1,36 @@
-"""Ask a trained model: load → set_image → ask.
+"""Ask a trained model: set_image → ask.
 
-A photograph is encoded once; all questions on it share its image features and key-value prefix.
+An image is encoded once; all questions on it share its features and the KV cache of its prefix.
 """
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
 
-from pixellm.cost.memory import LoadOptions, expect_room
-from pixellm.hub.models import MINI, resolve
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.postprocess import Binary, binarize
 from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.inference.generation import Prefix, Sampling, Step, encode_prefix, generate
-from pixellm.inference.quantization import Quantize, load_quantised
-from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, TextPiece
 
 
-class _Asked(NamedTuple):
-    """A question, its photograph, and the photograph's row in the encoded prefix."""
+class _Query(NamedTuple):
+    """A question, its image, and the image's row in the encoded prefix."""
 
     question: str
-    photograph: Image.Image
-    image: int
+    image: Image.Image
+    row: int
     history: tuple[Answer, ...] = ()
 
 
 class Predictor:
-    """Answers questions about photographs with text and masks.
+    """Answers questions about images with text and masks; `pixellm.load` makes one from a model's name.
 
     Args:
         model: a PixelLM model; it is put into eval mode.
@@ -57,72 +52,42 @@ class Predictor:
         self.sampling = dict(sampling or {})
         if system is not None:
             self.processor.system = system
-        self._photograph: tuple[Image.Image, Prefix] | None = None
-
-    @classmethod
-    def load(
-        cls,
-        name: str | Path = MINI,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        system: str | None = None,
-        sampling: Mapping[str, Any] | None = None,
-        quantize: Quantize | None = None,
-    ) -> "Predictor":
-        """Load a model by name (`pixellm models` lists them), by Hugging Face Hub id, or from a directory.
-
-        Args:
-            name: of the model.
-            device: where it runs.
-            dtype: of its weights.
-            system: see `Predictor`.
-            sampling: see there.
-            quantize: the language model's weights at 8 or 4 bits, see `pixellm.inference.quantization`.
-
-        Raises:
-            ValueError: no such model, a directory that does not hold one, or weights that don't fit into memory.
-            ModuleNotFoundError: torchao is missing, with which weights are quantised (the extra `quant`).
-        """
-        directory = resolve(str(name))
-        config = AutoConfig.from_pretrained(directory)
-        if not isinstance(config, PixelLMConfig):
-            raise ValueError(f"expected a model that writes answers in {directory}, got a {config.model_type!r}.")
-        expect_room(directory, config, LoadOptions(dtype, quantize, str(device)))
-        if quantize is None:
-            model = AutoModel.from_pretrained(directory, dtype=dtype).to(device)
-        else:
-            model = load_quantised(directory, config, quantize, torch.device(device), dtype)
-        return cls(model, PixelLMProcessor.from_pretrained(directory), system, sampling)
+        self._image: tuple[Image.Image, Prefix] | None = None
 
     def set_image(self, image: ImageSource) -> None:
-        """Encode a photograph: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).
+        """Encode an image: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).
 
         Raises:
             ValueError: nothing that can be read as an image.
         """
-        photograph = load_image(image)
-        self._photograph = (photograph, self.encode([photograph]))
+        loaded = load_image(image)
+        self._image = (loaded, self.encode([loaded]))
+
+    def __call__(self, image: ImageSource, question: str, **sampling) -> Answer:
+        """Encode an image and answer a question on it; see `set_image` and `ask`."""
+        self.set_image(image)
+        return self.ask(question, **sampling)
 
     def ask(self, question: str, history: Sequence[Answer] = (), **sampling) -> Answer:
-        """Answer a question on the photograph of `set_image`.
+        """Answer a question on the image of `set_image`.
 
         Args:
             question: any text; control tokens in it are plain text.
             history: earlier answers on it that this question goes on from, the oldest first.
             sampling: see `pixellm.inference.generation.Sampling`.
         """
-        photograph, prefix = self._current()
-        return self._answers(prefix, [_Asked(question, photograph, 0, tuple(history))], sampling)[0]
+        image, prefix = self._current()
+        return self._answers(prefix, [_Query(question, image, 0, tuple(history))], sampling)[0]
 
     def ask_many(self, questions: Sequence[str], **sampling) -> list[Answer]:
-        """Answer several questions on the same photograph at once, each as if it were asked alone."""
-        photograph, prefix = self._current()
+        """Answer several questions on the same image at once; each answer equals that of `ask`."""
+        image, prefix = self._current()
         if not questions:
             return []
-        return self._answers(prefix, [_Asked(question, photograph, 0) for question in questions], sampling)
+        return self._answers(prefix, [_Query(question, image, 0) for question in questions], sampling)
 
     def ask_batch(self, images: Sequence[ImageSource], questions: Sequence[str], **sampling) -> list[Answer]:
-        """Answer one question on each photograph, all at once; the photograph of `set_image` stays as it is."""
+        """Answer one question on each image, all at once; the image of `set_image` stays as it is."""
         if len(images) != len(questions):
             raise ValueError(
                 f"expected one question for each image, got {len(images)} images and {len(questions)} questions. "
@@ -133,30 +98,30 @@ class Predictor:
     def ask_about(
         self, images: Sequence[ImageSource], questions: Sequence[Sequence[str]], **sampling
     ) -> list[list[Answer]]:
-        """Answer each photograph's questions, all at once; the photograph of `set_image` stays as it is."""
-        photographs = [load_image(image) for image in images]
-        asked = [
-            _Asked(question, photograph, i)
-            for i, (photograph, texts) in enumerate(zip(photographs, questions, strict=True))
+        """Answer each image's questions, all at once; the image of `set_image` stays as it is."""
+        loaded = [load_image(image) for image in images]
+        queries = [
+            _Query(question, image, row)
+            for row, (image, texts) in enumerate(zip(loaded, questions, strict=True))
             for question in texts
         ]
-        if not asked:
+        if not queries:
             return [[] for _ in images]
-        answers = iter(self._answers(self.encode(photographs), asked, sampling))
+        answers = iter(self._answers(self.encode(loaded), queries, sampling))
         return [[next(answers) for _ in texts] for texts in questions]
 
     @torch.inference_mode()
     def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:
-        """The masks of answers that are given, teacher-forced: one forward pass for all of them, nothing is generated.
+        """Decode the masks of given answers, teacher-forced: one forward pass for all of them, nothing is generated.
 
         Args:
-            questions: on the photograph of `set_image`.
-            answers: for each, with a `{seg}` where a mask belongs; in the answers that come back it is left out.
+            questions: about the image of `set_image`.
+            answers: one for each question, with a `{seg}` for each mask; the returned answers are without it.
         """
-        photograph, _ = self._current()
-        masks = [np.zeros((answer.count(SEG_SLOT), 1, 1), dtype=bool) for answer in answers]  # never looked at
-        turns = tuple(Conversation(*turn) for turn in zip(questions, answers, masks, strict=True))
-        batch = self.processor([Sample(photograph, turns)])
+        image, _ = self._current()
+        unread = [np.zeros((answer.count(SEG_SLOT), 1, 1), dtype=bool) for answer in answers]
+        turns = tuple(Conversation(*turn) for turn in zip(questions, answers, unread, strict=True))
+        batch = self.processor([Sample(image, turns)])
         device = self.model.device
         pixels = batch.pixel_values.to(device, self.model.dtype)
         inputs = (batch.resized_hw.to(device), batch.input_ids.to(device), batch.segment_ids.to(device))
@@ -164,23 +129,22 @@ class Predictor:
         context = None if context is None else context.to(device, self.model.dtype)
         (logits,) = self.model(pixels, *inputs, context_pixel_values=context).mask_logits
         height, width = batch.resized_hw[0].tolist()
-        size = (photograph.height, photograph.width)
-        found = binarize(logits, (height, width), size, self.model.peak_share)
-        return [self._given(turn, found, photograph) for turn in turns]
+        masks = binarize(logits, (height, width), (image.height, image.width), self.model.peak_share)
+        return [self._with_masks(turn, masks, image) for turn in turns]
 
-    def _given(self, turn: Conversation, found: Iterator[Binary], photograph: Image.Image) -> Answer:
-        builder = AnswerBuilder(turn.question, photograph)
+    def _with_masks(self, turn: Conversation, masks: Iterator[Binary], image: Image.Image) -> Answer:
+        builder = AnswerBuilder(turn.question, image)
         first, *rest = turn.answer.split(SEG_SLOT)
         builder.add_text(first)
         for piece in rest:
-            builder.add_target(*next(found))
+            builder.add_target(*next(masks))
             builder.add_text(piece)
         return builder.finish()
 
     def stream(self, question: str, history: Sequence[Answer] = (), **sampling) -> Iterator[Event]:
         """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""
-        photograph, prefix = self._current()
-        for _, event in self._events(prefix, [_Asked(question, photograph, 0, tuple(history))], sampling):
+        image, prefix = self._current()
+        for _, event in self._events(prefix, [_Query(question, image, 0, tuple(history))], sampling):
             yield event
 
     def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
@@ -190,17 +154,17 @@ class Predictor:
         return self.processor.prompt_ids(question, history)
 
     def settings(self, **sampling) -> Sampling:
-        """What is asked for, then what this predictor was made with, then what its model is made for."""
+        """Merge sampling settings: the caller's, then this predictor's, then the model's defaults."""
         return Sampling(**{**self.model.default_sampling, **self.sampling, **sampling})
 
     def _current(self) -> tuple[Image.Image, Prefix]:
-        if self._photograph is None:
+        if self._image is None:
             raise ValueError("expected an image before the first question. Call set_image first.")
-        return self._photograph
+        return self._image
 
-    def encode(self, photographs: Sequence[Image.Image]) -> Prefix:
-        """What all questions on some photographs share."""
-        inputs = self.processor.images(photographs)
+    def encode(self, images: Sequence[Image.Image]) -> Prefix:
+        """Encode images and the prompt's prefix, which all questions on them share."""
+        inputs = self.processor.images(images)
         device, dtype = self.model.device, self.model.dtype
         context = inputs.get("context_pixel_values")
         return encode_prefix(
@@ -211,47 +175,45 @@ class Predictor:
             None if context is None else context.to(device, dtype),
         )
 
-    def _answers(self, prefix: Prefix, asked: Sequence[_Asked], sampling: dict) -> list[Answer]:
+    def _answers(self, prefix: Prefix, queries: Sequence[_Query], sampling: dict) -> list[Answer]:
         answers: dict[int, Answer] = {}
-        for row, event in self._events(prefix, asked, sampling):
+        for row, event in self._events(prefix, queries, sampling):
             if isinstance(event, Done):
                 answers[row] = event.answer
-        return [answers[row] for row in range(len(asked))]
+        return [answers[row] for row in range(len(queries))]
 
-    def _events(self, prefix: Prefix, asked: Sequence[_Asked], sampling: dict) -> Iterator[tuple[int, Event]]:
-        """Events of all rows, each with its row."""
-        prompts = [self.prompt_ids(one.question, one.history) for one in asked]
-        rows = [AnswerDecoder(self, one.question, one.photograph, prefix, one.image) for one in asked]
-        images = [one.image for one in asked]
+    def _events(self, prefix: Prefix, queries: Sequence[_Query], sampling: dict) -> Iterator[tuple[int, Event]]:
+        """Yield the events of all rows, each with its row."""
+        prompts = [self.prompt_ids(query.question, query.history) for query in queries]
+        rows = [AnswerDecoder(self, query.question, query.image, prefix, query.row) for query in queries]
+        images = [query.row for query in queries]
         settings = self.settings(**sampling)
         for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):
             yield from ((step.row, event) for event in rows[step.row].events(step))
 
 
 class AnswerDecoder:
-    """One row's steps → events.
+    """Converts the steps of one row to events.
 
     Text is decoded again with every token of its run, so that split characters join.
 
     Args:
         predictor: whose model makes the steps.
-        question: what is answered.
-        photograph: what it is asked about.
-        prefix: that holds the photograph.
-        image: its row there.
+        question: the question.
+        image: its image.
+        prefix: the encoded prefix that holds the image.
+        row: row of the image in the prefix.
     """
 
-    def __init__(
-        self, predictor: Predictor, question: str, photograph: Image.Image, prefix: Prefix, image: int = 0
-    ) -> None:
+    def __init__(self, predictor: Predictor, question: str, image: Image.Image, prefix: Prefix, row: int = 0) -> None:
         self.model, self.processor = predictor.model, predictor.processor
-        self.builder = AnswerBuilder(question, photograph)
-        self._prefix, self._image = prefix, image
+        self.builder = AnswerBuilder(question, image)
+        self._prefix, self._image_row = prefix, row
         self._run: list[int] = []
         self._decoded = ""
 
     def events(self, step: Step) -> list[Event]:
-        """What a step adds to the answer."""
+        """Return the events that a step adds to the answer."""
         self.builder.token_ids.extend(step.ids)
         if step.states is None:
             self._run.extend(step.ids)
@@ -271,10 +233,9 @@ class AnswerDecoder:
 
     @torch.inference_mode()
     def _mask(self, states: Tensor) -> Binary:
-        """States of one group → its mask at the photograph's size."""
-        images, photograph = self._prefix.images, self.builder.image
-        logits = self.model.decode_masks(images, states, torch.tensor([self._image], device=states.device))
-        height, width = images.resized_hw[self._image].tolist()
-        size = (photograph.height, photograph.width)
-        (found,) = binarize(logits, (height, width), size, self.model.peak_share)
-        return found
+        """Decode the states of one group to its mask at the image's size."""
+        images, image = self._prefix.images, self.builder.image
+        logits = self.model.decode_masks(images, states, torch.tensor([self._image_row], device=states.device))
+        height, width = images.resized_hw[self._image_row].tolist()
+        (mask,) = binarize(logits, (height, width), (image.height, image.width), self.model.peak_share)
+        return mask

@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
 import pixellm.baselines.lisa
-import pixellm.mini.lisa  # noqa: F401, the same
+import pixellm.mini.lisa  # noqa: F401, both register their classes with transformers
 from pixellm.baselines.sam2 import Sam2Grounder
 from pixellm.baselines.seem import SeemConfig, SeemPredictor
 from pixellm.baselines.two_stage import Grounder, ModelGrounder, ModelNamer, Namer, PhraseGrounder, TwoStage
 from pixellm.baselines.vision_server import VisionServer
-from pixellm.hub.models import resolve
-from pixellm.inference.quantization import Quantize
+from pixellm.cost.memory import LoadOptions, expect_room
+from pixellm.hub.models import MINI, resolve
+from pixellm.inference.quantization import Quantize, load_quantised
+from pixellm.model import PixelLMConfig, PixelLMProcessor
 from pixellm.predictor import Predictor
 from pixellm.types import Segmenter
 from pixellm.utils.weights import read_json
@@ -24,6 +26,40 @@ from pixellm.utils.weights import read_json
 SAM2_TYPES = ("sam2", "sam2_video")  # checkpoints of both hold the image model
 SAM2_ID = "facebook/sam2"  # prefix of its Hub ids
 SERVER = "@"  # MODEL@URL
+
+
+def load(
+    name: str | Path = MINI,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    system: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    quantize: Quantize | None = None,
+) -> Predictor:
+    """Load a model by name (`pixellm models list`), by Hugging Face Hub id, or from a directory.
+
+    Args:
+        name: name, Hub id or directory.
+        device: device of the weights.
+        dtype: precision of the weights.
+        system: see `Predictor`.
+        sampling: see `Predictor`.
+        quantize: 8 or 4 bits for the language model's weights, see `pixellm.inference.quantization`.
+
+    Raises:
+        ValueError: no such model, a directory that does not hold one, or weights that don't fit into memory.
+        ModuleNotFoundError: torchao is missing, which quantises weights (the extra `quant`).
+    """
+    directory = resolve(str(name))
+    config = AutoConfig.from_pretrained(directory)
+    if not isinstance(config, PixelLMConfig):
+        raise ValueError(f"expected a model that writes answers in {directory}, got a {config.model_type!r}.")
+    expect_room(directory, config, LoadOptions(dtype, quantize, str(device)))
+    if quantize is None:
+        model = AutoModel.from_pretrained(directory, dtype=dtype).to(device)
+    else:
+        model = load_quantised(directory, config, quantize, torch.device(device), dtype)
+    return Predictor(model, PixelLMProcessor.from_pretrained(directory), system, sampling)
 
 
 def load_segmenter(
@@ -43,7 +79,7 @@ def load_segmenter(
         sampling: see `pixellm.inference.generation.Sampling`; None: the defaults of the model.
         namer: first stage, which names the objects that `name` then segments: a model's name, or MODEL@URL for one
             behind an OpenAI-compatible server.
-        quantize: precision of the language model's weights, see `Predictor.load`.
+        quantize: precision of the language model's weights, see `load`.
 
     Raises:
         ValueError: no such model, a directory that does not hold one, or `sampling` or `quantize` for a model that
@@ -53,7 +89,7 @@ def load_segmenter(
         return _two_stages(name, device, dtype, sampling, namer, quantize)
     directory = resolve(name)
     if not isinstance(AutoConfig.from_pretrained(directory), SeemConfig):
-        return Predictor.load(directory, device, dtype, sampling=sampling, quantize=quantize)
+        return load(directory, device, dtype, sampling=sampling, quantize=quantize)
     if options := [*(sampling or ()), *(["quantize"] if quantize else [])]:
         raise ValueError(
             f"expected no {', '.join(options)} for {name}, which is SEEM-style: it writes no text. Leave that out."
@@ -100,7 +136,7 @@ def _two_stages(
     without_text = kind in (*SAM2_TYPES, SeemConfig.model_type)
     if quantize and at and without_text:
         raise ValueError(f"expected no quantize for {name} after {namer}: no language model is loaded. Leave it out.")
-    writer = None if at else Predictor.load(namer, device, dtype, sampling=sampling, quantize=quantize)
+    writer = None if at else load(namer, device, dtype, sampling=sampling, quantize=quantize)
     names: Namer = VisionServer(model, url or None) if writer is None else ModelNamer(writer)
     grounder: Grounder
     shared = writer is not None and directory == resolve(namer)  # LISA_rec: one model for both

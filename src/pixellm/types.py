@@ -1,4 +1,4 @@
-"""What the parts hand to one another: Sample → Batch → Output → Answer.
+"""Types that the packages exchange: Sample → Batch → Output → Answer.
 
 Shapes:  B images · T tokens of a row · M masks of an image · G targets of a batch · H, W original size
 """

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pixellm.eval.predictions import read_predictions
-from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 from tests.support import serving, tiny
 
 PIXELLM = Path(sys.executable).with_name("pixellm")
@@ -68,7 +68,7 @@ def test_answers_in_order_and_nothing_the_second_time(model, questions) -> None:
         "questions.jsonl",
         "answers.jsonl",
     }
-    predictor = Predictor.load(model, sampling={"max_new_tokens": TOKENS})
+    predictor = load(model, sampling={"max_new_tokens": TOKENS})
     predictor.set_image(str(questions.parent / "0.png"))
     (row,) = (row for row in rows if row["id"] == "0/1")
     assert row["text"] == predictor.ask(serving.QUESTIONS[1]).text

@@ -182,7 +182,7 @@ def test_ask_prints_the_answer_and_writes_overlay_and_json(run, parrot, tmp_path
 
 def test_the_library_prints_nothing(parrot):
     code = (
-        "import sys; from pixellm import Predictor; predictor = Predictor.load(sys.argv[1])\n"
+        "import sys; import pixellm; predictor = pixellm.load(sys.argv[1])\n"
         "predictor.set_image('example:cat'); print(predictor.ask('Where?').text)"
     )
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("TRANSFORMERS_", "TORCH_"))}

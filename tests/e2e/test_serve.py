@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 from tests.support import serving, tiny
 from tests.support.serving import KEY, MODEL, OTHER_KEY, QUESTIONS, TOKENS
 
@@ -68,7 +68,7 @@ def test_masks_are_what_pycocotools_reads(client, model):
     targets = (
         client.chat.completions.create(model=MODEL, messages=messages, max_tokens=TOKENS).choices[0].message.targets
     )
-    predictor = Predictor.load(model)
+    predictor = load(model)
     predictor.set_image(tiny.picture(60, 40))
     masks = [target.mask for target in predictor.ask(QUESTIONS[0], max_new_tokens=TOKENS).targets]
     assert any(0 < mask.mean() < 1 for mask in masks)
@@ -105,7 +105,7 @@ def test_a_follow_up(client, model):
     first = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=TOKENS).choices[0].message
     messages += [first, {"role": "user", "content": "table"}]
     second = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=TOKENS).choices[0].message
-    predictor = Predictor.load(model)
+    predictor = load(model)
     predictor.set_image(tiny.picture(60, 40))
     said = predictor.ask(QUESTIONS[0], max_new_tokens=TOKENS)
     expected = predictor.ask("table", [said], max_new_tokens=TOKENS).to_json()
@@ -157,7 +157,7 @@ def test_segment_in_all_formats(server, model, tmp_path):
     assert server.http.post("/v1/segment", data=form, files=files).json() == expected
 
     drawn = server.http.post("/v1/segment", json=body, headers={"Accept": "image/png"})
-    predictor = Predictor.load(model)
+    predictor = load(model)
     predictor.set_image(tiny.picture(60, 40))
     overlay = predictor.ask("table", max_new_tokens=TOKENS).overlay()
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(drawn.content))), np.asarray(overlay))

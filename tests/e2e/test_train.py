@@ -15,7 +15,7 @@ from transformers import AutoModel, LlamaForCausalLM
 from pixellm import training
 from pixellm.mini import build, stages
 from pixellm.model import PixelLMForConditionalGeneration
-from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 from pixellm.train.trainer import PixelLMTrainer
 from tests.support import tiny
 
@@ -154,7 +154,7 @@ def test_assembled_model_is_the_trained_one(recipe, tmp_path, monkeypatch) -> No
         assert torch.allclose(merged.language_model(inputs_embeds=inputs).logits, expected, atol=2e-3)
         plain = LlamaForCausalLM.from_pretrained(build.fetch_language_model())(inputs_embeds=inputs).logits
     assert not torch.allclose(plain, expected[..., : plain.shape[-1]], atol=2e-3), "training changed nothing"
-    predictor = Predictor.load(out)
+    predictor = load(out)
     predictor.set_image(Image.new("RGB", (64, 48), "red"))
     assert predictor.ask("Segment the apple.", max_new_tokens=8).question == "Segment the apple."
 

@@ -18,7 +18,7 @@ from transformers import AutoModel, CLIPVisionModel, LlamaForCausalLM
 from pixellm.data.mixture import ChatSamples
 from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMProcessor
-from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 from pixellm.train import run as training
 from pixellm.train.recipe import AdapterConfig, ModelSource, Recipe, TrainingData, TrainingStage
 from pixellm.train.trainer import PixelLMTrainer, last_checkpoint
@@ -89,7 +89,7 @@ def test_the_result_is_a_whole_model(photographs, model, tmp_path, caplog) -> No
     table = "language_model.model.embed_tokens.weight"
     assert torch.equal(before[table][~rows], after[table][~rows])
     assert not torch.equal(before[table][rows], after[table][rows])
-    predictor = Predictor.load(result)
+    predictor = load(result)
     predictor.set_image(tiny.picture(40, 30))
     assert predictor.ask("Where is the dog?", max_new_tokens=4).question
     assert "samples of an epoch" in caplog.text
@@ -237,7 +237,7 @@ def test_from_a_language_model_and_a_clip(photographs, parts, tmp_path) -> None:
     vision = {"vision_config": tiny.clip_config().vision_config.to_dict()}
     described = recipe(photographs, replace(parts, settings={**parts.settings, **vision}), gradient_checkpointing=True)
     result = training.train(described, tmp_path / "run", KNOWN_MODELS)
-    predictor = Predictor.load(result)
+    predictor = load(result)
     config = predictor.model.config
     assert config.codebook_ids == predictor.processor.codebook_ids
     assert (len(config.codebook_ids), config.vision_config.image_size) == (4, 56)
@@ -330,7 +330,7 @@ def test_a_trained_model_can_be_pushed(model, tmp_path, monkeypatch) -> None:
     fetched.mkdir()
     for name, content in sent.items():
         (fetched / name).write_bytes(content)
-    predictor = Predictor.load(fetched)
+    predictor = load(fetched)
     before = load_file(model / "model.safetensors")
     assert all(torch.equal(tensor, before[key]) for key, tensor in load_file(fetched / "model.safetensors").items())
     predictor.set_image(tiny.picture(40, 30))

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 from tests.support import browsing, serving, tiny
 from tests.support.browsing import expect, needs_browser
 from tests.support.serving import KEY, QUESTIONS, TOKENS
@@ -165,7 +165,7 @@ def test_follow_up_questions_and_history(page, model):
     ask(page, WHERE)
     page.locator("#follow").check()
     ask(page, WHAT)
-    predictor = Predictor.load(model)
+    predictor = load(model)
     predictor.set_image(tiny.picture(60, 40))
     first = predictor.ask(WHERE, max_new_tokens=TOKENS)
     second = predictor.ask(WHAT, (first,), max_new_tokens=TOKENS)

@@ -144,8 +144,8 @@ def record_on_the_cpu(monkeypatch, room):
     recorded = []
     monkeypatch.setattr(cuda_graphs, "recordable", lambda _: True)
     monkeypatch.setattr(cuda_graphs, "record", lambda run, _: recorded.append(run) or run)
-    monkeypatch.setattr(cuda_graphs, "ROOM", room)
-    monkeypatch.setattr(cuda_graphs, "PATIENCE", 1)
+    monkeypatch.setattr(cuda_graphs, "SPARE_TOKENS", room)
+    monkeypatch.setattr(cuda_graphs, "WARMUP_STEPS", 1)
     return recorded
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import torch
 
-from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 from tests.support import tiny
 
 MODEL = "tiny"
@@ -73,7 +73,7 @@ def offline(directory: Path, question: str, image: int = 0, history=(), **sampli
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        predictor = Predictor.load(directory)
+        predictor = load(directory)
         predictor.set_image(tiny.picture(60, 40, image))
         return predictor.ask(question, history, **{"max_new_tokens": TOKENS, **sampling}).to_json()
     finally:

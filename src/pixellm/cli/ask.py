@@ -157,9 +157,9 @@ def attention(
 
     loaded = load_image(image)
     from pixellm.eval.attention import attention_sheet, codebook_attention
-    from pixellm.predictor import Predictor
+    from pixellm.segmenter import load
 
-    answer, targets = codebook_attention(Predictor.load(model), loaded, question)
+    answer, targets = codebook_attention(load(model), loaded, question)
     with output_file(out, ".png") as path:
         attention_sheet(answer, targets, path)
     print_lines(answer.text, f"image: {out}")

@@ -13,7 +13,7 @@ from pixellm.cost.counting import BF16, kv_cache_bytes, on_meta, parameters, sav
 from pixellm.cost.language import LanguageCostModel
 from pixellm.cost.report import TextTable, quantity
 from pixellm.imaging.postprocess import CHUNK
-from pixellm.inference.cuda_graphs import ROOM
+from pixellm.inference.cuda_graphs import SPARE_TOKENS
 from pixellm.inference.quantization import Quantize
 
 # Python, torch and transformers, imported and idle, as Linux counts it (VmRSS, of which 40 % are the libraries' files).
@@ -98,8 +98,8 @@ def plan_memory(
     scenario, factor = batch.scenario, options.dtype.itemsize / BF16
     prefix = model.image_tokens + scenario.system_tokens
     questions = batch.questions * (scenario.prompt_tokens - scenario.system_tokens)
-    room = ROOM if options.device.startswith("cuda") else 0
-    cached = prefix + batch.questions * (model.length(scenario) + room)
+    spare = SPARE_TOKENS if options.device.startswith("cuda") else 0
+    cached = prefix + batch.questions * (model.length(scenario) + spare)
     # Image, its prefix and the questions are processed one after the other; masks are decoded one by one.
     memory = model.memory_of(0, max(prefix, questions), min(1, scenario.targets))
     busiest = max(memory.activations, key=lambda part: memory.activations[part])

@@ -1,7 +1,7 @@
 """Decoded ids and masks → an `Answer`: text with a span for each mask.
 
-The phrase of a mask is what was written for it: the words since the mask before it or the start of the clause, without
-the words that only introduce it ("Sure, it is …", "and …").
+The phrase of a mask is the text from the mask before it, or the start of the clause, up to the mask, without words
+that only introduce it ("Sure, it is …", "and …").
 """
 
 import re
@@ -63,7 +63,7 @@ class AnswerBuilder:
         return piece
 
     def add_target(self, rle: Rle, score: float) -> Target:
-        """Append a mask at the photograph's size, see `Target`, for the phrase that the text ends with."""
+        """Append a mask at the image's size, see `Target`, for the phrase that the text ends with."""
         self._space = ""
         span = phrase_span(self.text, self._last)
         self._last = len(self.text)

@@ -1,8 +1,8 @@
-"""Rows that go through the language model together, and yet each in matrices of its own: bit by bit as if alone.
+"""Batch-invariant forward pass: the states of a row are bitwise identical whatever other rows are in the batch.
 
-A matrix product rounds by the shape of its operands, so that the rows of one product differ in their last bits from the
-same rows alone; a pixel that hangs in the balance then tips. Here every row keeps its shapes. What is shared is the way
-of the weights from memory, which is what a short row costs: all rows pass one layer before the next is looked at.
+The rounding of a matrix product depends on the shape of its operands. Here every row has a product of its own, and all
+rows pass one layer before the next, so that its weights are read from memory once, which dominates the cost of short
+rows.
 """
 
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from pixellm.inference.kv_cache import KeyValues
+from pixellm.inference.kv_cache import KVCache
 from pixellm.model.modeling import CACHE_ARGUMENT, PixelLMForConditionalGeneration
 
 
 @dataclass(frozen=True)
 class RowInputs:
-    """What `PixelLMForConditionalGeneration.hidden_states` takes for one row: (1, W, D), (1, 1, W, keys), (1, W)."""
+    """Arguments of `PixelLMForConditionalGeneration.hidden_states` for one row: (1, W, D), (1, 1, W, keys), (1, W)."""
 
     embeddings: Tensor
     attention_mask: Tensor
     position_ids: Tensor
-    cache: KeyValues
+    cache: KVCache
 
 
 def hidden_states(model: PixelLMForConditionalGeneration, rows: Sequence[RowInputs]) -> list[Tensor]:
-    """Last-layer states (1, W, D) of each row; equal to those of `model.hidden_states`, row by row."""
+    """Return the last-layer states (1, W, D) of each row, bitwise identical to those of `model.hidden_states`."""
     base = model.language_model.base_model
     if len(rows) == 1 or type(base) is not LlamaModel:  # others do more between their layers
         return [model.hidden_states(row.embeddings, row.attention_mask, row.position_ids, row.cache) for row in rows]

@@ -1,10 +1,9 @@
-"""Forward passes as CUDA graphs: a step is hundreds of small kernels, whose launches take longer than they do.
+"""Decoding steps as CUDA graphs: a step is hundreds of small kernels, which take longer to launch than to run.
 
-A graph makes the same kernels again on the same memory. So what a step reads is copied to where the first one had it,
-keys and values have a room that stays where it is, and all of that room is attended to; the mask hides what isn't there
-yet.
+A graph replays the same kernels on the same memory. So the inputs of a step are copied to the memory of the recorded
+one, the KV cache is preallocated, and attention reads all of it, with columns that are not written yet masked.
 
-Shapes:  R rows · W tokens of a step · D LLM width · L tokens that there is room for
+Shapes:  R rows · W tokens of a step · D LLM width
 """
 
 from collections import Counter
@@ -17,30 +16,30 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from pixellm.inference.batch_invariant import RowInputs
 from pixellm.model.modeling import PixelLMForConditionalGeneration
 
-ROOM = 256  # tokens; when they are used up, graphs are recorded anew
-PATIENCE = 3  # plain passes of a width before it is recorded, which takes as long as some of them
+SPARE_TOKENS = 256  # allocated at once; when they are used up, graphs are recorded anew
+WARMUP_STEPS = 3  # plain steps of a width before it is recorded, which takes as long as several of them
 
 
 def recordable(model: PixelLMForConditionalGeneration) -> bool:
-    """Whether passes can be recorded: on an NVIDIA GPU, and of models that never wait for what they compute."""
+    """Return whether steps can be recorded: on an NVIDIA GPU, by models that never synchronise with it."""
     base = model.language_model.base_model
     return model.device.type == "cuda" and type(base) is LlamaModel and "dynamic" not in base.rotary_emb.rope_type
 
 
 class Recorder:
-    """The forward passes of rows that stay the same, recorded when a width has come some times."""
+    """Records the decoding steps of a fixed set of rows, one graph per step width."""
 
     def __init__(self) -> None:
         self._recorded: dict[int, _Recorded] = {}
         self._plain: Counter[int] = Counter()
 
     def run(self, model: PixelLMForConditionalGeneration, inputs: RowInputs) -> Tensor:
-        """Last-layer states (R, W, D), as `PixelLMForConditionalGeneration.hidden_states` has them."""
+        """Return last-layer states (R, W, D), see `PixelLMForConditionalGeneration.hidden_states`."""
         width = inputs.embeddings.shape[1]
         if recordable(model):
-            if inputs.cache.reserve(width, ROOM):
+            if inputs.cache.reserve(width, SPARE_TOKENS):
                 self._recorded.clear()
-            if width in self._recorded or self._plain[width] >= PATIENCE:
+            if width in self._recorded or self._plain[width] >= WARMUP_STEPS:
                 if width not in self._recorded:
                     self._recorded[width] = _Recorded(model, inputs)
                 return self._recorded[width].run(inputs)
@@ -49,12 +48,12 @@ class Recorder:
 
 
 class _Recorded:
-    """One forward pass, and the tensors that it reads."""
+    """One recorded forward pass and its input tensors."""
 
     def __init__(self, model: PixelLMForConditionalGeneration, inputs: RowInputs) -> None:
         cache, mask = inputs.cache, inputs.attention_mask
         self.embeddings, self.position_ids = torch.empty_like(inputs.embeddings), torch.empty_like(inputs.position_ids)
-        self.attention_mask = mask.new_full((*mask.shape[:-1], cache.room), torch.finfo(mask.dtype).min)
+        self.attention_mask = mask.new_full((*mask.shape[:-1], cache.capacity), torch.finfo(mask.dtype).min)
         self.offsets = torch.arange(mask.shape[2], device=mask.device)
         self.columns = torch.empty_like(self.offsets)
         self._fill(inputs)
@@ -63,12 +62,12 @@ class _Recorded:
             with cache.writing_at(self.columns):
                 return model.hidden_states(self.embeddings, self.attention_mask, self.position_ids, cache)
 
-        self._again = record(run, model.device)
+        self._replay = record(run, model.device)
 
     def run(self, inputs: RowInputs) -> Tensor:
         self._fill(inputs)
-        states = self._again()
-        inputs.cache.wrote(len(self.columns))
+        states = self._replay()
+        inputs.cache.advance(len(self.columns))
         return states
 
     def _fill(self, inputs: RowInputs) -> None:
@@ -79,7 +78,7 @@ class _Recorded:
 
 
 def record(run: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """What makes the kernels of `run` on a GPU again, and gives a copy of its result."""
+    """Record the kernels of `run` and return a function that replays them and returns a copy of the result."""
     with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):

@@ -1,6 +1,6 @@
 """Cached decoding: one image prefix for all questions on it, one forward pass for each codebook group.
 
-As soon as the first token of a group is chosen the rest of the group is known, so all L·N ids go through the LLM at
+As soon as the first token of a group is sampled the rest of the group is known, so all L·N ids go through the LLM at
 once; causal attention gives exactly the states that feeding them one by one would give. Rows of a batch advance
 together although some take one token in a step and some a whole group: short rows are padded, and padding is never
 seen.
@@ -14,107 +14,40 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import (
-    EosTokenCriteria,
-    LogitsProcessorList,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from pixellm.inference.batch_invariant import RowInputs, hidden_states
 from pixellm.inference.cuda_graphs import Recorder
-from pixellm.inference.kv_cache import KeyValues
+from pixellm.inference.kv_cache import KVCache
+from pixellm.inference.sampling import Row, Sampler, Sampling
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
 from pixellm.model.packing import additive
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen and when an answer ends.
-
-    Args:
-        max_new_tokens: budget of tokens; a codebook group that has begun is always completed.
-        temperature: 0 takes the likeliest token, otherwise tokens are drawn.
-        top_k, top_p: draw from the likeliest k tokens, from those that make up the probability p.
-        repetition_penalty: > 1 makes used tokens less likely.
-        no_repeat_ngram_size: > 0: no run of this many tokens, codebook groups included, comes twice.
-        seed: of the draw.
-        processors: further logits processors of transformers; they see a row's text ids (1, length) and scores (1, V).
-        stopping: further stopping criteria of transformers; they see the same ids.
-    """
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    seed: int = 0
-    processors: tuple = ()
-    stopping: tuple = ()
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, got {self.max_new_tokens}.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature: expected 0 (likeliest token) or more, got {self.temperature}.")
-
-    def build_processors(self) -> LogitsProcessorList:
-        chosen = LogitsProcessorList(self.processors)
-        if self.repetition_penalty != 1:
-            chosen.append(RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
-        if self.no_repeat_ngram_size:
-            chosen.append(NoRepeatNGramLogitsProcessor(self.no_repeat_ngram_size))
-        if self.temperature > 0:
-            chosen.append(TemperatureLogitsWarper(float(self.temperature)))
-            if self.top_k is not None:
-                chosen.append(TopKLogitsWarper(self.top_k))
-            if self.top_p is not None:
-                chosen.append(TopPLogitsWarper(self.top_p))
-        return chosen
-
-
 @dataclass
 class Prefix:
-    """System text and image of B photographs: encoded once, shared by all questions on them.
+    """System text and image of B images: encoded once, shared by all questions on them.
 
     Args:
-        images: what the vision side gave.
-        cache: keys and values of the P prefix tokens.
+        images: the encoded images.
+        cache: KV cache of the P prefix tokens.
         valid: bool (B, P), False for image tokens that lie in the padding.
-        text_ids: the prefix without its image tokens; what logits processors see of it.
+        text_ids: the prefix without its image tokens, as logits processors see it.
     """
 
     images: EncodedImages
-    cache: KeyValues
+    cache: KVCache
     valid: Tensor
     text_ids: list[int]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one row gained: a text token, or a complete codebook group with its (L·N, D) states; perhaps its end."""
+    """One step of a row: a text token, or a complete codebook group with its (L·N, D) states; maybe the last one."""
 
     row: int
     ids: tuple[int, ...]
     states: Tensor | None = None
     finished: bool = False
-
-
-@dataclass
-class _Row:
-    index: int
-    image: int
-    ids: list[int]
-    pending: list[int]
-    chooser: "_Chooser"
-    generated: int = 0
-    last_read: Tensor | None = None
-    generator: torch.Generator = field(default_factory=torch.Generator)
 
 
 @torch.inference_mode()
@@ -125,7 +58,7 @@ def encode_prefix(
     prefix_ids: Sequence[int],
     context_pixel_values: Tensor | None = None,
 ) -> Prefix:
-    """Run images and the token ids before the question once.
+    """Encode images and the token ids before the question.
 
     Args:
         model: in eval mode.
@@ -141,7 +74,7 @@ def encode_prefix(
     length = ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     bias = additive(causal & valid[:, None, :], embeddings.dtype)[:, None]
-    cache = KeyValues()
+    cache = KVCache()
     positions = torch.arange(length, device=ids.device).expand_as(ids)
     model.hidden_states(embeddings, bias, positions, cache)
     return Prefix(images, cache, valid, [i for i in prefix_ids if i != IMAGE_TOKEN_ID])
@@ -166,7 +99,7 @@ def generate(
         sampling: see there.
 
     Yields:
-        One `Step` for each token or group of each row, in the order in which they are chosen.
+        One `Step` for each token or group of each row, in the order in which they are sampled.
     """
     decoding = Decoding(model, eos_ids)
     decoding.join(range(len(prompts)), prefix, image_index, prompts, sampling)
@@ -175,24 +108,24 @@ def generate(
 
 
 class Decoding:
-    """Rows that are decoded together, each as if it were alone; they may join and leave between any two steps.
+    """Rows that are decoded together, independently of one another; they may join and leave between any two steps.
 
     Args:
         model: in eval mode.
         eos_ids: ids that end an answer; they are not part of it.
-        joint: all rows are one matrix, which is quickest; their last bits then depend on how many there are. False:
-            each row is computed in its own shapes, exactly as if it were alone (`pixellm.inference.batch_invariant`).
+        joint: all rows are one matrix, which is fastest; their last bits then depend on how many there are. False: the
+            states of each row are batch-invariant (`pixellm.inference.batch_invariant`).
     """
 
     def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int], joint: bool = True) -> None:
         self.model, self.eos_ids, self.joint = model, eos_ids, joint
-        # Joint: the first has been running, and those behind it are new. Their first step, a whole prompt long, is one
-        # of their own: padding all rows to it would cost more than it saves. Otherwise one for each row.
-        self._parts: list[_Part] = []
+        # Joint: one group of running rows, then groups of new rows, whose first step is a whole prompt: padding all
+        # rows to its length would cost more than it saves. Not joint: one group for each row.
+        self._groups: list[_RowGroup] = []
 
     def __len__(self) -> int:
-        """How many rows are not finished yet."""
-        return sum(len(part.rows) for part in self._parts)
+        """Return the number of rows that are not finished."""
+        return sum(len(group.rows) for group in self._groups)
 
     def join(
         self,
@@ -202,118 +135,125 @@ class Decoding:
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
     ) -> None:
-        """Add R rows; `indices` is what their steps are called by, all others as in `generate`."""
-        chooser = _Chooser(self.model, self.eos_ids, sampling)
+        """Add R rows, whose steps have the given `indices`; the other arguments are those of `generate`."""
+        sampler = Sampler(self.model, self.eos_ids, sampling)
         rows = [
-            _Row(index, image, [*prefix.text_ids, *ids], list(ids), chooser)
+            Row(index, image, [*prefix.text_ids, *ids], list(ids), sampler)
             for index, image, ids in zip(indices, image_index, prompts, strict=True)
         ]
         for row in rows:
             row.generator.manual_seed(sampling.seed)
         for group in [rows] if self.joint else [[row] for row in rows]:
             if group:
-                self._parts.append(_Part(_Context.start(prefix, [row.image for row in group]), group))
+                self._groups.append(_RowGroup(_RowState.start(prefix, [row.image for row in group]), group))
 
     def drop(self, indices: Container[int]) -> None:
-        """Take rows out that need not go on."""
-        for part in self._parts:
-            part.keep([slot for slot, row in enumerate(part.rows) if row.index not in indices])
-        self._parts = [part for part in self._parts if part.rows]
+        """Remove rows that need not be finished."""
+        for group in self._groups:
+            group.keep([slot for slot, row in enumerate(group.rows) if row.index not in indices])
+        self._groups = [group for group in self._groups if group.rows]
 
     @torch.inference_mode()
     def step(self) -> Iterator[Step]:
-        """One forward pass for all rows that are running; to be read to its end."""
-        inputs = [part.context.prepare(self.model, part.rows) for part in self._parts]
+        """Run one forward pass for all rows; the iterator has to be exhausted."""
+        inputs = [group.state.prepare(self.model, group.rows) for group in self._groups]
         if self.joint and len(inputs) == 1:
-            states = [self._parts[0].context.recorder.run(self.model, inputs[0])]
+            states = [self._groups[0].state.recorder.run(self.model, inputs[0])]
         else:
             states = hidden_states(self.model, inputs)
-            for part in self._parts:
-                part.context.recorder = Recorder()  # its keys and values may be elsewhere now
-        for part, one, state in zip(self._parts, inputs, states, strict=True):
-            part.context.took(one)
-            yield from part.step(self.model, state, self.model.codebook_inputs(state, one.words))
-        left = [part for part in self._parts if part.rows]
-        self._parts = [_Part.joined(left)] if left and self.joint else left
+            for group in self._groups:
+                group.state.recorder = Recorder()  # the KV cache may have moved
+        for group, step_inputs, hidden in zip(self._groups, inputs, states, strict=True):
+            group.state.advance(step_inputs)
+            yield from group.step(self.model, hidden, self.model.codebook_inputs(hidden, step_inputs.words))
+        unfinished = [group for group in self._groups if group.rows]
+        self._groups = [_RowGroup.concatenated(unfinished)] if unfinished and self.joint else unfinished
 
 
 @dataclass
-class _Part:
+class _RowGroup:
     """Rows that go through the model together."""
 
-    context: "_Context"
-    rows: list[_Row]
+    state: "_RowState"
+    rows: list[Row]
 
     @classmethod
-    def joined(cls, parts: "Sequence[_Part]") -> "_Part":
-        if len(parts) == 1:
-            return parts[0]
-        return cls(_Context.joined([part.context for part in parts]), [row for part in parts for row in part.rows])
+    def concatenated(cls, groups: "Sequence[_RowGroup]") -> "_RowGroup":
+        if len(groups) == 1:
+            return groups[0]
+        rows = [row for group in groups for row in group.rows]
+        return cls(_RowState.concatenated([group.state for group in groups]), rows)
 
     def keep(self, slots: list[int]) -> None:
         if slots and len(slots) < len(self.rows):
-            self.context.keep(torch.tensor(slots, device=self.context.valid.device))
+            self.state.keep(torch.tensor(slots, device=self.state.valid.device))
         self.rows = [self.rows[slot] for slot in slots]
 
-    def step(self, model: PixelLMForConditionalGeneration, states: Tensor, read: Tensor) -> Iterator[Step]:
-        """What follows from the states (R, W, D) of the rows' pending ids, and what the codebook reads of them."""
-        group = model.config.codebook_ids
-        going: list[int] = []
+    def step(self, model: PixelLMForConditionalGeneration, states: Tensor, inputs: Tensor) -> Iterator[Step]:
+        """Sample the next ids of each row.
+
+        Args:
+            model: in eval mode.
+            states: (R, W, D) of the rows' pending ids.
+            inputs: (R, W, D), what the codebook reads of them.
+        """
+        codebook = model.config.codebook_ids
+        continuing: list[int] = []
         for slot, row in enumerate(self.rows):
-            new = read[slot, : len(row.pending)]
-            finished = row.pending == group and row.chooser.ends(row)
-            if row.pending == group:
-                yield Step(row.index, tuple(group), _group_states(model, row, new), finished)
+            new = inputs[slot, : len(row.pending)]
+            finished = row.pending == codebook and row.sampler.ends(row)
+            if row.pending == codebook:
+                yield Step(row.index, tuple(codebook), _group_states(model, row, new), finished)
             if not finished:
-                row.last_read = new[-1]
-                going.append(slot)
-        if not going:
+                row.last_input = new[-1]
+                continuing.append(slot)
+        if not continuing:
             self.keep([])
             return
-        last = torch.stack([states[slot, len(self.rows[slot].pending) - 1] for slot in going])
+        last = torch.stack([states[slot, len(self.rows[slot].pending) - 1] for slot in continuing])
         scores = model.get_output_embeddings()(last).float()
         kept: list[int] = []
-        for slot, of_row in zip(going, scores.split(1), strict=True):
+        for slot, row_scores in zip(continuing, scores.split(1), strict=True):
             row = self.rows[slot]
-            row.pending = row.chooser.choose(row, of_row)
+            row.pending = row.sampler.sample(row, row_scores)
             row.ids.extend(row.pending)
             row.generated += len(row.pending)
-            finished = row.pending != group and row.chooser.ends(row)  # a group is run first
-            if row.pending != group:
-                ids = () if row.ids[-1] in row.chooser.eos_ids else tuple(row.pending)
+            finished = row.pending != codebook and row.sampler.ends(row)  # a group is run first
+            if row.pending != codebook:
+                ids = () if row.ids[-1] in row.sampler.eos_ids else tuple(row.pending)
                 yield Step(row.index, ids, None, finished)
             if not finished:
                 kept.append(slot)
         self.keep(kept)
 
 
-def _group_states(model: PixelLMForConditionalGeneration, row: _Row, new: Tensor) -> Tensor:
+def _group_states(model: PixelLMForConditionalGeneration, row: Row, new: Tensor) -> Tensor:
     if model.config.own_state:
         return new
-    assert row.last_read is not None
-    return torch.cat([row.last_read[None], new[:-1]])
+    assert row.last_input is not None
+    return torch.cat([row.last_input[None], new[:-1]])
 
 
 @dataclass
-class _Context:
+class _RowState:
     """State of all rows: KV cache, which of its entries are visible, the next position, and the conditioning."""
 
-    cache: KeyValues
+    cache: KVCache
     valid: Tensor
     position: Tensor
     conditioning: Tensor | None
     recorder: Recorder = field(default_factory=Recorder)
 
     @classmethod
-    def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_Context":
+    def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_RowState":
         index = torch.tensor(image_index, device=prefix.valid.device)
         conditioning = prefix.images.conditioning
         position = torch.full_like(index, prefix.valid.shape[1])
         rows = None if conditioning is None else conditioning[index]
         return cls(prefix.cache.select(index), prefix.valid[index], position, rows)
 
-    def prepare(self, model: PixelLMForConditionalGeneration, rows: list[_Row]) -> "_Inputs":
-        """Every row's pending ids, padded to the longest, ready for the language model."""
+    def prepare(self, model: PixelLMForConditionalGeneration, rows: list[Row]) -> "_Inputs":
+        """Return the inputs of the LLM: every row's pending ids, padded to the longest."""
         device = self.valid.device
         lengths = torch.tensor([len(row.pending) for row in rows], device=device)
         width = int(lengths.max())
@@ -325,26 +265,27 @@ class _Context:
         words = model.get_input_embeddings()(ids)
         bias = additive(seen, words.dtype)[:, None]
         positions = self.position[:, None] + offsets
-        earlier = [row.ids[: len(row.ids) - len(row.pending)] for row in rows]
+        conditioned = self.conditioning is not None
+        earlier = [row.ids[: len(row.ids) - len(row.pending)] for row in rows] if conditioned else None
         inputs = model.llm_inputs(words, ids, self.conditioning, earlier)
         return _Inputs(inputs, bias, positions, self.cache, words, own)
 
-    def took(self, inputs: "_Inputs") -> None:
-        """The model has read them; the cache knows that by itself."""
+    def advance(self, inputs: "_Inputs") -> None:
+        """Append inputs that the model has read; the cache has them already."""
         self.valid = torch.cat([self.valid, inputs.own], dim=1)
         self.position = self.position + inputs.own.sum(dim=1)
 
     @classmethod
-    def joined(cls, parts: "Sequence[_Context]") -> "_Context":
-        """Rows of all; the shorter get columns that nobody sees."""
-        width = max(part.valid.shape[1] for part in parts)
-        cache = KeyValues.joined([part.cache for part in parts])
-        valid = torch.cat([F.pad(part.valid, (0, width - part.valid.shape[1])) for part in parts])
-        rows = [part.conditioning for part in parts if part.conditioning is not None]
-        return cls(cache, valid, torch.cat([part.position for part in parts]), torch.cat(rows) if rows else None)
+    def concatenated(cls, states: "Sequence[_RowState]") -> "_RowState":
+        """Concatenate rows; shorter ones are padded with masked columns."""
+        width = max(state.valid.shape[1] for state in states)
+        cache = KVCache.concatenated([state.cache for state in states])
+        valid = torch.cat([F.pad(state.valid, (0, width - state.valid.shape[1])) for state in states])
+        rows = [state.conditioning for state in states if state.conditioning is not None]
+        return cls(cache, valid, torch.cat([state.position for state in states]), torch.cat(rows) if rows else None)
 
     def keep(self, slots: Tensor) -> None:
-        """Only these rows, and only the columns that one of them sees."""
+        """Keep only these rows, and only the columns that one of them sees."""
         self.valid, self.position = self.valid[slots], self.position[slots]
         seen = self.valid.any(dim=0)
         self.valid = self.valid[:, seen]
@@ -354,37 +295,7 @@ class _Context:
 
 @dataclass(frozen=True)
 class _Inputs(RowInputs):
-    """Of R rows: word embeddings (R, W, D) before anything was added, and which ids are a row's own, not padding."""
+    """Inputs of R rows, with the token embeddings (R, W, D) alone, and a mask of the ids that are not padding."""
 
     words: Tensor
     own: Tensor
-
-
-class _Chooser:
-    """The next id of a row: a text token, the end, or a whole codebook group."""
-
-    def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int], sampling: Sampling) -> None:
-        self.group = model.config.codebook_ids
-        self.sampling = sampling
-        self.eos_ids = set(eos_ids)
-        self.processors = sampling.build_processors()
-        ends = [EosTokenCriteria(list(eos_ids))] if eos_ids else []
-        self.stopping = StoppingCriteriaList([*ends, *sampling.stopping])
-
-    def choose(self, row: _Row, scores: Tensor) -> list[int]:
-        """What follows, by the scores (1, V) of the row's last state."""
-        # Inside a group nothing is chosen, and outside of it only its first token can be.
-        scores[:, self.group[1:]] = -torch.inf
-        scores = self.processors(torch.tensor([row.ids], device=scores.device), scores)
-        scores[:, self.group[1:]] = -torch.inf  # whatever the processors made of it
-        if self.sampling.temperature > 0:
-            chosen = int(torch.multinomial(F.softmax(scores, dim=-1).cpu(), 1, generator=row.generator))
-        else:
-            chosen = int(scores.argmax())
-        return list(self.group) if chosen == self.group[0] else [chosen]
-
-    def ends(self, row: _Row) -> bool:
-        """Whether what was chosen last is a row's last."""
-        if row.generated >= self.sampling.max_new_tokens:
-            return True
-        return bool(self.stopping(torch.tensor([row.ids]), None).any()) if self.stopping else False

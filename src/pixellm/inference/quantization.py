@@ -2,7 +2,7 @@
 
 torchao chooses the scales and quantises, layer by layer while the weights are read. On a CPU its layers then make a
 bf16 matrix of an int8 weight for every product, which takes longer than bf16 weights would; so there each becomes a
-module that calls torch's own kernels (docs/decisions/quantisation.md, with figures). On a GPU torchao's layers stay.
+module that calls torch's own kernels (docs/decisions/quantisation.md). On a GPU torchao's layers stay.
 
 Shapes:  N outputs · K inputs · G inputs of a group that share a scale
 """
@@ -84,7 +84,7 @@ def _give_back_freed() -> None:
 
 
 def torchao_config(config: PreTrainedConfig, quantize: Quantize, device: torch.device) -> TorchAoConfig:
-    """What transformers needs to have the layers quantised as it reads them; see `load_quantised`."""
+    """Return the config with which transformers quantises the layers while reading them; see `load_quantised`."""
     from torchao.quantization import FqnToConfig
 
     with torch.device("meta"):
@@ -102,7 +102,7 @@ def torchao_config(config: PreTrainedConfig, quantize: Quantize, device: torch.d
 
 
 def layer_config(quantize: Quantize, inputs: int, device: torch.device) -> Any:
-    """How torchao is to quantise a layer with K inputs."""
+    """Return the torchao config for a layer with K inputs."""
     from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 
     if quantize == "int8":
@@ -160,8 +160,8 @@ class Int8Linear(_KernelLinear):
         product = rows.new_empty(len(rows), count)
         step = max(1, CHUNK["int8"] // inputs)
         for start in range(0, count, step):
-            part = slice(start, start + step)
-            product[:, part] = rows @ self.weight[part].to(rows.dtype).T
+            block = slice(start, start + step)
+            product[:, block] = rows @ self.weight[block].to(rows.dtype).T
         return product.mul_(self.scales)
 
 
@@ -185,10 +185,10 @@ class Int4Linear(_KernelLinear):
         product = rows.new_empty(count, len(packed), BLOCK)
         step = max(1, CHUNK["int4"] // (BLOCK * inputs))
         for start in range(0, len(packed), step):
-            part = slice(start, start + step)
-            weights = unpacked(packed[part]).unflatten(1, (-1, self.group))
-            weights.mul_(scales[part]).add_(zeros[part])
-            product[:, part] = torch.matmul(rows, weights.flatten(1, 2)).transpose(0, 1)
+            block = slice(start, start + step)
+            weights = unpacked(packed[block]).unflatten(1, (-1, self.group))
+            weights.mul_(scales[block]).add_(zeros[block])
+            product[:, block] = torch.matmul(rows, weights.flatten(1, 2)).transpose(0, 1)
         return product.flatten(1)
 
 
@@ -206,8 +206,8 @@ def unpacked(packed: Tensor) -> Tensor:
 
 @cache
 def packing_is_known() -> bool:
-    """Whether `unpacked` undoes what torch packs, which depends on the processor, and might on torch's version."""
+    """Return whether `unpacked` undoes torch's packing, which depends on the processor and maybe on torch's version."""
     weights = torch.randint(16, (2 * BLOCK, 2 * INPUTS), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weights, 1)
-    found = unpacked(packed.view(2, -1, BLOCK // 2)) + 8
-    return torch.equal(found.to(torch.int32), weights.unflatten(0, (2, BLOCK)).transpose(1, 2))
+    restored = unpacked(packed.view(2, -1, BLOCK // 2)) + 8
+    return torch.equal(restored.to(torch.int32), weights.unflatten(0, (2, BLOCK)).transpose(1, 2))

@@ -37,7 +37,7 @@ class Codebook(nn.Module):
 
 
 def fusion_weight(config: PixelLMConfig) -> float:
-    """What each token of a scale weighs: at the start, or always where the fusion is not learned."""
+    """Return the weight of each token of a scale: initially, or always where the fusion is not learned."""
     if config.learned_fusion or config.tokens_per_scale == 1:
         return 1 / config.tokens_per_scale
     # The released code divides by all tokens of a group where the mean would divide by one scale's; a single token it
@@ -46,7 +46,7 @@ def fusion_weight(config: PixelLMConfig) -> float:
 
 
 def find_groups(input_ids: Tensor, codebook_ids: list[int]) -> Tensor:
-    """Where codebook groups begin.
+    """Return where codebook groups begin.
 
     Args:
         input_ids: (B, T).
@@ -60,10 +60,10 @@ def find_groups(input_ids: Tensor, codebook_ids: list[int]) -> Tensor:
     """
     group = torch.tensor(codebook_ids, device=input_ids.device)
     starts = (input_ids == group[0]).nonzero()
-    found = int(torch.isin(input_ids, group).sum())
-    if found != len(starts) * len(group):
+    total = int(torch.isin(input_ids, group).sum())
+    if total != len(starts) * len(group):
         raise ValueError(
-            f"expected complete codebook groups of {len(group)} tokens, got {found} tokens in {len(starts)} groups. "
+            f"expected complete codebook groups of {len(group)} tokens, got {total} tokens in {len(starts)} groups. "
             "Was an answer truncated?"
         )
     if len(starts) and starts[:, 1].max() + len(group) > input_ids.shape[1]:

@@ -127,7 +127,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
-        """As in `PreTrainedModel`, but what is frozen stays frozen; see also `load_whole`.
+        """Load a checkpoint as `PreTrainedModel` does; what is frozen stays frozen, see also `load_whole`.
 
         Raises:
             ValueError: the checkpoint lacks weights, or can't be read.
@@ -138,7 +138,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
-        """As in `PreTrainedModel`.
+        """Save as `PreTrainedModel` does.
 
         Raises:
             ValueError: the model is quantised.
@@ -356,9 +356,9 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
     def _text_loss(self, states: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the next token, summed over all labels of the batch; only those states meet the head."""
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-        chosen = targets != IGNORE_INDEX
-        logits = self.get_output_embeddings()(states[chosen]).float()
-        return F.cross_entropy(logits, targets[chosen], reduction="sum")
+        labelled = targets != IGNORE_INDEX
+        logits = self.get_output_embeddings()(states[labelled]).float()
+        return F.cross_entropy(logits, targets[labelled], reduction="sum")
 
     def mask_losses(
         self,

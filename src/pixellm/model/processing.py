@@ -167,12 +167,11 @@ class PixelLMProcessor(ProcessorMixin):
                 position = match.end()
             runs[-1] += text[position:]
 
-        parts = _FIELD.split(template)
-        for index, part in enumerate(parts):
+        for index, piece_or_field in enumerate(_FIELD.split(template)):
             if index % 2 == 0:
-                literal(part)
+                literal(piece_or_field)
                 continue
-            pieces = fields[part]
+            pieces = fields[piece_or_field]
             for slot, piece in enumerate([pieces] if isinstance(pieces, str) else pieces):
                 if slot:
                     # No space token between a phrase and its mask: the state before a group is the phrase's last word.
@@ -231,10 +230,10 @@ class PixelLMProcessor(ProcessorMixin):
             context_pixel_values=pixels.get("context_pixel_values"),
         )
 
-    def _row(self, sample: Sample, max_length: int | None) -> "_Row":
+    def _row(self, sample: Sample, max_length: int | None) -> "_TrainingRow":
         """One image's prefix and as many of its conversations as `max_length` tokens hold."""
         ids = self.prefix_ids
-        row = _Row(ids, [0] * len(ids), [IGNORE_INDEX] * len(ids))
+        row = _TrainingRow(ids, [0] * len(ids), [IGNORE_INDEX] * len(ids))
         for conversation in sample.conversations:
             check_slots(conversation, sample.record_id)
             question, answer = self.prompt_ids(conversation.question), self.answer_ids(conversation.answer)
@@ -264,7 +263,7 @@ class PixelLMProcessor(ProcessorMixin):
 
 
 @dataclass
-class _Row:
+class _TrainingRow:
     """A row of a batch as it grows; `conversations` are those that it holds."""
 
     ids: list[int]

@@ -35,7 +35,7 @@ class Attention(nn.Module):
         return weights.transpose(2, 3).flatten(1, 2).mT @ values.flatten(1, 2)
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """How much each of (T, Q, C) attends to each of (T, P, C), in each head: (T, heads, Q, P), sums to 1 over P."""
+        """Return the attention of (T, Q, C) to (T, P, C) in each head: (T, heads, Q, P), sums to 1 over P."""
         if query.shape[1] <= key.shape[1]:
             few = self._heads(self.q_proj(query)) * self._scale
             # The bias of the keys adds the same to all scores of a query, which softmax takes away.

@@ -12,7 +12,7 @@ class WorkerSettings:
 
     Args:
         model: directory.
-        device, dtype, quantize: see `Predictor.load`.
+        device, dtype, quantize: see `pixellm.load`.
         batch_size: maximum number of answers decoded together.
         joint: see `pixellm.inference.generation.Decoding`.
         cache_bytes: size of the cache for encoded images.

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 import torch
 from transformers.utils import logging as transformers_logging
 
-from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 from pixellm.serve.engine import InferenceEngine
 from pixellm.serve.messages import CancelJob, Job, Progress, WorkerReady, WorkerSettings
 
@@ -29,7 +29,7 @@ def run(connection: Connection) -> None:
     settings = connection.recv()
     assert isinstance(settings, WorkerSettings)
     dtype = getattr(torch, settings.dtype)
-    predictor = Predictor.load(settings.model, settings.device, dtype, quantize=settings.quantize)
+    predictor = load(settings.model, settings.device, dtype, quantize=settings.quantize)
     engine = InferenceEngine(predictor, settings)
     inbox: Inbox = SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()

@@ -14,7 +14,7 @@ from pixellm.cost.language import LanguageCostModel
 from pixellm.cost.memory import BatchScenario, LoadOptions, part_bytes, plan_memory
 from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMForConditionalGeneration
-from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 from tests.support import tiny
 
 BF16 = LoadOptions(torch.bfloat16)
@@ -167,14 +167,14 @@ def test_what_cannot_fit_is_not_loaded(directory, clip_model, monkeypatch, share
     monkeypatch.setattr(memory, "available_memory", lambda _: int(share * size))
     monkeypatch.setattr("pixellm.predictor.AutoModel.from_pretrained", lambda *_, **__: pytest.fail("it is loaded"))
     with pytest.raises(ValueError, match=advice) as refusal:
-        Predictor.load(directory, quantize=quantize)
+        load(directory, quantize=quantize)
     assert "\n" not in str(refusal.value)
 
 
 def test_what_just_fits_is_loaded(directory, clip_model, monkeypatch):
     size = sum(parameter.nbytes for parameter in clip_model.parameters())
     monkeypatch.setattr(memory, "available_memory", lambda _: size)
-    assert Predictor.load(directory).model.dtype == torch.float32
+    assert load(directory).model.dtype == torch.float32
 
 
 def test_the_command_says_so_in_one_line(directory, pixellm):

@@ -28,8 +28,7 @@ from pixellm.inference.quantization import (
     torchao_config,
     use_kernels,
 )
-from pixellm.predictor import Predictor
-from pixellm.segmenter import load_segmenter, weights_of
+from pixellm.segmenter import load, load_segmenter, weights_of
 from pixellm.serve import worker
 from pixellm.serve.messages import WorkerSettings
 from tests.support import serving, tiny
@@ -181,7 +180,7 @@ def test_the_plan_counts_what_is_held(tmp_path, config, quantize, dtype):
 
 @pytest.mark.parametrize("quantize", KINDS)
 def test_answers_are_nearly_the_same(directory, quantize):
-    plain, found = Predictor.load(directory), Predictor.load(directory, quantize=quantize)
+    plain, found = load(directory), load(directory, quantize=quantize)
     group = plain.processor.codebook_ids[0]
     plan = tiny.plan_of(plain.processor, "the dog {seg} and the cat {seg}.")
     write = tiny.Write(plain.processor, {QUESTION: [*plan, group]})
@@ -203,7 +202,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_saving_is_refused(directory, tmp_path):
-    model = Predictor.load(directory, quantize="int8").model
+    model = load(directory, quantize="int8").model
     with pytest.raises(ValueError, match="quantised when it was loaded"):
         model.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -245,7 +244,7 @@ def test_ask(talking, tmp_path, pixellm):
         code, *_ = pixellm("ask", "example:cat", "Where is it?", *arguments, "--json", str(path), *quantize)
         assert code == 0
         written.append(json.loads(path.read_text(encoding="utf-8")))
-    predictor = Predictor.load(talking, quantize="int8")
+    predictor = load(talking, quantize="int8")
     predictor.set_image("example:cat")
     expected = predictor.ask("Where is it?", max_new_tokens=12)
     assert written[1]["text"] == expected.text

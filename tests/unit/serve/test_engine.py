@@ -3,6 +3,7 @@
 import pytest
 
 from pixellm.predictor import Predictor
+from pixellm.segmenter import load
 from pixellm.serve.engine import InferenceEngine
 from pixellm.serve.messages import AnswerFailed, AnswerFinished, Job, PastTurn, WorkerSettings
 from pixellm.types import Target, TextPiece
@@ -13,7 +14,7 @@ SIZES = [(60, 40), (40, 60), (50, 50), (80, 20)]
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory) -> Predictor:
-    return Predictor.load(serving.write_model(tmp_path_factory.mktemp("model")))
+    return load(serving.write_model(tmp_path_factory.mktemp("model")))
 
 
 def build(predictor: Predictor, batch_size: int, cache_bytes: int = 1 << 30, joint: bool = False) -> InferenceEngine:
