@@ -9,8 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from pixellm.inference import batch_invariant as lockstep
-from pixellm.inference import cuda_graphs
+from pixellm.inference import batch_invariant, cuda_graphs
 from pixellm.inference.generation import Decoding, Sampling, encode_prefix, generate
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.model.modeling import IMAGE_TOKEN_ID
@@ -641,7 +640,7 @@ def test_masks_are_at_the_photographs_size(predictor, clip_processor):
 # --- rows side by side, each in its own shapes ---
 
 
-def test_rows_in_lockstep_are_the_same_rows_to_the_last_bit(tiny_pair):
+def test_batch_invariant_rows_are_bitwise_identical(tiny_pair):
     """Rows of any length, some of them a whole group, on prefixes of their own."""
     model, processor = tiny_pair
     prompts = [processor.prompt_ids(question) for question in (DOG, TABLE, APPLE)] + [processor.codebook_ids]
@@ -655,13 +654,13 @@ def test_rows_in_lockstep_are_the_same_rows_to_the_last_bit(tiny_pair):
         for prefix, prompt in zip(prefixes, prompts, strict=True):
             decoding = Decoding(model, processor.eos_ids, joint=False)
             decoding.join([0], prefix, [0], [prompt], Sampling())
-            (part,) = decoding._parts
-            parts.append(part.context.prepare(model, part.rows))
+            (group,) = decoding._groups
+            parts.append(group.state.prepare(model, group.rows))
         return parts
 
     with torch.inference_mode():
-        together = lockstep.hidden_states(model, rows())
-        alone = [lockstep.hidden_states(model, [row])[0] for row in rows()]
+        together = batch_invariant.hidden_states(model, rows())
+        alone = [batch_invariant.hidden_states(model, [row])[0] for row in rows()]
     assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
 
 

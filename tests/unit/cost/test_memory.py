@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from pixellm import cli
 from pixellm.cost import memory
@@ -13,7 +14,6 @@ from pixellm.cost.counting import kv_cache_bytes, weight_bytes
 from pixellm.cost.language import LanguageCostModel
 from pixellm.cost.memory import BatchScenario, LoadOptions, part_bytes, plan_memory
 from pixellm.hub.presets import PRESETS
-from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.segmenter import load
 from tests.support import tiny
 
@@ -31,7 +31,7 @@ def test_weights_are_those_of_the_model(name):
     """Of the 7b without any memory; `test_quantization.py` compares with models that are really loaded."""
     system = LanguageCostModel(name, PRESETS[name]())
     with torch.device("meta"):
-        model = PixelLMForConditionalGeneration(system.config)
+        model = AutoModel.from_config(system.config)
     elements = sum(parameter.numel() for parameter in model.parameters())
     assert sum(part_bytes(system, LoadOptions()).values()) == 4 * elements
     known = weight_bytes(model, model.language_model)
@@ -165,7 +165,7 @@ def directory(tmp_path, clip_model, clip_processor):
 def test_what_cannot_fit_is_not_loaded(directory, clip_model, monkeypatch, share, quantize, advice):
     size = sum(parameter.nbytes for parameter in clip_model.parameters())
     monkeypatch.setattr(memory, "available_memory", lambda _: int(share * size))
-    monkeypatch.setattr("pixellm.predictor.AutoModel.from_pretrained", lambda *_, **__: pytest.fail("it is loaded"))
+    monkeypatch.setattr("pixellm.segmenter.AutoModel.from_pretrained", lambda *_, **__: pytest.fail("it is loaded"))
     with pytest.raises(ValueError, match=advice) as refusal:
         load(directory, quantize=quantize)
     assert "\n" not in str(refusal.value)
