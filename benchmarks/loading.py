@@ -1,7 +1,7 @@
 """Speed and memory of the data loader: samples a second from JPEG to batches, and whether memory stays flat.
 
-Photographs of 640 × 480 pixels with three questions and up to six masks as polygons (JSONL), at 448 pixels, tokenised,
-in batches of 8, by as many workers as there are cores; nobody trains meanwhile.
+Images of 640 × 480 pixels with three questions and up to six masks as polygons (JSONL), at 448 pixels, tokenised,
+in batches of 8, with one worker per core, without training.
 
     python benchmarks/loading.py [--samples 20000] [--workers 2]
 """
@@ -27,16 +27,16 @@ from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.train.trainer import Collator
 
 RESULTS = Path(__file__).parent / "results" / "loading.json"
-PHOTOGRAPHS, NAMES, WIDTH, HEIGHT, CORNERS, SIZE, BATCH = 96, 20_000, 640, 480, 40, 448, 8
-CHECKS = 20  # how often memory is looked at
+IMAGES, NAMES, WIDTH, HEIGHT, CORNERS, SIZE, BATCH = 96, 20_000, 640, 480, 40, 448, 8
+CHECKS = 20  # number of measurements of memory
 
 
 def write_data(folder: Path) -> Path:
-    """Crops of the example photographs, under many names: as many records as a real data set has, each of its own."""
+    """Write crops of the example images under many names: as many records as a real data set has, all different."""
     draw = random.Random(0)
     sources = [load_image(f"example:{name}") for name in EXAMPLES]
     rows = []
-    for number in range(PHOTOGRAPHS):
+    for number in range(IMAGES):
         source = draw.choice(sources)
         side = draw.uniform(0.5, 1.0)
         width, height = round(side * source.width), round(side * source.height)
@@ -44,14 +44,14 @@ def write_data(folder: Path) -> Path:
         crop = source.crop((left, top, left + width, top + height)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
         crop.save(folder / f"{number}.jpg", quality=90)
     for number in range(NAMES):
-        if number >= PHOTOGRAPHS:
-            os.link(folder / f"{number % PHOTOGRAPHS}.jpg", folder / f"{number}.jpg")
+        if number >= IMAGES:
+            os.link(folder / f"{number % IMAGES}.jpg", folder / f"{number}.jpg")
         for question in range(3):
             count = draw.randint(1, 2)
             names = " and ".join(f"thing {i} {{seg}}" for i in range(count))
             masks = [[polygon(draw)] for _ in range(count)]
-            asked = f"Where is number {question}, and what is beside it?"
-            rows.append({"image": f"{number}.jpg", "question": asked, "answer": f"Here are {names}.", "masks": masks})
+            text = f"Where is number {question}, and what is beside it?"
+            rows.append({"image": f"{number}.jpg", "question": text, "answer": f"Here are {names}.", "masks": masks})
     path = folder / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path

@@ -1,10 +1,10 @@
-"""Masks of photographs: time and memory from the pixel decoder's logits to a finished answer and its JSON.
+"""Time and memory of masks, from the pixel decoder's logits to a finished answer and its JSON.
 
-As pixellm does it, one mask after another, column by column, kept as RLEs; beside what it did before: all masks
-restored at once, thresholded, kept as arrays, encoded for JSON. Both have to give the same RLEs. Things are ragged
-discs on 112 × 112 logits, a threshold of half the peak's probability, as pixellm-mini has it. Also the letterbox of a
-photograph, and the overlay of an answer. Each figure comes from a process of its own: the quickest of some runs, and
-by how much the first of them raised the peak of resident memory, by the operating system (Linux).
+Compares one mask after another, column by column, kept as RLEs, with all masks restored at once, thresholded, kept as
+arrays and encoded for JSON; the RLEs must be equal. Masks are ragged discs on 112 × 112 logits, a threshold of half
+the peak's probability, as in pixellm-mini. Also measures the letterbox of an image and the overlay of an answer. Each
+value comes from a process of its own: the quickest of several runs, and the growth of the peak of resident memory in
+the first, by the operating system (Linux).
 
     python benchmarks/masks.py [--repeat 3]
 """
@@ -37,8 +37,8 @@ IMAGE_SIZE, RESOLUTION, PEAK_SHARE = 448, 112, 0.5
 CLEAR_PEAK = "5"  # Linux, proc(5): writing it to clear_refs makes the peak of resident memory the present one
 
 
-def things(count: int) -> torch.Tensor:
-    """Logits (count, R, R): ragged discs of 2 to 25 percent of the square."""
+def mask_logits(count: int) -> torch.Tensor:
+    """Make logits (count, R, R) of ragged discs of 2 to 25 percent of the square."""
     draw = torch.Generator().manual_seed(0)
     x, y, radius = torch.rand(3, count, 1, 1, generator=draw)
     grid = (torch.arange(RESOLUTION) + 0.5) / RESOLUTION
@@ -47,34 +47,34 @@ def things(count: int) -> torch.Tensor:
     return (8 * (1 - distance / (0.08 + 0.2 * radius))).clamp(-8, 8) + noise
 
 
-def photograph(hw: tuple[int, int]) -> Image.Image:
+def noise_image(hw: tuple[int, int]) -> Image.Image:
     return Image.effect_noise((hw[1], hw[0]), 60).convert("RGB")
 
 
 def now(logits: torch.Tensor, image: Image.Image) -> list[dict[str, Any]]:
-    """Targets of the answer, ready for JSON."""
+    """Return the targets of the answer, ready for JSON."""
     return answered(logits, image).to_json()["targets"]
 
 
 def answered(logits: torch.Tensor, image: Image.Image) -> Answer:
     hw = (image.height, image.width)
     builder = AnswerBuilder("question", image)
-    for number, found in enumerate(binarize(logits, geometry.resized_hw(*hw, IMAGE_SIZE), hw, PEAK_SHARE)):
-        builder.add_text(f"the thing {number}")
-        builder.add_target(*found)
+    for number, binary in enumerate(binarize(logits, geometry.resized_hw(*hw, IMAGE_SIZE), hw, PEAK_SHARE)):
+        builder.add_text(f"the object {number}")
+        builder.add_target(*binary)
         builder.add_text(", ")
     return builder.finish()
 
 
 def before(logits: torch.Tensor, image: Image.Image) -> list[dict[str, Any]]:
-    """The same with every mask at the photograph's size at once, as logits, then as bool."""
+    """Return the same with all masks at image size at once, as logits, then as bool."""
     hw = (image.height, image.width)
-    found = []
-    for one in geometry.restore(logits, geometry.resized_hw(*hw, IMAGE_SIZE), hw):
-        threshold = min(0.0, float((one.max().sigmoid() * PEAK_SHARE).logit()))
-        inside = one > threshold
-        score = float(one[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
-        found.append((inside.numpy(), score))
+    binaries = []
+    for restored in geometry.restore(logits, geometry.resized_hw(*hw, IMAGE_SIZE), hw):
+        threshold = min(0.0, float((restored.max().sigmoid() * PEAK_SHARE).logit()))
+        inside = restored > threshold
+        score = float(restored[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
+        binaries.append((inside.numpy(), score))
     return [
         {
             "score": round(score, 4),
@@ -82,19 +82,19 @@ def before(logits: torch.Tensor, image: Image.Image) -> list[dict[str, Any]]:
             "box": list(masks.bounding_box(mask) or ()) if masks.bounding_box(mask) else None,
             "segmentation": masks.encode(mask),
         }
-        for mask, score in found
+        for mask, score in binaries
     ]
 
 
 def memory(line: str) -> float:
-    """Resident memory of this process in MB: VmRSS now, VmHWM at its peak."""
-    found = re.search(rf"{line}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1000
+    """Return the resident memory of this process in MB: VmRSS now, VmHWM at its peak."""
+    match = re.search(rf"{line}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) / 1000
 
 
 def measure(call: Callable[[], Any], repeat: int) -> dict[str, Any]:
-    """Seconds of the quickest run, the first one's growth of peak memory in MB, and what identifies the masks."""
+    """Measure seconds of the quickest run, growth of peak memory in MB in the first, and a digest of the masks."""
     Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
     start, seconds, peaks, result = memory("VmRSS"), [], [], None
     for _ in range(repeat):
@@ -107,24 +107,24 @@ def measure(call: Callable[[], Any], repeat: int) -> dict[str, Any]:
 
 
 def run(what: str, hw: tuple[int, int], count: int, repeat: int) -> dict[str, Any]:
-    """Measure one thing, in this process."""
-    image, logits = photograph(hw), things(count)
+    """Take one measurement in this process."""
+    image, logits = noise_image(hw), mask_logits(count)
     with torch.inference_mode():
         if what == "letterbox":
             processor = PixelLMImageProcessor(IMAGE_SIZE)
-            processor([photograph((60, 80))])
+            processor([noise_image((60, 80))])
             return measure(lambda: processor([image]), repeat)
         if what == "overlay":
-            answered(logits, photograph((60, 80))).overlay()
+            answered(logits, noise_image((60, 80))).overlay()
             answer = answered(logits, image)
             return measure(answer.overlay, 1)
         call = {"now": now, "before": before}[what]
-        call(logits[:1], photograph((60, 80)))  # what is loaded on first use is no mask's memory
+        call(logits[:1], noise_image((60, 80)))  # what is loaded on first use does not count
         return measure(lambda: call(logits, image), repeat)
 
 
 def apart(what: str, hw: tuple[int, int], count: int, repeat: int) -> dict[str, Any]:
-    """The same in a process of its own."""
+    """Take one measurement in a process of its own."""
     command = [sys.executable, __file__, "--repeat", str(repeat), "--one", what, *map(str, (*hw, count))]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -156,7 +156,7 @@ def main() -> None:
         print(json.dumps(run(what, (int(height), int(width)), int(count), arguments.repeat)))
         return
     largest = SIZES[0]
-    areas = [(logits > 0).float().mean().item() for logits in things(COUNTS[-1])]
+    areas = [(logits > 0).float().mean().item() for logits in mask_logits(COUNTS[-1])]
     result = {
         "threads": torch.get_num_threads(),
         "share_of_the_square": {"mean": round(float(np.mean(areas)), 3), "largest": round(max(areas), 3)},

@@ -30,14 +30,14 @@ QUESTIONS_PER_IMAGE, MEAN_TARGETS, MOST = 3, 3.7, 34  # MUSE: its published aver
 
 
 def polygon(draw: random.Random) -> list[float]:
-    """A star of 40 corners."""
+    """Make a star of 40 corners."""
     radius, x, y = draw.uniform(15, 110), draw.uniform(100, WIDTH - 100), draw.uniform(100, HEIGHT - 100)
     corners = [(2 * math.pi * i / 40, radius * draw.uniform(0.6, 1)) for i in range(40)]
     return [round(v, 2) for a, r in corners for v in (x + r * math.cos(a), y + r * math.sin(a))]
 
 
 def ragged(outline: list[float], shift: float, noise: np.ndarray) -> dict:
-    """The RLE of a shifted polygon with a ragged edge, as models give them."""
+    """Make the RLE of a shifted polygon with a ragged edge, as models do."""
     (rle,) = masks.to_rles([[v + shift for v in outline]], HEIGHT, WIDTH)
     return masks.encode(masks.decode(rle, HEIGHT, WIDTH) & noise)
 

@@ -39,7 +39,7 @@ class Segments:
     parts: tuple[Any, ...]
 
     def decode(self, height: int, width: int) -> np.ndarray:
-        rle = masks.united([self.rles(height, width)], height, width)
+        rle = masks.union([self.rles(height, width)], height, width)
         return masks.decode(rle, height, width)
 
     def rles(self, height: int, width: int) -> list[masks.Rle]:

@@ -197,7 +197,7 @@ def _question(record: Record, exchange: Exchange, image_id: str, number: int) ->
 def _target(instance: Instance, hw: tuple[int, int]) -> BenchmarkTarget:
     assert instance.mask is not None
     parts = tuple(instance.mask.rles(*hw)) if isinstance(instance.mask, Segments) else ()
-    rle = masks.united([parts], *hw) if parts else _rle(instance.mask, hw)
+    rle = masks.union([parts], *hw) if parts else _rle(instance.mask, hw)
     overlapping = sum(map(masks.area, parts)) > masks.area(rle)
     objects = len(instance.mask.parts) if isinstance(instance.mask, Segments) else 1
     description = next(iter(instance.names), "")

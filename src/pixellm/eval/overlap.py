@@ -35,8 +35,8 @@ def overlap(predicted: masks.Rle, target: masks.Rle, ignored: masks.Rle | None =
             f"expected a predicted mask of the target's size {list(target['size'])}, got {list(predicted['size'])}. "
             "Compare masks at the original image's size."
         )
-    shared = masks.common(predicted, target)
-    outside = masks.common(predicted, ignored) if ignored else 0
+    shared = masks.intersection_area(predicted, target)
+    outside = masks.intersection_area(predicted, ignored) if ignored else 0
     return Overlap(shared, masks.area(predicted) + masks.area(target) - shared - outside)
 
 

@@ -96,7 +96,7 @@ def united_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
     Without a target it counts 1 if no mask has a pixel, else 0, and adds its pixels to the union (gRefCOCO's rule).
     """
     predicted = _union(answer, question.hw)
-    target = masks.united([[target.rle for target in question.targets]], *question.hw)
+    target = masks.union([[target.rle for target in question.targets]], *question.hw)
     counts = overlap(predicted, target, question.ignored)
     return [MaskPair(0 if masks.area(predicted) else None, 0 if question.targets else None, counts, counts.iou)]
 
@@ -113,7 +113,7 @@ def coco_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
 
 
 def _union(answer: Answer, hw: tuple[int, int]) -> masks.Rle:
-    return masks.united([[target.rle for target in answer.targets]], *hw)
+    return masks.union([[target.rle for target in answer.targets]], *hw)
 
 
 def with_names(scored: ScoredAnswer, categories: frozenset[str]) -> ScoredAnswer:

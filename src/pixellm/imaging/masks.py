@@ -30,7 +30,7 @@ def decode(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: a malformed segmentation, or an RLE whose size is not the image's.
     """
-    return coco_mask.decode(united([to_rles(segmentation, height, width)], height, width)).view(bool)
+    return coco_mask.decode(union([to_rles(segmentation, height, width)], height, width)).view(bool)
 
 
 def to_rles(segmentation: Segmentation, height: int, width: int) -> list[Rle]:
@@ -65,7 +65,7 @@ def read_rle(segmentation: Any, height: int, width: int) -> Rle:
     return as_text(rle)  # ASCII: it takes no more memory than bytes, and goes into JSON as it is
 
 
-def united(groups: Iterable[Sequence[Rle]], height: int, width: int) -> Rle:
+def union(groups: Iterable[Sequence[Rle]], height: int, width: int) -> Rle:
     """Return the union of RLEs of one size without decoding them; an empty mask if there are none."""
     rles = [rle for group in groups for rle in group]
     return dict(coco_mask.merge(rles)) if rles else empty(height, width)
@@ -87,7 +87,7 @@ def box(rle: Rle) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-def common(first: Rle, second: Rle) -> int:
+def intersection_area(first: Rle, second: Rle) -> int:
     """Return the number of pixels in both of two masks of one size."""
     return int(coco_mask.area(coco_mask.merge([first, second], intersect=True)))
 

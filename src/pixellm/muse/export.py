@@ -200,7 +200,7 @@ def parquet_row(entry: Mapping[str, Any], pair: MusePair) -> dict[str, Any]:
     renamed = {"annotation_id": "id", "category": "category_name", "description": "rephrased_name"}
     targets = []
     for target in pair.answer:
-        rle = masks.united([masks.to_rles(target["segmentation"], height, width)], height, width)
+        rle = masks.union([masks.to_rles(target["segmentation"], height, width)], height, width)
         fields = {name: target[name] for name in ("category_id", "area", "bbox")}
         fields |= {name: target[key] for name, key in renamed.items()}
         targets.append(fields | {"mask": masks.as_text(rle)})

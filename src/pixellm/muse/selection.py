@@ -129,10 +129,10 @@ def _repeats(target: MuseTarget, before: list[MuseTarget], image: MuseImage) -> 
         if box_iou(target.box, other.box) < SAME_BOX_IOU:
             continue
         try:
-            first, second = (masks.united([masks.to_rles(row.segmentation, *size)], *size) for row in (target, other))
+            first, second = (masks.union([masks.to_rles(row.segmentation, *size)], *size) for row in (target, other))
         except ValueError:
             return "unreadable mask"
-        shared = masks.common(first, second)
+        shared = masks.intersection_area(first, second)
         if shared >= SAME_MASK_IOU * max(1, masks.area(first) + masks.area(second) - shared):
             return "annotated twice"
     return None

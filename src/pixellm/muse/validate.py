@@ -169,7 +169,7 @@ def _mask(target: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[st
     name = target.get("category_name")
     segmentation = target["segmentation"]
     try:
-        rle = masks.united([Segments((segmentation,)).checked().rles(height, width)], height, width)
+        rle = masks.union([Segments((segmentation,)).checked().rles(height, width)], height, width)
     except MALFORMED as error:
         yield "mask", f"the segmentation of a target ({name}) can't be read: {error}"
         return

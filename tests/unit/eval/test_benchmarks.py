@@ -119,7 +119,7 @@ def test_reasonseg(tmp_path):
     assert first.text == "Which can be drunk from? Please output segmentation mask."
     assert second.text == "What is the cup in this image? Please output segmentation mask."
     assert masks.area(first.ignored) > 0
-    assert masks.common(first.targets[0].rle, first.ignored) == 0
+    assert masks.intersection_area(first.targets[0].rle, first.ignored) == 0
 
 
 def test_questions_for_other_programs_hold_no_answers(tmp_path):

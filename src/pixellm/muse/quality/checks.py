@@ -217,7 +217,7 @@ CHECKS: tuple[Check, ...] = (
 
 def _rle(record: MuseRecord, target: MuseTarget) -> masks.Rle:
     height, width = record.image.height, record.image.width
-    return masks.united([masks.to_rles(target.segmentation, height, width)], height, width)
+    return masks.union([masks.to_rles(target.segmentation, height, width)], height, width)
 
 
 def _mask_iou(record: MuseRecord, target: MuseTarget, other: MuseTarget) -> float:
@@ -225,7 +225,7 @@ def _mask_iou(record: MuseRecord, target: MuseTarget, other: MuseTarget) -> floa
         first, second = _rle(record, target), _rle(record, other)
     except ValueError:
         return 0.0  # `mask` reports it
-    shared = masks.common(first, second)
+    shared = masks.intersection_area(first, second)
     return shared / max(1, masks.area(first) + masks.area(second) - shared)
 
 
