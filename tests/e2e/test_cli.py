@@ -363,7 +363,7 @@ def test_compare_runs(run, tmp_path):
     for seed, giou in enumerate((0.2, 0.3)):
         folder = tmp_path / f"runs/{seed}"
         folder.mkdir(parents=True)
-        row = {"recipe": {"name": "mine", "seed": seed, "validation": {}}, "figures": {"giou": giou}}
+        row = {"recipe": {"name": "mine", "seed": seed, "validation": {}}, "metrics": {"giou": giou}}
         (folder / "run.json").write_text(json.dumps(row))
     done = run("compare", tmp_path / "runs", "--out", tmp_path / "table.md")
     assert done.returncode == 0, done.stderr

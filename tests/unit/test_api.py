@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 
 import pixellm
+from tests.support import serving, tiny
 
 HEAVY = ("torch", "transformers", "PIL", "numpy", "typer", "rich")
 
@@ -38,3 +39,11 @@ def test_types_need_no_torch():
     assert (
         run("import sys; from pixellm import Answer, Target, Sample, Batch; print('torch' in sys.modules)") == "False\n"
     )
+
+
+def test_one_call_is_set_image_and_ask(tmp_path):
+    predictor = pixellm.load(serving.write_model(tmp_path))
+    assert isinstance(predictor, pixellm.Predictor)
+    answer = predictor(tiny.picture(60, 40), "What is it?", max_new_tokens=8)
+    assert isinstance(answer, pixellm.Answer)
+    assert answer.to_json() == predictor.ask("What is it?", max_new_tokens=8).to_json()

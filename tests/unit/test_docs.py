@@ -10,6 +10,9 @@ import typer
 
 from pixellm import cli
 from pixellm.mini.parts import PRETRAINED
+from pixellm.model import PixelLMConfig
+from pixellm.model.losses import LossWeights
+from tests.invariants.test_imports import ORDER
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -120,6 +123,23 @@ def test_comments_point_to_rows_of_the_parity_table():
     named = set(re.findall(r"parity\.md#([\w-]+)", code))
     assert named
     assert named <= anchors
+
+
+def test_switches_of_the_parity_table_are_fields():
+    table = read(ROOT / "docs/parity.md").split("## Switches of `PixelLMConfig`")[1].split("\n## ")[0]
+    cells = [row.split("|")[-2] for row in table.splitlines() if "<a id=" in row]
+    names = [name for cell in cells for name in re.findall(r"`([\w.]+)`", cell)]
+    config = PixelLMConfig()
+    parts = {"vision_config": config.vision_config, "losses": LossWeights()}
+    assert len(names) > 5
+    for name in names:
+        *part, field = name.split(".")
+        assert hasattr(parts[part[0]] if part else config, field), name
+
+
+def test_architecture_has_the_order_of_packages():
+    order = re.search(r"```\n(utils <.*?)```", read(ROOT / "ARCHITECTURE.md"), re.DOTALL)
+    assert tuple(order[1].replace("<", " ").split()) == ORDER[:-1]  # without __main__
 
 
 def test_architecture_names_files():
