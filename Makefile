@@ -34,7 +34,7 @@ test-newest: VERSION = $(RANGE)
 comma := ,
 test-oldest test-newest: setup
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target build/$@ 'transformers$(VERSION)'
-	PYTHONPATH=build/$@ $(BIN)/pytest tests/invariants tests/unit/model tests/unit/inference
+	PYTHONPATH=$(CURDIR)/build/$@ $(BIN)/pytest tests/invariants tests/unit/model tests/unit/inference
 
 check: setup
 	$(BIN)/ruff format --check
