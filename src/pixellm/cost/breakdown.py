@@ -12,8 +12,8 @@ PROMPT_TOKENS = 74
 PHRASE_TOKENS = 13
 
 
-class Part(StrEnum):
-    """Parts of an answer, in the order of tables and charts."""
+class Component(StrEnum):
+    """Components of an answer's cost, in the order of tables and charts."""
 
     VISION = "vision encoder"
     LLM_PROJECTOR = "projector to the LLM"
@@ -75,16 +75,16 @@ class Scenario:
 
 @dataclass(frozen=True)
 class FlopsLine:
-    """One part of a model.
+    """FLOPs of one component of a model.
 
     Args:
-        part: the part.
+        part: the component.
         flops: FLOPs of one call (the mean, where they differ), two per multiply-add.
         calls: calls per answer.
         parameters: parameters of the modules that do their work here; each is counted in one line only.
     """
 
-    part: Part
+    part: Component
     flops: float
     calls: int
     parameters: int = 0
@@ -122,7 +122,7 @@ class MemoryBreakdown:
 
     weights: dict[str, int]
     kv_cache: int
-    activations: dict[Part, int]
+    activations: dict[Component, int]
 
     @property
     def peak(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from pixellm.cost.breakdown import FlopsBreakdown, FlopsLine, MemoryBreakdown, Part, Scenario
+from pixellm.cost.breakdown import Component, FlopsBreakdown, FlopsLine, MemoryBreakdown, Scenario
 from pixellm.cost.counting import CallCost, kv_cache_bytes, measure, on_meta, parameters, weight_bytes
 from pixellm.mini.modeling import ClassifiedImages
 from pixellm.model import PixelLMConfig
@@ -74,7 +74,7 @@ class LanguageCostModel:
             prefill, cost = self.step_without_cache(1, self.start(scenario) - 1), self.step_without_cache
         lines = [
             *self.image_lines(passes),
-            FlopsLine(Part.PREFILL, prefill, 1, parameters(*self.parts[Part.PREFILL])),
+            FlopsLine(Component.PREFILL, prefill, 1, parameters(*self.parts[Component.PREFILL])),
             *self.decoding_lines(scenario, self.start(scenario), cost),
             self.mask_line(scenario.targets),
         ]
@@ -87,19 +87,19 @@ class LanguageCostModel:
         return self.memory_of(length if scenario.cache else 0, tokens, scenario.targets)
 
     @property
-    def parts(self) -> dict[Part, list[nn.Module]]:
+    def parts(self) -> dict[Component, list[nn.Module]]:
         """Modules of each line of the breakdown that has any."""
         named = {
-            Part.VISION: ("vision_encoder",),
-            Part.LLM_PROJECTOR: ("llm_projector",),
-            Part.SAM: ("sam_encoder",),
-            Part.DECODER_FEATURES: ("pixel_projector", "neck", "word_mix"),
-            Part.PREFILL: ("language_model",),
-            Part.MASKS: ("codebook", "pixel_decoder"),
+            Component.VISION: ("vision_encoder",),
+            Component.LLM_PROJECTOR: ("llm_projector",),
+            Component.SAM: ("sam_encoder",),
+            Component.DECODER_FEATURES: ("pixel_projector", "neck", "word_mix"),
+            Component.PREFILL: ("language_model",),
+            Component.MASKS: ("codebook", "pixel_decoder"),
         }
         children = dict(self.model.named_children())
-        parts = {part: [children[name] for name in names if name in children] for part, names in named.items()}
-        return {part: modules for part, modules in parts.items() if modules}
+        modules = {key: [children[name] for name in names if name in children] for key, names in named.items()}
+        return {component: of_component for component, of_component in modules.items() if of_component}
 
     @property
     def image_tokens(self) -> int:
@@ -117,12 +117,12 @@ class LanguageCostModel:
         """Lines that depend on the image only; the language model's share of them is computed `passes` times."""
         vision, projector = self._vision
         flops = {
-            Part.VISION: (vision.flops, passes),
-            Part.LLM_PROJECTOR: (projector.flops, passes),
-            Part.SAM: (self.sam.flops if self.sam else 0, 1),
-            Part.DECODER_FEATURES: (self.decoder_features, 1),
+            Component.VISION: (vision.flops, passes),
+            Component.LLM_PROJECTOR: (projector.flops, passes),
+            Component.SAM: (self.sam.flops if self.sam else 0, 1),
+            Component.DECODER_FEATURES: (self.decoder_features, 1),
         }
-        return [FlopsLine(part, *flops[part], parameters(*self.parts[part])) for part in flops if part in self.parts]
+        return [FlopsLine(key, *flops[key], parameters(*self.parts[key])) for key in flops if key in self.parts]
 
     def prefill(self, scenario: Scenario) -> float:
         """FLOPs of image and system text, then the question; only the last position gets next-token scores."""
@@ -147,23 +147,23 @@ class LanguageCostModel:
             context += tokens
         text, targets = scenario.answer_tokens, scenario.targets
         return [
-            FlopsLine(Part.TEXT, spent[False] / max(1, text), text),
-            FlopsLine(Part.GROUP, spent[True] / max(1, targets), targets),
+            FlopsLine(Component.TEXT, spent[False] / max(1, text), text),
+            FlopsLine(Component.GROUP, spent[True] / max(1, targets), targets),
         ]
 
     def mask_line(self, targets: int) -> FlopsLine:
         each = self.mask_head.flops(targets) / max(1, targets)
-        return FlopsLine(Part.MASKS, each, targets, parameters(*self.parts[Part.MASKS]))
+        return FlopsLine(Component.MASKS, each, targets, parameters(*self.parts[Component.MASKS]))
 
     def memory_of(self, cached: int, tokens: int, targets: int) -> MemoryBreakdown:
         """Count memory with `cached` tokens in the KV cache, `tokens` in one pass and `targets` masks at once."""
         activations = {
-            Part.VISION: self._vision[0].peak_bytes,
-            Part.SAM if self.sam else Part.DECODER_FEATURES: self._encoding.peak_bytes,
-            Part.PREFILL: measure(lambda: self._hidden_states(tokens, 0, None)).peak_bytes,
+            Component.VISION: self._vision[0].peak_bytes,
+            Component.SAM if self.sam else Component.DECODER_FEATURES: self._encoded[0].peak_bytes,
+            Component.PREFILL: measure(lambda: self._hidden_states(tokens, 0, None)).peak_bytes,
         }
         if targets:
-            activations[Part.MASKS] = self._decode_masks(targets).peak_bytes
+            activations[Component.MASKS] = self._decode_masks(targets).peak_bytes
         weights = weight_bytes(self.model, self.model.language_model)
         return MemoryBreakdown(weights, kv_cache_bytes(self.config.text_config, cached), activations)
 
@@ -187,7 +187,7 @@ class LanguageCostModel:
     @property
     def decoder_features(self) -> int:
         """FLOPs of the remainder of `encode_images`."""
-        return self._encoding.flops - self.vision - self.llm_projector - (self.sam.flops if self.sam else 0)
+        return self._encoded[0].flops - self.vision - self.llm_projector - (self.sam.flops if self.sam else 0)
 
     @cached_property
     def layers(self) -> LayerFlops:
@@ -222,14 +222,6 @@ class LanguageCostModel:
         encoder = measure(lambda: outputs.append(model.vision_encoder(_pixels(size), _hw(size))))
         return encoder, measure(lambda: model.image_tokens(outputs[0]))
 
-    @property
-    def _encoding(self) -> CallCost:
-        return self._encoded[0]
-
-    @property
-    def _images(self) -> EncodedImages:
-        return self._encoded[1]
-
     @cached_property
     def _encoded(self) -> tuple[CallCost, EncodedImages]:
         outputs: list[EncodedImages] = []
@@ -248,8 +240,8 @@ class LanguageCostModel:
         return self.model.hidden_states(_empty(1, tokens, self.width), bias, positions, cache)
 
     def _decode_masks(self, targets: int) -> CallCost:
-        images, device = self._images, "meta"
-        if isinstance(self._images, ClassifiedImages) and self.config.class_prior:
+        images, device = self._encoded[1], "meta"
+        if isinstance(images, ClassifiedImages) and self.config.class_prior:
             images, device = self._images_on_cpu, "cpu"
         states = torch.zeros(targets * self.group, self.width, dtype=torch.bfloat16, device=device)
         index = torch.zeros(targets, dtype=torch.long, device=device)
@@ -260,7 +252,8 @@ class LanguageCostModel:
         """Zeros on the CPU, for heads with a class prior, in which values decide over shapes."""
         for module in (self.model.codebook, self.model.word_mix, self.model.pixel_decoder):
             module.to_empty(device="cpu")
-        images = self._images
+        images = self._encoded[1]
+        assert isinstance(images, ClassifiedImages)
         return replace(
             images,
             maps=[torch.zeros_like(map_, device="cpu") for map_ in images.maps],

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from pixellm.cost.breakdown import Part, Scenario
+from pixellm.cost.breakdown import Component, Scenario
 from pixellm.cost.counting import BF16, kv_cache_bytes, on_meta, parameters, saved_bytes
 from pixellm.cost.language import LanguageCostModel
 from pixellm.cost.report import TextTable, quantity
@@ -102,7 +102,7 @@ def plan_memory(
     cached = prefix + batch.questions * (model.length(scenario) + spare)
     # Image, its prefix and the questions are processed one after the other; masks are decoded one by one.
     memory = model.memory_of(0, max(prefix, questions), min(1, scenario.targets))
-    busiest = max(memory.activations, key=lambda part: memory.activations[part])
+    busiest = max(memory.activations, key=lambda component: memory.activations[component])
     height, width = batch.image_hw
     masks = batch.questions * scenario.targets
     needs = {f"weights, {name}": size for name, size in part_bytes(model, options).items()}
@@ -120,8 +120,10 @@ def plan_memory(
 def part_bytes(model: LanguageCostModel, options: LoadOptions) -> dict[str, int]:
     """Bytes of a model's weights, part by part, without buffers."""
     width = options.dtype.itemsize
-    named = {LANGUAGE_MODEL if part == Part.PREFILL else part: modules for part, modules in model.parts.items()}
-    sizes = {part: width * parameters(*modules) for part, modules in named.items()}
+    sizes = {
+        LANGUAGE_MODEL if component == Component.PREFILL else component: width * parameters(*modules)
+        for component, modules in model.parts.items()
+    }
     sizes[LANGUAGE_MODEL] -= _saved(model.model, options)
     return sizes
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from transformers import AutoConfig
 
 from pixellm.baselines.seem import SeemConfig
-from pixellm.cost.breakdown import CostModel, FlopsBreakdown, FlopsLine, MemoryBreakdown, Part, Scenario
+from pixellm.cost.breakdown import Component, CostModel, FlopsBreakdown, FlopsLine, MemoryBreakdown, Scenario
 from pixellm.cost.counting import parameters
 from pixellm.cost.language import LanguageCostModel
 from pixellm.cost.seem import SeemCostModel
@@ -47,10 +47,10 @@ class ByPhraseCostModel:
         mean = (text.total + targets * answer.total) / max(1, tokens)
         lines = [
             *model.image_lines(1),
-            FlopsLine(Part.PREFILL, model.prefill(scenario), 1, parameters(model.model.language_model)),
-            FlopsLine(Part.PHRASES, model.step(question, prefix), targets),
-            FlopsLine(Part.TEXT, mean, tokens),
-            FlopsLine(Part.GROUP, group.flops, targets),
+            FlopsLine(Component.PREFILL, model.prefill(scenario), 1, parameters(model.model.language_model)),
+            FlopsLine(Component.PHRASES, model.step(question, prefix), targets),
+            FlopsLine(Component.TEXT, mean, tokens),
+            FlopsLine(Component.GROUP, group.flops, targets),
             model.mask_line(targets),
         ]
         return FlopsBreakdown(self.name, tuple(lines))

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from pixellm.cost.breakdown import CostModel, FlopsBreakdown, MemoryBreakdown, Part, Scenario
+from pixellm.cost.breakdown import Component, CostModel, FlopsBreakdown, MemoryBreakdown, Scenario
 from pixellm.utils.files import atomic_write, write_text
 
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -132,9 +132,11 @@ def chart(costs: Sequence[AnswerCost], path: Path) -> None:
 
     names = [cost.breakdown.model for cost in costs]
     lines = [cost.breakdown.lines for cost in costs]
-    parts = [part for part in Part if any(line.part == part for line in itertools.chain(*lines))]
+    used = {line.part for line in itertools.chain(*lines)}
     flops: dict[str, list[float]] = {
-        part: [sum(line.total for line in of_model if line.part == part) for of_model in lines] for part in parts
+        component: [sum(line.total for line in of_model if line.part == component) for of_model in lines]
+        for component in Component
+        if component in used
     }
     weights = [cost.memory.weights for cost in costs]
     memory: dict[str, list[float]] = {

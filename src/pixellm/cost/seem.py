@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pixellm.baselines.seem import SeemConfig, SeemForGrounding
 from pixellm.baselines.seem.pixel_decoder import ImageFeatures
-from pixellm.cost.breakdown import FlopsBreakdown, FlopsLine, MemoryBreakdown, Part, Scenario
+from pixellm.cost.breakdown import Component, FlopsBreakdown, FlopsLine, MemoryBreakdown, Scenario
 from pixellm.cost.counting import CallCost, measure, on_meta, parameters, weight_bytes
 from pixellm.cost.language import MaskHeadFlops
 
@@ -29,22 +29,21 @@ class SeemCostModel:
     def breakdown(self, scenario: Scenario) -> FlopsBreakdown:
         """Count one answer; of the scenario only the targets and the length of their phrases matter."""
         model, targets, tokens = self.model, scenario.targets, self._phrase_tokens(scenario)
+        text = (model.text_encoder, model.text_projection)
         each = self.mask_head(tokens).flops(targets) / max(1, targets)
         lines = (
-            FlopsLine(Part.VISION, self.vision.flops, 1, parameters(model.vision_encoder)),
-            FlopsLine(Part.DECODER_FEATURES, self.pixel_decoder, 1, parameters(model.pixel_decoder)),
-            FlopsLine(
-                Part.TEXT_ENCODER, self.phrase(tokens), targets, parameters(model.text_encoder, model.text_projection)
-            ),
-            FlopsLine(Part.MASKS, each, targets, parameters(model.decoder) + model.logit_scale.numel()),
+            FlopsLine(Component.VISION, self.vision.flops, 1, parameters(model.vision_encoder)),
+            FlopsLine(Component.DECODER_FEATURES, self.pixel_decoder, 1, parameters(model.pixel_decoder)),
+            FlopsLine(Component.TEXT_ENCODER, self.phrase(tokens), targets, parameters(*text)),
+            FlopsLine(Component.MASKS, each, targets, parameters(model.decoder) + model.logit_scale.numel()),
         )
         return FlopsBreakdown(self.name, lines)
 
     def memory(self, scenario: Scenario) -> MemoryBreakdown:
         """Count memory with all phrases at once; there is no KV cache, and no language model to quantise."""
-        activations = {Part.VISION: self.vision.peak_bytes, Part.DECODER_FEATURES: self._encoding.peak_bytes}
+        activations = {Component.VISION: self.vision.peak_bytes, Component.DECODER_FEATURES: self._encoding.peak_bytes}
         if scenario.targets:
-            activations[Part.MASKS] = self._decoder(scenario.targets, self._phrase_tokens(scenario)).peak_bytes
+            activations[Component.MASKS] = self._decoder(scenario.targets, self._phrase_tokens(scenario)).peak_bytes
         return MemoryBreakdown(weight_bytes(self.model, None), 0, activations)
 
     @cached_property

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from pixellm import cli
 from pixellm.checkpoints.presets import PixelLMVisionConfig
 from pixellm.cost import report
-from pixellm.cost.breakdown import Part, Scenario
+from pixellm.cost.breakdown import Component, Scenario
 from pixellm.cost.counting import kv_cache_bytes, measure, parameters, weight_bytes
 from pixellm.cost.language import LanguageCostModel
 from pixellm.cost.models import (
@@ -114,10 +114,10 @@ def test_released_decoding_reads_everything_again() -> None:
     lines = {line.part: line for line in one.breakdown(replace(SHORT, cache=False)).lines}
     start, new = one.start(SHORT), SHORT.answer_tokens + one.group * SHORT.targets
     reread = sum(one.count_layers(length) + length * one.head for length in range(start, start + new + 1))
-    spent = sum(lines[part].total for part in (Part.PREFILL, Part.TEXT, Part.GROUP))
+    spent = sum(lines[part].total for part in (Component.PREFILL, Component.TEXT, Component.GROUP))
     assert spent == pytest.approx(reread, rel=1e-9)
-    assert lines[Part.VISION].calls == lines[Part.LLM_PROJECTOR].calls == new + 1
-    assert lines[Part.DECODER_FEATURES].calls == 1
+    assert lines[Component.VISION].calls == lines[Component.LLM_PROJECTOR].calls == new + 1
+    assert lines[Component.DECODER_FEATURES].calls == 1
 
 
 def test_by_phrase_is_a_text_answer_and_a_question_for_each() -> None:
@@ -265,7 +265,7 @@ def test_command(pixellm, tmp_path) -> None:
     arguments = ["--against", "lisa-mini:rec", "--targets", "2", "--out", str(tmp_path)]
     code, printed, complaint = pixellm("pixellm-7b", *arguments)
     assert (code, complaint) == (0, "")
-    assert Part.GROUP in printed  # in full, however narrow the screen
+    assert Component.GROUP in printed  # in full, however narrow the screen
     written = json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))
     first = written["systems"][0]
     assert [one["name"] for one in written["systems"]] == ["pixellm-7b", "lisa-mini:rec"]
