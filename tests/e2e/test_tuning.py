@@ -234,7 +234,7 @@ def parts(tmp_path) -> ModelSource:
 
 def test_from_a_language_model_and_a_clip(photographs, parts, tmp_path) -> None:
     """Base weights are kept; the encoder runs at the preset's image size."""
-    vision = {"vision_config": tiny.clip_config().vision_config.to_dict()}
+    vision = {"vision_config": {"image_size": 56, "clip": tiny.CLIP_SIZES, "hidden_layers": [-2, -3]}}
     described = recipe(photographs, replace(parts, settings={**parts.settings, **vision}), gradient_checkpointing=True)
     result = training.train(described, tmp_path / "run", KNOWN_MODELS)
     predictor = load(result)
