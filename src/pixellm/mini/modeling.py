@@ -119,8 +119,9 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         if not self.config.class_prior:
             return super().decode_masks(images, states, image_index)
         states = states.to(images.maps[0].dtype)
+        prompts = self.codebook(states)  # first: gradients are summed in the reverse of this order
         shares = self.word_mix.shares(self._first_states(states), images.words)
-        return self._decode_with_prior(images, shares, self.codebook(states), image_index)
+        return self._decode_with_prior(images, shares, prompts, image_index)
 
     def decode_classes(self, images: ClassifiedImages, classes: Tensor, image_index: Tensor) -> Tensor:
         """Decode masks of G categories, given as vocabulary indexes, without the LLM: logits (G, 2g, 2g)."""
