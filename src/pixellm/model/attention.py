@@ -1,8 +1,7 @@
 """Attention of the vision encoder and of the language model, as one of transformers' attention functions.
 
-It is torch's fused attention but for two things: keys that are padding are left out, where a mask would have them
-computed for nothing; and in bfloat16 on a CPU, where the fused kernel takes two to five times as long, the products are
-written out.
+It is torch's fused attention with two exceptions: keys in the padding are left out rather than masked, and in bfloat16
+on a CPU, where the fused kernel takes two to five times as long, the products are written out.
 
 Shapes:  B images or rows · H heads · G of them with keys · N queries · K keys · d width of a head
 """
