@@ -23,7 +23,7 @@ demo: setup
 test: setup
 	$(BIN)/pytest
 
-# Trainings of minutes, which CI leaves out.
+# Trainings and counts that take long, which CI leaves out.
 test-slow: setup
 	$(BIN)/pytest -m slow
 

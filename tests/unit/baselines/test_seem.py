@@ -299,6 +299,7 @@ def samples() -> list[Sample]:
     return found
 
 
+@pytest.mark.slow
 def test_it_learns(processor) -> None:
     torch.manual_seed(0)
     model = SeemForGrounding(tiny.seem_config(num_queries=8))

@@ -30,6 +30,7 @@ def tiny_system() -> LanguageCostModel:
     return LanguageCostModel("tiny", tiny.clip_config())
 
 
+@pytest.mark.slow
 def test_one_pass() -> None:
     assert claims.one_pass(system("lisa-7b"), 330) / TERA == pytest.approx(10.55, rel=0.01)
     assert claims.one_pass(system("pixellm-7b"), 330) / TERA == pytest.approx(5.35, rel=0.01)

@@ -50,6 +50,7 @@ def tiny_system() -> LanguageCostModel:
 # How costs grow
 
 
+@pytest.mark.slow
 def test_any_pass_follows_from_two() -> None:
     one = system("pixellm-7b")
     for tokens, context in ((1, 330), (6, 330), (1, 2000), (700, 0)):
@@ -201,7 +202,9 @@ def test_keys_and_values() -> None:
     assert one.memory(replace(SHORT, cache=False)).kv_cache == 0
 
 
-@pytest.mark.parametrize("name", ["pixellm-7b", "lisa-7b", "lisa-mini", "pixellm-mini"])
+@pytest.mark.parametrize(
+    "name", ["pixellm-7b", pytest.param("lisa-7b", marks=pytest.mark.slow), "lisa-mini", "pixellm-mini"]
+)
 def test_no_parameter_is_left_out(name: str) -> None:
     assert system(name).breakdown(Scenario()).parameters == parameters(system(name).model)
 

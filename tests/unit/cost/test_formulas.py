@@ -66,7 +66,7 @@ def test_other_configurations_too(config) -> None:
     assert counted.layers.per_pair == pytest.approx(formula.per_pair, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["seem-focal-large", "seem-focal-tiny"])
+@pytest.mark.parametrize("name", [pytest.param("seem-focal-large", marks=pytest.mark.slow), "seem-focal-tiny"])
 def test_seem_counts_are_those_of_the_formulas(name: str) -> None:
     counted, tokens = open_cost_model(name), 15
     assert isinstance(counted, SeemCostModel)

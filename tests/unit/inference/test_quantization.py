@@ -275,7 +275,7 @@ def test_the_server_passes_it_on(talking, pixellm, monkeypatch):
     def load(*arguments, **options):
         raise ValueError(options["quantize"])
 
-    monkeypatch.setattr(worker.Predictor, "load", load)
+    monkeypatch.setattr(worker, "load", load)
     ours, theirs = Pipe()
     ours.send(WorkerSettings(str(talking), quantize="int8"))
     with pytest.raises(ValueError, match="int8"):
