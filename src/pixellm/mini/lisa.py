@@ -54,11 +54,6 @@ class MiniLisaForConditionalGeneration(MiniForConditionalGeneration):
         if isinstance(module, SamPixelDecoder):
             nn.init.normal_(module.frequencies)
 
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, SamPixelDecoder):
-            nn.init.normal_(module.frequencies)
-
 
 AutoConfig.register(MiniLisaConfig.model_type, MiniLisaConfig)
 AutoModel.register(MiniLisaConfig, MiniLisaForConditionalGeneration)
