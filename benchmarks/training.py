@@ -25,10 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.products import Products
+from benchmarks.speed import released_decoder
 from benchmarks.speed.models import mid
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration
 from pixellm.model.codebook import find_groups
-from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID, loss_counts
+from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.train.model_kind import adapt
 from pixellm.train.pixellm_kind import PixelLMKind
@@ -98,25 +99,23 @@ def our_loss(model: PixelLMForConditionalGeneration, batch: Batch) -> Tensor:
 
 def plain_loss(model: PixelLMForConditionalGeneration, batch: Batch) -> Tensor:
     """Row by row of one conversation; masks target by target."""
-    config, ids, prepare = model.config, batch.input_ids, model.pixel_decoder.prepare
-    model.pixel_decoder.prepare = lambda maps: maps  # not here: below, for each target
-    images = model.encode_images(batch.pixel_values, batch.resized_hw)
-    model.pixel_decoder.prepare = prepare
+    config, ids, weights = model.config, batch.input_ids, model.default_loss_weights
+    images = released_decoder.encode(model, batch.pixel_values, batch.resized_hw)  # prepared below, for each target
     embeddings = model.embed(ids, images)
     bias = packed_attention_bias(batch.segment_ids, ~model._padding_tokens(ids, images), embeddings.dtype)
     states = model.hidden_states(embeddings, bias, packed_positions(batch.segment_ids))
-    counts = loss_counts(batch.labels, batch.target_masks, None, len(ids))
-    ce = config.ce_weight * model._text_loss(states, batch.labels) / counts.tokens
+    counts = model.count_terms(batch.labels, batch.target_masks)
+    ce = weights.ce * model._text_loss(states, batch.labels) / counts["tokens"]
     groups = find_groups(ids, config.codebook_ids)
     logits: list[list[Tensor]] = [[] for _ in range(len(ids))]
     for row, position in groups.tolist():
         group = states[row, position : position + len(config.codebook_ids)]
-        maps = prepare([map_[row : row + 1] for map_ in images.neck])
-        mask, _ = model.pixel_decoder(maps, model.codebook(group), torch.zeros(1, dtype=torch.long))
+        maps = model.pixel_decoder.prepare([map_[row : row + 1] for map_ in images.maps])
+        mask = model.pixel_decoder(maps, model.codebook(group), torch.zeros(1, dtype=torch.long))
         logits[row].append(mask[0])
     stacked = [torch.stack(row) for row in logits]
     answers = [torch.zeros(len(row), dtype=torch.long) for row in stacked]
-    masks = model.mask_losses(stacked, batch.target_masks, batch.resized_hw, answers, counts.masks)
+    masks = model.mask_losses(stacked, batch.target_masks, batch.resized_hw, answers, counts, weights)
     return ce + masks["bce"] + masks["dice"]
 
 

@@ -66,13 +66,17 @@ def decoder(size: str, dtype: torch.dtype, device: str) -> Iterator[Row]:
     asked = task(predictor, size, TYPICAL)
     images = predictor.encode([asked.photograph]).images
     model = predictor.model
+    pixels = predictor.processor.images([asked.photograph])
+    unprepared = released_decoder.encode(
+        model, pixels["pixel_values"].to(device, dtype), pixels["resized_hw"].to(device)
+    )
     for count in [count for count in TARGETS if count]:
         width, group = model.config.text_config.hidden_size, len(model.config.codebook_ids)
         states = torch.randn(count * group, width, dtype=dtype, device=device)
         index = torch.zeros(count, dtype=torch.long, device=device)
         calls = {
             "ours": lambda states=states, index=index: model.pixel_decoder(images.maps, model.codebook(states), index),
-            "released": lambda states=states: released_decoder.decode(model, images, states),
+            "released": lambda states=states: released_decoder.decode(model, unprepared, states),
         }
         for way, call in calls.items():
             with PeakMemory() as memory:

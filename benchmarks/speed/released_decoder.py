@@ -12,16 +12,22 @@ from pixellm.model.pixel_decoder import position_code
 from pixellm.model.two_way import Attention
 
 
+def encode(model: PixelLMForConditionalGeneration, *pixels: Tensor) -> EncodedImages:
+    """Encode images without `PixelDecoder.prepare`, which `decode` does for each target."""
+    with patch.object(model.pixel_decoder, "prepare", lambda maps: maps):
+        return model.encode_images(*pixels)
+
+
 def decode(model: PixelLMForConditionalGeneration, images: EncodedImages, states: Tensor) -> Tensor:
-    """States (T·S·K, D) of complete groups → logits (T, 2g, 2g) on the one photograph of `images`."""
+    """Decode states (T·S·K, D) of complete groups to logits (T, 2g, 2g) on the one image that `encode` returned."""
     decoder = model.pixel_decoder
-    prompts = model.codebook(states.to(images.neck[0].dtype))
+    prompts = model.codebook(states.to(images.maps[0].dtype))
     targets = len(prompts)
-    maps = decoder.prepare([map_.expand(targets, -1, -1, -1) for map_ in images.neck])
+    maps = decoder.prepare([map_.expand(targets, -1, -1, -1) for map_ in images.maps])
     frequencies = [decoder.coarse_frequencies, *[decoder.fine_frequencies] * (len(maps) - 1)]
     codes = [position_code(matrix, map_.shape[-1]) for matrix, map_ in zip(frequencies, maps, strict=True)]
     with patch.object(Attention, "forward", _attend):
-        return decoder._decode(maps, codes, prompts, None)[0]
+        return decoder._decode(maps, codes, prompts, None)
 
 
 def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ def released(task: Task) -> Times:
     lengths = sorted({round(share * (len(task.answer) - 1)) for share in np.linspace(0, 1, SAMPLES)})
     seconds = [seconds_of(lambda length=length: token(length)) for length in lengths]
     text = float(np.interp(range(len(task.answer)), lengths, seconds).sum())
-    images, states = token(len(task.answer))
+    _, states = token(len(task.answer))
+    images = released_decoder.encode(model, *pixels)
     masks = seconds_of(lambda: _released_masks(task, images, states[0, len(before) :]))
     return Times(seconds[0], text + masks if task.targets else None, text + masks)
 
@@ -134,7 +135,7 @@ def _at_groups(task: Task, states: Tensor) -> Tensor:
 def _masks(task: Task, images: EncodedImages, states: Tensor) -> None:
     model = task.predictor.model
     index = torch.zeros(task.targets, dtype=torch.long, device=states.device)
-    _restore(task, model.decode_masks(images, states, index)[0], images)
+    _restore(task, model.decode_masks(images, states, index), images)
 
 
 def _released_masks(task: Task, images: EncodedImages, states: Tensor) -> None:

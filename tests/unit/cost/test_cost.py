@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
@@ -24,28 +23,9 @@ from pixellm.cost.models import (
     open_cost_models,
 )
 from pixellm.cost.seem import SeemCostModel
-from pixellm.hub.presets import PRESETS
 from pixellm.inference.generation import Sampling, encode_prefix, generate
 from tests.support import tiny
-
-TERA = 1e12
-SHORT = Scenario(prompt_tokens=9, answer_tokens=5, targets=2, system_tokens=4)
-
-
-LANGUAGE_PRESETS = {name: preset for name, preset in PRESETS.items() if not name.startswith("seem")}
-
-
-@cache
-def system(name: str) -> LanguageCostModel:
-    opened = open_cost_model(name)
-    assert isinstance(opened, LanguageCostModel)
-    return opened
-
-
-@cache
-def tiny_system() -> LanguageCostModel:
-    return LanguageCostModel("tiny", tiny.clip_config())
-
+from tests.support.costs import SHORT, system, tiny_system
 
 # How costs grow
 

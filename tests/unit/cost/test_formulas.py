@@ -1,37 +1,16 @@
 """Counted FLOPs against closed-form formulas and published sizes."""
 
 from dataclasses import fields
-from functools import cache
 
 import pytest
 from transformers import SamVisionConfig
 
 from pixellm.checkpoints.presets import CLIP_LARGE, PixelLMVisionConfig, pixellm_7b
-from pixellm.cost.breakdown import Scenario
 from pixellm.cost.language import LanguageCostModel
 from pixellm.cost.models import open_cost_model, with_image_size
 from pixellm.cost.seem import SeemCostModel
-from pixellm.hub.presets import PRESETS
 from tests.support import closed_form, tiny
-
-TERA = 1e12
-SHORT = Scenario(prompt_tokens=9, answer_tokens=5, targets=2, system_tokens=4)
-
-
-LANGUAGE_PRESETS = {name: preset for name, preset in PRESETS.items() if not name.startswith("seem")}
-
-
-@cache
-def system(name: str) -> LanguageCostModel:
-    opened = open_cost_model(name)
-    assert isinstance(opened, LanguageCostModel)
-    return opened
-
-
-@cache
-def tiny_system() -> LanguageCostModel:
-    return LanguageCostModel("tiny", tiny.clip_config())
-
+from tests.support.costs import LANGUAGE_PRESETS, TERA, system
 
 # Counted = closed form
 
