@@ -7,9 +7,9 @@ from typing import Any
 from PIL import Image
 
 from pixellm.baselines.two_stage import NamedObject
+from pixellm.utils.budget import Budget
 from pixellm.utils.chat_protocol import Messages, json_object
 from pixellm.utils.job_runner import run_blocking
-from pixellm.utils.limits import Budget
 from pixellm.utils.openai_client import ChatClient
 from pixellm.utils.server_settings import ServerSettings
 

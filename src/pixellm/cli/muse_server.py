@@ -22,8 +22,8 @@ from pixellm.cli.common import FINISHING, INTERRUPTED, err_console
 
 if TYPE_CHECKING:
     from pixellm.muse.cluster.driver import ClusterResult
+    from pixellm.utils.budget import Budget
     from pixellm.utils.job_runner import JobRunner
-    from pixellm.utils.limits import Budget
     from pixellm.utils.openai_client import ChatClient
     from pixellm.utils.server_settings import ServerSettings
 

@@ -221,7 +221,7 @@ def _rater(model: str, url: str | None, calls: int | None, tokens: int | None, o
     if model == OFFLINE:
         return None
     from pixellm.eval.text_server import ServerRater
-    from pixellm.utils.limits import Budget
+    from pixellm.utils.budget import Budget
 
     return ServerRater(model, url, out / "ratings.jsonl", Budget(max_calls=calls, max_tokens=tokens))
 

@@ -18,7 +18,8 @@ from pixellm.cli.common import (
     out_console,
 )
 from pixellm.hub.models import MINI
-from pixellm.serve.settings import MIB, ServeSettings
+from pixellm.serve.settings import ServeSettings
+from pixellm.utils.limits import MIB
 from pixellm.utils.sockets import LOOPBACK, listen
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pixellm.eval.text_rater import BEST, WORST, PairText
+from pixellm.utils.budget import Budget
 from pixellm.utils.chat_protocol import without_thoughts
 from pixellm.utils.job_runner import JobRunner, run_blocking
-from pixellm.utils.limits import Budget
 from pixellm.utils.openai_client import ChatClient
 from pixellm.utils.server_settings import ServerSettings
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Guards memory: 100 million pixels are 300 MB in RGB. Larger than any phone's photo, smaller than a decompression bomb.
-MAX_PIXELS = 100_000_000
+from pixellm.utils.limits import MAX_PIXELS
+
 # Named, because Pillow's full list runs other programs (EPS → Ghostscript) and holds rarely tested decoders.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 URL = re.compile(r"([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-# Far outside any image: pixels from its top-left corner.
-MAX_COORDINATE = 1e6
+from pixellm.utils import limits
 
 Rle = dict[str, Any]  # compressed: size [H, W] in pixels, counts as text or bytes
 Segmentation = list[list[float]] | Rle
@@ -96,7 +95,7 @@ def _check_polygons(polygons: list[list[float]]) -> None:
     """Raise a ValueError for coordinates far outside: pycocotools walks along every edge, and crashes on them."""
     for polygon in polygons:
         points = np.asarray(polygon, dtype=np.float64)
-        if points.ndim != 1 or len(points) % 2 or not (np.abs(points) <= MAX_COORDINATE).all():  # NaN fails too
+        if points.ndim != 1 or len(points) % 2 or not (np.abs(points) <= limits.MAX_COORDINATE).all():  # NaN fails too
             raise ValueError(
                 f"expected polygons [x0, y0, x1, y1, …] in pixels, got {str(polygon)[:80]}. Check how it was made."
             )

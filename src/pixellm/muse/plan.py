@@ -16,7 +16,7 @@ from pixellm.muse.selection import MISSING, Selection, SelectionRules
 from pixellm.muse.template.engine import TemplateEngine
 from pixellm.muse.vlm.engine import VlmEngine
 from pixellm.muse.vlm.reply_cache import ReplyCache, journal_budget
-from pixellm.utils.limits import Budget, BudgetProtocol
+from pixellm.utils.budget import Budget, BudgetProtocol
 from pixellm.utils.openai_client import ChatClient
 from pixellm.utils.server_settings import ServerSettings
 

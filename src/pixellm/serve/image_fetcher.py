@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from pixellm.serve.errors import ApiError
+from pixellm.utils import limits
 
-REDIRECTS = 3
 CHUNK = 64 << 10
 PORTS = {"http": 80, "https": 443}
 # IPv6 addresses that a gateway translates to IPv4: NAT64 (RFC 6052, RFC 8215), 6to4, Teredo.
@@ -75,14 +75,14 @@ class ImageFetcher:
             raise _refused("expected data:image/…;base64,…: this server fetches no images.")
         deadline = time.monotonic() + self.timeout
         try:
-            for _ in range(REDIRECTS + 1):
+            for _ in range(limits.MAX_REDIRECTS + 1):
                 content = self._get(url, deadline)
                 if isinstance(content, bytes):
                     return content
                 url = urljoin(url, content)
         except (OSError, http.client.HTTPException, ValueError):  # the kind of error would reveal our network
             raise _refused("The image could not be fetched.") from None
-        raise _refused(f"expected an image behind at most {REDIRECTS} redirects, got more.")
+        raise _refused(f"expected an image behind at most {limits.MAX_REDIRECTS} redirects, got more.")
 
     def _get(self, url: str, deadline: float) -> bytes | str:
         """Return the content, or the location of a redirect."""

@@ -23,9 +23,9 @@ from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn
 from pixellm.serve.schema import RequestModel, SamplingOptions
 from pixellm.serve.settings import ServeSettings
 from pixellm.types import Answer, Target, TextPiece
+from pixellm.utils import limits
 
 MIN_TEMPERATURE = 0.01  # lower temperatures overflow, and sample the likeliest token anyway
-MAX_FIELDS = 16  # of a multipart body
 T = TypeVar("T")
 M = TypeVar("M", bound=RequestModel)
 
@@ -49,7 +49,7 @@ class RequestHandler:
         if content_type != "multipart/form-data":
             raise ApiError(415, "expected Content-Type application/json or multipart/form-data.")
         limit = self.settings.max_body_bytes
-        async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=limit) as form:
+        async with request.form(max_files=1, max_fields=limits.MAX_FORM_FIELDS, max_part_size=limit) as form:
             image = form.get("image")
             if not isinstance(image, UploadFile):
                 raise ApiError(400, "expected a file named image in the form.", param="image")

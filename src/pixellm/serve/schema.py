@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pixellm.utils import limits
+
 EXAMPLE_IMAGE = (  # 8×8 pixels, so that the examples of the description can be sent as they are
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGNgYGD4jwMPLQkAZ2o/wYN0HtUAAAAASUVORK5CYII="
 )
@@ -75,7 +77,9 @@ class AssistantMessage(RequestModel):
     role: Literal["assistant"]
     content: str | list[TextPart]
     targets: list[PastTarget] | None = Field(
-        None, max_length=256, description="The answer's own targets, so that the model knows where its masks were."
+        None,
+        max_length=limits.MAX_PAST_TARGETS,
+        description="The answer's own targets, so that the model knows where its masks were.",
     )
 
 
@@ -109,7 +113,7 @@ class ChatRequest(SamplingOptions):
     model: str = Field(description="Name of the model, see `GET /v1/models`.")
     messages: list[ChatMessage] = Field(
         min_length=1,
-        max_length=128,
+        max_length=limits.MAX_MESSAGES,
         description="One image in one of the user's messages; the last message is the question.",
     )
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="Alias of max_tokens.")

@@ -16,10 +16,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pixellm.serve.errors import ApiError
 from pixellm.serve.middleware import RequestMiddleware
 from pixellm.serve.settings import ServeSettings
+from pixellm.utils import limits
 
 KEEP_ALIVE = 15  # seconds between two requests of a connection
 LINGER = 2  # seconds from an error response to closing its connection
-MAX_CONNECTIONS = 2000  # each is a file descriptor
 
 
 class HardenedH11Protocol(H11Protocol):
@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
+            limit_concurrency=limits.MAX_CONNECTIONS,
             h11_max_incomplete_event_size=settings.max_header_bytes,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=round(settings.drain_timeout),

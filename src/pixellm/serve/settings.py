@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MIB = 1 << 20
+from pixellm.utils import limits
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ class ServeSettings:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  for files that users write, see `on_ray`
 
     model_name: str
-    max_queue: int = 256
-    max_in_flight: int = 256
-    max_body_bytes: int = 16 * MIB
-    max_pixels: int = 25_000_000
-    max_decoded_bytes: int = 512 * MIB
-    max_turns: int = 16
-    max_question_chars: int = 2000
-    max_new_tokens: int = 512
+    max_queue: int = limits.MAX_QUEUE
+    max_in_flight: int = limits.MAX_IN_FLIGHT
+    max_body_bytes: int = limits.MAX_BODY_BYTES
+    max_pixels: int = limits.MAX_UPLOAD_PIXELS
+    max_decoded_bytes: int = limits.MAX_DECODED_BYTES
+    max_turns: int = limits.MAX_TURNS
+    max_question_chars: int = limits.MAX_QUESTION_CHARS
+    max_new_tokens: int = limits.MAX_NEW_TOKENS
     default_new_tokens: int = 256
-    max_headers: int = 100
-    max_header_bytes: int = 32 << 10
-    header_timeout: float = 10
-    body_timeout: float = 30
-    request_timeout: float = 120
+    max_headers: int = limits.MAX_HEADERS
+    max_header_bytes: int = limits.MAX_HEADER_BYTES
+    header_timeout: float = limits.HEADER_SECONDS
+    body_timeout: float = limits.BODY_SECONDS
+    request_timeout: float = limits.REQUEST_SECONDS
     stall_timeout: float = 300
     drain_timeout: float = 60
     image_hosts: tuple[str, ...] = ()
-    fetch_timeout: float = 10
+    fetch_timeout: float = limits.FETCH_SECONDS
     trusted_hosts: tuple[str, ...] | None = None
     page: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from pixellm.utils.limits import BudgetError
+from pixellm.utils.budget import BudgetError
 from pixellm.utils.openai_client import RefusedError
 
 logger = logging.getLogger(__name__)

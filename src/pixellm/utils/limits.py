@@ -1,192 +1,30 @@
-"""Limits of a paid server: rate limiter, and budget that is reserved before a request and settled after its reply."""
+"""Limits on input from outside. `docs/limits.md` lists them; the server's are defaults of `ServeSettings`."""
 
-import asyncio
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+MIB = 1 << 20
 
-from pydantic import BaseModel, ConfigDict, Field
+# Images and masks
+MAX_PIXELS = 100_000_000  # pixels of an image or mask: 300 MB in RGB; more than any phone's, less than a bomb
+MAX_COORDINATE = 1_000_000  # pixels between a polygon's point and the image's corner
 
-SLICE = 0.25  # seconds: how soon a waiting request learns that earlier ones took less than estimated
+# Requests to the server
+MAX_BODY_BYTES = 16 * MIB  # bytes of a request
+MAX_UPLOAD_PIXELS = 25_000_000  # pixels of an image in a request
+MAX_DECODED_BYTES = 512 * MIB  # bytes of all decoded images in use
+MAX_QUEUE = 256  # questions that wait for the model
+MAX_IN_FLIGHT = 256  # requests of one API key being read, answered or written
+MAX_HEADERS = 100  # headers of a request
+MAX_HEADER_BYTES = 32 << 10  # bytes of all headers of a request
+MAX_CONNECTIONS = 2000  # open connections: each is a file descriptor
+MAX_FORM_FIELDS = 16  # fields of a form
+HEADER_SECONDS = 10.0  # seconds from the first byte of a request to its last header
+BODY_SECONDS = 30.0  # seconds to its last byte
+REQUEST_SECONDS = 120.0  # seconds to the end of the answer
+FETCH_SECONDS = 10.0  # seconds to fetch an image by its URL
+MAX_REDIRECTS = 3  # redirects of an image's URL
 
-
-class BudgetError(ValueError):
-    """A cap allows no further request; replies so far are kept."""
-
-
-class RateLimiter:
-    """Even rate, first come, first served.
-
-    Args:
-        per_minute: amount that passes in a minute; None: unlimited.
-        burst: seconds of idle time that may be made up for at once.
-        clock: time in seconds.
-    """
-
-    def __init__(
-        self, per_minute: float | None, burst: float = 0.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._seconds = 60 / per_minute if per_minute else 0.0  # per unit
-        self._burst, self._clock = burst, clock
-        self._free = clock() - burst  # when all that has passed is paid off
-        self._turn = asyncio.Lock()
-
-    async def take(self, amount: float) -> None:
-        """Wait until `amount` may pass. More than a minute's worth passes, too: those that follow wait for it."""
-        if not self._seconds:
-            return
-        async with self._turn:
-            while (left := self._free - self._clock()) > 0:
-                await asyncio.sleep(min(left, SLICE))
-            self._free = max(self._free, self._clock() - self._burst) + amount * self._seconds
-
-    def correct(self, difference: float) -> None:
-        """Add the difference between the amount that passed and the amount that was taken for it."""
-        self._free += difference * self._seconds
-
-
-class Price(BaseModel):
-    """Price of a model per million tokens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-
-    def cost(self, tokens_in: int, tokens_out: int) -> float:
-        return (tokens_in * self.input + tokens_out * self.output) / 1e6
-
-
-FREE = Price(input=0, output=0)
-
-
-@dataclass(frozen=True)
-class Reservation:
-    """Upper bound of the tokens of one request."""
-
-    tokens_in: int
-    tokens_out: int
-
-    @property
-    def tokens(self) -> int:
-        return self.tokens_in + self.tokens_out
-
-
-class BudgetProtocol(Protocol):
-    """Interface of `Budget`; on a cluster, a proxy of one that all workers share."""
-
-    async def reserve(self, most: Reservation) -> None: ...
-
-    async def release(self, most: Reservation) -> None: ...
-
-    async def settle(self, most: Reservation, tokens_in: int, tokens_out: int) -> float: ...
-
-    async def lose(self, most: Reservation) -> None: ...
-
-
-@dataclass
-class Budget:
-    """Hard caps on cost, tokens and calls; None: no cap.
-
-    A lost reply may be charged for: it counts with the most that it can have taken.
-
-    Args:
-        price, currency: for costs.
-        patience: seconds that a reservation waits for requests in flight.
-        calls, tokens, cost: spent before.
-        lost_calls, lost_tokens, lost_cost: requests whose reply broke off, and the most that they can have taken.
-        on_loss: called with tokens in, tokens out and cost of each lost reply.
-    """
-
-    max_cost: float | None = None
-    max_tokens: int | None = None
-    max_calls: int | None = None
-    price: Price = FREE
-    currency: str = "USD"
-    patience: float = 120.0
-    calls: int = 0
-    tokens: int = 0
-    cost: float = 0.0
-    lost_calls: int = 0
-    lost_tokens: int = 0
-    lost_cost: float = 0.0
-    on_loss: Callable[[int, int, float], None] | None = None
-    _reserved: int = field(default=0, init=False)
-    _reserved_cost: float = field(default=0.0, init=False)
-    _open: int = field(default=0, init=False)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-
-    async def reserve(self, most: Reservation) -> None:
-        """Reserve room for a request, as soon as there is some: requests in flight mostly take less than reserved.
-
-        Raises:
-            BudgetError: a cap might be exceeded, whatever the requests in flight take.
-        """
-        try:
-            # A worker may have died with its reservation: nobody waits longer than a request can take.
-            async with asyncio.timeout(self.patience):
-                while self._open and self._exceeded(most):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
-        if reason := self._exceeded(most):
-            raise BudgetError(reason)
-        self._reserved += most.tokens
-        self._reserved_cost += self._cost(most)
-        self._open += 1
-
-    def _exceeded(self, most: Reservation) -> str | None:
-        cost, tokens = self.cost + self.lost_cost, self.tokens + self.lost_tokens
-        request_cost = self._cost(most)
-        if self.max_cost is not None and cost + self._reserved_cost + request_cost > self.max_cost:
-            return (
-                f"the cap of {self.max_cost:g} {self.currency} is reached: {cost:.4f} are spent, and the next request "
-                f"may take {request_cost:.4f}. Raise --max-cost and run it again: nothing is asked twice."
-            )
-        if self.max_tokens is not None and tokens + self._reserved + most.tokens > self.max_tokens:
-            return (
-                f"the cap of {self.max_tokens:,} tokens is reached: {tokens:,} are spent, and the next request may "
-                f"take {most.tokens:,}. Raise --max-tokens and run it again: nothing is asked twice."
-            )
-        if self.max_calls is not None and self.calls + self.lost_calls + self._open >= self.max_calls:
-            return f"the cap of {self.max_calls:,} calls is reached. Raise --max-calls: nothing is asked twice."
-        return None
-
-    async def release(self, most: Reservation) -> None:
-        """Return the reservation of a request that took nothing."""
-        self._close(most)
-
-    async def settle(self, most: Reservation, tokens_in: int, tokens_out: int) -> float:
-        """Replace the reservation by the tokens that the request took; return their cost."""
-        self._close(most)
-        cost = self.price.cost(tokens_in, tokens_out)
-        self.calls += 1
-        self.tokens += tokens_in + tokens_out
-        self.cost += cost
-        return cost
-
-    async def lose(self, most: Reservation) -> None:
-        """Count a lost reply with its reservation; another try needs a new one."""
-        self._close(most)
-        cost = self._cost(most)
-        self.lost_calls += 1
-        self.lost_tokens += most.tokens
-        self.lost_cost += cost
-        if self.on_loss:
-            self.on_loss(most.tokens_in, most.tokens_out, cost)
-
-    def snapshot(self) -> Self:
-        """Return a copy that can be pickled, to be read."""
-        return replace(self, on_loss=None)
-
-    def _close(self, most: Reservation) -> None:
-        self._open -= 1
-        self._reserved -= most.tokens
-        # Sums of floats drift: with nothing reserved it is zero.
-        self._reserved_cost = self._reserved_cost - self._cost(most) if self._open else 0.0
-        self._changed.set()
-
-    def _cost(self, most: Reservation) -> float:
-        return self.price.cost(most.tokens_in, most.tokens_out)
+# Text
+MAX_MESSAGES = 128  # messages of a conversation
+MAX_TURNS = 16  # user messages of a conversation
+MAX_QUESTION_CHARS = 2000  # characters of a question
+MAX_PAST_TARGETS = 256  # targets of an earlier answer
+MAX_NEW_TOKENS = 512  # tokens of an answer

@@ -13,8 +13,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pixellm.utils.budget import BudgetProtocol, RateLimiter, Reservation
 from pixellm.utils.chat_protocol import BrokenReplyError, Messages, RequestFormat, Schema, request
-from pixellm.utils.limits import BudgetProtocol, RateLimiter, Reservation
 from pixellm.utils.server_settings import ServerSettings
 
 if TYPE_CHECKING:

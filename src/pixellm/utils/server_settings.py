@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pixellm.utils.limits import FREE, Budget, Price
+from pixellm.utils.budget import FREE, Budget, Price
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # "not a number" would switch a limit off
 PositiveInt = Annotated[int, Field(gt=0)]

@@ -8,7 +8,7 @@ import pytest
 
 from pixellm.eval.text_rater import OfflineRater, PairText, modified_answer
 from pixellm.eval.text_server import MAX_OUTPUT, SYSTEM, ServerRater, _prompt, _rating
-from pixellm.utils.limits import Budget
+from pixellm.utils.budget import Budget
 from pixellm.utils.openai_client import MESSAGE_TOKENS
 from tests.support import cases
 from tests.support.cases import answer, pixels, question

@@ -11,8 +11,8 @@ from pixellm.muse.journal import Journal, Reject
 from pixellm.muse.quality.checks import QualityRules
 from pixellm.muse.records import ImageAnnotations
 from pixellm.muse.selection import MISSING, Candidate
+from pixellm.utils.budget import BudgetError
 from pixellm.utils.job_runner import MAX_FAILURES
-from pixellm.utils.limits import BudgetError
 from pixellm.utils.openai_client import RefusedError
 from tests.support.muse_cases import record
 

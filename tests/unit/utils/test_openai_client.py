@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pixellm.utils import openai_client as module
-from pixellm.utils.limits import BudgetError, Price
+from pixellm.utils.budget import BudgetError, Price
 from pixellm.utils.openai_client import ChatClient, RefusedError
 from pixellm.utils.server_settings import ServerSettings
 from tests.support.vlm_server import VlmServer

@@ -8,7 +8,7 @@ from pixellm.muse.journal import Journal, Reject
 from pixellm.muse.plan import GenerationPlan
 from pixellm.muse.records import MuseRecord
 from pixellm.muse.selection import MISSING
-from pixellm.utils.limits import Budget, Reservation
+from pixellm.utils.budget import Budget, Reservation
 from pixellm.utils.openai_client import Completion
 
 

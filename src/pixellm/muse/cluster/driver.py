@@ -13,8 +13,8 @@ from pixellm.muse.cluster.coordinator import Coordinator
 from pixellm.muse.cluster.vllm import PrepareRequests, StoreReplies
 from pixellm.muse.cluster.worker import MuseWorker
 from pixellm.muse.plan import GenerationPlan
+from pixellm.utils.budget import Budget
 from pixellm.utils.job_runner import MAX_FAILURES
-from pixellm.utils.limits import Budget
 from pixellm.utils.ray_cluster import connected
 from pixellm.utils.server_settings import ServerSettings
 

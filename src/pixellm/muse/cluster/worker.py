@@ -10,7 +10,7 @@ from pixellm.muse.annotation_index import AnnotationIndex
 from pixellm.muse.cluster.coordinator import RemoteBudget, RemoteReplyCache
 from pixellm.muse.generation import checked
 from pixellm.muse.plan import GenerationPlan
-from pixellm.utils.limits import BudgetError
+from pixellm.utils.budget import BudgetError
 from pixellm.utils.openai_client import RefusedError
 
 Columns = dict[str, np.ndarray]

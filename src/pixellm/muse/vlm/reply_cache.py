@@ -4,8 +4,8 @@ import asyncio
 from typing import Protocol
 
 from pixellm.muse.journal import Journal
+from pixellm.utils.budget import Budget
 from pixellm.utils.chat_protocol import Messages, Schema
-from pixellm.utils.limits import Budget
 from pixellm.utils.openai_client import Completion
 from pixellm.utils.server_settings import ServerSettings
 

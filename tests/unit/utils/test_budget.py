@@ -15,7 +15,7 @@ import pytest
 from pixellm.muse.journal import Journal
 from pixellm.muse.vlm.reply_cache import journal_budget
 from pixellm.utils import openai_client as module
-from pixellm.utils.limits import Budget, BudgetError, Price, RateLimiter, Reservation
+from pixellm.utils.budget import Budget, BudgetError, Price, RateLimiter, Reservation
 from pixellm.utils.openai_client import ChatClient, RefusedError
 from pixellm.utils.server_settings import ServerSettings
 from tests.support.vlm_server import VlmServer
@@ -234,7 +234,7 @@ def test_a_rate_is_kept(monkeypatch) -> None:
             times.append(round(now[0], 6))
         return times
 
-    monkeypatch.setattr("pixellm.utils.limits.asyncio.sleep", later)
+    monkeypatch.setattr("pixellm.utils.budget.asyncio.sleep", later)
     assert asyncio.run(taken(RateLimiter(60, clock=lambda: now[0]), 1, 1, 1)) == [100, 101, 102]
     pace = RateLimiter(60, 1.0, lambda: now[0])
     assert asyncio.run(taken(pace, 1, 1, 1)) == [102, 102, 103]
