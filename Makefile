@@ -1,11 +1,11 @@
-# setup: .venv with everything · demo: a first answer · test · test-slow · test-oldest · test-newest · check: what CI
-# runs · docs · bench · full-size · ablations · baselines · muse · clean
+# setup: .venv with everything · demo: a first answer · test · test-slow · test-oldest · test-newest · fuzz:
+# hostile input · check: what CI runs · docs · bench · full-size · ablations · baselines · muse · clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test test-slow test-oldest test-newest check docs bench full-size ablations baselines muse clean
+.PHONY: setup demo test test-slow test-oldest test-newest fuzz check docs bench full-size ablations baselines muse clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,11 @@ comma := ,
 test-oldest test-newest: setup
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target build/$@ 'transformers$(VERSION)'
 	PYTHONPATH=$(CURDIR)/build/$@ $(BIN)/pytest tests/invariants tests/unit/model tests/unit/inference
+
+# New hostile input for every parser of outside bytes, for SECONDS in all; CI tries a few fixed examples of each.
+SECONDS := 600
+fuzz: setup
+	FUZZ_SECONDS=$(SECONDS) $(BIN)/pytest tests/fuzz
 
 check: setup
 	$(BIN)/ruff format --check
