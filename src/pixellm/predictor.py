@@ -18,6 +18,8 @@ from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.inference.generation import Prefix, Sampling, Step, encode_prefix, generate
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, TextPiece
+from pixellm.utils.checks import check_text
+from pixellm.utils.limits import MAX_PROMPT_TOKENS
 
 
 class _Query(NamedTuple):
@@ -37,6 +39,7 @@ class Predictor:
         processor: its processor.
         system: system prompt in place of the checkpoint's own; plain text.
         sampling: settings of `pixellm.inference.generation.Sampling` where who asks does not say.
+        max_prompt_tokens: image, system prompt, earlier turns and question together.
     """
 
     teacher_forcing = True
@@ -47,8 +50,9 @@ class Predictor:
         processor: PixelLMProcessor,
         system: str | None = None,
         sampling: Mapping[str, Any] | None = None,
+        max_prompt_tokens: int = MAX_PROMPT_TOKENS,
     ) -> None:
-        self.model, self.processor = model.eval(), copy.copy(processor)
+        self.model, self.processor, self.max_prompt_tokens = model.eval(), copy.copy(processor), max_prompt_tokens
         self.sampling = dict(sampling or {})
         if system is not None:
             self.processor.system = system
@@ -148,10 +152,15 @@ class Predictor:
             yield event
 
     def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
-        """See `PixelLMProcessor.prompt_ids`; a ValueError if nothing is asked."""
-        if not question.strip():
-            raise ValueError("expected a question, got an empty text.")
-        return self.processor.prompt_ids(question, history)
+        """See `PixelLMProcessor.prompt_ids`; a ValueError if nothing is asked, or the prompt is too long."""
+        ids = self.processor.prompt_ids(check_text(question), history)
+        tokens = len(self.processor.prefix_ids) + len(ids)
+        if tokens > self.max_prompt_tokens:
+            raise ValueError(
+                f"expected at most {self.max_prompt_tokens} tokens of image, earlier turns and question, got {tokens}. "
+                "Shorten the question, or leave out earlier turns."
+            )
+        return ids
 
     def settings(self, **sampling) -> Sampling:
         """Merge sampling settings: the caller's, then this predictor's, then the model's defaults."""

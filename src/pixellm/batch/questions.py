@@ -6,12 +6,15 @@
 """
 
 import json
+from codecs import BOM_UTF8
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pixellm.utils.checks import expect
+from pixellm.utils.checks import check_text, check_unicode, expect
+from pixellm.utils.limits import MAX_QUESTION_CHARS
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class FileQuestion:
 
 @dataclass(frozen=True)
 class BadQuestion:
-    """A question that could not be read or answered, and the reason; `id` is "" where it is not known."""
+    """A question that could not be read or answered, and the reason; `id` is "" where the line is no JSON object."""
 
     line: int
     id: str
@@ -47,40 +50,54 @@ def read_questions(path: Path) -> tuple[list[FileQuestion], list[BadQuestion]]:
         ValueError: the file can't be read, or has no line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
+    except OSError as error:
         raise ValueError(f"expected JSON lines in {path}, got an error: {error}. See docs/batch.md.") from None
     questions: dict[str, FileQuestion] = {}
     bad: list[BadQuestion] = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        question_id = ""
         try:
-            question = _read(line, number, path.parent)
-            if question.id in questions:
-                raise ValueError(f"the id {question.id!r} was on line {questions[question.id].line} already")
-            questions[question.id] = question
+            row = _row(line)
+            question_id = _id(row, number)
+            if question_id in questions:
+                raise ValueError(f"the id {question_id!r} was on line {questions[question_id].line} already")
+            questions[question_id] = _read(row, question_id, number, path.parent)
         except ValueError as error:
-            bad.append(BadQuestion(number, "", str(error)))
+            bad.append(BadQuestion(number, question_id, str(error)))
     if not questions and not bad:
         raise ValueError(f"expected questions in {path}, one JSON object a line, got none. See docs/batch.md.")
     return list(questions.values()), bad
 
 
-def _read(line: str, number: int, folder: Path) -> FileQuestion:
+def _row(line: bytes) -> dict[str, Any]:
     try:
-        row = expect(json.loads(line), dict, "a JSON object")
-    except (json.JSONDecodeError, RecursionError):
-        raise ValueError(f"expected a JSON object, got {line[:60]!r}") from None
+        return expect(json.loads(line.decode()), dict, "a JSON object")
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        raise ValueError(f"expected a JSON object in UTF-8, got {line[:60].decode(errors='replace')!r}") from None
+
+
+def _id(row: dict[str, Any], number: int) -> str:
+    stored = row.get("id")
+    if isinstance(stored, str):
+        return check_unicode(stored)
+    return str(number if stored is None else expect(stored, int, "an id in words or a whole number"))
+
+
+def _read(row: dict[str, Any], question_id: str, number: int, folder: Path) -> FileQuestion:
     if missing := sorted({"image", "question"} - row.keys()):
         raise ValueError(f"expected the fields image and question, got none called {', '.join(missing)}")
-    question = expect(row["question"], str, "a question in words")
-    if not question.strip():
-        raise ValueError("expected a question in words, got an empty one")
-    image = folder / expect(row["image"], str, "the path of an image")
-    if not image.is_file():
-        raise ValueError(f"expected an image at {image}, found none")
-    return FileQuestion(str(number if row.get("id") is None else row["id"]), number, image, question)
+    question = check_text(expect(row["question"], str, "a question in words"), MAX_QUESTION_CHARS)
+    image = folder / check_unicode(expect(row["image"], str, "the path of an image"))
+    try:
+        found = image.is_file()
+    except OSError as error:  # too long a name, a loop of links
+        raise ValueError(f"expected an image, got a path that can't be read ({error.strerror})") from None
+    if not found:
+        raise ValueError(f"expected an image at {str(image)!r}, found none")
+    return FileQuestion(question_id, number, image, question)
 
 
 def by_image(questions: Sequence[FileQuestion]) -> list[list[FileQuestion]]:

@@ -104,14 +104,22 @@ def answer(segmenter: Segmenter, groups: Sequence[Sequence[FileQuestion]]) -> Ro
     try:
         answers = _ask(segmenter, images, [[question.question for question in group] for group in readable])
     except ValueError as error:
-        if len(readable) == 1:
+        if len(readable) == 1 == len(readable[0]):
             return rows + _failed(readable[0], error)
-        return rows + [row for group in readable for row in answer(segmenter, [group])]
+        return rows + [row for half in _halves(readable) for row in answer(segmenter, half)]
     return rows + [
         replace(answer, id=question.id, image_path=str(question.image)).to_json()
         for group, answers_of_image in zip(readable, answers, strict=True)
         for question, answer in zip(group, answers_of_image, strict=True)
     ]
+
+
+def _halves(groups: Sequence[Sequence[FileQuestion]]) -> tuple[Sequence[Sequence[FileQuestion]], ...]:
+    """Split groups, or a single one, in two: so a question that is refused is soon alone."""
+    if middle := len(groups) // 2:
+        return groups[:middle], groups[middle:]
+    middle = len(groups[0]) // 2
+    return [groups[0][:middle]], [groups[0][middle:]]
 
 
 def _failed(group: Sequence[FileQuestion], error: ValueError) -> Rows:

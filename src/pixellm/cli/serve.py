@@ -19,7 +19,7 @@ from pixellm.cli.common import (
 )
 from pixellm.hub.models import MINI
 from pixellm.serve.settings import ServeSettings
-from pixellm.utils.limits import MIB
+from pixellm.utils.limits import MAX_PROMPT_TOKENS, MIB
 from pixellm.utils.sockets import LOOPBACK, listen
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def serve(
     max_megapixels: Annotated[float, _limit("Size of an image in megapixels.", 0.01)] = DEFAULTS.max_pixels / 1e6,
     max_turns: Annotated[int, _limit("Number of user messages in a conversation.")] = DEFAULTS.max_turns,
     max_question_chars: Annotated[int, _limit("Length of a user message.")] = DEFAULTS.max_question_chars,
-    max_prompt_tokens: Annotated[int, _limit("Number of prompt tokens, image included.")] = 1024,
+    max_prompt_tokens: Annotated[int, _limit("Number of prompt tokens, image included.")] = MAX_PROMPT_TOKENS,
     max_new_tokens: Annotated[int, _limit("Number of answer tokens.")] = DEFAULTS.max_new_tokens,
     request_timeout: Annotated[float, _limit("Seconds for an answer, queue included.", 0.1)] = DEFAULTS.request_timeout,
     body_timeout: Annotated[float, _limit("Seconds to receive a request.", 0.1)] = DEFAULTS.body_timeout,

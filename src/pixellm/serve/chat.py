@@ -7,6 +7,7 @@ from pixellm.serve.errors import ApiError
 from pixellm.serve.messages import PastTurn
 from pixellm.serve.schema import AssistantMessage, ChatMessage, ImagePart, SystemMessage, TextPart, UserMessage
 from pixellm.serve.settings import ServeSettings
+from pixellm.utils import checks
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def parse_chat(messages: Sequence[ChatMessage], settings: ServeSettings) -> Chat
 
 def check_text(text: str, settings: ServeSettings) -> None:
     """Raise ApiError 400 for an empty text, or one that is too long."""
-    if not text.strip():
-        raise _invalid("expected a question, got an empty text.")
-    if len(text) > settings.max_question_chars:
-        raise _invalid(f"expected a text of at most {settings.max_question_chars} characters, got {len(text)}.")
+    try:
+        checks.check_text(text, settings.max_question_chars)
+    except ValueError as error:
+        raise _invalid(f"{error}.") from None
 
 
 def _past_turn(question: str, answer: AssistantMessage) -> PastTurn:

@@ -58,7 +58,9 @@ class InferenceEngine:
     """Answer jobs with one model in a batch that changes from step to step."""
 
     def __init__(self, predictor: Predictor, settings: WorkerSettings) -> None:
-        self.predictor, self.settings = predictor, settings
+        limit = settings.max_prompt_tokens
+        self.predictor = Predictor(predictor.model, predictor.processor, None, predictor.sampling, limit)
+        self.settings = settings
         self.cache: LRUCache[CacheKey, EncodedImage] = LRUCache(
             settings.cache_bytes, getsizeof=lambda encoded: encoded.nbytes
         )
@@ -108,16 +110,12 @@ class InferenceEngine:
 
     def _join(self, job: Job) -> bool:
         """Add a job to the batch; return True if its image had to be encoded."""
-        predictor, limit = self.predictor, self.settings.max_prompt_tokens
+        predictor = self.predictor
         if job.system is not None:
-            predictor = Predictor(predictor.model, predictor.processor, job.system, predictor.sampling)
+            limit = predictor.max_prompt_tokens
+            predictor = Predictor(predictor.model, predictor.processor, job.system, predictor.sampling, limit)
         prompt = predictor.prompt_ids(job.question, [_answer(turn) for turn in job.history])
         tokens = len(predictor.processor.prefix_ids) + len(prompt)
-        if tokens > limit:
-            raise ValueError(
-                f"expected at most {limit} tokens of image, earlier turns and question, got {tokens}. "
-                "Shorten the question, or leave out earlier turns."
-            )
         sampling = predictor.settings(**job.sampling)
         encoded, seconds = self._encode(predictor, job)
         decoder = AnswerDecoder(self.predictor, job.question, encoded.image, encoded.prefix)

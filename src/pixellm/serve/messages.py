@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pixellm.types import Target, TextPiece
+from pixellm.utils import limits
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class WorkerSettings:
     batch_size: int = 8
     joint: bool = False
     cache_bytes: int = 512 << 20
-    max_prompt_tokens: int = 1024
+    max_prompt_tokens: int = limits.MAX_PROMPT_TOKENS
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,31 @@
 """Checks of values that were read from files."""
 
-import math
+import re
 from typing import Any
 
 
 def expect(value: Any, kind: type, what: str) -> Any:
     """Return `value` if it is a `kind`; otherwise a ValueError says `what` was expected."""
     if not isinstance(value, kind):
-        raise ValueError(f"expected {what}, got {str(value)[:60]!r}")
+        got = "null" if value is None else repr(str(value)[:60])
+        raise ValueError(f"expected {what}, got {got}")
     return value
+
+
+def check_text(text: str, max_chars: int | None = None) -> str:
+    """Return a user's text; a ValueError if it is empty, no Unicode, or longer than `max_chars`."""
+    if not text.strip():
+        raise ValueError("expected a question, got an empty text")
+    if max_chars is not None and len(text) > max_chars:
+        raise ValueError(f"expected a text of at most {max_chars:,} characters, got {len(text):,}")
+    return check_unicode(text)
+
+
+def check_unicode(text: str) -> str:
+    """Return a text; a ValueError if it has half a surrogate pair: no encoding can write it."""
+    if lone := re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"expected Unicode text, got half a surrogate pair, {lone[0]!r}, at character {lone.start()}")
+    return text
 
 
 def check_span(span: Any, text: str) -> tuple[int, int]:
@@ -20,9 +37,9 @@ def check_span(span: Any, text: str) -> tuple[int, int]:
 
 
 def check_score(score: Any) -> float | None:
-    """Return a score, or None for none; a ValueError if it is not a finite number."""
+    """Return a score, or None for none; a ValueError if it is not a number in 0..1."""
     if score is None:
         return None
-    if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
-        raise ValueError(f"expected a number as score, got {score!r}")
+    if not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:
+        raise ValueError(f"expected a score in 0..1, got {score!r}")
     return float(score)

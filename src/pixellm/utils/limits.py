@@ -27,4 +27,5 @@ MAX_MESSAGES = 128  # messages of a conversation
 MAX_TURNS = 16  # user messages of a conversation
 MAX_QUESTION_CHARS = 2000  # characters of a question
 MAX_PAST_TARGETS = 256  # targets of an earlier answer
+MAX_PROMPT_TOKENS = 1024  # tokens of a prompt: image, system text, earlier turns and question
 MAX_NEW_TOKENS = 512  # tokens of an answer

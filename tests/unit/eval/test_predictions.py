@@ -100,7 +100,8 @@ SHORT = {"size": [30, 40], "counts": [5]}
         ({**LINE, "spans": [[0, 5]]}, "expected spans for each of 2 masks, got 1"),
         ({**LINE, "spans": [[0, 5], [3, 99]]}, r"expected a span \[start, end\] in the text of 16 characters"),
         ({**LINE, "spans": [[0, 5], [5, 3]]}, "expected a span"),
-        ({**LINE, "scores": [0.5, float("nan")]}, "expected a number as score"),
+        ({**LINE, "scores": [0.5, float("nan")]}, "expected a score in 0..1"),
+        ({**LINE, "scores": [0.5, 1.5]}, r"expected a score in 0..1, got 1\.5"),
         (LINE, "expected one answer to each question, got a second one to 'val/7/0'"),
     ],
 )
