@@ -29,6 +29,7 @@ from benchmarks.speed import released_decoder
 from benchmarks.speed.models import mid
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration
 from pixellm.model.codebook import find_groups
+from pixellm.model.losses import mask_losses
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.train.model_kind import adapt
@@ -115,7 +116,7 @@ def plain_loss(model: PixelLMForConditionalGeneration, batch: Batch) -> Tensor:
         logits[row].append(mask[0])
     stacked = [torch.stack(row) for row in logits]
     answers = [torch.zeros(len(row), dtype=torch.long) for row in stacked]
-    masks = model.mask_losses(stacked, batch.target_masks, batch.resized_hw, answers, counts, weights)
+    masks = mask_losses(stacked, batch.target_masks, batch.resized_hw, answers, counts, weights)
     return ce + masks["bce"] + masks["dice"]
 
 

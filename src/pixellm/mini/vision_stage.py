@@ -25,7 +25,7 @@ from pixellm.mini.class_targets import class_targets
 from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.vision import ClassifyingEncoder
-from pixellm.model.losses import LossCounts
+from pixellm.model.losses import LossCounts, mask_losses
 from pixellm.types import Output
 
 # Rare names would otherwise start out as likely as common ones.
@@ -186,7 +186,7 @@ class VisionPretraining(nn.Module):
         square = torch.full_like(resized_hw, pixel_values.shape[-1])  # the padding is to stay empty, too
         answers = torch.arange(len(names), device=names.device).split(per_image)  # names are asked one by one
         logits = list(logits.split(per_image))
-        losses |= self.model.mask_losses(logits, target_masks, square, answers, counts, loss_weights)
+        losses |= mask_losses(logits, target_masks, square, answers, counts, loss_weights)
         return Output([], losses)
 
     def count_terms(self, target_masks: list[Tensor], resized_hw: Tensor, **_batch: object) -> LossCounts:

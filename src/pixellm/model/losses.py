@@ -4,11 +4,14 @@ Shapes:  G masks · H, W size at which they are compared
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pixellm.imaging import geometry
 
 # The released code scales DICE's sums before smoothing them (its utils.py): 1000 and 1e-6.
 DICE_SCALE = 1000.0
@@ -62,3 +65,43 @@ def mask_dice(logits: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> T
     overlap = 2 * (probability / DICE_SCALE * target).sum(dim=1)
     total = (probability / DICE_SCALE).sum(dim=1) + (target / DICE_SCALE).sum(dim=1)
     return (1 - (overlap + DICE_EPS) / (total + DICE_EPS)).sum()
+
+
+def mask_losses(
+    mask_logits: list[Tensor],
+    target_masks: list[Tensor],
+    resized_hw: Tensor,
+    answers: Sequence[Tensor],
+    counts: LossCounts,
+    weights: LossWeights,
+    ignored: list[Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """BCE with target refinement, and DICE, of the masks of all images.
+
+    Args:
+        mask_logits: of each image (M, S, S).
+        target_masks: of each image bool (M, H, W), at the size at which they are compared.
+        resized_hw: (B, 2).
+        answers: of each image (M,), which answer each mask belongs to.
+        counts: `masks` is the number that the losses are averaged over.
+        weights: of the losses.
+        ignored: of each image bool (M, H, W), pixels that add nothing to the losses.
+    """
+    # Without a target, too, a part of the graph: processes that train together wait for each other's gradients.
+    bce = dice = 0 * torch.stack([logits.sum() for logits in mask_logits]).sum().float()
+    for index, (logits, target) in enumerate(zip(mask_logits, target_masks, strict=True)):
+        if len(logits) != len(target):
+            raise ValueError(
+                f"image {index} of the batch: its answers have {len(logits)} codebook groups but {len(target)} "
+                "masks. Write one {seg} for each mask, in the same order."
+            )
+        height, width = resized_hw[index].tolist()
+        restored = geometry.restore(logits, (height, width), tuple(target.shape[-2:]))
+        counted = torch.ones_like(restored) if ignored is None else (~ignored[index]).to(restored.dtype)
+        for answer in answers[index].unique():
+            rows = answers[index] == answer
+            weight = refinement_weight(restored[rows], weights.overlap)
+            bce = bce + mask_bce(restored[rows], target[rows], weight * counted[rows])
+        dice = dice + mask_dice(restored, target, counted)
+    count = max(1, counts["masks"])
+    return {"bce": weights.bce * bce / count, "dice": weights.dice * dice / count}

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from pixellm.imaging import geometry
 from pixellm.model import attention, losses
 from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
@@ -323,7 +322,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             per_image = [len(logits) for logits in states.mask_logits]
             answers = segment_ids[states.groups[:, 0], states.groups[:, 1]].split(per_image)
             resized_hw = states.images.resized_hw
-            output.losses |= self.mask_losses(
+            output.losses |= losses.mask_losses(
                 states.mask_logits, target_masks, resized_hw, answers, counts, weights, ignored
             )
         return output
@@ -359,43 +358,3 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         labelled = targets != IGNORE_INDEX
         logits = self.get_output_embeddings()(states[labelled]).float()
         return F.cross_entropy(logits, targets[labelled], reduction="sum")
-
-    def mask_losses(
-        self,
-        mask_logits: list[Tensor],
-        target_masks: list[Tensor],
-        resized_hw: Tensor,
-        answers: Sequence[Tensor],
-        counts: LossCounts,
-        weights: LossWeights,
-        ignored: list[Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """BCE with target refinement, and DICE.
-
-        Args:
-            mask_logits: of each image (M, S, S).
-            target_masks: of each image bool (M, H, W), at the size at which they are compared.
-            resized_hw: (B, 2).
-            answers: of each image (M,), which answer each mask belongs to.
-            counts: `masks` is the number that the losses are averaged over.
-            weights: of the losses.
-            ignored: of each image bool (M, H, W), pixels that add nothing to the losses.
-        """
-        # Without a target, too, a part of the graph: processes that train together wait for each other's gradients.
-        bce = dice = 0 * torch.stack([logits.sum() for logits in mask_logits]).sum().float()
-        for index, (logits, target) in enumerate(zip(mask_logits, target_masks, strict=True)):
-            if len(logits) != len(target):
-                raise ValueError(
-                    f"image {index} of the batch: its answers have {len(logits)} codebook groups but {len(target)} "
-                    "masks. Write one {seg} for each mask, in the same order."
-                )
-            height, width = resized_hw[index].tolist()
-            restored = geometry.restore(logits, (height, width), tuple(target.shape[-2:]))
-            counted = torch.ones_like(restored) if ignored is None else (~ignored[index]).to(restored.dtype)
-            for answer in answers[index].unique():
-                rows = answers[index] == answer
-                weight = losses.refinement_weight(restored[rows], weights.overlap)
-                bce = bce + losses.mask_bce(restored[rows], target[rows], weight * counted[rows])
-            dice = dice + losses.mask_dice(restored, target, counted)
-        count = max(1, counts["masks"])
-        return {"bce": weights.bce * bce / count, "dice": weights.dice * dice / count}
