@@ -6,18 +6,27 @@ Names in recipes are resolved here, once; `pixellm.train` and `pixellm.mini` are
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from pixellm.baselines.lisa.kind import LisaKind
 from pixellm.baselines.seem.kind import SeemKind
+from pixellm.data.jsonl import split_jsonl
+from pixellm.eval.answering import answer_all, fingerprint
+from pixellm.eval.benchmarks import Benchmark, load_jsonl
+from pixellm.eval.predictions import read_predictions
+from pixellm.eval.protocols import choose_protocol
+from pixellm.eval.report import BenchmarkReport, score
 from pixellm.hub.models import resolve, resolve_part
 from pixellm.hub.presets import PRESETS
 from pixellm.mini import recipe as mini_recipe
 from pixellm.mini.kind import MiniKind, MiniLisaKind
 from pixellm.mini.recipe import MiniRecipe, mini_recipe_of
 from pixellm.mini.stages import train_mini
+from pixellm.segmenter import load_segmenter, weights_of
 from pixellm.train.model_kind import KnownModels
 from pixellm.train.pixellm_kind import PixelLMKind
 from pixellm.train.recipe import RENAMED, Recipe, read_fields, recipe_of
-from pixellm.train.run import prepare_output, train
+from pixellm.train.run import fine_tune, prepare_output, train
 
 KNOWN_MODELS = KnownModels(
     (PixelLMKind(), LisaKind(), SeemKind(), MiniKind(), MiniLisaKind()), PRESETS, resolve, resolve_part
@@ -51,3 +60,31 @@ def run(recipe_file: Path, output: Path | None = None, restart: bool = False, se
     if isinstance(recipe, MiniRecipe):
         return train_mini(recipe, output)
     return train(recipe, output, KNOWN_MODELS)
+
+
+def fine_tune_and_compare(
+    data: Path, held_out: int, model: str, output: Path, steps: int | None = None, restart: bool = False
+) -> tuple[Path, BenchmarkReport, BenchmarkReport]:
+    """Fine-tune on all but `held_out` images of a JSONL file, and ask about those before and after.
+
+    Returns:
+        The directory of the model, and the reports of both evaluations.
+    """
+    prepare_output(output, restart)
+    trained_on, asked = split_jsonl(data, held_out, output)
+    benchmark = load_jsonl(asked)
+    before = evaluate(model, benchmark, output / "before")
+    result = fine_tune(trained_on, model, output, KNOWN_MODELS, steps)
+    return result, before, evaluate(str(result), benchmark, output / "after")
+
+
+def evaluate(model: str, benchmark: Benchmark, out: Path) -> BenchmarkReport:
+    """Answer a benchmark's questions, or resume, and score the answers; the files of the report go to `out`."""
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    made = fingerprint(benchmark, weights_of(model), model, teacher_forced=False)
+    segmenter = load_segmenter(model, device, dtype)
+    path = answer_all(segmenter, benchmark, out, made, teacher_forced=False, progress=True)
+    assert path is not None
+    report = score(benchmark, read_predictions(path), choose_protocol(benchmark.name, None))
+    report.write(out)
+    return report

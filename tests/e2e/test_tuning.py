@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, CLIPVisionModel, LlamaForCausalLM
 
+from pixellm import cli
 from pixellm.data.mixture import ChatSamples
 from pixellm.hub.presets import PRESETS
 from pixellm.model import PixelLMProcessor
@@ -446,3 +447,45 @@ def test_restart_empties_the_run_but_not_under_several_processes(photographs, tm
     with pytest.raises(ValueError, match="absent"):  # only now is the model looked for
         run(path, tmp_path / "run", restart=True)
     assert not old.exists()
+
+
+def test_held_out_images_before_and_after(
+    photographs, tmp_path, monkeypatch, capsys, timm_model, timm_processor
+) -> None:
+    """Both are asked the same questions, about images that were not trained on; a second run repeats nothing."""
+    for part in (timm_model, timm_processor):
+        part.save_pretrained(tmp_path / "start")
+    out = tmp_path / "run"
+    arguments = ["--data", photographs, "--held-out", 2, "--steps", 2, "--model", tmp_path / "start", "--out", out]
+    monkeypatch.setattr("sys.argv", ["pixellm", "train", *map(str, arguments)])
+    files = ["held_out.jsonl", "train.jsonl", "before_after.md", "before_after.jpg", "before/score.json"]
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+        shown = capsys.readouterr().out
+        assert "→" in shown
+        assert str(out / "before_after.jpg") in shown
+        changed = {name: (out / name).read_bytes() for name in files}
+    images = [{json.loads(line)["image"] for line in (out / name).read_text().splitlines()} for name in files[:2]]
+    assert [len(part) for part in images] == [2, 4]
+    assert not images[0] & images[1]
+    assert {name: (out / name).read_bytes() for name in files} == changed
+    before, after = (json.loads((out / name / "score.json").read_text()) for name in ("before", "after"))
+    assert before["questions"] == after["questions"] == 4
+    assert before["questions_digest"] == after["questions_digest"]
+    assert before["answers"]["model"] != after["answers"]["model"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["recipes/nano.yaml", "--held-out", "2"], "--held-out: expected --data"),
+        (["--data", "DATA", "--held-out", "6"], "hold out 1 to 5 of the 6 images, got 6"),
+    ],
+)
+def test_held_out_is_refused(photographs, tmp_path, monkeypatch, capsys, arguments, reason) -> None:
+    arguments = [str(photographs) if argument == "DATA" else argument for argument in arguments]
+    monkeypatch.setattr("sys.argv", ["pixellm", "train", *arguments, "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert reason in capsys.readouterr().err

@@ -20,11 +20,13 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Table
 
 out_console = Console(highlight=False, markup=False, soft_wrap=True)
 err_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 STDOUT = Path("-")  # as an output file: standard output
+WIDE = 160  # characters of a table that goes into a pipe or a file
 INTERRUPTED = "interrupted"
 FINISHING = "finishing what is in flight (Ctrl-C again drops it)"
 
@@ -121,6 +123,11 @@ def is_first_process() -> bool:
 def print_lines(*lines: str) -> None:
     for line in lines:
         out_console.print(line)
+
+
+def print_table(table: "Table") -> None:
+    """Print a table, whole in a pipe or a file, too, which have no width."""
+    (out_console if out_console.is_terminal else Console(width=WIDE)).print(table)
 
 
 def reserve_stdout(*outputs: Path | None) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from pixellm.cli.common import (
     Device,
@@ -19,9 +18,9 @@ from pixellm.cli.common import (
     err_console,
     is_first_process,
     log_progress,
-    out_console,
     output_file,
     print_lines,
+    print_table,
     reserve_stdout,
 )
 from pixellm.hub.models import MINI
@@ -38,6 +37,7 @@ class BenchmarkName(StrEnum):
     REASONSEG = "reasonseg"
     GREFCOCO = "grefcoco"
     COCO = "coco"
+    JSONL = "jsonl"
 
 
 class Grouping(StrEnum):
@@ -45,12 +45,11 @@ class Grouping(StrEnum):
     RELEASED = "released"
 
 
-WIDE = 160  # characters of a table that goes into a pipe or a file
 OFFLINE = "offline"
 
 NameOption = Annotated[
     BenchmarkName | None,
-    typer.Option("--benchmark", help="Benchmark; coco, the default with --annotations, asks about your own images."),
+    typer.Option("--benchmark", help="Published benchmark; your own images: --annotations or --data instead."),
 ]
 Root = Annotated[Path, typer.Option(file_okay=False, help="Folder that holds all data sets.")]
 Split = Annotated[str, typer.Option(help="Split of the data set; muse also has test (test_less and test_many).")]
@@ -64,6 +63,9 @@ Annotations = Annotated[
     typer.Option(exists=True, dir_okay=False, help="COCO-format file of coco, with all instances of all categories."),
 ]
 Images = Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Folder of coco's images.")]
+Data = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="JSONL file of your own questions and masks.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Number of images. Default: all.")]
 ProtocolOption = Annotated[
     str | None,
@@ -95,14 +97,15 @@ def questions(
     grouping: GroupingOption = Grouping.PAPER,
     annotations: Annotations = None,
     images: Images = None,
+    data: Data = None,
     limit: Limit = None,
 ) -> None:
     """Write a benchmark's questions with their ids, so that any program can answer them."""
     reserve_stdout(out)
-    name = _name(benchmark, annotations, images)
+    name = _name(benchmark, annotations, images, data)
     from pixellm.eval.benchmarks import write_questions
 
-    loaded = _load(name, root, split, dataset, grouping, annotations, images, limit)
+    loaded = _load(name, root, split, dataset, grouping, annotations, images, data, limit)
     with output_file(out) as path:
         write_questions(loaded, path)
     print_lines(f"{loaded.title}: {len(loaded.questions)} questions: {out}")
@@ -120,6 +123,7 @@ def score(
     grouping: GroupingOption = Grouping.PAPER,
     annotations: Annotations = None,
     images: Images = None,
+    data: Data = None,
     limit: Limit = None,
     protocol: ProtocolOption = None,
     rater: RaterOption = OFFLINE,
@@ -132,11 +136,11 @@ def score(
 ) -> None:
     """Score the answers of any system to a benchmark's questions."""
     log_progress()
-    name = _name(benchmark, annotations, images)
+    name = _name(benchmark, annotations, images, data)
     from pixellm.eval.protocols import choose_protocol
 
     choose_protocol(name.value, protocol)  # before the questions are read
-    loaded = _load(name, root, split, dataset, grouping, annotations, images, limit)
+    loaded = _load(name, root, split, dataset, grouping, annotations, images, data, limit)
     _report(loaded, predictions, protocol, _rater(rater, rater_url, max_calls, max_tokens, out), seed, licence, out)
 
 
@@ -149,6 +153,7 @@ def evaluate(
     grouping: GroupingOption = Grouping.PAPER,
     annotations: Annotations = None,
     images: Images = None,
+    data: Data = None,
     limit: Limit = None,
     teacher_forced: Annotated[
         bool, typer.Option("--teacher-forced", help="Segment the reference answer (refer, multi-refer, reasonseg).")
@@ -166,8 +171,8 @@ def evaluate(
     quantize: QuantizeOption = None,
     licence: Licence = None,
 ) -> None:
-    """Ask a model the questions of a benchmark, or of annotated images (COCO format), and score its answers."""
-    name = _name(benchmark, annotations, images)
+    """Ask a model the questions of a benchmark, or about your own annotated images, and score its answers."""
+    name = _name(benchmark, annotations, images, data)
     log_progress()
     from pixellm.eval.protocols import choose_protocol
 
@@ -176,7 +181,7 @@ def evaluate(
     if teacher_forced and name is BenchmarkName.MULTI_REFER:
         protocol = protocol or "ordered"
     choose_protocol(name.value, protocol)
-    loaded = _load(name, root, split, dataset, grouping, annotations, images, limit)
+    loaded = _load(name, root, split, dataset, grouping, annotations, images, data, limit)
     from pixellm.eval.answering import answer_all, fingerprint
     from pixellm.segmenter import load_segmenter, weights_of
 
@@ -188,12 +193,16 @@ def evaluate(
         _report(loaded, path, protocol, _rater(rater, rater_url, max_calls, max_tokens, out), seed, licence, out)
 
 
-def _name(benchmark: BenchmarkName | None, annotations: Path | None, images: Path | None) -> BenchmarkName:
+def _name(
+    benchmark: BenchmarkName | None, annotations: Path | None, images: Path | None, data: Path | None
+) -> BenchmarkName:
     """Return the benchmark that is meant; a ValueError if the options don't fit together."""
-    name = benchmark or (BenchmarkName.COCO if annotations is not None else None)
-    if name is None or (annotations is not None, images is not None) != (name is BenchmarkName.COCO,) * 2:
+    own = BenchmarkName.COCO if annotations is not None else BenchmarkName.JSONL if data is not None else None
+    name = benchmark or own
+    coco, jsonl = name is BenchmarkName.COCO, name is BenchmarkName.JSONL
+    if name is None or (annotations is not None, images is not None, data is not None) != (coco, coco, jsonl):
         raise ValueError(
-            "expected --annotations with --images (benchmark coco), or another --benchmark with --root, one of the two."
+            "expected one of: --annotations with --images, --data, or a published --benchmark with --root."
         )
     return name
 
@@ -206,14 +215,16 @@ def _load(
     grouping: Grouping,
     annotations: Path | None,
     images: Path | None,
+    data: Path | None,
     limit: int | None,
 ) -> "Benchmark":
+    from pixellm.eval.benchmarks import load_benchmark, load_jsonl
+    from pixellm.eval.coco_benchmark import load_coco
+
     if annotations is not None and images is not None:
-        from pixellm.eval.coco_benchmark import load_coco
-
         return load_coco(annotations, images, limit)
-    from pixellm.eval.benchmarks import load_benchmark
-
+    if data is not None:
+        return load_jsonl(data).first(limit)
     return load_benchmark(name.value, root, split, dataset, grouping.value).first(limit)  # type: ignore[arg-type]
 
 
@@ -247,6 +258,5 @@ def _report(
     report = score(benchmark, read_predictions(predictions), scoring, rater, seed, progress)
     paths = report.write(out, licences or None)
     print_lines(*report.about)
-    # A pipe has no width: a table must not be cut there.
-    (out_console if out_console.is_terminal else Console(width=WIDE)).print(report.table())
+    print_table(report.table())
     print_lines(*(f"{path}" for path in paths))

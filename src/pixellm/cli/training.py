@@ -1,11 +1,12 @@
 """`pixellm train` and `compare`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines
+from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines, print_table
 from pixellm.hub.models import MINI
 
 
@@ -26,6 +27,12 @@ def train(
         int | None,
         typer.Option(min=1, help="Training steps, with --data. Default: by the size of the data."),
     ] = None,
+    held_out: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of images to hold out, with --data: the model is asked about them before and after."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Training seed, in place of the recipe's.")] = None,
     restart: Annotated[
         bool, typer.Option("--restart/--resume", help="Start anew, or resume from the last checkpoint.")
@@ -37,16 +44,34 @@ def train(
         raise ValueError(f"expected a recipe or --data, got {got}. See `pixellm train --help`.")
     if data is not None and seed is not None:
         raise ValueError("--seed: expected a recipe with it, got --data. Write a recipe, see docs/training.md.")
+    if recipe is not None and held_out is not None:
+        raise ValueError("--held-out: expected --data with it, got a recipe. Give it a `validation`.")
+    if held_out is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("--held-out: expected one process, got several. Run `pixellm eval` before and after.")
     log_progress()
     from pixellm.train.run import fine_tune
     from pixellm.training import KNOWN_MODELS, run
 
     if data is not None:
-        result = fine_tune(data, model, out or Path("runs") / data.stem, KNOWN_MODELS, steps, restart)
+        output = out or Path("runs") / data.stem
+        if held_out is not None:
+            _compare(data, held_out, model, output, steps, restart)
+            return
+        result = fine_tune(data, model, output, KNOWN_MODELS, steps, restart)
     else:
         result = run(recipe, out, restart, seed)
     if is_first_process():
         out_console.print(f"trained: {result}")
+
+
+def _compare(data: Path, held_out: int, model: str, output: Path, steps: int | None, restart: bool) -> None:
+    """Fine-tune, and show the metrics on held-out images before and after."""
+    from pixellm.eval.before_after import table, write_before_after
+    from pixellm.training import fine_tune_and_compare
+
+    result, before, after = fine_tune_and_compare(data, held_out, model, output, steps, restart)
+    print_table(table(before, after))
+    print_lines(*map(str, write_before_after(before, after, output)), f"trained: {result}")
 
 
 def compare(

@@ -9,6 +9,7 @@ Lines about one image are asked together, and its image is encoded once.
 """
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pixellm.data.datasets import MAX_BAD_FRACTION, Faults, RecordList
 from pixellm.data.records import Exchange, Instance, MaskFile, Record, Segments
 from pixellm.types import SEG_SLOT
 from pixellm.utils.checks import expect
+from pixellm.utils.files import write_text
 
 FIELDS = {"image", "question", "answer", "masks", "id"}
 
@@ -42,6 +44,31 @@ def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> Record
         raise ValueError(f"expected a question a line in {file}, got an empty file.")
     records = (Record(_name(image, file.parent), image, exchanges=tuple(e)) for image, e in exchanges.items())
     return RecordList(records, faults.check(total))
+
+
+def split_jsonl(file: Path, held_out: int, folder: Path) -> tuple[Path, Path]:
+    """Write the lines about `held_out` images to `folder/held_out.jsonl`, all others to `folder/train.jsonl`.
+
+    The same file always gives the same images. Paths in the lines become absolute.
+
+    Raises:
+        ValueError: a line that can't be used, or no image is left to train on.
+    """
+    images = [record.image for record in read_jsonl(file, max_bad_fraction=0.0)]
+    if not 0 < held_out < len(images):
+        raise ValueError(f"expected to hold out 1 to {len(images) - 1} of the {len(images)} images, got {held_out}.")
+    chosen = set(random.Random(0).sample(images, held_out))
+    lines: dict[bool, list[str]] = {False: [], True: []}
+    for line in filter(str.strip, file.read_text(encoding="utf-8-sig").split("\n")):
+        row = json.loads(line)
+        image = file.parent / row["image"]
+        row["image"] = str(image.absolute())
+        row["masks"] = [str((file.parent / m).absolute()) if isinstance(m, str) else m for m in row.get("masks", [])]
+        lines[image in chosen].append(json.dumps(row, ensure_ascii=False) + "\n")
+    paths = folder / "train.jsonl", folder / "held_out.jsonl"
+    for path, held in zip(paths, (False, True), strict=True):
+        write_text(path, "".join(lines[held]))
+    return paths
 
 
 def _parse(line: str, folder: Path) -> tuple[Path, Exchange]:

@@ -1,7 +1,7 @@
-"""Published benchmarks by name: every question with a stable id, its image and its targets.
+"""Published benchmarks by name, and your own data: every question with a stable id, its image and its targets.
 
-An id is `SPLIT/IMAGE/NUMBER`; for referring data sets `DATASET/SPLIT/IMAGE/NUMBER`. The number counts the usable
-questions of an image from 0, in the order of the annotation file. Masks stay RLEs.
+An id is `SPLIT/IMAGE/NUMBER`; for referring data sets `DATASET/SPLIT/IMAGE/NUMBER`; for your own `IMAGE/NUMBER`. The
+number counts the usable questions of an image from 0, in the order of the annotation file. Masks stay RLEs.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from PIL import Image
 
 from pixellm.data.catalogue import DATASETS, open_data
 from pixellm.data.datasets import RecordDataset, RecordList
+from pixellm.data.jsonl import read_jsonl
 from pixellm.data.records import Exchange, Instance, MaskSource, Record, Segments
 from pixellm.data.refer import multi_referring
 from pixellm.data.templates import join
@@ -27,7 +28,12 @@ PublishedName = Literal["muse", "refer", "multi-refer", "reasonseg", "grefcoco"]
 Grouping = Literal["released", "paper"]
 
 # The released validation's wording (train_ds.py, validate); MUSE's draws "respond with" or "output", here it is fixed.
-PHRASE, SENTENCE = "What is {} in this image? Please output segmentation mask.", "{} Please output segmentation mask."
+WORDINGS = {
+    "phrase": "What is {} in this image? Please output segmentation mask.",
+    "sentence": "{} Please output segmentation mask.",
+    "verbatim": "{}",
+}
+JSONL = "jsonl"  # the benchmark of your own data
 MUSE_TEST = ("test_less", "test_many")  # --split test: both
 MIN_TARGETS, MAX_TARGETS = 3, 6  # of a multi-referring question (the paper)
 
@@ -159,13 +165,23 @@ def load_benchmark(
     return Benchmark(name, key, split, tuple(questions), sum(len(data.bad) for data in opened.values()))
 
 
-def _questions(data: RecordDataset, prefix: str) -> Iterator[BenchmarkQuestion]:
+def load_jsonl(file: Path) -> Benchmark:
+    """Read the questions of your own data, see `pixellm.data.jsonl`; they are asked as they are written.
+
+    Raises:
+        ValueError: the file, an image or a mask can't be read.
+    """
+    data = read_jsonl(file)
+    return Benchmark(JSONL, file.name, "", tuple(_questions(data)), len(data.bad))
+
+
+def _questions(data: RecordDataset, prefix: str = "") -> Iterator[BenchmarkQuestion]:
     seen: Counter[str] = Counter()
     for index in range(len(data)):
         record = data[index]
         seen[record.record_id] += 1
         again = seen[record.record_id]  # MUSE may list an image twice
-        image_id = f"{prefix}/{record.record_id}" + (f"#{again}" if again > 1 else "")
+        image_id = f"{prefix}/" * bool(prefix) + record.record_id + (f"#{again}" if again > 1 else "")
         for number, exchange in enumerate(_exchanges(record)):
             try:
                 yield _question(record, exchange, image_id, number)
@@ -187,7 +203,7 @@ def _exchanges(record: Record) -> list[Exchange]:
 
 def _question(record: Record, exchange: Exchange, image_id: str, number: int) -> BenchmarkQuestion:
     hw = record.original_hw or _size(record.image)
-    text = (SENTENCE if exchange.asks == "sentence" else PHRASE).format(exchange.question)
+    text = WORDINGS[exchange.asks].format(exchange.question)
     ignored = None if exchange.ignored is None else _rle(exchange.ignored, hw)
     targets = tuple(_target(instance, hw) for instance in exchange.targets)
     ids = (f"{image_id}/{number}", record.image, image_id)

@@ -16,7 +16,7 @@ from pixellm.eval.released import released_pairs
 from pixellm.imaging import masks
 from pixellm.types import Answer
 
-ProtocolName = Literal["fixed", "paper", "released", "ordered", "united", "coco"]
+ProtocolName = Literal["fixed", "paper", "released", "ordered", "united", "coco", "jsonl"]
 # Threshold of rating / 10: a mask whose phrase is rated lower loses its intersection (the paper, recalled).
 TEXT_THRESHOLD = 0.5
 
@@ -198,6 +198,14 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
             "paired as `fixed`, for one category the union of all masks; phrases compared with categories; "
             "where no mask is expected, whether the answer has one",
             named=True,
+            segments=lambda scored: bool(scored.answer.targets),
+        ),
+        ScoringProtocol(
+            "jsonl",
+            1,
+            ("jsonl",),
+            coco_pairs,
+            "paired as `fixed`; where no mask is expected, whether the answer has one",
             segments=lambda scored: bool(scored.answer.targets),
         ),
     )

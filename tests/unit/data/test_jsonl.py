@@ -1,12 +1,14 @@
 """One's own data: a JSON object a line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pixellm.data.catalogue import open_data
+from pixellm.data.jsonl import read_jsonl, split_jsonl
 from tests.support import trees
 
 ROW = {"image": "photos/a b.jpg", "question": "What is it?", "answer": "Das Kästchen {seg}.", "masks": [[trees.SQUARE]]}
@@ -101,3 +103,27 @@ def test_line_ends_and_marks_of_other_systems(tmp_path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + f"{row}\r\n{row}\r\n".encode())
     (record,) = open_data(str(path), tmp_path)
     assert [e.question for e in record.exchanges] == ["What\u2028is\u0085it?"] * 2
+
+
+def test_images_are_held_out_whole(tmp_path) -> None:
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(trees.bar()).save(tmp_path / "masks/bar.png")
+    rows = [ROW | {"image": f"{number % 5}.jpg", "masks": ["masks/bar.png"]} for number in range(10)]
+    path = tmp_path / "my.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    parts = [read_jsonl(part) for part in split_jsonl(path, 2, tmp_path / "out")]
+    again = [read_jsonl(part) for part in split_jsonl(path, 2, tmp_path / "again")]
+    assert [len(part) for part in parts] == [3, 2]
+    assert [[r.image for r in part] for part in parts] == [[r.image for r in part] for part in again]
+    assert {record.image for part in parts for record in part} == {tmp_path / f"{number}.jpg" for number in range(5)}
+    assert all(len(record.exchanges) == 2 for part in parts for record in part)
+    mask = parts[1][0].exchanges[0].targets[0].mask.decode(trees.HEIGHT, trees.WIDTH)
+    assert np.array_equal(mask, trees.bar())
+
+
+@pytest.mark.parametrize("count", [0, 2, 3])
+def test_some_images_have_to_be_left_to_train_on(tmp_path, count) -> None:
+    path = Path(write(tmp_path, ROW, ROW | {"image": "b.jpg"}))
+    with pytest.raises(ValueError, match="hold out 1 to 1 of the 2 images"):
+        split_jsonl(path, count, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pixellm.eval.benchmarks import load_benchmark, write_questions
+from pixellm.eval.benchmarks import load_benchmark, load_jsonl, write_questions
 from pixellm.imaging import masks
 from tests.support import trees
 
@@ -144,3 +144,18 @@ def test_masks_that_cannot_be_read_name_the_question(tmp_path):
     trees.write_json(tmp_path / "muse/muse_val.json", [trees.muse_entry(["What?"], [[bad]])])
     with pytest.raises(ValueError, match="val/7/0: expected an RLE whose runs add up"):
         load_benchmark("muse", tmp_path)
+
+
+def test_own_data(tmp_path):
+    """Questions are asked as they are written, several on an image together, with any number of targets."""
+    trees.photograph(tmp_path / "images/a.png")
+    rows = [
+        {"image": "images/a.png", "question": "Which {x}?", "answer": "The cup {seg}.", "masks": [[trees.SQUARE]]},
+        {"image": "images/a.png", "question": "Any dog?", "answer": "No.", "masks": []},
+    ]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    benchmark = load_jsonl(tmp_path / "my.jsonl")
+    assert [question.id for question in benchmark.questions] == ["images/a.png/0", "images/a.png/1"]
+    assert [question.text for question in benchmark.questions] == ["Which {x}?", "Any dog?"]
+    assert np.array_equal(decoded(benchmark.questions[0].targets[0]), trees.square())
+    assert benchmark.questions[1].targets == ()
