@@ -33,7 +33,7 @@ def export(
         ),
     ],
     to: Annotated[Format, typer.Option(help="Format to write.")],
-    out: Annotated[Path, typer.Option(help="File to write for coco, lvis and muse, else a new directory.")],
+    out: Annotated[Path, typer.Option(help="New file to write for coco, lvis and muse, else a new directory.")],
     image: Annotated[
         str | None, typer.Option(help="Image of the answers, if the file does not say: a path, or example:NAME.")
     ] = None,

@@ -50,7 +50,7 @@ def coco_file(images: Sequence[AnsweredImage], tolerance: float | None = None) -
         for answer in image.answers:
             for target in answer.targets:
                 row = {"id": len(rows) + 1, "image_id": image_id, "category_id": numbers[target.category]}
-                row |= {"segmentation": _segmentation(target, tolerance, ious), **_measures(target), "iscrowd": 0}
+                row |= {**_shape(target, tolerance, ious), "iscrowd": 0}
                 row |= {"phrase": target.phrase, "answer_id": answer.id}
                 rows.append(row if target.score is None else row | {"score": target.score})
     entries = [
@@ -73,7 +73,7 @@ def write_lvis(images: Sequence[AnsweredImage], out: Path, tolerance: float | No
     for image_id, (image, file_name) in enumerate(zip(images, file_names(images), strict=True), 1):
         for target in image.targets:
             row = {"id": len(rows) + 1, "image_id": image_id, "category_id": numbers[target.category]}
-            rows.append(row | {"segmentation": _segmentation(target, tolerance or 0.0, ious), **_measures(target)})
+            rows.append(row | _shape(target, tolerance or 0.0, ious))
         names = Counter(target.category for target in image.targets)
         instance_counts += names
         image_counts.update(names.keys())
@@ -118,8 +118,9 @@ def _muse_entries(
             targets = []
             for target in (answer.targets[index] for index in order):
                 annotation_id += 1
-                measures = (_segmentation(target, tolerance, ious), target.box, target.area)
-                instance = MuseTarget(annotation_id, target.category, target.phrase, *measures)  # type: ignore[arg-type]
+                shape = _shape(target, tolerance, ious)
+                measures = shape["segmentation"], shape["bbox"], shape["area"]
+                instance = MuseTarget(annotation_id, target.category, target.phrase, *measures)
                 annotations.append(layout.instance(instance, numbers))
                 targets.append(annotations[-1] | {"rephrased_name": target.phrase or target.category})
             pairs.append(MusePair(answer.question, targets, text))
@@ -135,18 +136,19 @@ def _muse_name(image: AnsweredImage, name: str) -> dict[str, str]:
     return {"file_name": name}
 
 
-def _segmentation(target: Target, tolerance: float | None, ious: list[float]) -> masks.Segmentation:
-    """Return a mask as run lengths, or as polygons, whose IoU is added to `ious`."""
+def _shape(target: Target, tolerance: float | None, ious: list[float]) -> dict[str, Any]:
+    """Return `segmentation`, `area` and `bbox`: a mask's run lengths, or its polygons as pycocotools fills them.
+
+    The IoU of the mask with the latter is added to `ious`.
+    """
     if tolerance is None:
-        return target.rle
+        return {"segmentation": target.rle, "area": target.area, "bbox": list(target.box or ())}
     mask = target.mask
     parts: list[list[float]] = [polygon.ravel().tolist() for polygon in polygons(mask, tolerance=tolerance)]
-    ious.append(iou(mask, masks.decode(parts, *mask.shape)))
-    return parts
-
-
-def _measures(target: Target) -> dict[str, Any]:
-    return {"area": target.area, "bbox": list(target.box or ())}
+    written = masks.decode(parts, *mask.shape)
+    ious.append(iou(mask, written))
+    box = masks.bounding_box(written) or target.box
+    return {"segmentation": parts, "area": int(written.sum()), "bbox": list(box or ())}
 
 
 def _frequency(images: int) -> str:

@@ -63,7 +63,7 @@ def _shapes(target: Target, group: int, tolerance: float, ious: list[float]) -> 
 
 
 def write_yolo(images: Sequence[AnsweredImage], out: Path, tolerance: float | None) -> list[float]:
-    """Write for YOLO; return the IoU of each mask with its polygon when that is filled."""
+    """Write for YOLO; return the IoU of each mask with its polygon as supervision and OpenCV fill it."""
     numbers = {name: number - 1 for name, number in category_ids(images).items()}  # from 0
     ious: list[float] = []
     with atomic_directory(out) as folder:
@@ -81,10 +81,12 @@ def write_yolo(images: Sequence[AnsweredImage], out: Path, tolerance: float | No
 
 def _polygon(target: Target, tolerance: float, ious: list[float]) -> str:
     """Return a mask's polygon as shares of width and height."""
+    from pixellm.imaging.overlay import sv  # it takes a second
+
     mask = target.mask
     height, width = mask.shape
     (polygon,) = polygons(mask, centres=True, tolerance=tolerance, together=True)
-    ious.append(iou(mask, filled([polygon], height, width)))
+    ious.append(iou(mask, sv.polygon_to_mask(polygon, (width, height)).astype(bool)))
     return " ".join(f"{share:.6f}" for share in ((polygon + INSIDE) / (width, height)).ravel())
 
 

@@ -46,7 +46,7 @@ def export(answers: Sequence[Answer], to: FormatName, out: Path, tolerance: floa
     Args:
         answers: see `pixellm.export.answers.read_answers`.
         to: the format.
-        out: a JSON file for coco, lvis and muse; else a directory that isn't there, or is empty.
+        out: a new JSON file for coco, lvis and muse; else a directory that isn't there, or is empty.
         tolerance: pixels that polygons may be off; None: 0, and for coco and muse run lengths in place of polygons.
 
     Raises:
@@ -59,6 +59,8 @@ def export(answers: Sequence[Answer], to: FormatName, out: Path, tolerance: floa
         raise ValueError(f"expected answers that {to} has a place for, got none of {len(answers)}.")
     if to in FILES and out.is_dir():
         raise ValueError(f"--out: expected a file, got the directory {out}. Add a name that ends in .json.")
+    if to in FILES and out.exists():
+        raise ValueError(f"--out: expected a new file, got {out}, which is there already. Move it away.")
     images, ious = by_image(answers), []
     if to in IMAGES:
         IMAGES[to](images, out)

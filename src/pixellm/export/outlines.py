@@ -181,7 +181,7 @@ def _area(ring: np.ndarray) -> float:
 
 
 def filled(parts: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Polygons with their own line filled, as labelme, YOLO's and other readers fill them: bool (H, W)."""
+    """Fill polygons and their own line as labelme does, with Pillow: bool (H, W)."""
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
     for polygon in parts:
