@@ -250,7 +250,8 @@ class Answer:
                 f"expected the fields text, height, width and targets, got none called {', '.join(missing)}"
             )
         height, width = (expect(row[side], int, f"the {side} in pixels") for side in ("height", "width"))
-        check_pixels(height, width)
+        if (height, width) != (0, 0):  # of an answer without masks, in a file that doesn't say
+            check_pixels(height, width)
         text, targets = expect(row["text"], str, "a text"), []
         for index, target in enumerate(expect(row["targets"], list, "a list of targets")):
             try:

@@ -1,6 +1,7 @@
 """The tree: imports go down only, no circles, and no two classes share a name."""
 
 import ast
+import re
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -98,6 +99,15 @@ def test_class_names_are_unique():
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(module)
     assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
+def test_only_masks_reaches_pycocotools():
+    """Its C code trusts sizes and runs; `imaging/masks.py` checks both."""
+    assert [
+        m
+        for m, path in MODULES.items()
+        if "pycocotools" in re.findall(r"^ *(?:from|import) (\w+)", path.read_text(encoding="utf-8"), re.M)
+    ] == ["pixellm.imaging.masks"]
 
 
 def test_reader_of_imports_sees_all_forms():

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from pixellm.imaging import masks
-from pixellm.imaging.images import check_pixels
 from pixellm.inference.answer_builder import phrase_span
 from pixellm.types import SEG_SLOT, Answer, Target
 from pixellm.utils.checks import check_score, check_span, expect
@@ -128,12 +127,9 @@ def _read_simple(row: dict[str, Any]) -> Answer:
 
 def _rle(index: int, mask: Any) -> masks.Rle:
     try:
-        height, width = (int(side) for side in expect(mask, dict, "an RLE with size and counts")["size"])
-        check_pixels(height, width)
-        return masks.read_rle(mask, height, width)
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"no field {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"mask {index}: {reason}") from None
+        return masks.read_rle(mask)
+    except ValueError as error:
+        raise ValueError(f"mask {index}: {error}") from None
 
 
 def _each(row: dict[str, Any], name: str, count: int) -> Sequence[Any] | None:

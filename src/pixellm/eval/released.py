@@ -16,7 +16,6 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from pixellm.eval.benchmarks import BenchmarkQuestion, BenchmarkTarget
 from pixellm.eval.matching import MaskPair
@@ -57,7 +56,7 @@ def _overlap(mask: masks.Rle, target: BenchmarkTarget, hw: tuple[int, int]) -> O
 
 
 def _sum(parts: Sequence[masks.Rle]) -> np.ndarray:
-    return coco_mask.decode(list(parts)).sum(axis=2, dtype=np.uint8)
+    return np.stack([masks.decode(part, *part["size"]) for part in parts]).sum(axis=0, dtype=np.uint8)
 
 
 def _match(question: BenchmarkQuestion, answer: Answer) -> tuple[list[int], list[int]]:
@@ -70,14 +69,14 @@ def _match(question: BenchmarkQuestion, answer: Answer) -> tuple[list[int], list
         return [0], [0]
     seed = int.from_bytes(hashlib.sha256(question.id.encode()).digest()[:8], "little")
     sampler = _Sampler(np.random.default_rng(seed).random((POINTS, 2)), question.hw)
-    logits = np.stack([sampler(coco_mask.decode(target.rle), -LOGIT, LOGIT) for target in answer.targets])
+    logits = np.stack([sampler(target.mask, -LOGIT, LOGIT) for target in answer.targets])
     reference = np.stack([sampler(_values(target), 0.0, 1.0) for target in question.targets])
     rows, columns = linear_sum_assignment(_bce(logits, reference) + _dice(logits, reference))
     return rows.tolist(), columns.tolist()
 
 
 def _values(target: BenchmarkTarget) -> np.ndarray:
-    return _sum(target.parts) if target.parts else coco_mask.decode(target.rle)
+    return _sum(target.parts or (target.rle,))
 
 
 class _Sampler:

@@ -22,8 +22,11 @@ ImageSource = str | Path | Image.Image | np.ndarray
 
 
 def check_pixels(height: int, width: int) -> None:
-    """Raise a ValueError if an image or mask of this size is too large."""
-    if height * width > MAX_PIXELS:
+    """Raise a ValueError unless a height and a width are whole numbers, and those of an image or mask within limits."""
+    whole = all(isinstance(side, int | np.integer) and not isinstance(side, bool) for side in (height, width))
+    if not whole or min(height, width) < 1:
+        raise ValueError(f"expected a height and a width of at least one pixel, got {height!r:.40} and {width!r:.40}")
+    if int(height) * int(width) > MAX_PIXELS:
         raise ValueError(f"expected at most {MAX_PIXELS / 1e6:.0f} million pixels, got {height}×{width}")
 
 

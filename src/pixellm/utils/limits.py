@@ -3,8 +3,10 @@
 MIB = 1 << 20
 
 # Images and masks
-MAX_PIXELS = 100_000_000  # pixels of an image or mask: 300 MB in RGB; more than any phone's, less than a bomb
+MAX_PIXELS = 3 << 24  # pixels of an image or mask, 50 million: four runs of 2^24 make pycocotools write past its text
 MAX_COORDINATE = 1_000_000  # pixels between a polygon's point and the image's corner
+MAX_POLYGON_POINTS = 1_000_000  # points of all polygons of a mask
+MAX_OUTLINE = 2_000_000  # pixels in x and in y along all polygons of a mask: pycocotools takes up to 160 bytes for each
 
 # Requests to the server
 MAX_BODY_BYTES = 16 * MIB  # bytes of a request

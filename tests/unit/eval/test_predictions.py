@@ -73,7 +73,7 @@ def test_one_json_value_is_read_as_lines_are(tmp_path):
         ({"targets": [{"span": [0, 99], "segmentation": LINE["masks"][0]}]}, "target 0: expected a span"),
         ({"text": None}, "expected a text"),
         ({"height": "30"}, "expected the height in pixels"),
-        ({"height": 20_000, "width": 20_000, "targets": []}, "expected at most 100 million pixels"),
+        ({"height": 20_000, "width": 20_000, "targets": []}, "expected at most 50 million pixels"),
     ],
 )
 def test_bad_answers_are_named(tmp_path, change, pattern):
@@ -96,7 +96,10 @@ SHORT = {"size": [30, 40], "counts": [5]}
         ({**LINE, "masks": [[[1, 2, 3, 4, 5, 6]]]}, "mask 0: expected an RLE"),
         ({**LINE, "masks": [SHORT]}, "mask 0: expected an RLE whose runs add up to 30×40 pixels, got 5"),
         ({**LINE, "masks": [{"size": [30, 40], "counts": "§"}]}, "mask 0: "),
-        ({**LINE, "masks": [{"counts": "abc"}]}, "mask 0: no field 'size'"),
+        (
+            {**LINE, "masks": [{"counts": "abc"}]},
+            "mask 0: expected an RLE with the fields size and counts, got none called size",
+        ),
         ({**LINE, "spans": [[0, 5]]}, "expected spans for each of 2 masks, got 1"),
         ({**LINE, "spans": [[0, 5], [3, 99]]}, r"expected a span \[start, end\] in the text of 16 characters"),
         ({**LINE, "spans": [[0, 5], [5, 3]]}, "expected a span"),

@@ -232,11 +232,11 @@ def test_too_many_pixels_is_refused_from_the_header(tmp_path, monkeypatch):
         file.write_bytes(png_header(width, height))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(ValueError, match="at most 100 million pixels"):
+            with pytest.raises(ValueError, match="at most 50 million pixels"):
                 load_image(file)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ValueError, match="at most 100 million pixels"):
+        with pytest.raises(ValueError, match="at most 50 million pixels"):
             load_image(file)
     monkeypatch.setattr(images, "MAX_PIXELS", 10)
     for source in (Image.new("L", (4, 3)), np.zeros((4, 3))):
