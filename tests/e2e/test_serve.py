@@ -309,12 +309,18 @@ def test_the_end_lets_answers_finish(model):
 
 def test_the_end_does_not_wait_for_ever(model):
     options = ("--max-new-tokens", "100000", "--drain-timeout", "1")
-    with serving.serving(model, *options) as server, ThreadPoolExecutor(1) as pool:
-        body = json.dumps(serving.chat("dog", max_tokens=100000)).encode()
-        asked = pool.submit(server.http.post, "/v1/chat/completions", content=body, headers=JSON)
-        server.wait_for(lambda: server.metric("pixellm_running_questions") == 1)
+    with serving.serving(model, *options) as server, ThreadPoolExecutor(2) as pool:
+        bodies = (
+            json.dumps(serving.chat("dog", max_tokens=100000, stream=stream)).encode() for stream in (False, True)
+        )
+        asked = [pool.submit(server.http.post, "/v1/chat/completions", content=body, headers=JSON) for body in bodies]
+        server.wait_for(lambda: server.metric("pixellm_running_questions") == 2)
         assert server.end() == 0
-        assert isinstance(asked.exception(), httpx2.HTTPError) or asked.result().status_code >= 500
+        whole, streamed = (one.result() for one in asked)
+        assert whole.status_code == 503
+        *_, error, last = streamed.text.strip().split("\n\n")
+        assert "shutting down" in json.loads(error.removeprefix("data: "))["error"]["message"]
+        assert last == "data: [DONE]"
 
 
 def test_a_worker_does_not_outlive_its_server(model):

@@ -1,6 +1,8 @@
 """Requests that mean no good: each gets the right status, says nothing of our insides, and leaves the server well."""
 
+import io
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from contextlib import suppress
 
 import httpx2
 import pytest
+from PIL import Image
 
 from pixellm.serve import server as serve_server
 from tests.support import serving
@@ -24,7 +27,8 @@ def server(tmp_path_factory):
     model = serving.write_model(tmp_path_factory.mktemp("model"))
     options = ("--max-body-mb", "1", "--max-megapixels", "1", "--batch-size", "1", "--max-queue", "2")
     options += ("--max-in-flight", "6", "--max-new-tokens", "50000", "--request-timeout", "5", "--max-turns", "4")
-    with serving.serving(model, *options, "--body-timeout", "1.5", "--header-timeout", "1.5") as running:
+    deadlines = ("--body-timeout", "1.5", "--header-timeout", "1.5", "--write-timeout", "1.5")
+    with serving.serving(model, *options, *deadlines) as running:
         yield running
 
 
@@ -116,6 +120,27 @@ def test_texts_turns_and_tokens(server):
     assert is_error(server.http.post(CHAT, json=body), 400)
     body["messages"] = body["messages"] * 100
     assert is_error(server.http.post(CHAT, json=body), 400)
+    for past in ("b" * 8001, "\U0001f98a" * 250_000, [{"type": "text", "text": "b"}] * 65):
+        spans = [{"span": [0, 250_000]}] * 256
+        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": past, "targets": spans}]
+        body["messages"] = [*turn, *serving.chat("x", image)["messages"]]
+        assert is_error(server.http.post(CHAT, json=body), 400)
+    turn = [{"role": "user", "content": "a" * 2000}, {"role": "assistant", "content": "b" * 8000}]
+    body["messages"] = [{"role": "system", "content": "c" * 2000}] * 11 + turn * 2 + serving.chat("x")["messages"]
+    response = server.http.post(CHAT, json=body)
+    assert is_error(response, 400)
+    assert "a conversation of at most 40000 characters" in response.text
+
+
+def test_json_of_many_values(server):
+    """A megabyte of it would take 80 in memory, and block everybody for half a second."""
+    for values in ("[" + "[]," * 300_000 + "0]", '{"":0' + ',"":0' * 150_000 + "}", '["a"' + ',"a"' * 100_000 + "]"):
+        body = json.dumps(serving.chat("a")).removesuffix("}") + f',"more":{values}}}'
+        began = time.monotonic()
+        assert is_error(server.http.post(CHAT, content=body, headers=JSON), 413)
+        files, form = {"image": ("a.png", serving.png())}, {"request": body}
+        assert is_error(server.http.post(CHAT, data=form, files=files), 413)
+        assert time.monotonic() - began < 2
 
 
 # --- too slow ---
@@ -162,6 +187,60 @@ def test_an_answer_that_takes_too_long(server):
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "timeout"
 
 
+def test_answers_that_nobody_reads(server):
+    """What is being written counts as in flight; then the connection is aborted, and nothing is left."""
+    stream = io.BytesIO()
+    noise = Image.frombytes("RGB", (1000, 1000), random.Random(0).randbytes(3_000_000))
+    noise.save(stream, "JPEG", quality=50)
+    answer = server.http.post("/v1/segment", **upload(stream.getvalue(), "image/png"))
+    assert len(answer.content) > 2 * MIB
+    request = server.http.build_request("POST", "/v1/segment", **upload(stream.getvalue(), "image/png"))
+    data = head("/v1/segment", *(f"{name}: {value}" for name, value in request.headers.items() if name != "host"))
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.settimeout(20)
+        connection.sendall((data + request.read()) * 5)  # one after the other, until the kernel's buffers are full
+        server.wait_for(lambda: server.metric("pixellm_in_flight_requests") == 2)  # with the one for the metrics
+        time.sleep(0.5)
+        server.wait_for(lambda: server.metric("pixellm_in_flight_requests") == 1)
+        assert server.metric("pixellm_running_questions") == 0
+        with pytest.raises(ConnectionError):
+            read_all(connection)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def upload(image: bytes, accept: str) -> dict:
+    form = {"question": "table", "max_tokens": "2"}
+    return {"files": {"image": ("a", image)}, "data": form, "headers": {"Accept": accept}}
+
+
+def test_a_client_that_closes_its_half_gets_its_answer(server):
+    body = json.dumps(serving.chat("table")).encode()
+    lines = ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    for request in (head("/healthz", method="GET"), head(CHAT, *lines) + body):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+def test_a_client_that_closes_both_halves_is_not_answered_further(server):
+    cancelled = server.metric('pixellm_answers_total{outcome="cancelled"}')
+    body = json.dumps(endless()).encode()
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        lines = ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        connection.sendall(head(CHAT, *lines) + body)
+        connection.shutdown(socket.SHUT_WR)
+        server.wait_for(lambda: server.metric("pixellm_running_questions") == 1)
+    server.wait_for(lambda: server.metric('pixellm_answers_total{outcome="cancelled"}') == cancelled + 1, 4)
+
+
 # --- too many ---
 
 
@@ -201,6 +280,9 @@ def health_says_full(server) -> bool:
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+PUNYCODE, UNDEFINED, UNKNOWN = (
+    {"Content-Type": f"multipart/form-data; boundary=b; charset={name}"} for name in ("punycode", "undefined", "x-y")
+)
 UTF_7 = {"Content-Type": "multipart/form-data; boundary=b; charset=utf-7"}
 PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
 
@@ -238,6 +320,7 @@ PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r
         (FORM, PART + b'\r\n--b\r\nContent-Disposition: form-data; name="question"\r\n\r\na\r\n--b--\r\n'),
         (UTF_7, PART + b'x\r\n--b\r\nContent-Disposition: form-data; name="request"\r\n\r\n+2AA-\r\n--b--\r\n'),
         (UTF_7, PART + b'x\r\n--b\r\nContent-Disposition: form-data; name="question"\r\n\r\n+2AA-\r\n--b--\r\n'),
+        *((charset, PART + b"x\xff\r\n--b--\r\n") for charset in (PUNYCODE, UNDEFINED, UNKNOWN)),
         ({"Content-Type": "multipart/form-data"}, b"--b--"),
         ({"Content-Type": "multipart/form-data; boundary=" + "b" * 5000}, b"--b--"),
     ],
@@ -269,6 +352,16 @@ def test_what_is_no_http(server, data):
     answer = raw(server, data, 4)
     assert answer.split(b"\r\n")[0].split()[1] in (b"400", b"408", b"415", b"421")
     assert b"Traceback" not in answer
+
+
+def test_a_request_with_two_lengths_ends_its_connection(server):
+    """RFC 9112, 6.1: a proxy may have seen another end, so that what follows is another client's."""
+    lines = ("Content-Length: 4", "Transfer-Encoding: chunked")
+    following = head("/healthz", method="GET")
+    for path in ("/healthz", CHAT):
+        answer = raw(server, head(path, *lines) + b"0\r\n\r\n" + following, 4)
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"\r\nconnection: close\r\n" in answer
 
 
 def test_paths_and_methods(server):

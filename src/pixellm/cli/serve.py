@@ -74,10 +74,14 @@ def serve(
     max_megapixels: Annotated[float, _limit("Size of an image in megapixels.", 0.01)] = DEFAULTS.max_pixels / 1e6,
     max_turns: Annotated[int, _limit("Number of user messages in a conversation.")] = DEFAULTS.max_turns,
     max_question_chars: Annotated[int, _limit("Length of a user message.")] = DEFAULTS.max_question_chars,
+    max_chat_chars: Annotated[int, _limit("Length of all texts of a conversation.")] = DEFAULTS.max_chat_chars,
     max_prompt_tokens: Annotated[int, _limit("Number of prompt tokens, image included.")] = MAX_PROMPT_TOKENS,
     max_new_tokens: Annotated[int, _limit("Number of answer tokens.")] = DEFAULTS.max_new_tokens,
     request_timeout: Annotated[float, _limit("Seconds for an answer, queue included.", 0.1)] = DEFAULTS.request_timeout,
     body_timeout: Annotated[float, _limit("Seconds to receive a request.", 0.1)] = DEFAULTS.body_timeout,
+    write_timeout: Annotated[
+        float, _limit("Seconds for a client to read what was written.", 0.1)
+    ] = DEFAULTS.write_timeout,
     header_timeout: Annotated[float, _limit("Seconds to receive its headers.", 0.1)] = DEFAULTS.header_timeout,
     drain_timeout: Annotated[float, _limit("Seconds to finish answers at shutdown.", 0)] = DEFAULTS.drain_timeout,
 ) -> None:
@@ -92,10 +96,12 @@ def serve(
         "max_pixels": round(max_megapixels * 1e6),
         "max_turns": max_turns,
         "max_question_chars": max_question_chars,
+        "max_chat_chars": max_chat_chars,
         "max_new_tokens": max_new_tokens,
         "header_timeout": header_timeout,
         "body_timeout": body_timeout,
         "request_timeout": request_timeout,
+        "write_timeout": write_timeout,
         "drain_timeout": drain_timeout,
         "image_hosts": tuple(image_host or ()),
         "page": page,

@@ -54,7 +54,7 @@ def create_app(
     if settings.page:
         web.mount(app, settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return RequestMiddleware(app, settings, keys, metrics)
+    return RequestMiddleware(app, settings, keys, metrics, dispatcher.end_answers)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -20,11 +20,12 @@ def load_api_keys(file: Path | None) -> "ApiKeys":
     """Read keys from PIXELLM_API_KEYS (comma-separated) and from a file (one per line, `#` starts a comment).
 
     Raises:
-        ValueError: a key that is too short, or a file without keys.
+        ValueError: a key that is too short or cannot be sent in a header, or a file without keys.
     """
     keys = [key.strip() for key in os.environ.get(ENVIRONMENT, "").split(",")]
     if file is not None:
-        lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        lines = [line.partition("#")[0].strip() for line in text.splitlines()]
         if not any(lines):
             raise ValueError(f"expected API keys in {file}, one per line, got none.")
         keys += lines
@@ -34,6 +35,12 @@ def load_api_keys(file: Path | None) -> "ApiKeys":
         raise ValueError(
             f"expected API keys of at least {MIN_CHARS} characters, got {short} shorter ones. Create one with: "
             "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    odd = sum(not (key.isascii() and key.isprintable()) for key in keys)
+    if odd:
+        raise ValueError(
+            f"expected API keys of printable ASCII characters, which HTTP headers can carry, got {odd} with others. "
+            "Replace them."
         )
     return ApiKeys(keys)
 
@@ -64,4 +71,4 @@ class ApiKeys:
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(key.encode()).digest()

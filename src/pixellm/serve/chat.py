@@ -40,9 +40,8 @@ def parse_chat(messages: Sequence[ChatMessage], settings: ServeSettings) -> Chat
         raise _invalid("expected a user message at the end.")
     if len(turns) > settings.max_turns:
         raise _invalid(f"expected at most {settings.max_turns} user messages, got {len(turns)}.")
-    for text in (*system, *(question for question, _ in turns)):
-        check_text(text, settings)
     history = tuple(_past_turn(question, answer) for question, answer in turns[:-1] if answer is not None)
+    _check_texts([*system, *(question for question, _ in turns)], [turn.text for turn in history], settings)
     return ChatQuestion(turns[-1][0], _image_url(dialogue), "\n".join(system) if system else None, history)
 
 
@@ -52,6 +51,20 @@ def check_text(text: str, settings: ServeSettings) -> None:
         checks.check_text(text, settings.max_question_chars)
     except ValueError as error:
         raise _invalid(f"{error}.") from None
+
+
+def _check_texts(questions: Sequence[str], answers: Sequence[str], settings: ServeSettings) -> None:
+    for text in questions:
+        check_text(text, settings)
+    for text in answers:
+        _check_length(len(text), settings.max_answer_chars, "earlier answers")
+    total = sum(map(len, [*questions, *answers]))
+    _check_length(total, settings.max_chat_chars, "a conversation")
+
+
+def _check_length(chars: int, limit: int, name: str) -> None:
+    if chars > limit:
+        raise _invalid(f"expected {name} of at most {limit} characters, got {chars}. Leave out earlier turns.")
 
 
 def _past_turn(question: str, answer: AssistantMessage) -> PastTurn:

@@ -28,6 +28,7 @@ from pixellm.serve.worker_process import WorkerProcess
 from pixellm.types import Target
 
 logger = logging.getLogger(__name__)
+CLOSING = "The server is shutting down."
 PREFETCH = 2  # questions that a worker holds beyond its batch, so that it never waits for the next
 MIN_DELAY, MAX_DELAY = 0.5, 30.0  # seconds before a restart; doubled each time
 STABLE_AFTER = 60.0  # seconds of uptime that reset the delay
@@ -70,7 +71,7 @@ class Dispatcher:
     def __init__(self, worker_settings: WorkerSettings, settings: ServeSettings, metrics: Metrics) -> None:
         self.worker_settings, self.settings, self.metrics = worker_settings, settings, metrics
         self.worker: WorkerProcess | None = None
-        self.ready = False
+        self.ready = self._is_closed = False
         self._ids = itertools.count()
         self._queue: deque[PendingAnswer] = deque()
         self._sent: dict[int, PendingAnswer] = {}
@@ -86,15 +87,23 @@ class Dispatcher:
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
-        self._fail([*self._sent.values(), *self._queue], "The server is shutting down.")
+        self.end_answers()
+
+    def end_answers(self) -> None:
+        """Fail all open questions and refuse further ones: the server is shutting down."""
+        self._is_closed = True
+        answers = [*self._sent.values(), *self._queue]
         self._queue.clear()
+        self._fail(answers, CLOSING)
 
     def submit(self, job: Job) -> PendingAnswer:
         """Queue a question and set its `job_id`.
 
         Raises:
-            ApiError: 503, the queue is full.
+            ApiError: 503, the queue is full, or the server is shutting down.
         """
+        if self._is_closed:
+            raise ApiError(503, CLOSING)
         if len(self._queue) >= self.settings.max_queue:
             self.metrics.answers.labels("refused").inc()
             raise ApiError(503, f"{len(self._queue)} questions are waiting already. Try again later.", "queue_full")

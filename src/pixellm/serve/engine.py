@@ -155,5 +155,6 @@ class InferenceEngine:
 
 
 def _answer(turn: PastTurn) -> Answer:
-    targets = tuple(Target(turn.text[start:end], (start, end), NO_MASK, 0.0) for start, end in turn.spans)
+    # Without phrases: spans may overlap, and their copies would take many times the memory of the text.
+    targets = tuple(Target("", span, NO_MASK) for span in turn.spans)
     return Answer(turn.question, turn.text, targets, (1, 1))

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,7 +11,14 @@ from pixellm.serve import web
 from pixellm.serve.authentication import ANONYMOUS, ApiKeys
 from pixellm.serve.errors import ApiError
 from pixellm.serve.metrics import Metrics
-from pixellm.serve.request_limits import TenantLimiter, check_body_size, check_headers, limited
+from pixellm.serve.request_limits import (
+    TenantLimiter,
+    check_body_size,
+    check_headers,
+    has_two_lengths,
+    limited,
+    send_in_pieces,
+)
 from pixellm.serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -25,10 +33,17 @@ API_POLICY = b"default-src 'none'; frame-ancestors 'none'"  # browsers must trea
 
 
 class RequestMiddleware:
-    """Check a request before the routes see it; its tenant is in the scope's `state`."""
+    """Check a request before the routes see it; its tenant is in the scope's `state`.
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, keys: ApiKeys, metrics: Metrics) -> None:
+    Args:
+        end_answers: ends all open questions with an error, when the server shuts down.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: ServeSettings, keys: ApiKeys, metrics: Metrics, end_answers: Callable[[], None]
+    ) -> None:
         self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
+        self.end_answers = end_answers
         self._limiter = TenantLimiter(settings.max_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,9 +58,11 @@ class RequestMiddleware:
                 status = message["status"]
                 names = {name for name, _ in message["headers"]}
                 headers = [(name, value) for name, value in SECURITY_HEADERS if name not in names]
-                policy = (b"content-security-policy", web.POLICY if self._is_page(scope) else API_POLICY)
-                message = {**message, "headers": [*message["headers"], *headers, policy]}
-            await send(message)
+                headers.append((b"content-security-policy", web.POLICY if self._is_page(scope) else API_POLICY))
+                if has_two_lengths(scope):
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": [*message["headers"], *headers]}
+            await send_in_pieces(send, message)
 
         tenant = None
         try:

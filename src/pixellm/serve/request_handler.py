@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
@@ -20,12 +21,14 @@ from pixellm.serve.errors import ApiError, invalid
 from pixellm.serve.image_decoder import DecodedImage, ImageDecoder, decode_data_uri
 from pixellm.serve.image_fetcher import ImageFetcher
 from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn
+from pixellm.serve.request_limits import check_json_size
 from pixellm.serve.schema import RequestModel, SamplingOptions
 from pixellm.serve.settings import ServeSettings
 from pixellm.types import Answer, Target, TextPiece
 from pixellm.utils import limits
 
 MIN_TEMPERATURE = 0.01  # lower temperatures overflow, and sample the likeliest token anyway
+CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1")  # some of Python's others fail in odd ways
 T = TypeVar("T")
 M = TypeVar("M", bound=RequestModel)
 
@@ -43,11 +46,13 @@ class RequestHandler:
 
         A form has its JSON in `json_field`; if that is None, all its fields together make the JSON object.
         """
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type == "application/json":
+        content_type, parameters = parse_options_header(request.headers.get("content-type"))
+        if content_type == b"application/json":
             return await request.body(), None
-        if content_type != "multipart/form-data":
+        if content_type != b"multipart/form-data":
             raise ApiError(415, "expected Content-Type application/json or multipart/form-data.")
+        if parameters.get(b"charset", b"utf-8").lower() not in CHARSETS:
+            raise ApiError(400, "expected a form in UTF-8, got another charset in its Content-Type.")
         limit = self.settings.max_body_bytes
         async with request.form(max_files=1, max_fields=limits.MAX_FORM_FIELDS, max_part_size=limit) as form:
             image = form.get("image")
@@ -154,7 +159,8 @@ async def _disconnect(receive: Receive) -> None:
 
 
 def parse(model: type[M], body: bytes) -> M:
-    """Validate a request's JSON; ApiError 400 describes the first error without the client's data."""
+    """Validate a request's JSON; ApiError 400 describes the first error without the client's data, 413 a size."""
+    check_json_size(body)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Limits on requests: headers, requests of a tenant in flight, size and duration of the body."""
+"""Limits on requests and responses: headers, requests of a tenant in flight, sizes and durations of bodies."""
 
 import asyncio
 import time
@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from pixellm.serve.errors import ApiError
 from pixellm.serve.settings import ServeSettings
+from pixellm.utils import limits
 
 
 class TenantLimiter:
@@ -45,11 +46,34 @@ def check_headers(scope: Scope, settings: ServeSettings) -> None:
         )
 
 
+def has_two_lengths(scope: Scope) -> bool:
+    """Return True for Content-Length with Transfer-Encoding: a proxy may see another end of the request.
+
+    RFC 9112, section 6.1: the connection must be closed after the response.
+    """
+    return {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}
+
+
 def check_body_size(size: int, settings: ServeSettings) -> None:
     """Raise ApiError 413 for a body that is too large."""
     if size > settings.max_body_bytes:
         raise ApiError(
             413, f"expected a request of at most {settings.max_body_bytes:,} bytes, got more. Scale the image down."
+        )
+
+
+def check_json_size(body: bytes) -> None:
+    """Raise ApiError 413 for JSON of too many values: parsed, they would take a hundred times the memory of the body.
+
+    The bytes between the strings bound the number of values, so that images and masks, which are strings, stay cheap.
+    """
+    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in body else body
+    too_many = unescaped.count(b'"') > 2 * limits.MAX_JSON_STRINGS
+    if too_many or sum(map(len, unescaped.split(b'"')[::2])) > limits.MAX_JSON_BYTES:
+        raise ApiError(
+            413,
+            f"expected JSON of at most {limits.MAX_JSON_STRINGS:,} strings and {limits.MAX_JSON_BYTES:,} bytes besides "
+            "them, got more. Leave out what is not part of the request.",
         )
 
 
@@ -74,3 +98,17 @@ def limited(receive: Receive, settings: ServeSettings) -> Receive:
         return message
 
     return receive_limited
+
+
+async def send_in_pieces(send: Send, message: Message) -> None:
+    """Send a message; each piece of a long body waits until the client has read the piece before it.
+
+    The server would otherwise copy the whole body, and the request would count as answered while it is unread.
+    """
+    body = memoryview(message.get("body", b""))
+    if len(body) > limits.WRITE_BYTES:
+        for start in range(0, len(body), limits.WRITE_BYTES):
+            piece = bytes(body[start : start + limits.WRITE_BYTES])
+            await send({**message, "body": piece, "more_body": True})
+        message = {**message, "body": b""}
+    await send(message)

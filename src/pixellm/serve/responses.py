@@ -8,6 +8,7 @@ from typing import Any
 
 from sse_starlette import EventSourceResponse, JSONServerSentEvent
 from sse_starlette.sse import AppStatus, SendTimeoutError
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
@@ -45,11 +46,18 @@ def coco_file(answer: Answer, image: DecodedImage) -> dict[str, Any]:
     return content | {"info": {"description": answer.text}}
 
 
-def overlay_png(answer: Answer, image: DecodedImage) -> bytes:
+def overlay_png(answer: Answer, image: DecodedImage) -> memoryview:
     """Draw the masks on the image and encode it as PNG."""
     stream = io.BytesIO()
     replace(answer, image=image.to_pil()).overlay().save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+    return stream.getbuffer()
+
+
+def encode(answer: Answer, image: DecodedImage, media_type: str) -> bytes | memoryview:
+    """Return the body of an answer in one of FORMATS."""
+    if media_type == PNG:
+        return overlay_png(answer, image)
+    return JSONResponse(coco_file(answer, image) if media_type == COCO else answer.to_json()).body
 
 
 def chat_completion(head: dict[str, Any], answer: Answer, finished: AnswerFinished) -> dict[str, Any]:
@@ -90,6 +98,18 @@ def _usage(finished: AnswerFinished) -> dict[str, int]:
         "completion_tokens": finished.new_tokens,
         "total_tokens": finished.prompt_tokens + finished.new_tokens,
     }
+
+
+class HoldingResponse(Response):
+    """Response that holds its resources, such as the memory budget of its image, until the client has read it."""
+
+    def __init__(self, content: bytes | memoryview, media_type: str, resources: AsyncExitStack) -> None:
+        super().__init__(content, media_type=media_type)
+        self._resources = resources
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._resources:
+            await super().__call__(scope, receive, send)
 
 
 class EventStream(EventSourceResponse):

@@ -91,7 +91,8 @@ def chat_routes(handler: RequestHandler) -> APIRouter:
             pending = handler.submit(request, image, question.question, sampling, question.system, question.history)
             if not chat_request.stream:
                 answer, finished = await until_disconnect(request.receive, handler.complete(pending))
-                return JSONResponse(responses.chat_completion(head, answer, finished))
+                body = JSONResponse(responses.chat_completion(head, answer, finished)).body
+                return responses.HoldingResponse(body, responses.JSON, resources.pop_all())
             options = chat_request.stream_options
             chunks = responses.chat_chunks(handler.events(pending), head, options is not None and options.include_usage)
             first = await until_disconnect(request.receive, anext(chunks))  # its error has a status of its own
@@ -103,6 +104,7 @@ def chat_routes(handler: RequestHandler) -> APIRouter:
 def segment_routes(handler: RequestHandler) -> APIRouter:
     """Build the plain endpoint."""
     router = APIRouter(prefix="/v1", tags=["plain"])
+    drawing = asyncio.Semaphore(1)  # an overlay takes several times the memory of its image while it is drawn
 
     @router.post(
         "/segment",
@@ -124,14 +126,13 @@ def segment_routes(handler: RequestHandler) -> APIRouter:
         check_text(query.question, handler.settings)
         sampling = handler.sampling(query)
         url = query.image if isinstance(query, schema.SegmentRequest) else None
-        async with handler.image(uploaded, url) as image:
+        async with AsyncExitStack() as resources:
+            image = await resources.enter_async_context(handler.image(uploaded, url))
             pending = handler.submit(request, image, query.question, sampling)
             answer, _ = await until_disconnect(request.receive, handler.complete(pending))
-            if media_type == responses.PNG:
-                png = await asyncio.to_thread(responses.overlay_png, answer, image)
-                return Response(png, media_type=media_type)
-            content = responses.coco_file(answer, image) if media_type == responses.COCO else answer.to_json()
-            return JSONResponse(content, media_type=media_type)
+            async with drawing:
+                body = await asyncio.to_thread(responses.encode, answer, image, media_type)
+            return responses.HoldingResponse(body, media_type, resources.pop_all())
 
     return router
 

@@ -57,6 +57,10 @@ class ImagePart(RequestModel):
     image_url: ImageUrl
 
 
+PARTS = Field(max_length=limits.MAX_PARTS)
+Texts = str | Annotated[list[TextPart], PARTS]
+
+
 class PastTarget(RequestModel):
     """Target of an earlier answer; only its span is read."""
 
@@ -65,17 +69,17 @@ class PastTarget(RequestModel):
 
 class SystemMessage(RequestModel):
     role: Literal["system", "developer"]
-    content: str | list[TextPart]
+    content: Texts
 
 
 class UserMessage(RequestModel):
     role: Literal["user"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: str | Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], PARTS]
 
 
 class AssistantMessage(RequestModel):
     role: Literal["assistant"]
-    content: str | list[TextPart]
+    content: Texts
     targets: list[PastTarget] | None = Field(
         None,
         max_length=limits.MAX_PAST_TARGETS,

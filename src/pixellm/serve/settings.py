@@ -18,11 +18,13 @@ class ServeSettings:
         max_decoded_bytes: memory of all decoded images; further requests wait.
         max_turns: user messages of a conversation.
         max_question_chars: characters of one user message.
+        max_answer_chars, max_chat_chars: characters of one earlier answer, and of all texts of a conversation.
         max_new_tokens: highest value of a request's `max_tokens`; `default_new_tokens` applies when it has none.
         max_headers, max_header_bytes: number and size of a request's headers; 431 beyond.
         header_timeout: seconds from the first byte of a request to its last header.
         body_timeout: seconds to its last byte.
-        request_timeout: seconds for the answer, time in the queue included, and for the client to read each event.
+        request_timeout: seconds for the answer, time in the queue included, and for a client to read it.
+        write_timeout: seconds for a client to read what has been written; its connection is aborted.
         stall_timeout: seconds without a message after which a busy worker is replaced.
         drain_timeout: seconds for running answers to finish after SIGTERM.
         image_hosts: hosts that images may be fetched from; none by default.
@@ -41,6 +43,8 @@ class ServeSettings:
     max_decoded_bytes: int = limits.MAX_DECODED_BYTES
     max_turns: int = limits.MAX_TURNS
     max_question_chars: int = limits.MAX_QUESTION_CHARS
+    max_answer_chars: int = limits.MAX_ANSWER_CHARS
+    max_chat_chars: int = limits.MAX_CHAT_CHARS
     max_new_tokens: int = limits.MAX_NEW_TOKENS
     default_new_tokens: int = 256
     max_headers: int = limits.MAX_HEADERS
@@ -48,6 +52,7 @@ class ServeSettings:
     header_timeout: float = limits.HEADER_SECONDS
     body_timeout: float = limits.BODY_SECONDS
     request_timeout: float = limits.REQUEST_SECONDS
+    write_timeout: float = limits.WRITE_SECONDS
     stall_timeout: float = 300
     drain_timeout: float = 60
     image_hosts: tuple[str, ...] = ()

@@ -18,16 +18,23 @@ MAX_HEADERS = 100  # headers of a request
 MAX_HEADER_BYTES = 32 << 10  # bytes of all headers of a request
 MAX_CONNECTIONS = 2000  # open connections: each is a file descriptor
 MAX_FORM_FIELDS = 16  # fields of a form
+MAX_JSON_STRINGS = 100_000  # strings in the JSON of a request
+MAX_JSON_BYTES = 256 << 10  # bytes of that JSON besides its strings: what takes memory and time to parse
+MAX_PARTS = 64  # parts (text, image) of a message
 HEADER_SECONDS = 10.0  # seconds from the first byte of a request to its last header
 BODY_SECONDS = 30.0  # seconds to its last byte
 REQUEST_SECONDS = 120.0  # seconds to the end of the answer
+WRITE_SECONDS = 30.0  # seconds for the client to read the next WRITE_BYTES of a response
+WRITE_BYTES = 64 << 10  # bytes of a response that are written at once
 FETCH_SECONDS = 10.0  # seconds to fetch an image by its URL
 MAX_REDIRECTS = 3  # redirects of an image's URL
 
 # Text
 MAX_MESSAGES = 128  # messages of a conversation
 MAX_TURNS = 16  # user messages of a conversation
-MAX_QUESTION_CHARS = 2000  # characters of a question
+MAX_QUESTION_CHARS = 2000  # characters of a question, or of a system message
+MAX_ANSWER_CHARS = 8000  # characters of an earlier answer: 16 for each of MAX_NEW_TOKENS
+MAX_CHAT_CHARS = 40_000  # characters of all texts of a conversation
 MAX_PAST_TARGETS = 256  # targets of an earlier answer
 MAX_PROMPT_TOKENS = 1024  # tokens of a prompt: image, system text, earlier turns and question
 MAX_NEW_TOKENS = 512  # tokens of an answer

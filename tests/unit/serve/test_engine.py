@@ -1,5 +1,7 @@
 """Questions that join and leave a running batch are answered as if each were alone."""
 
+import tracemalloc
+
 import pytest
 
 from pixellm.predictor import Predictor
@@ -141,6 +143,16 @@ def tiny_answer(question, text, spans):
     from pixellm.serve.engine import _answer
 
     return _answer(PastTurn(question, text, tuple(spans)))
+
+
+def test_overlapping_spans_do_not_copy_the_text():
+    text = "\U0001f98a" + "x" * 100_000
+    tracemalloc.start()
+    answer = tiny_answer("a", text, [(0, len(text))] * 256)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(answer.targets) == 256
+    assert most < 2**20
 
 
 def test_cancelled_questions_leave_and_the_others_do_not_notice(engine, predictor):

@@ -17,7 +17,7 @@ from pixellm.serve.schema import ChatRequest
 from pixellm.serve.settings import ServeSettings
 from tests.support import serving, tiny
 
-SETTINGS = ServeSettings("tiny", max_turns=3, max_question_chars=50)
+SETTINGS = ServeSettings("tiny", max_turns=3, max_question_chars=50, max_answer_chars=60, max_chat_chars=150)
 
 
 # --- API keys ---
@@ -40,6 +40,12 @@ def test_keys_from_environment_and_file(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="at least 16 characters") as caught:
         load_api_keys(file)
     assert "short\n" not in str(caught.value)
+    for odd in ("schlüssel-des-ersten".encode(), b"\xff" * 20, b"with a control\x07character"):
+        file.write_bytes(odd)
+        with pytest.raises(ValueError, match="printable ASCII characters"):
+            load_api_keys(file)
+    file.write_bytes(b"\xef\xbb\xbf" + serving.KEY.encode())  # as Windows' editor writes it
+    assert load_api_keys(file).authenticate(f"Bearer {serving.KEY}") != ANONYMOUS
 
 
 def test_tenants_of_keys():
@@ -202,6 +208,9 @@ def test_an_image_that_is_repeated_is_one():
         ([user(image(), text("  "))], "empty"),
         ([user("x" * 51)], "at most 50"),
         ([user("a"), said("b"), user("x" * 51), said("b"), user("a")], "at most 50"),
+        ([user("a"), said("x" * 61), user("a")], "earlier answers of at most 60"),
+        ([{"role": "system", "content": "x" * 50}] * 3 + [user("a")], "a conversation of at most 150"),
+        ([user("x" * 50), said("x" * 60), user("x" * 41)], "a conversation of at most 150"),
         ([user("a"), said("b", (0, 2)), user("c")], "spans"),
         ([user("a"), said("b", (1, 0)), user("c")], "spans"),
         ([user("a"), said("b")] * 3 + [user("c")], "at most 3"),
