@@ -20,8 +20,9 @@ demo: setup
 	@mkdir -p build
 	$(BIN)/pixellm ask example:cat "Segment the cat." --out build/demo.png
 
+# Files of tests side by side, a process each: two cores are busy with one thread apiece.
 test: setup
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Trainings and counts that take long, which CI leaves out.
 test-slow: setup
