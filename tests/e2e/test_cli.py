@@ -297,10 +297,11 @@ def test_data_layout(run, tmp_path):
 
 def test_data_check(run, tmp_path):
     trees.photograph(tmp_path / "1.png")
-    result = run("data", "check", write_jsonl(tmp_path, ROW, ROW | {"answer": "Nothing.", "masks": []}))
+    path = write_jsonl(tmp_path, ROW, ROW | {"answer": "Nothing.", "masks": []})
+    result = run("data", "check", path, "--out", tmp_path / "samples.jpg")
     assert result.returncode == 0, result.stderr
     assert re.search(r"questions +2\n.*0: 1 · 1: 1\n.*masks +1 .*\n.*bad records +0", result.stdout)
-    assert Image.open(tmp_path / "work/my-samples.jpg").width > 400
+    assert Image.open(tmp_path / "samples.jpg").width > 400
 
 
 def test_data_check_names_what_is_bad(run, tmp_path):
@@ -308,13 +309,15 @@ def test_data_check_names_what_is_bad(run, tmp_path):
     trees.photograph(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes(b"no image")
     outside = ROW | {"masks": [{"size": [5, 5], "counts": "0a0"}], "question": "Where?"}
-    path = write_jsonl(tmp_path, ROW, ROW | {"masks": []}, ROW | {"image": "2.png"}, outside)
-    result = run("data", "check", path, "--sheet", "out.png")
+    empty = ROW | {"masks": [[[-9, -9, -5, -9, -5, -5]]]}
+    path = write_jsonl(tmp_path, ROW, ROW | {"masks": []}, ROW | {"image": "2.png"}, outside, empty)
+    result = run("data", "check", path)
     assert result.returncode == 1
     assert "line 2: the answer has 1 {seg} but 0 masks" in result.stdout
-    assert "2.png: expected an image" in result.stdout
-    assert "1.png: question 'Where?': expected a mask of 30×40 pixels, got 5×5" in result.stdout
-    assert re.search(r"bad records +3", result.stdout)
+    assert "my.jsonl line 3, image: expected an image" in result.stdout
+    assert "my.jsonl line 4, masks[0]: expected a mask of 30×40 pixels, got 5×5" in result.stdout
+    assert "my.jsonl line 5, masks[0]: expected a mask with a pixel in the image, got an empty one" in result.stdout
+    assert re.search(r"bad records +4", result.stdout)
     assert "Traceback" not in result.stderr
 
 
@@ -324,7 +327,7 @@ def test_data_check_names_what_is_bad(run, tmp_path):
         (["data", "check", "nonsense"], "expected a dataset, got 'nonsense'"),
         (["data", "check", "absent.jsonl"], "absent.jsonl, which can't be read"),
         (["data", "check", "muse"], "pixellm data layout"),
-        (["data", "check", "my.jsonl", "--sheet", "x"], "expected a .jpg or .png"),
+        (["data", "check", "my.jsonl", "--out", "x"], "expected a .jpg or .png"),
         (["train"], "expected a recipe or --data"),
         (["train", "--data", "my.jsonl", "--seed", "1"], "--seed: expected a recipe with it"),
         (["train", "--data", "absent.jsonl"], "absent.jsonl"),

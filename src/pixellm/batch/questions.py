@@ -5,15 +5,14 @@
 `id` may be missing: then it is the number of the line. Images are relative to the file. Other fields are ignored.
 """
 
-import json
-from codecs import BOM_UTF8
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixellm.utils.checks import check_text, check_unicode, expect
+from pixellm.utils.checks import check_text, check_unicode, expect, read_object
+from pixellm.utils.files import read_lines
 from pixellm.utils.limits import MAX_QUESTION_CHARS
 
 
@@ -50,17 +49,15 @@ def read_questions(path: Path) -> tuple[list[FileQuestion], list[BadQuestion]]:
         ValueError: the file can't be read, or has no line.
     """
     try:
-        lines = path.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
+        lines = read_lines(path)
     except OSError as error:
         raise ValueError(f"expected JSON lines in {path}, got an error: {error}. See docs/batch.md.") from None
     questions: dict[str, FileQuestion] = {}
     bad: list[BadQuestion] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         question_id = ""
         try:
-            row = _row(line)
+            row = read_object(line)
             question_id = _id(row, number)
             if question_id in questions:
                 raise ValueError(f"the id {question_id!r} was on line {questions[question_id].line} already")
@@ -70,13 +67,6 @@ def read_questions(path: Path) -> tuple[list[FileQuestion], list[BadQuestion]]:
     if not questions and not bad:
         raise ValueError(f"expected questions in {path}, one JSON object a line, got none. See docs/batch.md.")
     return list(questions.values()), bad
-
-
-def _row(line: bytes) -> dict[str, Any]:
-    try:
-        return expect(json.loads(line.decode()), dict, "a JSON object")
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise ValueError(f"expected a JSON object in UTF-8, got {line[:60].decode(errors='replace')!r}") from None
 
 
 def _id(row: dict[str, Any], number: int) -> str:

@@ -46,17 +46,15 @@ def data_check(
     root: Annotated[
         Path, typer.Option(file_okay=False, help="Folder of all data sets; for a *.json, the folder of its images.")
     ] = Path("dataset"),
-    sheet: Annotated[
-        Path | None,
-        typer.Option(help="Image of random samples to write; -: to standard output. Default: NAME-samples.jpg."),
+    out: Annotated[
+        Path | None, typer.Option(help="Image of random samples to write, .jpg or .png; -: to standard output.")
     ] = None,
 ) -> None:
-    """Read a whole data set: count its records, report bad ones, and draw random samples."""
+    """Read a whole data set: count its records, report bad ones; with --out draw random samples."""
     from pixellm.data.catalogue import open_data
 
-    out = sheet or Path(f"{Path(name).stem.replace(':', '-')}-samples.jpg")
-    if out != STDOUT and out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise ValueError(f"--sheet: expected a .jpg or .png, got {out}.")
+    if out not in (None, STDOUT) and out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise ValueError(f"--out: expected a .jpg or .png, got {out}.")
     reserve_stdout(out)
     opened = open_data(name, root, max_bad_fraction=1.0)
     from rich.progress import track
@@ -65,8 +63,9 @@ def data_check(
 
     counts = check(opened, track(range(len(opened)), "reading", console=err_console, transient=True))
     print_lines(*report_lines(counts))
-    with output_file(out, ".jpg") as path:
-        drawn = sample_sheet(opened, path)
-    if drawn:
-        out_console.print(f"samples: {out}")
+    if out is not None:
+        with output_file(out, ".jpg") as path:
+            drawn = sample_sheet(opened, path)
+        if drawn:
+            out_console.print(f"samples: {out}")
     raise typer.Exit(1 if counts.bad else 0)

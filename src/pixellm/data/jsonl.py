@@ -10,14 +10,17 @@ Lines about one image are asked together, and its image is encoded once.
 
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pixellm.data.datasets import MAX_BAD_FRACTION, Faults, RecordList
 from pixellm.data.records import Exchange, Instance, MaskFile, Record, Segments
 from pixellm.types import SEG_SLOT
-from pixellm.utils.checks import expect
-from pixellm.utils.files import write_text
+from pixellm.utils.checks import check_text, check_unicode, expect, read_object
+from pixellm.utils.files import read_lines, write_text
 
 FIELDS = {"image", "question", "answer", "masks", "id"}
 
@@ -29,21 +32,20 @@ def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> Record
         ValueError: no such file, or too many lines that can't be used; each is named with its number.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(file)
+    except OSError as error:
         raise ValueError(f"expected a JSON-lines file at {file}, which can't be read ({error}).") from None
     faults = Faults(file, max_bad_fraction)
     exchanges: dict[Path, list[Exchange]] = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            with faults.guard(f"line {number}"):
-                image, exchange = _parse(line, file.parent)
-                exchanges.setdefault(image, []).append(exchange)
-    total = sum(bool(line.strip()) for line in lines)
-    if not total:
+    for number, line in lines:
+        where = f"{file.name} line {number}"
+        with faults.guard(where):
+            image, exchange = _parse(line, file.parent)
+            exchanges.setdefault(image, []).append(replace(exchange, where=where))
+    if not lines:
         raise ValueError(f"expected a question a line in {file}, got an empty file.")
     records = (Record(_name(image, file.parent), image, exchanges=tuple(e)) for image, e in exchanges.items())
-    return RecordList(records, faults.check(total))
+    return RecordList(records, faults.check(len(lines)))
 
 
 def split_jsonl(file: Path, held_out: int, folder: Path) -> tuple[Path, Path]:
@@ -59,8 +61,8 @@ def split_jsonl(file: Path, held_out: int, folder: Path) -> tuple[Path, Path]:
         raise ValueError(f"expected to hold out 1 to {len(images) - 1} of the {len(images)} images, got {held_out}.")
     chosen = set(random.Random(0).sample(images, held_out))
     lines: dict[bool, list[str]] = {False: [], True: []}
-    for line in filter(str.strip, file.read_text(encoding="utf-8-sig").split("\n")):
-        row = json.loads(line)
+    for _, line in read_lines(file):
+        row = read_object(line)
         image = file.parent / row["image"]
         row["image"] = str(image.absolute())
         row["masks"] = [str((file.parent / m).absolute()) if isinstance(m, str) else m for m in row.get("masks", [])]
@@ -71,24 +73,39 @@ def split_jsonl(file: Path, held_out: int, folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def _parse(line: str, folder: Path) -> tuple[Path, Exchange]:
-    row: dict[str, Any] = expect(json.loads(line), dict, "a JSON object")
+def _parse(line: bytes, folder: Path) -> tuple[Path, Exchange]:
+    row = read_object(line)
     if unknown := sorted(row.keys() - FIELDS):
         raise ValueError(f"expected the fields {', '.join(sorted(FIELDS))}, got also {', '.join(unknown)}")
-    question = expect(row["question"], str, "a question").strip()
-    answer = expect(row["answer"], str, "an answer").strip()
-    stored = expect(row.get("masks", []), list, "a list of masks")
+    with field("question"):
+        question = check_text(expect(row["question"], str, "a question")).strip()
+    with field("answer"):
+        answer = check_text(expect(row["answer"], str, "an answer")).strip()
+    with field("image"):
+        image = folder / check_unicode(expect(row["image"], str, "an image file"))
+    with field("masks"):
+        stored = expect(row.get("masks", []), list, "a list of masks")
     slots = answer.count(SEG_SLOT)
     if slots != len(stored):
         raise ValueError(f"the answer has {slots} {SEG_SLOT} but {len(stored)} masks")
-    if not question or not answer:
-        raise ValueError("expected a question and an answer, got an empty text")
-    targets = tuple(Instance((), _mask(mask, folder)) for mask in stored)
-    return folder / expect(row["image"], str, "an image file"), Exchange(question, answer, targets)
+    targets = tuple(Instance((), _mask(mask, number, folder)) for number, mask in enumerate(stored))
+    return image, Exchange(question, answer, targets)
 
 
-def _mask(stored: Any, folder: Path) -> Segments | MaskFile:
-    return MaskFile(folder / stored) if isinstance(stored, str) else Segments((stored,)).checked()
+def _mask(stored: Any, number: int, folder: Path) -> Segments | MaskFile:
+    with field(f"masks[{number}]"):
+        if isinstance(stored, str):
+            return MaskFile(folder / check_unicode(stored))
+        return Segments((stored,)).checked()
+
+
+@contextmanager
+def field(name: str) -> Iterator[None]:
+    """Name the field in a ValueError about it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _name(image: Path, folder: Path) -> str:

@@ -145,6 +145,7 @@ class Exchange(Generic[M_co]):
             after it, "explain" with one for an explanation, too, and "phrase" where it is the name of what is wanted.
         ignored: pixels that count neither as target nor as background.
         kind: for a composed question, a key of `grammar.KIND_WEIGHTS`.
+        where: file and line that it is from, for messages; "" where the record's id says it.
     """
 
     question: str
@@ -153,9 +154,15 @@ class Exchange(Generic[M_co]):
     asks: Literal["verbatim", "sentence", "explain", "phrase"] = "verbatim"
     ignored: MaskSource | None = None
     kind: str = ""
+    where: str = ""
+
+    @property
+    def place(self) -> str:
+        """What a message calls it."""
+        return self.where or f"question {self.question!r}"
 
     def decode(self, height: int, width: int, stride: int = 1, continues: bool = False) -> Conversation:
-        """Read every `stride`-th pixel of the masks; a ValueError names the question."""
+        """Read every `stride`-th pixel of the masks; a ValueError names line or question."""
 
         def pixels(mask: MaskSource | np.ndarray) -> np.ndarray:
             decoded = mask if isinstance(mask, np.ndarray) else mask.decode(height, width)
@@ -165,7 +172,7 @@ class Exchange(Generic[M_co]):
             stack = [pixels(target.mask) for target in self.targets if target.mask is not None]
             ignored = None if self.ignored is None else pixels(self.ignored)
         except ValueError as error:
-            raise ValueError(f"question {self.question!r}: {error}") from error
+            raise ValueError(f"{self.place}: {error}") from error
         empty = np.zeros((0, -(-height // stride), -(-width // stride)), dtype=bool)
         targets = np.stack(stack) if stack else empty
         return Conversation(self.question, self.answer or "", targets, ignored=ignored, continues=continues)

@@ -22,6 +22,7 @@ from pixellm.data.refer import multi_referring
 from pixellm.data.templates import join
 from pixellm.imaging import masks
 from pixellm.types import SEG_SLOT
+from pixellm.utils.checks import clause
 from pixellm.utils.files import write_text
 
 PublishedName = Literal["muse", "refer", "multi-refer", "reasonseg", "grefcoco"]
@@ -187,7 +188,7 @@ def _questions(data: RecordDataset, prefix: str = "") -> Iterator[BenchmarkQuest
                 yield _question(record, exchange, image_id, number)
             except (ValueError, OSError) as error:
                 raise ValueError(
-                    f"{image_id}/{number}: {error}. Mend the data; `pixellm data check` reads it."
+                    f"{image_id}/{number}: {clause(error)}. Mend the data; `pixellm data check` reads it."
                 ) from None
 
 

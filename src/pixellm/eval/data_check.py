@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pixellm.data.chat import Chat
 from pixellm.data.datasets import BadRecord, RecordDataset
-from pixellm.data.records import Record
+from pixellm.data.records import Instance, Record
 from pixellm.imaging.contact_sheet import contact_sheet
 from pixellm.imaging.images import load_image
 from pixellm.imaging.masks import encode
@@ -52,36 +52,46 @@ def check(data: RecordDataset, progress: Iterable[int] | None = None) -> Dataset
         except ValueError as error:
             counts.bad.append(BadRecord(f"number {index}", str(error)))
             continue
-        counts.bad += [BadRecord(record.record_id, fault) for fault in _count(record, counts)]
+        counts.bad += _count(record, counts)
     return counts
 
 
-def _count(record: Record, counts: DatasetCounts) -> Iterator[str]:
-    """Add one record to the counts and yield its faults."""
+def _count(record: Record, counts: DatasetCounts) -> Iterator[BadRecord]:
+    """Add one record to the counts and yield its faults, each with its line where the data set has one."""
     try:
         image = load_image(record.image)
+        height, width = image.height, image.width
+        if record.original_hw not in (None, (height, width)):
+            raise ValueError(f"annotated for {record.original_hw} pixels (height, width), got {(height, width)}")
     except ValueError as error:
-        yield str(error)
+        for where in [f"{e.where}, image" for e in record.exchanges if e.where] or [record.record_id]:
+            yield BadRecord(where, str(error))
         return
-    height, width = image.height, image.width
-    if record.original_hw not in (None, (height, width)):
-        yield f"annotated for {record.original_hw} pixels (height, width), got {(height, width)}"
-        return
-    masks = [(f"name {instance.names[0]!r}", instance) for instance in record.instances]
-    masks += [(f"question {e.question!r}", instance) for e in record.exchanges for instance in e.targets]
-    filled = []
-    for where, instance in masks:
+    for where, instance in _masks(record):
         try:
-            filled += [bool(instance.mask.decode(height, width).any())] if instance.mask is not None else []
+            if instance.mask is None:
+                continue
+            counts.masks += 1
+            if not instance.mask.decode(height, width).any():
+                counts.empty_masks += 1
+                raise ValueError("expected a mask with a pixel in the image, got an empty one")
         except ValueError as error:
-            yield f"{where}: {error}"
+            yield BadRecord(where, str(error))
     counts.images += 1
     counts.instances += len(record.instances)
     counts.without_target += sum(instance.mask is None for instance in record.instances)
     counts.questions += len(record.exchanges)
     counts.targets.update(len(exchange.targets) for exchange in record.exchanges)
-    counts.masks += len(filled)
-    counts.empty_masks += filled.count(False)
+
+
+def _masks(record: Record) -> Iterator[tuple[str, Instance]]:
+    """Yield the record's instances, each with its place: file, line and field, or record and name."""
+    for instance in record.instances:
+        yield f"{record.record_id}: name {instance.names[0]!r}", instance
+    for exchange in record.exchanges:
+        for number, instance in enumerate(exchange.targets):
+            where = exchange.where or f"{record.record_id}: {exchange.place}"
+            yield f"{where}, masks[{number}]", instance
 
 
 def sample_sheet(data: RecordDataset, path: Path, count: int = 12, seed: int = 0) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 from pixellm.imaging import masks
 from pixellm.inference.answer_builder import phrase_span
 from pixellm.types import SEG_SLOT, Answer, Target
-from pixellm.utils.checks import check_score, check_span, expect
+from pixellm.utils.checks import check_score, check_span, clause, expect
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +75,10 @@ def read_predictions(path: Path) -> Predictions:
             if answer.id in answers:
                 raise ValueError(f"expected one answer to each question, got a second one to {answer.id!r}")
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, {place}: {error}. Mend or remove it.") from None
+            raise ValueError(f"{path}, {place}: {clause(error)}. Mend or remove it.") from None
         answers[answer.id] = answer
+    if not answers:
+        raise ValueError(f"expected answers in {path}, got none.")
     if unknown:
         logger.warning("%s: fields that nothing reads: %s", path, ", ".join(sorted(unknown)))
     return Predictions(answers, fingerprint)

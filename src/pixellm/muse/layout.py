@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from pixellm.data.datasets import read_json
 from pixellm.muse.records import MuseImage, MuseRecord, MuseTarget
-from pixellm.utils.checks import expect
+from pixellm.utils.checks import clause, expect
 from pixellm.utils.files import atomic_write
 
 BY_QUESTION = ("questions", "answers", "text_answers", "provenance")  # lists as long as there are questions
@@ -114,7 +114,7 @@ def read(path: Path) -> list[Entry]:
             image_key(expect(row, dict, "an image entry"))
             pairs_of(row)
         except ValueError as error:
-            raise ValueError(f"{path}, entry {number}: {error}. `pixellm muse validate` lists all.") from None
+            raise ValueError(f"{path}, entry {number}: {clause(error)}. `pixellm muse validate` lists all.") from None
         entries.append(row)
     return entries
 

@@ -1,5 +1,6 @@
 """Checks of values that were read from files."""
 
+import json
 import re
 from typing import Any
 
@@ -10,6 +11,21 @@ def expect(value: Any, kind: type, what: str) -> Any:
         got = "null" if value is None else repr(str(value)[:60])
         raise ValueError(f"expected {what}, got {got}")
     return value
+
+
+def clause(error: object) -> str:
+    """Return a message without its full stop, for one that goes on."""
+    return str(error).rstrip(". ")
+
+
+def read_object(line: bytes) -> dict[str, Any]:
+    """Return the JSON object of a line; a ValueError if it is none."""
+    try:
+        return expect(json.loads(line.decode()), dict, "a JSON object")
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        reason = f": {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+        got = line[:60].decode(errors="replace")
+        raise ValueError(f"expected a JSON object in UTF-8, got {got!r}{reason}") from None
 
 
 def check_text(text: str, max_chars: int | None = None) -> str:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_lines(path: Path) -> list[tuple[int, bytes]]:
+    """Return the lines of a file that are not blank, with their numbers from 1; undecoded, for one may be no UTF-8."""
+    lines = path.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def write_text(path: Path, text: str) -> None:

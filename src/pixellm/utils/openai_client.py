@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pixellm.utils.budget import BudgetProtocol, RateLimiter, Reservation
 from pixellm.utils.chat_protocol import BrokenReplyError, Messages, RequestFormat, Schema, request
+from pixellm.utils.checks import clause
 from pixellm.utils.server_settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class ChatClient:
             if after is not None and after > LONGEST_AFTER:
                 return RefusedError(f"the server asks to wait for {after:,.0f} s. Run it again then: answers are kept.")
             return BrokenReplyError(f"status {error.status_code}", after)
-        reason = self._redacted(str(error))
+        reason = clause(self._redacted(str(error)))
         if error.status_code in (401, 403, 404):
             return RefusedError(
                 f"expected an answer of {self.model} at {self.settings.where}, got {reason}. Check URL, model and key."

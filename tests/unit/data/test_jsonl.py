@@ -53,13 +53,16 @@ def test_lines_about_one_image_are_one_record(tmp_path) -> None:
         ({key: value for key, value in ROW.items() if key != "image"}, "no field 'image'"),
         ({**ROW, "question": " "}, "an empty text"),
         ({**ROW, "masks": [[]]}, "expected polygons or an RLE"),
-        ({**ROW, "masks": [7]}, "expected polygons or an RLE"),
+        ({**ROW, "masks": [7]}, "masks[0]: expected polygons or an RLE"),
+        ({**ROW, "question": None}, "question: expected a question, got null"),
+        (json.dumps({**ROW, "answer": "\udc80 {seg}"}), "answer: expected Unicode text"),
+        ({**ROW, "image": 7}, "image: expected an image file, got '7'"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, row, reason) -> None:
     path = write(tmp_path, ROW, row)
     data = open_data(path, tmp_path, max_bad_fraction=0.5)
-    assert [bad.record_id for bad in data.bad] == ["line 2"]
+    assert [bad.record_id for bad in data.bad] == ["my.jsonl line 2"]
     assert reason in data.bad[0].reason
     with pytest.raises(ValueError, match="1 of 2 records can't be used"):
         open_data(path, tmp_path)

@@ -132,3 +132,13 @@ def test_ids_are_compared_with_the_benchmarks():
     assert predictions.check_ids({"a": None, "b": None, "c": None}) == ["a", "c"]
     with pytest.raises(ValueError, match="got 1 others: b"):
         predictions.check_ids({"a": None})
+
+
+def test_a_file_without_an_answer(tmp_path):
+    with pytest.raises(ValueError, match=r"expected answers in .*, got none"):
+        read_predictions(write(tmp_path / "p.jsonl", {"fingerprint": {}}))
+
+
+def test_a_message_ends_in_one_full_stop(tmp_path):
+    with pytest.raises(ValueError, match=r"(?<!\.)\. Mend or remove it\.$"):
+        read_predictions(write(tmp_path / "p.jsonl", {**LINE, "masks": [{"size": [30, 40], "counts": "§"}]}))
