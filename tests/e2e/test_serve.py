@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -18,7 +19,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from pixellm.segmenter import load
-from tests.support import serving, tiny
+from tests.support import hostile, serving, tiny
 from tests.support.serving import KEY, MODEL, OTHER_KEY, QUESTIONS, TOKENS
 
 
@@ -286,6 +287,27 @@ def test_a_worker_that_is_killed_is_replaced(server, model):
 
 
 JSON = {"Content-Type": "application/json"}
+
+
+def test_slow_images_leave_room_for_others(server):
+    """Each of the three takes many seconds to open; those of clients that leave are given up."""
+    form = {"question": "table", "max_tokens": 1}
+    request = server.http.build_request("POST", "/v1/segment", files={"image": hostile.slow()}, data=form)
+    body = request.read()
+    head = f"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {OTHER_KEY}\r\n"
+    head += f"Content-Type: {request.headers['content-type']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    lost = 'pixellm_decoders_lost_total{reason="cancelled"}'
+    before = server.metric(lost)
+    with ExitStack() as connections:
+        for _ in range(3):
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            connection.sendall(head.encode() + body)
+        server.wait_for(lambda: server.metric("pixellm_in_flight_requests") == 4)
+        start = time.monotonic()
+        assert server.http.post("/v1/segment", files={"image": serving.png()}, data=form).status_code == 200
+        assert time.monotonic() - start < 3
+    server.wait_for(lambda: server.metric(lost) == before + 2, 5)  # the third waited for one of them
+    server.wait_for(lambda: server.metric("pixellm_in_flight_requests") == 1, 5)
 
 
 def test_the_end_lets_answers_finish(model):

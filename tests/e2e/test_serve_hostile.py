@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 from pixellm.serve import server as serve_server
-from tests.support import serving
+from tests.support import hostile, serving
 from tests.support.serving import MODEL, TOKENS
 
 CHAT = "/v1/chat/completions"
@@ -92,7 +94,7 @@ def test_a_body_that_does_not_say_so(server):
 
 def test_bombs(server):
     for size in ((1001, 1000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)):
-        data = serving.bomb(*size)
+        data = hostile.bomb(*size)
         assert len(data) < 200
         for image in (serving.data_uri(data), None):
             files = None if image else {"image": ("a.png", data)}
@@ -100,6 +102,30 @@ def test_bombs(server):
             response = server.http.post("/v1/segment", **sent)
             assert response.status_code in (400, 413)
             is_error(response, response.status_code)
+
+
+def segment(server, image: bytes, **options):
+    return server.http.post("/v1/segment", files={"image": image}, data={"question": "a", "max_tokens": 1}, **options)
+
+
+def test_a_jpeg_of_many_scans(server):
+    """Without a limit, 7,000 scans of a megapixel take 12 s."""
+    response = segment(server, hostile.scans(1000, 1000, 7000))
+    assert is_error(response, 400, "invalid_image")
+    assert "at most 100 scans" in response.json()["error"]["message"]
+
+
+def test_decoders_that_are_killed(server):
+    for process in server.children("pixellm.serve.decoding"):
+        os.kill(process, signal.SIGKILL)
+    assert segment(server, serving.png()).status_code == 200
+
+
+def test_warnings_are_counted_and_not_written(server, capfd):
+    before = server.metric("pixellm_image_warnings_total")
+    assert segment(server, hostile.noisy(1000)).status_code == 200
+    assert server.metric("pixellm_image_warnings_total") >= before + 1000
+    assert "EXIF" not in capfd.readouterr().err
 
 
 def test_many_headers(server):

@@ -4,11 +4,9 @@ import base64
 import io
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,18 +41,6 @@ def png(width: int = 60, height: int = 40, seed: int = 0) -> bytes:
     stream = io.BytesIO()
     tiny.picture(width, height, seed).save(stream, "PNG")
     return stream.getvalue()
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of few bytes that says it is large, and would be."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    )
 
 
 def data_uri(data: bytes) -> str:
@@ -107,9 +93,13 @@ class Running:
 
     def worker(self) -> int:
         """Process id of the worker."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        (worker,) = [int(child) for child in children]
+        (worker,) = self.children("pixellm.serve.worker")
         return worker
+
+    def children(self, module: str) -> list[int]:
+        """Process ids of the children that run a module."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(child) for child in children if module in Path(f"/proc/{child}/cmdline").read_text().split("\0")]
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -1,22 +1,30 @@
 """Images of any kind → 8-bit RGB, upright; or a ValueError that says what is wrong with the file.
 
-path | PIL image | NumPy array | example:NAME  →  size check → full decode → EXIF orientation → RGB
+path | PIL image | NumPy array | example:NAME  →  checks of size and scans → full decode → EXIF orientation → RGB
 """
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pixellm.utils.limits import MAX_PIXELS
+from pixellm.utils.limits import MAX_PIXELS, MAX_SCANNED_PIXELS, MAX_SCANS
 
 # Named, because Pillow's full list runs other programs (EPS → Ghostscript) and holds rarely tested decoders.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 URL = re.compile(r"([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
 EXAMPLE = "example:"
 ARRAYS = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool or float in 0..1"
+
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+# Not stuffing (FF 00), fill bytes (FF FF), TEM (FF 01) or restarts (FF D0 … D7), which stand alone in a scan.
+JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+
+# One file's metadata can cause 65,535 different warnings, two lines each.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 ImageSource = str | Path | Image.Image | np.ndarray
 
@@ -28,6 +36,32 @@ def check_pixels(height: int, width: int) -> None:
         raise ValueError(f"expected a height and a width of at least one pixel, got {height!r:.40} and {width!r:.40}")
     if int(height) * int(width) > MAX_PIXELS:
         raise ValueError(f"expected at most {MAX_PIXELS / 1e6:.0f} million pixels, got {height}×{width}")
+
+
+def count_scans(image: Image.Image) -> int:
+    """Return the number of scans of a JPEG that has not been decoded yet, or an upper bound within the limits; else 0.
+
+    Each scan passes over all pixels, however few bytes it has. The first frame of several counts alone.
+    """
+    if image.format not in ("JPEG", "MPO") or image.fp is None or image.fp.closed:
+        return 0
+    at = image.fp.tell()
+    image.fp.seek(0)
+    data = image.fp.read()
+    image.fp.seek(at)
+    bound = data.count(bytes([0xFF, START_OF_SCAN]))  # metadata and further frames included
+    if bound <= max_scans(*image.size):
+        return bound
+    scans, position = 0, 2
+    while (marker := JPEG_MARKER.search(data, position)) and marker[1][0] != END_OF_IMAGE:
+        scans += marker[1][0] == START_OF_SCAN
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return scans
+
+
+def max_scans(width: int, height: int) -> int:
+    """Return the largest number of scans of a JPEG of this size."""
+    return min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, width * height))
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -101,6 +135,10 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise ValueError(f"expected at least one pixel, got {name} of {width}×{height}. Check how it was made.")
     if width * height > MAX_PIXELS:
         raise _too_large(name, f"{width}×{height} = {width * height / 1e6:.0f} million pixels")
+    if count_scans(image) > max_scans(width, height):
+        raise ValueError(
+            f"expected a JPEG of at most {max_scans(width, height)} scans, got {name} of more. Save it again, as PNG."
+        )
     try:
         image.load()
         upright = ImageOps.exif_transpose(image)

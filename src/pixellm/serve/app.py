@@ -32,20 +32,22 @@ def create_app(
     """
     metrics = Metrics()
     dispatcher = Dispatcher(worker, settings, metrics)
+    handler = RequestHandler(settings, dispatcher)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         supervisor = dispatcher.open()
         supervisor.add_done_callback(lambda task: None if task.cancelled() else on_failure(str(task.exception())))
+        await handler.decoder.processes.warm(2)
         try:
             yield
         finally:
+            await handler.decoder.processes.close()
             await dispatcher.close()
 
     # No documentation pages: they load scripts from the network. /openapi.json has the same content.
     app = FastAPI(title="pixellm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
-    handler = RequestHandler(settings, dispatcher)
     # Only described here: the middleware authenticates.
     security = [Depends(HTTPBearer(auto_error=False, description="An API key of this server."))] if keys else []
     app.include_router(routes.chat_routes(handler), dependencies=security)

@@ -7,6 +7,7 @@ cancelled for free.
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections import deque
 from dataclasses import replace
@@ -35,10 +36,10 @@ STABLE_AFTER = 60.0  # seconds of uptime that reset the delay
 
 
 class PendingAnswer:
-    """Queued question with the events of its answer; the last one is `AnswerFinished`."""
+    """Queued question with the events of its answer, due at `due`; the last one is `AnswerFinished`."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, due: float) -> None:
+        self.job, self.due = job, due
         self.queue: asyncio.Queue[AnswerEvent] = asyncio.Queue()
         self.queued_at = time.perf_counter()
 
@@ -96,8 +97,8 @@ class Dispatcher:
         self._queue.clear()
         self._fail(answers, CLOSING)
 
-    def submit(self, job: Job) -> PendingAnswer:
-        """Queue a question and set its `job_id`.
+    def submit(self, job: Job, due: float = math.inf) -> PendingAnswer:
+        """Queue a question and set its `job_id`; `due` is the end of its time, by `time.perf_counter`.
 
         Raises:
             ApiError: 503, the queue is full, or the server is shutting down.
@@ -107,7 +108,7 @@ class Dispatcher:
         if len(self._queue) >= self.settings.max_queue:
             self.metrics.answers.labels("refused").inc()
             raise ApiError(503, f"{len(self._queue)} questions are waiting already. Try again later.", "queue_full")
-        pending = PendingAnswer(replace(job, job_id=next(self._ids)))
+        pending = PendingAnswer(replace(job, job_id=next(self._ids)), due)
         self._queue.append(pending)
         self._send_next()
         return pending

@@ -1,38 +1,25 @@
-"""Decode the images of requests: bytes → checked pixels with their digest."""
+"""Decode the images of requests: bytes → checked pixels with their digest, in processes that can be killed."""
 
 import asyncio
 import base64
 import binascii
-import hashlib
-import io
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
-from PIL import Image
-
-from pixellm.imaging.images import load_image
+from pixellm.imaging.images import max_scans
+from pixellm.serve.decoder_process import Decoded, DecoderProcesses
+from pixellm.serve.decoding import FORMATS, DecodedImage
 from pixellm.serve.errors import ApiError
+from pixellm.serve.fair_share import FairShare
+from pixellm.serve.metrics import Metrics
+from pixellm.utils import limits
 
-# Formats that browsers display; each further decoder would be one more attack surface.
-FORMATS = ("AVIF", "GIF", "JPEG", "PNG", "WEBP")
+logger = logging.getLogger(__name__)
 DATA_URI = re.compile(
     r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[\w.+-]+=[\w.+-]*)*;base64,", re.IGNORECASE
 )
-DECODERS = 2  # images decoded at once
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """RGB pixels (H, W, 3), row-major, `size` (W, H), and the digest of both."""
-
-    size: tuple[int, int]
-    pixels: bytes = field(repr=False)
-    digest: str
-
-    def to_pil(self) -> Image.Image:
-        return Image.frombytes("RGB", self.size, self.pixels)
 
 
 def decode_data_uri(uri: str) -> bytes:
@@ -47,72 +34,72 @@ def decode_data_uri(uri: str) -> bytes:
 
 
 class ImageDecoder:
-    """Decode images within a memory budget.
+    """Decode images within budgets of memory and processes, of which one tenant gets at most half.
+
+    A process whose image takes too long, or whose client has left, is killed.
 
     Args:
         max_pixels: size of one image, checked before it is decoded.
         max_decoded_bytes: memory of all decoded images in use.
+        metrics: receives warnings and lost processes.
+        seconds: time to decode an image.
     """
 
-    def __init__(self, max_pixels: int, max_decoded_bytes: int) -> None:
-        self.max_pixels = max_pixels
-        self._free_bytes = max(max_decoded_bytes, 3 * max_pixels)  # always enough for one image
-        self._changed = asyncio.Condition()
-        self._threads = asyncio.Semaphore(DECODERS)
+    def __init__(
+        self, max_pixels: int, max_decoded_bytes: int, metrics: Metrics, seconds: float = limits.DECODE_SECONDS
+    ) -> None:
+        self.max_pixels, self.seconds, self.metrics = max_pixels, seconds, metrics
+        largest = 3 * max_pixels  # always enough for one image
+        total = max(max_decoded_bytes, largest)
+        self.memory = FairShare(total, max(total // 2, largest))
+        self.slots = FairShare(limits.MAX_DECODERS, limits.MAX_DECODERS // 2)
+        self.processes = DecoderProcesses(limits.DECODER_BYTES + limits.DECODER_BYTES_PER_PIXEL * max_pixels)
 
     @asynccontextmanager
-    async def decode(self, data: bytes) -> AsyncIterator[DecodedImage]:
+    async def decode(self, data: bytes, tenant: str) -> AsyncIterator[DecodedImage]:
         """Yield the decoded image and free its memory afterwards; ApiError 400 or 413 for a bad or too large file."""
-        width, height = await asyncio.to_thread(self._read_size, data)
-        needed = 3 * width * height
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._free_bytes >= needed)
-            self._free_bytes -= needed
-        try:
-            async with self._threads:
-                image = await asyncio.to_thread(_decode, data)
-            yield image
-        finally:
-            self._free_bytes += needed
-            await asyncio.shield(self._notify())
+        header = await self._call("read_header", data, tenant)
+        if header.fields is None:
+            raise _invalid(f"expected an image ({', '.join(FORMATS)}), got something else.")
+        width, height, scans = header.fields
+        self._check(width, height, scans)
+        async with self.memory.hold(tenant, 3 * width * height):
+            image = await self._call("decode", data, tenant)
+            if image.fields is None:
+                raise _invalid("expected a complete image, got a damaged file. Send it again.")
+            width, height, digest = image.fields  # upright
+            yield DecodedImage((width, height), image.content, digest)
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    def _read_size(self, data: bytes) -> tuple[int, int]:
-        try:
-            with Image.open(io.BytesIO(data), formats=_formats()) as image:
-                width, height = image.size
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise self._too_large("far more") from None
-        except Exception:  # Pillow's decoders raise any exception
-            raise ApiError(
-                400, f"expected an image ({', '.join(FORMATS)}), got something else.", "invalid_image"
-            ) from None
+    def _check(self, width: int, height: int, scans: int) -> None:
         if width * height > self.max_pixels:
-            raise self._too_large(f"{width}×{height}")
-        return width, height
+            raise ApiError(
+                413,
+                f"expected an image of at most {self.max_pixels:,} pixels, got {width}×{height}. Scale it down.",
+                "image_too_large",
+            )
+        if scans > max_scans(width, height):
+            raise _invalid(f"expected a JPEG of at most {max_scans(width, height)} scans, got {scans}. Save it anew.")
 
-    def _too_large(self, got: str) -> ApiError:
-        return ApiError(
-            413,
-            f"expected an image of at most {self.max_pixels:,} pixels, got {got}. Scale it down.",
-            "image_too_large",
-        )
+    async def _call(self, function: str, data: bytes, tenant: str) -> Decoded:
+        """Call a function of `decoding`; ApiError 400 if it takes too long."""
+        lost = self.metrics.decoders_lost
+        async with self.slots.hold(tenant):
+            try:
+                async with asyncio.timeout(self.seconds):
+                    decoded = await self.processes.call(function, data)
+            except TimeoutError:
+                lost.labels("timeout").inc()
+                raise _invalid(f"expected an image that is decoded within {self.seconds:g} s. Save it anew.") from None
+            except asyncio.CancelledError:
+                lost.labels("cancelled").inc()
+                raise
+            except ConnectionError:
+                logger.error("a decoder process died of an image")
+                lost.labels("crash").inc()
+                return Decoded(None, b"", 0)
+        self.metrics.image_warnings.inc(decoded.warnings)
+        return decoded
 
 
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _decode(data: bytes) -> DecodedImage:
-    try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            rgb = load_image(image)
-    except Exception:
-        raise ApiError(400, "expected a complete image, got a damaged file. Send it again.", "invalid_image") from None
-    pixels = rgb.tobytes()
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height} ".encode() + pixels)
-    return DecodedImage(rgb.size, pixels, digest.hexdigest())
+def _invalid(message: str) -> ApiError:
+    return ApiError(400, message, "invalid_image")

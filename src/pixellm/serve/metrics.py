@@ -19,6 +19,8 @@ class Metrics:
         self.tokens = Counter("tokens", "Prompt tokens and generated tokens.", ["kind"], **common)
         self.masks = Counter("masks", "Masks predicted.", **common)
         self.images = Counter("images", "Images of answers by cache hit or miss.", ["cache"], **common)
+        self.image_warnings = Counter("image_warnings", "Warnings of the image decoders.", **common)
+        self.decoders_lost = Counter("decoders_lost", "Decoder processes killed or dead.", ["reason"], **common)
         self.restarts = Counter("worker_restarts", "Worker processes replaced after their death.", **common)
         self.queued = Gauge("queue_questions", "Questions waiting for the model.", **common)
         self.running = Gauge("running_questions", "Questions sent to the worker.", **common)

@@ -51,6 +51,7 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), CLIENT_CLOSED
+        scope.setdefault("state", {})["arrived"] = start
 
         async def send_secured(message: Message) -> None:
             nonlocal status
@@ -94,7 +95,7 @@ class RequestMiddleware:
         length = Headers(scope=scope).get("content-length", "0")
         check_body_size(int(length) if length.isdecimal() else 0, self.settings)
         with self._limiter.admit(tenant), self.metrics.in_flight.track_inprogress():
-            scope.setdefault("state", {})["tenant"] = tenant
+            scope["state"]["tenant"] = tenant
             await self.app(scope, limited(receive, self.settings), send)
 
     def _is_public(self, scope: Scope) -> bool:

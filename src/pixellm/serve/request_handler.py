@@ -5,7 +5,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -16,9 +16,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from pixellm.serve.authentication import ANONYMOUS
+from pixellm.serve.decoding import DecodedImage
 from pixellm.serve.dispatcher import Dispatcher, PendingAnswer
 from pixellm.serve.errors import ApiError, invalid
-from pixellm.serve.image_decoder import DecodedImage, ImageDecoder, decode_data_uri
+from pixellm.serve.image_decoder import ImageDecoder, decode_data_uri
 from pixellm.serve.image_fetcher import ImageFetcher
 from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn
 from pixellm.serve.request_limits import check_json_size
@@ -38,7 +39,7 @@ class RequestHandler:
 
     def __init__(self, settings: ServeSettings, dispatcher: Dispatcher) -> None:
         self.settings, self.dispatcher = settings, dispatcher
-        self._decoder = ImageDecoder(settings.max_pixels, settings.max_decoded_bytes)
+        self.decoder = ImageDecoder(settings.max_pixels, settings.max_decoded_bytes, dispatcher.metrics)
         self._fetcher = ImageFetcher(settings.image_hosts, settings.max_body_bytes, settings.fetch_timeout)
 
     async def read_body(self, request: Request, json_field: str | None = None) -> tuple[bytes, bytes | None]:
@@ -78,18 +79,40 @@ class RequestHandler:
         return {"max_new_tokens": tokens, "temperature": temperature, "top_p": options.top_p, "seed": seed}
 
     @asynccontextmanager
-    async def image(self, uploaded: bytes | None, url: str | None) -> AsyncIterator[DecodedImage]:
-        """Yield the decoded image of a request: uploaded, in a data URI, or behind a URL."""
+    async def image(self, request: Request, uploaded: bytes | None, url: str | None) -> AsyncIterator[DecodedImage]:
+        """Yield the decoded image of a request: uploaded, in a data URI, or behind a URL.
+
+        Raises:
+            ApiError: 400, 413, a bad image; 504, it took too long.
+            ClientDisconnect: the client left; its image is no longer fetched or decoded.
+        """
         if (uploaded is None) == (url is None):
             raise ApiError(400, f"expected one image, got {'none' if url is None else 'two'}.", "invalid_image")
+        async with AsyncExitStack() as resources:
+            opening = self._open(resources, uploaded, url, _tenant(request))
+            try:
+                async with asyncio.timeout(self._due(request) - time.perf_counter()):
+                    image = await until_disconnect(request.receive, opening)
+            except TimeoutError:
+                raise ApiError(504, "The image could not be read in time. Try again later, or scale it down.") from None
+            yield image
+
+    async def _open(
+        self, resources: AsyncExitStack, uploaded: bytes | None, url: str | None, tenant: str
+    ) -> DecodedImage:
+        """Fetch and decode an image; `resources` hold its memory."""
         start = time.perf_counter()
         if url is not None:
             is_inline = url[:5].lower() == "data:"
             uploaded = await asyncio.to_thread(decode_data_uri if is_inline else self._fetcher.fetch, url)
         assert uploaded is not None
-        async with self._decoder.decode(uploaded) as image:
-            self.dispatcher.metrics.stage.labels("image").observe(time.perf_counter() - start)
-            yield image
+        image = await resources.enter_async_context(self.decoder.decode(uploaded, tenant))
+        self.dispatcher.metrics.stage.labels("image").observe(time.perf_counter() - start)
+        return image
+
+    def _due(self, request: Request) -> float:
+        """Return when the answer is due, by `time.perf_counter`: the clock runs from the request's arrival."""
+        return request.state.arrived + self.settings.request_timeout
 
     def submit(
         self,
@@ -101,9 +124,8 @@ class RequestHandler:
         history: tuple[PastTurn, ...] = (),
     ) -> PendingAnswer:
         """Queue a question of the request's tenant."""
-        tenant = request.scope.get("state", {}).get("tenant", ANONYMOUS)
-        job = Job(-1, tenant, image.digest, image.pixels, image.size, question, system, history, sampling)
-        return self.dispatcher.submit(job)
+        job = Job(-1, _tenant(request), image.digest, image.pixels, image.size, question, system, history, sampling)
+        return self.dispatcher.submit(job, self._due(request))
 
     async def events(self, pending: PendingAnswer) -> AsyncGenerator[AnswerEvent, None]:
         """Yield the events of an answer; cancel the question if the caller stops early.
@@ -111,14 +133,13 @@ class RequestHandler:
         Raises:
             ApiError: 504, the answer takes too long; or the worker's error.
         """
-        limit = self.settings.request_timeout
-        deadline = pending.queued_at + limit
         event: AnswerEvent | None = None
         try:
             while not isinstance(event, AnswerFinished):
-                event = await pending.next_event(deadline - time.perf_counter())
+                event = await pending.next_event(pending.due - time.perf_counter())
                 yield event
         except TimeoutError:
+            limit = self.settings.request_timeout
             raise ApiError(504, f"expected an answer within {limit:g} s. Ask for fewer tokens.") from None
         finally:
             if not isinstance(event, AnswerFinished):
@@ -133,6 +154,10 @@ class RequestHandler:
         (finished,) = (event for event in events if isinstance(event, AnswerFinished))
         width, height = pending.job.size
         return Answer(pending.job.question, text, targets, (height, width)), finished
+
+
+def _tenant(request: Request) -> str:
+    return request.scope.get("state", {}).get("tenant", ANONYMOUS)
 
 
 async def until_disconnect(receive: Receive, work: Awaitable[T]) -> T:

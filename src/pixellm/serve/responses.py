@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
+from pixellm.serve.decoding import DecodedImage
 from pixellm.serve.errors import ApiError
-from pixellm.serve.image_decoder import DecodedImage
 from pixellm.serve.messages import AnswerEvent, AnswerFinished
 from pixellm.types import Answer, Target, TextPiece
 

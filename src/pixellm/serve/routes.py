@@ -87,7 +87,7 @@ def chat_routes(handler: RequestHandler) -> APIRouter:
         sampling = handler.sampling(chat_request, chat_request.max_completion_tokens)
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": chat_request.model}
         async with AsyncExitStack() as resources:
-            image = await resources.enter_async_context(handler.image(uploaded, question.image_url))
+            image = await resources.enter_async_context(handler.image(request, uploaded, question.image_url))
             pending = handler.submit(request, image, question.question, sampling, question.system, question.history)
             if not chat_request.stream:
                 answer, finished = await until_disconnect(request.receive, handler.complete(pending))
@@ -127,7 +127,7 @@ def segment_routes(handler: RequestHandler) -> APIRouter:
         sampling = handler.sampling(query)
         url = query.image if isinstance(query, schema.SegmentRequest) else None
         async with AsyncExitStack() as resources:
-            image = await resources.enter_async_context(handler.image(uploaded, url))
+            image = await resources.enter_async_context(handler.image(request, uploaded, url))
             pending = handler.submit(request, image, query.question, sampling)
             answer, _ = await until_disconnect(request.receive, handler.complete(pending))
             async with drawing:

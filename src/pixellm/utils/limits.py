@@ -4,6 +4,8 @@ MIB = 1 << 20
 
 # Images and masks
 MAX_PIXELS = 3 << 24  # pixels of an image or mask, 50 million: four runs of 2^24 make pycocotools write past its text
+MAX_SCANS = 100  # scans of a JPEG, as in libtiff; encoders write about 10
+MAX_SCANNED_PIXELS = 1_000_000_000  # pixels × scans of a JPEG: about 2 s
 MAX_COORDINATE = 1_000_000  # pixels between a polygon's point and the image's corner
 MAX_POLYGON_POINTS = 1_000_000  # points of all polygons of a mask
 MAX_OUTLINE = 2_000_000  # pixels in x and in y along all polygons of a mask: pycocotools takes up to 160 bytes for each
@@ -12,6 +14,10 @@ MAX_OUTLINE = 2_000_000  # pixels in x and in y along all polygons of a mask: py
 MAX_BODY_BYTES = 16 * MIB  # bytes of a request
 MAX_UPLOAD_PIXELS = 25_000_000  # pixels of an image in a request
 MAX_DECODED_BYTES = 512 * MIB  # bytes of all decoded images in use
+MAX_DECODERS = 4  # images decoded at once, each in a process of its own; half of them for one API key
+DECODE_SECONDS = 10.0  # seconds to decode an image; then its process is killed
+DECODER_BYTES = 64 * MIB  # memory of a decoder process beyond that of its start, and of
+DECODER_BYTES_PER_PIXEL = 40  # bytes for each of `MAX_UPLOAD_PIXELS`: coefficients and two copies with four channels
 MAX_QUEUE = 256  # questions that wait for the model
 MAX_IN_FLIGHT = 256  # requests of one API key being read, answered or written
 MAX_HEADERS = 100  # headers of a request

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import os
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -11,7 +13,8 @@ import pytest
 from PIL import Image
 
 from pixellm.imaging import images
-from pixellm.imaging.images import load_image
+from pixellm.imaging.images import count_scans, load_image
+from tests.support import hostile
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -259,3 +262,32 @@ def test_examples():
     assert load_image("example:cat").size == (451, 300)
     with pytest.raises(ValueError, match=r"got 'nothing'.*astronaut"):
         load_image("example:nothing")
+
+
+def test_scans_are_limited(tmp_path):
+    """Without a limit, these 2,000 scans of 25 megapixels take 80 s."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(hostile.scans(5000, 5000, 2000))
+    with pytest.raises(ValueError, match=r"at most 40 scans, got .*a\.jpg of more"):
+        load_image(path)
+    path.write_bytes(hostile.scans(1000, 1000, 60))
+    assert load_image(path).size == (1000, 1000)
+
+
+def test_markers_in_metadata_are_no_scans(tmp_path):
+    """Raw data of cameras, in segments or behind the image, holds any bytes; fill bytes and restarts change nothing."""
+    data = hostile.encoded(Image.new("RGB", (64, 48), "red"), "JPEG", restart_marker_blocks=1)
+    segment = b"\xff\xe5" + (2 + 600).to_bytes(2) + b"\xff\xda" * 300
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data[:2] + b"\xff" + segment + data[2:] + b"\xff\xda" * 300)
+    with Image.open(path) as image:
+        assert count_scans(image) == 1
+    assert load_image(path).size == (64, 48)
+
+
+def test_metadata_cannot_flood_the_log(tmp_path):
+    """In a process of its own: pytest has filters of its own."""
+    (tmp_path / "a.png").write_bytes(hostile.noisy(1000))
+    code = "import sys; from pixellm.imaging.images import load_image; load_image(sys.argv[1])"
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, check=True)
+    assert (ended.stdout, ended.stderr) == (b"", b"")

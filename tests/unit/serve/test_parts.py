@@ -1,21 +1,18 @@
 """API keys, images, chats and formats of requests."""
 
-import asyncio
-import io
 import json
 
 import pytest
-from PIL import Image
 
-from pixellm.serve import image_decoder, responses
+from pixellm.serve import responses
 from pixellm.serve.authentication import ANONYMOUS, ApiKeys, load_api_keys
 from pixellm.serve.chat import ChatQuestion, parse_chat
 from pixellm.serve.errors import ApiError
-from pixellm.serve.image_decoder import DecodedImage, ImageDecoder, decode_data_uri
+from pixellm.serve.image_decoder import decode_data_uri
 from pixellm.serve.messages import PastTurn
 from pixellm.serve.schema import ChatRequest
 from pixellm.serve.settings import ServeSettings
-from tests.support import serving, tiny
+from tests.support import serving
 
 SETTINGS = ServeSettings("tiny", max_turns=3, max_question_chars=50, max_answer_chars=60, max_chat_chars=150)
 
@@ -73,73 +70,6 @@ def test_tenants_of_keys():
 
 
 # --- images ---
-
-
-def decode(data: bytes, max_pixels: int = 10_000) -> DecodedImage:
-    async def run():
-        async with ImageDecoder(max_pixels, 3 * max_pixels).decode(data) as image:
-            return image
-
-    return asyncio.run(run())
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def test_the_same_pixels_have_the_same_digest():
-    image = Image.new("RGB", (20, 10), "red")
-    one, same = decode(encoded(image)), decode(encoded(image, "WEBP", lossless=True))
-    assert one.digest == same.digest
-    assert one.to_pil().tobytes() == image.tobytes()
-    assert decode(encoded(image.resize((10, 20)))).digest != one.digest  # the same bytes in another shape
-
-
-@pytest.mark.parametrize("size", [(101, 100), (5000, 5000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
-def test_bombs_are_not_decoded(size, monkeypatch):
-    monkeypatch.setattr(image_decoder, "_decode", lambda data: pytest.fail("decoded"))
-    with pytest.raises(ApiError) as caught:
-        decode(serving.bomb(*size))
-    assert caught.value.status in (400, 413)
-
-
-def test_other_files_are_no_images():
-    good = encoded(tiny.picture(50, 50))
-    tiff = encoded(Image.new("RGB", (5, 5)), "TIFF")
-    for data in (b"", b"hello", good[:60], good[: len(good) // 2], tiff, b"<svg/>", bytes(1000), b"%!PS-Adobe\n"):
-        with pytest.raises(ApiError) as caught:
-            decode(data)
-        assert caught.value.status == 400
-
-
-def test_only_so_many_pixels_are_held_at_once():
-    data = encoded(Image.new("RGB", (100, 100)))
-
-    async def run():
-        decoder = ImageDecoder(10_000, 60_000)  # two of them
-        holding, most = 0, 0
-        leave = asyncio.Event()
-
-        async def hold():
-            nonlocal holding, most
-            async with decoder.decode(data):
-                holding += 1
-                most = max(most, holding)
-                await leave.wait()
-                holding -= 1
-
-        tasks = [asyncio.create_task(hold()) for _ in range(5)]
-        await asyncio.sleep(0.3)
-        tasks[-1].cancel()  # while it waits
-        before = most
-        leave.set()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        async with decoder.decode(data):
-            return before, most, decoder._free_bytes
-
-    assert asyncio.run(run()) == (2, 2, 30_000)
 
 
 def test_data_uris():
