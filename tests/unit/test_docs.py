@@ -12,6 +12,7 @@ from pixellm import cli
 from pixellm.mini.parts import PRETRAINED
 from pixellm.model import PixelLMConfig
 from pixellm.model.losses import LossWeights
+from pixellm.utils import limits
 from tests.invariants.test_imports import ORDER
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +136,25 @@ def test_switches_of_the_parity_table_are_fields():
     for name in names:
         *part, field = name.split(".")
         assert hasattr(parts[part[0]] if part else config, field), name
+
+
+def test_limits_are_listed():
+    """One row of docs/limits.md for each constant of the module: name, value, meaning."""
+    lines = re.findall(r"^([A-Z_]+) = .+?  # (.+)$", read(Path(limits.__file__)), re.MULTILINE)
+    values = {name: f"{value:,}".removesuffix(".0") for name, value in vars(limits).items() if name.isupper()}
+    assert {name for name, _ in lines} == values.keys() - {"MIB"}
+    rows = [f"| `{name}` | {values[name]} | {meaning} |" for name, meaning in lines]
+    page = read(ROOT / "docs/limits.md")
+    assert [row for row in rows if row not in page] == [], "docs/limits.md: put these rows in"
+    assert page.count("| `") == len(rows)
+
+
+def test_promises_name_their_tests():
+    """docs/security.md: each promise with a test that keeps it."""
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", read(ROOT / "docs/security.md"))
+    assert len(named) > 20
+    for file, test in named:
+        assert re.search(rf"def {test or 'test_'}", read(ROOT / file)), f"{file}::{test}"
 
 
 def test_architecture_has_the_order_of_packages():

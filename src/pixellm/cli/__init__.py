@@ -3,6 +3,8 @@
 torch and transformers are imported inside the functions, so that `--help` and mistakes answer at once.
 """
 
+import errno
+import sqlite3
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -62,6 +64,16 @@ for panel, commands in PANELS.items():
             app.command(name, rich_help_panel=panel)(command)
 
 INTERRUPTED = 130  # exit code that shells report for Ctrl-C
+ROOM = "Make room, or write elsewhere, and run it again: no file is half-written, and what resumes goes on."
+ADVICE = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: ROOM,
+    errno.ENOTDIR: "A part of the path is a file: choose a path below directories.",
+    errno.ELOOP: "A link in the path leads back to itself: remove it, or choose another path.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EROFS: "Write to a disk that is not read-only.",
+}
 # Extras of pyproject.toml that packages belong to; all others belong to `train`.
 EXTRAS = {
     **dict.fromkeys(("openai", "pyarrow"), "eval"),
@@ -95,6 +107,13 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
+def _describe(error: OSError) -> str:
+    """Say which file the system refused, why, and what to do."""
+    advice = ADVICE.get(error.errno or 0, "Check the path and its permissions.")
+    name = f", got {error.filename}" if error.filename else ""
+    return f"expected a file or directory that can be used{name}: {error.strerror}. {advice}"
+
+
 def main() -> None:
     """Run the command line: errors are one line on stderr, or a traceback with PIXELLM_DEBUG=1."""
     collect_less()
@@ -112,4 +131,8 @@ def main() -> None:
         if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pixellm"):
             extra = EXTRAS.get(error.name or "", "train")
             _fail(f"Error: expected the package {error.name}, got none. Install it: pip install 'pixellm[{extra}]'", 1)
+        if isinstance(error, OSError) and error.strerror:
+            _fail(f"Error: {_describe(error)}", 1)
+        if isinstance(error, sqlite3.OperationalError):
+            _fail(f"Error: expected a journal that can be written, got: {error}. {ROOM}", 1)
         _fail(f"{type(error).__name__}: {error}\nPIXELLM_DEBUG=1 shows where this happened.", 1)
