@@ -104,7 +104,9 @@ class RequestHandler:
         start = time.perf_counter()
         if url is not None:
             is_inline = url[:5].lower() == "data:"
-            uploaded = await asyncio.to_thread(decode_data_uri if is_inline else self._fetcher.fetch, url)
+            uploaded = await (
+                asyncio.to_thread(decode_data_uri, url) if is_inline else self._fetcher.fetch(url, tenant)
+            )
         assert uploaded is not None
         image = await resources.enter_async_context(self.decoder.decode(uploaded, tenant))
         self.dispatcher.metrics.stage.labels("image").observe(time.perf_counter() - start)

@@ -33,6 +33,7 @@ REQUEST_SECONDS = 120.0  # seconds to the end of the answer
 WRITE_SECONDS = 30.0  # seconds for the client to read the next WRITE_BYTES of a response
 WRITE_BYTES = 64 << 10  # bytes of a response that are written at once
 FETCH_SECONDS = 10.0  # seconds to fetch an image by its URL
+MAX_FETCHES = 16  # images fetched at once; half of them for one API key
 MAX_REDIRECTS = 3  # redirects of an image's URL
 
 # Text
