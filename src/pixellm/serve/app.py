@@ -17,6 +17,7 @@ from pixellm.serve.metrics import Metrics
 from pixellm.serve.middleware import RequestMiddleware
 from pixellm.serve.request_handler import RequestHandler
 from pixellm.serve.settings import ServeSettings
+from pixellm.utils.allocator import return_freed_memory
 
 
 def create_app(
@@ -30,6 +31,7 @@ def create_app(
         keys: accepted API keys.
         on_failure: is called with the reason if the model cannot be loaded.
     """
+    return_freed_memory()
     metrics = Metrics()
     dispatcher = Dispatcher(worker, settings, metrics)
     handler = RequestHandler(settings, dispatcher)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -104,7 +105,7 @@ def chat_routes(handler: RequestHandler) -> APIRouter:
 def segment_routes(handler: RequestHandler) -> APIRouter:
     """Build the plain endpoint."""
     router = APIRouter(prefix="/v1", tags=["plain"])
-    drawing = asyncio.Semaphore(1)  # an overlay takes several times the memory of its image while it is drawn
+    drawing = ThreadPoolExecutor(1)  # an overlay takes several times the memory of its image while it is drawn
 
     @router.post(
         "/segment",
@@ -130,8 +131,8 @@ def segment_routes(handler: RequestHandler) -> APIRouter:
             image = await resources.enter_async_context(handler.image(request, uploaded, url))
             pending = handler.submit(request, image, query.question, sampling)
             answer, _ = await until_disconnect(request.receive, handler.complete(pending))
-            async with drawing:
-                body = await asyncio.to_thread(responses.encode, answer, image, media_type)
+            encoding = asyncio.get_running_loop().run_in_executor(drawing, responses.encode, answer, image, media_type)
+            body = await until_disconnect(request.receive, encoding)
             return responses.HoldingResponse(body, media_type, resources.pop_all())
 
     return router

@@ -67,6 +67,7 @@ class WorkerProcess:
         with suppress(OSError):
             while (message := self._outbox.get()) is not None:
                 self._connection.send(message)
+                del message  # an image is megabytes, and the next one may come in an hour
         # Shut down rather than closed: this ends the read of the other thread.
         with (
             suppress(OSError),
