@@ -57,12 +57,11 @@ def verify(
                 *(client, journal, images, settings.in_flight), lambda: bar.step(muse_server.spent(budget))
             )
             muse_server.run(verification.runner, verification.run(), client)
-        calls, tokens_in, tokens_out, cost = journal.spent()
         print_lines(
             f"{verification.good:,} records are good, {verification.bad:,} went to the rejects, "
             f"{len(verification.unread):,} have no verdict",
-            f"{calls:,} replies: {tokens_in:,} tokens in, {tokens_out:,} tokens out, {cost:,.4f} {settings.currency}",
-            *muse_server.report(verification.runner, budget),
+            *journal.account(),
+            *muse_server.report(verification.runner),
         )
     muse_server.leave(verification.runner)
 

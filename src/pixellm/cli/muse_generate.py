@@ -149,7 +149,7 @@ def _generate(directory: Path, plan: "GenerationPlan") -> None:
                 lambda records: bar.step(f"{records:,} records  {muse_server.spent(budget)}"),
             )
             muse_server.run(generation.runner, generation.run(plan.selection(index)), client)
-        print_lines(*_report(journal, generation.records), *muse_server.report(generation.runner, budget))
+        print_lines(*_report(journal, plan, generation.records), *muse_server.report(generation.runner))
     muse_server.leave(generation.runner)
 
 
@@ -169,7 +169,7 @@ def _generate_on_cluster(
             lambda images, records, budget: bar.at(images, f"{records:,} records  {muse_server.spent(budget)}")
         )
     with Journal(directory) as journal:
-        print_lines(*_report(journal, journal.totals()[1] - before), *muse_server.report(result, result.budget))
+        print_lines(*_report(journal, plan, journal.totals()[1] - before), *muse_server.report(result))
     muse_server.leave(result)
 
 
@@ -186,13 +186,12 @@ def _reading() -> "Status":
     return err_console.status("reading annotations")
 
 
-def _report(journal: "Journal", new: int) -> Iterator[str]:
+def _report(journal: "Journal", plan: "GenerationPlan", new: int) -> Iterator[str]:
     images, records = journal.totals()
     counts = journal.counts()
-    calls, tokens_in, tokens_out, cost = journal.spent()
     used = images - counts["skipped"].total()
     yield f"{records:,} records about {used:,} images, {new:,} of them new"
     for title, key in (("images", "skipped"), ("instances", "left_out"), ("records", "rejected")):
         yield from (f"{title} left out: {count:,} · {reason}" for reason, count in counts[key].most_common() if count)
-    if calls:
-        yield f"{calls:,} replies: {tokens_in:,} tokens in, {tokens_out:,} tokens out, {cost:,.4f}"
+    if plan.server:
+        yield from journal.account()

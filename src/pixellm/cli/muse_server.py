@@ -126,13 +126,10 @@ def run(runner: "JobRunner", work: Coroutine[Any, Any, None], client: "ChatClien
         raise KeyboardInterrupt from None
 
 
-def report(result: "JobRunner | ClusterResult", budget: "Budget | None") -> Iterator[str]:
-    """Yield lines about failures, and about lost replies that may be charged for."""
+def report(result: "JobRunner | ClusterResult") -> Iterator[str]:
+    """Yield lines about failures."""
     for reason, count in result.failures.most_common(REASONS):
         yield f"left for the next run: {count:,} · {reason}"
-    if budget and budget.lost_calls:
-        lost = f"{budget.lost_calls:,} replies broke off and were asked for again"
-        yield f"{lost}: they may cost up to {budget.lost_cost:,.4f} {budget.currency} more"
 
 
 def leave(result: "JobRunner | ClusterResult") -> None:

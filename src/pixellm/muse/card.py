@@ -14,7 +14,6 @@ def card(result: MuseExport, journal: Journal, shares: SplitShares, title: str) 
     """Return the card of an export from a journal."""
     pairs = sum(result.origins.values())
     synthetic = sum(count for (*_, is_synthetic), count in result.origins.items() if is_synthetic)
-    calls, tokens_in, tokens_out, cost = journal.spent()
     reviews = list(journal.reviews().values())
     counts = journal.counts()
     parts = [
@@ -35,8 +34,7 @@ def card(result: MuseExport, journal: Journal, shares: SplitShares, title: str) 
         ),
         f"{synthetic:,} of {pairs:,} pairs ({synthetic / pairs:.1%}) are synthetic: made by rules from the "
         "annotations, not by a model that saw the image.",
-        f"Cost: {calls:,} calls, {tokens_in:,} tokens in, {tokens_out:,} tokens out, {cost:,.4f} in the currency of "
-        "the price table.",
+        _bullets("Cost", journal.account()),
         f"Reviewed by people: {reviews.count('keep'):,} kept, {reviews.count('reject'):,} rejected.",
         _list("Rejected by checks", counts["rejected"].most_common()),
         _list("Images without a question", counts["skipped"].most_common()),
@@ -77,5 +75,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _list(title: str, counts: Iterable[tuple[str, int]]) -> str:
-    lines = [f"- {name}: {count:,}" for name, count in counts]
+    return _bullets(title, [f"{name}: {count:,}" for name, count in counts])
+
+
+def _bullets(title: str, lines: Iterable[str]) -> str:
+    lines = [f"- {line}" for line in lines]
     return "\n".join([f"{title}:", "", *lines]) if lines else ""

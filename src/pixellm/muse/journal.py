@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pixellm.muse.records import MuseRecord
+from pixellm.utils.budget import Reservation
 from pixellm.utils.files import exclusive_lock
 from pixellm.utils.openai_client import Completion
 
@@ -28,6 +29,11 @@ CREATE TABLE IF NOT EXISTS calls (
     tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS lost (tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS in_flight (
+    ticket TEXT PRIMARY KEY, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost REAL NOT NULL,
+    killed INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS currencies (name TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS images (image_id INTEGER PRIMARY KEY, reason TEXT);
 CREATE TABLE IF NOT EXISTS left_out (reason TEXT PRIMARY KEY, things INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS records (record_id TEXT PRIMARY KEY, image_id INTEGER NOT NULL, body TEXT NOT NULL);
@@ -73,6 +79,7 @@ class Journal:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(SCHEMA)
+                self._db.execute("UPDATE in_flight SET killed = 1")  # nobody else is at work here
                 if settings is not None:
                     self._check(settings)
             except sqlite3.DatabaseError as error:
@@ -110,15 +117,37 @@ class Journal:
         return Completion(*row) if row else None
 
     def save_reply(self, key: str, reply: Completion) -> None:
-        """Write a reply; it is on disk when this returns."""
+        """Write a reply in place of its request in flight; it is on disk when this returns."""
         row = (key, reply.text, reply.tokens_in, reply.tokens_out, reply.cost)
-        with self._writing:
-            self._db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?)", row)
+        with self._transaction() as cursor:
+            cursor.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?)", row)
+            cursor.execute("DELETE FROM in_flight WHERE ticket = ?", (reply.ticket,))
 
-    def save_lost(self, tokens_in: int, tokens_out: int, cost: float) -> None:
-        """Write that a reply was lost, with the most that it can have taken."""
+    def open_request(self, most: Reservation, cost: float) -> None:
+        """Write a request before it is sent, with the most that it can take."""
+        row = (most.ticket, most.tokens_in, most.tokens_out, cost)
         with self._writing:
-            self._db.execute("INSERT INTO lost VALUES (?, ?, ?)", (tokens_in, tokens_out, cost))
+            # A kill does not lose what is not on disk yet, only a power failure does: that much is not worth 5 ms each.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("INSERT INTO in_flight (ticket, tokens_in, tokens_out, cost) VALUES (?, ?, ?, ?)", row)
+            self._db.execute("PRAGMA synchronous = FULL")
+
+    def drop_request(self, ticket: str) -> None:
+        """Delete a request that took nothing."""
+        with self._writing:
+            self._db.execute("DELETE FROM in_flight WHERE ticket = ?", (ticket,))
+
+    def lose_request(self, ticket: str) -> None:
+        """Write that the reply to a request was lost."""
+        with self._transaction() as cursor:
+            query = "INSERT INTO lost SELECT tokens_in, tokens_out, cost FROM in_flight WHERE ticket = ?"
+            cursor.execute(query, (ticket,))
+            cursor.execute("DELETE FROM in_flight WHERE ticket = ?", (ticket,))
+
+    def add_currency(self, name: str) -> None:
+        """Write which currency the costs are in."""
+        with self._writing:
+            self._db.execute("INSERT OR IGNORE INTO currencies VALUES (?)", (name,))
 
     def is_done(self, image_id: int) -> bool:
         """Return True if an image is finished, used or not."""
@@ -222,7 +251,24 @@ class Journal:
         """Return the same of lost replies, at most; not part of `spent`."""
         return self._sums("lost")
 
-    def _sums(self, table: Literal["calls", "lost"]) -> tuple[int, int, int, float]:
+    def killed(self) -> tuple[int, int, int, float]:
+        """Return the same of requests that were in flight when a process was killed, at most."""
+        return self._sums("in_flight WHERE killed")
+
+    def account(self) -> list[str]:
+        """Return in words what was paid, and what may have been billed on top, at most."""
+        currency = "/".join(name for (name,) in self._db.execute("SELECT name FROM currencies ORDER BY name"))
+        unit = f" {currency}" if currency else ""
+        calls, tokens_in, tokens_out, cost = self.spent()
+        lines = [f"{calls:,} replies: {tokens_in:,} tokens in, {tokens_out:,} tokens out, {cost:,.4f}{unit}"]
+        for count, what, cost in (
+            (self.lost()[0], "replies broke off or timed out and may have been billed", self.lost()[3]),
+            (self.killed()[0], "requests at most were in flight at a kill and may have been billed", self.killed()[3]),
+        ):
+            lines += [f"{count:,} {what}: at most {cost:,.4f}{unit} more"] if count else []
+        return lines
+
+    def _sums(self, table: Literal["calls", "lost", "in_flight WHERE killed"]) -> tuple[int, int, int, float]:
         query = f"SELECT COUNT(*), TOTAL(tokens_in), TOTAL(tokens_out), TOTAL(cost) FROM {table}"
         count, tokens_in, tokens_out, cost = self._db.execute(query).fetchone()
         return count, int(tokens_in), int(tokens_out), cost
@@ -230,12 +276,22 @@ class Journal:
     def counts(self) -> dict[str, Counter[str]]:
         """Return the numbers of images (`skipped`) and instances (`left_out`) by reason, and of rejects by check."""
         skipped = self._db.execute("SELECT reason, COUNT(*) FROM images WHERE reason IS NOT NULL GROUP BY reason")
+        skipped = Counter(dict(skipped)) + self._without_record()
         rejected = self._db.execute("SELECT fault, COUNT(*) FROM rejects GROUP BY fault")
         left_out = self._db.execute("SELECT reason, things FROM left_out")
         return {
-            **{"skipped": Counter(dict(skipped)), "left_out": Counter(dict(left_out))},
+            **{"skipped": skipped, "left_out": Counter(dict(left_out))},
             "rejected": Counter(dict(rejected)),
         }
+
+    def _without_record(self) -> Counter[str]:
+        """Count images that were asked about, but have no record, by the check that their last one failed."""
+        query = "SELECT image_id FROM images WHERE reason IS NULL EXCEPT SELECT image_id FROM records"
+        reasons = {image_id: "no record" for (image_id,) in self._db.execute(query)}
+        for record_id, fault in self._db.execute("SELECT record_id, fault FROM rejects"):
+            if (image_id := int(record_id.partition("/")[0])) in reasons:
+                reasons[image_id] = f"no record passed the checks ({fault})"
+        return Counter(reasons.values())
 
     def totals(self) -> tuple[int, int]:
         """Return the number of finished images, and of records."""

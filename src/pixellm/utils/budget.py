@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -63,10 +64,11 @@ FREE = Price(input=0, output=0)
 
 @dataclass(frozen=True)
 class Reservation:
-    """Upper bound of the tokens of one request."""
+    """Upper bound of the tokens of one request; `ticket` is its number in a ledger."""
 
     tokens_in: int
     tokens_out: int
+    ticket: str = field(default_factory=lambda: uuid4().hex)
 
     @property
     def tokens(self) -> int:
@@ -85,6 +87,19 @@ class BudgetProtocol(Protocol):
     async def lose(self, most: Reservation) -> None: ...
 
 
+class Ledger(Protocol):
+    """Store of requests in flight: what a killed process leaves there may have been billed."""
+
+    def open_request(self, most: Reservation, cost: float) -> None:
+        """Write a request; a process that is killed afterwards leaves it behind."""
+
+    def drop_request(self, ticket: str) -> None:
+        """Delete a request that took nothing."""
+
+    def lose_request(self, ticket: str) -> None:
+        """Count a request whose reply was lost."""
+
+
 @dataclass
 class Budget:
     """Hard caps on cost, tokens and calls; None: no cap.
@@ -96,7 +111,7 @@ class Budget:
         patience: seconds that a reservation waits for requests in flight.
         calls, tokens, cost: spent before.
         lost_calls, lost_tokens, lost_cost: requests whose reply broke off, and the most that they can have taken.
-        on_loss: called with tokens in, tokens out and cost of each lost reply.
+        ledger: gets each request before it is sent; whoever saves the reply closes it there.
     """
 
     max_cost: float | None = None
@@ -111,7 +126,7 @@ class Budget:
     lost_calls: int = 0
     lost_tokens: int = 0
     lost_cost: float = 0.0
-    on_loss: Callable[[int, int, float], None] | None = None
+    ledger: Ledger | None = None
     _reserved: int = field(default=0, init=False)
     _reserved_cost: float = field(default=0.0, init=False)
     _open: int = field(default=0, init=False)
@@ -136,27 +151,32 @@ class Budget:
         self._reserved += most.tokens
         self._reserved_cost += self._cost(most)
         self._open += 1
+        if self.ledger:
+            try:
+                await asyncio.to_thread(self.ledger.open_request, most, self._cost(most))
+            except BaseException:
+                self._close(most)
+                raise
 
     def _exceeded(self, most: Reservation) -> str | None:
-        cost, tokens = self.cost + self.lost_cost, self.tokens + self.lost_tokens
-        request_cost = self._cost(most)
-        if self.max_cost is not None and cost + self._reserved_cost + request_cost > self.max_cost:
-            return (
-                f"the cap of {self.max_cost:g} {self.currency} is reached: {cost:.4f} are spent, and the next request "
-                f"may take {request_cost:.4f}. Raise --max-cost and run it again: nothing is asked twice."
-            )
-        if self.max_tokens is not None and tokens + self._reserved + most.tokens > self.max_tokens:
-            return (
-                f"the cap of {self.max_tokens:,} tokens is reached: {tokens:,} are spent, and the next request may "
-                f"take {most.tokens:,}. Raise --max-tokens and run it again: nothing is asked twice."
-            )
-        if self.max_calls is not None and self.calls + self.lost_calls + self._open >= self.max_calls:
-            return f"the cap of {self.max_calls:,} calls is reached. Raise --max-calls: nothing is asked twice."
+        """Return what to tell where a request might exceed a cap."""
+        cost, unit = self._cost(most), f" {self.currency}"
+        taken = self.cost, self.lost_cost, self._reserved_cost, cost
+        if self.max_cost is not None and sum(taken) > self.max_cost:
+            return _reached("cost", f"{self.max_cost:g}{unit}", taken, "{:,.4f}" + unit)
+        tokens = self.tokens, self.lost_tokens, self._reserved, most.tokens
+        if self.max_tokens is not None and sum(tokens) > self.max_tokens:
+            return _reached("tokens", f"{self.max_tokens:,} tokens", tokens, "{:,}")
+        calls = self.calls, self.lost_calls, self._open, 1
+        if self.max_calls is not None and sum(calls) > self.max_calls:
+            return _reached("calls", f"{self.max_calls:,} calls", calls, "{:,}")
         return None
 
     async def release(self, most: Reservation) -> None:
         """Return the reservation of a request that took nothing."""
         self._close(most)
+        if self.ledger:
+            self.ledger.drop_request(most.ticket)
 
     async def settle(self, most: Reservation, tokens_in: int, tokens_out: int) -> float:
         """Replace the reservation by the tokens that the request took; return their cost."""
@@ -170,16 +190,15 @@ class Budget:
     async def lose(self, most: Reservation) -> None:
         """Count a lost reply with its reservation; another try needs a new one."""
         self._close(most)
-        cost = self._cost(most)
         self.lost_calls += 1
         self.lost_tokens += most.tokens
-        self.lost_cost += cost
-        if self.on_loss:
-            self.on_loss(most.tokens_in, most.tokens_out, cost)
+        self.lost_cost += self._cost(most)
+        if self.ledger:
+            self.ledger.lose_request(most.ticket)
 
     def snapshot(self) -> Self:
         """Return a copy that can be pickled, to be read."""
-        return replace(self, on_loss=None)
+        return replace(self, ledger=None)
 
     def _close(self, most: Reservation) -> None:
         self._open -= 1
@@ -190,3 +209,14 @@ class Budget:
 
     def _cost(self, most: Reservation) -> float:
         return self.price.cost(most.tokens_in, most.tokens_out)
+
+
+def _reached(name: str, cap: str, taken: Sequence[float], form: str) -> str:
+    spent, lost, in_flight, more = [form.format(amount) for amount in taken]
+    parts = [f"{spent} are spent"]
+    parts += [f"at most {lost} may have been billed for lost replies"] if taken[1] else []
+    parts += [f"at most {in_flight} may be billed for requests in flight"] if taken[2] else []
+    return (
+        f"the cap of {cap} is reached: {', '.join(parts)}, and the next request may take {more}. Raise --max-{name} "
+        "and run it again: nothing is asked twice."
+    )

@@ -18,11 +18,17 @@ MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 class BrokenReplyError(Exception):
-    """Reply that did not come, or not whole; `after`: seconds that the server asks to wait."""
+    """Reply that did not come, or not whole.
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
+    Args:
+        reason: what happened.
+        after: seconds that the server asks to wait.
+        sent: whether a server can have got the request.
+    """
+
+    def __init__(self, reason: str, after: float | None = None, sent: bool = True) -> None:
         super().__init__(reason)
-        self.after = after
+        self.after, self.sent = after, sent
 
 
 @dataclass(frozen=True)

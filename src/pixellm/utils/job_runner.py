@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from pixellm.utils.budget import BudgetError
-from pixellm.utils.openai_client import RefusedError
+from pixellm.utils.openai_client import RefusedError, UnreachableError
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class JobRunner:
         self.stopped = self.stopped or reason
 
     async def run(self, items: Iterable[T], job: Callable[[T], Awaitable[None]]) -> None:
-        """Run until the end, or until it is stopped: by `stop`, a cap of the budget, or failures in a row.
+        """Run until the end, or until it is stopped: by `stop`, a cap of the budget, no server, or failures in a row.
 
         Raises:
             RefusedError: the server refuses every request.
@@ -69,6 +69,9 @@ class JobRunner:
                 self.stop(str(error))
             except RefusedError:
                 raise
+            except UnreachableError as error:
+                self._fail(str(error))
+                self.stop(str(error))
             except ValueError as error:
                 self._fail(str(error))
             await asyncio.sleep(0)  # let others run, also where nothing is awaited

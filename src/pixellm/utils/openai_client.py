@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -30,6 +30,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a request is tried again,
 LONGEST_AFTER = 3600.0  # seconds that a server may ask to wait; one that asks for more ends the run
 TOKEN_BURST = 1.0  # seconds' worth of tokens that may go at once after a rest
 RETRIED = (408, 409, 429)  # and 5xx
+TIMED_OUT = (504, 524)  # of a proxy: the server behind it may have answered, and bill that
 MESSAGE_TOKENS = 16  # upper bound for a message's frame
 
 
@@ -37,14 +38,19 @@ class RefusedError(ValueError):
     """Every request is refused: wrong key, model or address."""
 
 
+class UnreachableError(ValueError):
+    """No connection in all tries of a request, and no reply to another one meanwhile."""
+
+
 @dataclass(frozen=True)
 class Completion:
-    """Reply of a model, with its tokens and cost (in the currency of the prices)."""
+    """Reply of a model, with its tokens and cost (in the currency of the prices); `ticket`: see `Reservation`."""
 
     text: str
     tokens_in: int
     tokens_out: int
     cost: float
+    ticket: str = field(default="", compare=False)
 
 
 class ChatClient:
@@ -66,7 +72,8 @@ class ChatClient:
         self._slots = asyncio.Semaphore(settings.in_flight)
         self._requests = RateLimiter(settings.requests_per_minute)
         self._tokens = RateLimiter(settings.tokens_per_minute, TOKEN_BURST)
-        self._first, self._answered = asyncio.Lock(), False
+        self._first, self._answered = asyncio.Lock(), 0
+        self._unreachable: UnreachableError | None = None  # the latest
         self._excess = 1.0  # largest ratio of tokens in to their estimate
         self._usual = 1.0  # recent ratio of tokens to those reserved
         self._format = RequestFormat(stream=settings.stream)
@@ -87,10 +94,14 @@ class ChatClient:
         Raises:
             BudgetError: a cap might be exceeded.
             RefusedError: the key, the model or the address is wrong.
+            UnreachableError: nobody is there.
             ValueError: this request is refused, or failed in all its tries.
         """
         if not self._answered:
+            unreachable = self._unreachable
             async with self._first:
+                if self._unreachable is not None and self._unreachable is not unreachable:
+                    raise self._unreachable  # found out while this one waited
                 if not self._answered:
                     return await self._retried(messages, schema)
         return await self._retried(messages, schema)
@@ -106,11 +117,17 @@ class ChatClient:
             reraise=True,
         )
         async with self._slots:
+            answered = self._answered
             try:
                 completion = await attempts(self._try, messages, schema)
             except BrokenReplyError as error:
-                raise ValueError(f"the server gave no answer in {self.settings.retries + 1} tries: {error}") from None
-        self._answered = True
+                nobody = not error.sent and self._answered == answered
+                reason = f"the server gave no answer in {self.settings.retries + 1} tries: {error}"
+                if not nobody:
+                    raise ValueError(reason) from None
+                self._unreachable = UnreachableError(reason)
+                raise self._unreachable from None
+        self._answered += 1
         return completion
 
     def _count_retry(self, state: "RetryCallState") -> None:
@@ -132,7 +149,7 @@ class ChatClient:
         if tokens_in > most.tokens_in:
             self._excess = tokens_in / expected
             self._warn("the server counts more tokens than expected: raise image_tokens")
-        return Completion(text, tokens_in, tokens_out, cost)
+        return Completion(text, tokens_in, tokens_out, cost, most.ticket)
 
     async def _send(self, messages: Messages, schema: Schema | None, most: Reservation) -> tuple[str, int, int]:
         """Send in the newest format that the server understands; return text, tokens in and tokens out."""
@@ -177,9 +194,9 @@ class ChatClient:
         import openai
 
         if isinstance(error, openai.APIStatusError):
-            return self._refused(error), False
+            return self._refused(error), error.status_code in TIMED_OUT
         if isinstance(error, openai.APIConnectionError) and _never_sent(error):
-            return BrokenReplyError(f"no connection to {self.settings.where}"), False
+            return BrokenReplyError(f"no connection to {self.settings.where}", sent=False), False
         if isinstance(error, TimeoutError):
             return BrokenReplyError(f"no whole reply in {self.settings.timeout:g} s"), True
         if isinstance(error, openai.APIError | BrokenReplyError) or _is_transport(error):

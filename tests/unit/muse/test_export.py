@@ -129,7 +129,7 @@ def test_card(journal, tmp_path) -> None:
         f"| train | {train.images} | {train.pairs} | {train.instances} |",
         "| template | v1 | grammar@1 | yes | 80 |",
         "80 of 80 pairs (100.0%) are synthetic",
-        "1 calls, 100 tokens in, 20 tokens out, 0.1250",
+        "1 replies: 100 tokens in, 20 tokens out, 0.1250",
         "- broad: 1",
         "- fewer than two things: 1",
         "| CC BY 2.0 | 40 |",

@@ -13,7 +13,7 @@ from pixellm.muse.records import ImageAnnotations
 from pixellm.muse.selection import MISSING, Candidate
 from pixellm.utils.budget import BudgetError
 from pixellm.utils.job_runner import MAX_FAILURES
-from pixellm.utils.openai_client import RefusedError
+from pixellm.utils.openai_client import RefusedError, UnreachableError
 from tests.support.muse_cases import record
 
 
@@ -112,6 +112,23 @@ def test_a_cap_ends_the_run_and_finishes_what_is_in_flight(tmp_path) -> None:
 def test_a_server_that_refuses_ends_the_run_at_once(tmp_path) -> None:
     with pytest.raises(RefusedError, match="no such key"):
         run(tmp_path, Engine({3: RefusedError("no such key")}), [chosen(i) for i in range(1, 31)])
+
+
+def test_a_server_that_nobody_reaches_ends_the_run_early(tmp_path) -> None:
+    found = run(tmp_path, Engine({3: UnreachableError("nobody there")}), [chosen(i) for i in range(1, 31)])
+    assert (found.runner.stopped, found.runner.failures) == ("nobody there", {"nobody there": 1})
+    assert finished(tmp_path) < 10
+
+
+def test_images_whose_replies_are_all_rejected_are_counted(tmp_path) -> None:
+    class Refusing(Engine):
+        async def ask(self, image: ImageAnnotations) -> GenerationResult:
+            return GenerationResult((), (Reject(f"{image.image.image_id}/1", {}, "refusal", "no"),))
+
+    run(tmp_path, Refusing(), [chosen(1), chosen(2, "fewer than 2 usable instances"), chosen(3)])
+    with Journal(tmp_path) as journal:
+        wanted = {"fewer than 2 usable instances": 1, "no record passed the checks (refusal)": 2}
+        assert journal.counts()["skipped"] == wanted
 
 
 def test_many_failures_in_a_row_end_the_run(tmp_path) -> None:

@@ -173,7 +173,8 @@ def test_what_was_lost_counts_in_later_runs(tmp_path) -> None:
     with VlmServer(script=("cut", "cut_before"), reply=lambda text: "{}") as server:
         one = settings(server.url)
         with Journal(tmp_path, {}) as journal:
-            _, _, budget = ask(one, budget=journal_budget(one, journal))
+            (reply,), _, budget = ask(one, budget=journal_budget(one, journal))
+            journal.save_reply("k", reply)
             assert budget.lost_calls == 2
             assert journal.lost() == (2, *journal.lost()[1:])
         with Journal(tmp_path, {}) as journal:
@@ -183,6 +184,58 @@ def test_what_was_lost_counts_in_later_runs(tmp_path) -> None:
             capped = settings(server.url, max_tokens=lost + 50)
             (error,), *_ = ask(capped, budget=journal_budget(capped, journal))
     assert isinstance(error, BudgetError)
+
+
+def test_requests_in_flight_at_a_kill_are_on_the_account(tmp_path) -> None:
+    """As the journal of a killed process: nothing closed them."""
+    with VlmServer(reply=lambda text: "{}") as server:
+        one = settings(server.url, currency="EUR")
+        with Journal(tmp_path, {}) as journal:
+            budget = journal_budget(one, journal)
+            asyncio.run(budget.reserve(Reservation(1000, 500)))
+            asyncio.run(budget.reserve(Reservation(1000, 500)))
+            asyncio.run(budget.release(Reservation(1, 1)))  # of another one
+            assert journal.killed()[0] == 0
+        with Journal(tmp_path, {}) as journal:
+            assert journal.killed() == (2, 2000, 1000, pytest.approx(0.014))
+            assert journal.account()[1:] == [
+                "2 requests at most were in flight at a kill and may have been billed: at most 0.0140 EUR more"
+            ]
+            capped = settings(server.url, currency="EUR", max_cost=0.0145)
+            (error,), *_ = ask(capped, budget=journal_budget(capped, journal))
+    assert "the cap of 0.0145 EUR is reached: 0.0000 EUR are spent, at most 0.0140 EUR may have" in str(error)
+    assert server.account.requests == 0
+
+
+def test_a_saved_reply_is_no_longer_in_flight(tmp_path) -> None:
+    with VlmServer(script=("cut", "500"), reply=lambda text: "{}") as server:
+        one = settings(server.url)
+        with Journal(tmp_path, {}) as journal:
+            (reply,), *_ = ask(one, budget=journal_budget(one, journal))
+            assert [row[0] for row in journal._db.execute("SELECT ticket FROM in_flight")] == [reply.ticket]
+            journal.save_reply("k", reply)
+        with Journal(tmp_path, {}) as journal:
+            assert (journal.killed()[0], journal.lost()[0], journal.spent()[0]) == (0, 1, 1)
+
+
+def test_the_message_of_a_cap_counts_what_is_in_flight() -> None:
+    budget = settings("http://h/v1", max_cost=0.25, currency="EUR", timeout=0.01).budget(cost=0.2, lost_cost=0.02)
+
+    async def work() -> None:
+        await budget.reserve(Reservation(5000, 1000))
+        with pytest.raises(BudgetError, match=r"0\.2000 EUR are spent.* 0\.0200 EUR may have.* 0\.0200 EUR may be"):
+            await budget.reserve(Reservation(5000, 1000))
+
+    asyncio.run(work())
+
+
+def test_a_gateway_that_timed_out_may_have_been_billed() -> None:
+    error = json.dumps({"error": {"message": "upstream"}})
+    with replying(
+        (504, "application/json", error), (500, "application/json", error), (200, "application/json", whole())
+    ) as url:
+        _, client, budget = ask(settings(url))
+    assert (client.retries, budget.lost_calls) == (2, 1)
 
 
 def test_a_lost_reply_leaves_no_room_for_another_try() -> None:

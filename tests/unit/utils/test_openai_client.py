@@ -10,7 +10,7 @@ import pytest
 
 from pixellm.utils import openai_client as module
 from pixellm.utils.budget import BudgetError, Price
-from pixellm.utils.openai_client import ChatClient, RefusedError
+from pixellm.utils.openai_client import ChatClient, RefusedError, UnreachableError
 from pixellm.utils.server_settings import ServerSettings
 from tests.support.vlm_server import VlmServer
 
@@ -120,6 +120,16 @@ def test_in_the_end_it_is_given_up() -> None:
     assert client.budget._reserved == 0
     _, (error,) = ask(server, retries=1)  # nobody listens there any more
     assert "no connection" in str(error)
+    assert isinstance(error, UnreachableError)
+
+
+def test_a_server_that_is_not_there_is_asked_by_one_request_only() -> None:
+    with VlmServer() as server:
+        pass
+    client, errors = ask(server, 5, retries=3)
+    assert all(isinstance(error, UnreachableError) for error in errors)
+    assert client.retries == 3
+    assert client.budget._reserved == 0
 
 
 def test_too_slow_is_tried_again() -> None:
@@ -214,7 +224,7 @@ def test_what_was_spent_before_counts() -> None:
         async with BudgetedClient(settings, tokens=10, cost=0.99999) as client:
             await client.ask(messages(1), SCHEMA)
 
-    with pytest.raises(BudgetError, match=r"cap of 1 USD is reached: 1\.0000 are spent"):
+    with pytest.raises(BudgetError, match=r"cap of 1 USD is reached: 1\.0000 USD are spent"):
         asyncio.run(work())
 
 

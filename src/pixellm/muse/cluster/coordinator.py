@@ -60,9 +60,11 @@ class Coordinator:
         return self._journal.reply(key)
 
     def save_reply(self, key: str, reply: Completion) -> None:
-        """Write a reply, unless two workers asked the same because one was taken for dead."""
+        """Write a reply; where two workers asked the same, because one was taken for dead, count the second as lost."""
         if self._journal.reply(key) is None:
             self._journal.save_reply(key, reply)
+        else:
+            self._journal.lose_request(reply.ticket)
 
     async def reserve(self, most: Reservation) -> None:
         await self._paid.reserve(most)

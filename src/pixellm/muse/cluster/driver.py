@@ -32,7 +32,6 @@ class ClusterResult:
 
     failures: Counter[str] = field(default_factory=Counter)
     stopped: str | None = None
-    budget: Budget | None = None
 
 
 class ClusterGeneration:
@@ -100,8 +99,7 @@ class ClusterGeneration:
             (images, records), budget = _get(self._coordinator.state.remote())
             progress(images, records, budget)
         result.failures = +result.failures
-        coordinator = self._coordinator
-        result.stopped, (_, result.budget) = _get([coordinator.stopped.remote(), coordinator.state.remote()])
+        result.stopped = _get(self._coordinator.stopped.remote())
         return result
 
     def _processed(self, ids: list[int]) -> "Dataset":

@@ -11,7 +11,7 @@ from pixellm.muse.cluster.coordinator import RemoteBudget, RemoteReplyCache
 from pixellm.muse.generation import checked
 from pixellm.muse.plan import GenerationPlan
 from pixellm.utils.budget import BudgetError
-from pixellm.utils.openai_client import RefusedError
+from pixellm.utils.openai_client import RefusedError, UnreachableError
 
 Columns = dict[str, np.ndarray]
 
@@ -56,6 +56,9 @@ class MuseWorker:
         except (BudgetError, RefusedError) as error:
             await self._coordinator.stop.remote(str(error))
             return ""
+        except UnreachableError as error:
+            await self._coordinator.stop.remote(str(error))
+            return str(error)
         except ValueError as error:
             return str(error)
         good, rejects = checked(result, self._checks)

@@ -49,11 +49,12 @@ async def cached_reply(client: ChatModel, cache: ReplyCache, key: str, messages:
 
 
 def journal_budget(settings: ServerSettings, journal: Journal) -> Budget:
-    """Return a budget that counts earlier runs of a journal, and keeps lost replies there."""
+    """Return a budget that counts earlier runs of a journal, and keeps its requests there while they are in flight."""
+    journal.add_currency(settings.currency)
     calls, tokens_in, tokens_out, cost = journal.spent()
-    lost_calls, lost_in, lost_out, lost_cost = journal.lost()
+    lost = [sum(amounts) for amounts in zip(journal.lost(), journal.killed(), strict=True)]
     return settings.budget(
         **{"calls": calls, "tokens": tokens_in + tokens_out, "cost": cost},
-        **{"lost_calls": lost_calls, "lost_tokens": lost_in + lost_out, "lost_cost": lost_cost},
-        on_loss=journal.save_lost,
+        **{"lost_calls": lost[0], "lost_tokens": int(lost[1] + lost[2]), "lost_cost": lost[3]},
+        ledger=journal,
     )
