@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,21 @@ def test_a_journal_that_cannot_grow(tmp_path):
     assert result.returncode == 1
     assert "Make room" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_thread_that_fails_is_one_line(monkeypatch, capsys):
+    def fail():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pixellm.imaging.examples.EXAMPLES", {})
+    monkeypatch.setattr(sys, "argv", ["pixellm", "examples"])
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    with pytest.raises(SystemExit):
+        cli.main()
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == f"OSError: [Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}\n"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ torch and transformers are imported inside the functions, so that `--help` and m
 import errno
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable
 from typing import Annotated
 
@@ -114,9 +115,18 @@ def _describe(error: OSError) -> str:
     return f"expected a file or directory that can be used{name}: {error.strerror}. {advice}"
 
 
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """Report the failure of a thread, such as TensorBoard's writer on a full disk, in one line."""
+    if debugging():
+        threading.__excepthook__(failure)
+    else:
+        err_console.print(f"{failure.exc_type.__name__}: {failure.exc_value}", style="red")
+
+
 def main() -> None:
     """Run the command line: errors are one line on stderr, or a traceback with PIXELLM_DEBUG=1."""
     collect_less()
+    threading.excepthook = _report_thread
     try:
         app()
     except SystemExit as stop:
