@@ -292,6 +292,8 @@ def test_data_layout(run, tmp_path):
     (tmp_path / "data/ade20k/images/training").mkdir(parents=True)
     printed = run("data", "layout", "--root", tmp_path / "data").stdout
     assert re.search(r"refs\(umd\)\.p +MISSING · refcocog", printed)
+    assert not re.search(r"^[│ ]*[a-z0-9+_]+, ", printed, re.MULTILINE)  # no line goes on in the next one
+    assert max(map(len, printed.splitlines())) > 80
     assert re.search(r"ade20k +1 parts missing", printed)
 
 

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from pixellm.cli.common import STDOUT, err_console, out_console, output_file, print_lines, reserve_stdout
+
+WIDE = 1000  # columns
 
 app = typer.Typer(help="Find and check data sets on disk.", no_args_is_help=True)
 
@@ -31,7 +34,8 @@ def data_layout(
         others = f"; or {', '.join(entry.others)}" if entry.others else ""
         state = "" if entry.present else "MISSING · "
         folders["/".join(above)].add(f"{name}  {state}{', '.join(entry.sets)}{others}")
-    out_console.print(tree, width=None if out_console.is_terminal else 200)
+    # Into a file or a pipe whole lines: a console there is taken to be 80 columns wide.
+    (out_console if out_console.is_terminal else Console(width=WIDE, highlight=False, markup=False)).print(tree)
     for name in sorted({name for entry in entries for name in entry.sets}):
         absent = sum(name in entry.sets and not entry.present for entry in entries)
         out_console.print(f"{name:<20} {'complete' if not absent else f'{absent} parts missing'}")

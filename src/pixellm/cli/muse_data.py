@@ -281,7 +281,7 @@ def _progress(items: Iterable[Any], title: str) -> Iterator[Any]:
 def _report(problems: list[tuple[str, str]]) -> None:
     """Print the number of problems by kind, and the first of each."""
     for kind, count in Counter(kind for kind, _ in problems).most_common():
-        print_lines(f"{kind}: {count:,}")
+        print_lines(f"{kind}: {count:,}" + (f", the first {SHOWN} of them:" if count > SHOWN else ""))
         print_lines(*[f"  {reason}" for other, reason in problems if other == kind][:SHOWN])
 
 

@@ -25,7 +25,7 @@ def train(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Training steps, with --data. Default: by the size of the data."),
+        typer.Option(min=1, help="Training steps, with --data. Default: six epochs, at least 60 steps."),
     ] = None,
     held_out: Annotated[
         int | None,
