@@ -33,7 +33,7 @@ from pixellm.mini.samples import ConversationSamples, MiniCollator, naming_sampl
 from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
 from pixellm.train.model_kind import adapt
 from pixellm.train.trainer import PixelLMTrainer
-from pixellm.utils.files import atomic_directory, atomic_write, clear_leftovers
+from pixellm.utils.files import atomic_directory, atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,6 @@ def train_mini(recipe: MiniRecipe, output: Path) -> Path:
         train_answers(recipe, recipe.answer_stage, sources, vocabulary, seeing, trained)
     model = output / "model"
     if not model.exists():
-        clear_leftovers(model)
         with atomic_directory(model) as directory:
             assemble(trained, fetch_language_model(), directory)
     logger.info("the model is in %s", model)
@@ -161,7 +160,6 @@ def train_answers(
         held_out = chain.from_iterable(source.load(recipe.data_root) for source in recipe.held_out)
         moved = calibrate_presence(model, processor, map(Record.decode, held_out), recipe.recall)
         logger.info("presence on held-out images: mentions moved by %.2f, tags by %.2f", *moved)
-    clear_leftovers(result)
     with atomic_directory(result) as directory:
         save_partial_checkpoint(model, processor, recipe.lora.alpha, directory)
 

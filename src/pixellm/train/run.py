@@ -25,7 +25,7 @@ from pixellm.train.recipe import ModelSource, Recipe, TrainingData, TrainingStag
 from pixellm.train.state import trained_state
 from pixellm.train.summary import summary
 from pixellm.train.trainer import ANSWER_BUDGET, Collator, PixelLMTrainer
-from pixellm.utils.files import atomic_directory, clear_leftovers, write_text
+from pixellm.utils.files import atomic_directory, write_text
 from pixellm.utils.weights import read_json
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,6 @@ def _save(source: WholeModel | NewModel, recipe: Recipe, trained: dict[str, torc
     base = {key: tensor for key, tensor in model.state_dict().items() if not (tied and "lm_head" in key)}
     rows = source.kind.codebook_ids(model.config)
     model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, rows), strict=False)
-    clear_leftovers(result)
     with atomic_directory(result) as directory:
         model.save_pretrained(directory)
         processor.save_pretrained(directory)

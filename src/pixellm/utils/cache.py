@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from pixellm.utils.files import atomic_directory, clear_leftovers, staging_prefix
+from pixellm.utils.files import atomic_directory, staging_prefix
 
 
 def cache_dir() -> Path:
@@ -24,15 +24,13 @@ def cache_dir() -> Path:
 def build_once(target: Path, build: Callable[[Path, Path], None]) -> Path:
     """Make the directory `target` with `build(out_dir, scratch_dir)`, once for all processes that call this.
 
-    `target` appears complete or not at all. Leftovers of a killed process are deleted by the next one that builds, as
-    it holds the lock. A cache that cannot be written is a ValueError.
+    `target` appears complete or not at all. A cache that cannot be written is a ValueError.
     """
     if target.is_dir():  # before the lock, so that a full cache may be read-only
         return target
     with locked(target):
         if target.is_dir():  # another process built it while we waited
             return target
-        clear_leftovers(target)
         with (
             atomic_directory(target) as out,
             tempfile.TemporaryDirectory(prefix=staging_prefix(target), dir=target.parent) as scratch,

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -40,23 +40,27 @@ def write_text(path: Path, text: str) -> None:
 def atomic_directory(out: Path) -> Iterator[Path]:
     """Yield a temporary directory beside `out` and rename it to `out` at the end; after an error nothing is left.
 
+    What killed processes left beside `out` is deleted first.
+
     Raises:
         ValueError: `out` exists and is not an empty directory.
     """
     expect_empty(out)
     out = out.resolve()  # without a dot or a link at the end
     out.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(out)
     staging = Path(tempfile.mkdtemp(prefix=staging_prefix(out), dir=out.parent))
-    try:
-        temporary = staging / "out"  # with the rights that the umask gives; those of `staging` are 0700
-        temporary.mkdir()
-        yield temporary
-        make_readable(temporary)
-        if out.is_dir():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with FileLock(staging / "lock"):  # while it is held, nobody takes the directory for a leftover
+        try:
+            temporary = staging / "out"  # with the rights that the umask gives; those of `staging` are 0700
+            temporary.mkdir()
+            yield temporary
+            make_readable(temporary)
+            if out.is_dir():
+                out.rmdir()
+            temporary.rename(out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def expect_empty(out: Path) -> None:
@@ -71,9 +75,10 @@ def staging_prefix(out: Path) -> str:
 
 
 def clear_leftovers(out: Path) -> None:
-    """Delete the temporary directories that killed processes left beside `out`. Only while nobody else writes `out`."""
+    """Delete the temporary directories beside `out` that no living process writes."""
     for stale in out.parent.glob(staging_prefix(out) + "*"):
-        shutil.rmtree(stale)
+        with suppress(Timeout), FileLock(stale / "lock", timeout=0):
+            shutil.rmtree(stale)
 
 
 def make_readable(directory: Path) -> None:

@@ -69,5 +69,8 @@ def test_leftovers_of_a_killed_process_are_deleted(tmp_path):
     for path in (out, other):
         subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=dict(os.environ))
     assert len(list(tmp_path.iterdir())) == 2
-    clear_leftovers(out)
-    assert [path.name.startswith(".out2.") for path in tmp_path.iterdir()] == [True]
+    with atomic_directory(other):
+        clear_leftovers(other)  # what is being written is none
+        clear_leftovers(out)
+        assert [path.name.startswith(".out2.") for path in tmp_path.iterdir()] == [True]
+    assert list(tmp_path.iterdir()) == [other]
