@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from pixellm.imaging import masks
-from pixellm.imaging.images import load_image
+from pixellm.imaging.images import ImageError, load_image, read_values
 from pixellm.types import Conversation
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
@@ -107,9 +107,8 @@ class MaskFile:
 def _read_pixels(file: Path, kind: str) -> np.ndarray:
     """Return the stored values of an image file, palettes not applied."""
     try:
-        with Image.open(file) as image:
-            return np.asarray(image)
-    except (OSError, SyntaxError) as error:
+        return read_values(file)
+    except ImageError as error:
         raise ValueError(f"expected {kind} at {file}, which can't be read ({error}). Fetch it again.") from None
 
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from pixellm.data.catalogue import DATASETS, open_data
 from pixellm.data.datasets import RecordDataset, RecordList
 from pixellm.data.jsonl import read_jsonl
@@ -21,6 +19,7 @@ from pixellm.data.records import Exchange, Instance, MaskSource, Record, Segment
 from pixellm.data.refer import multi_referring
 from pixellm.data.templates import join
 from pixellm.imaging import masks
+from pixellm.imaging.images import read_size
 from pixellm.types import SEG_SLOT
 from pixellm.utils.checks import clause
 from pixellm.utils.files import write_text
@@ -203,7 +202,7 @@ def _exchanges(record: Record) -> list[Exchange]:
 
 
 def _question(record: Record, exchange: Exchange, image_id: str, number: int) -> BenchmarkQuestion:
-    hw = record.original_hw or _size(record.image)
+    hw = record.original_hw or read_size(record.image)
     text = WORDINGS[exchange.asks].format(exchange.question)
     ignored = None if exchange.ignored is None else _rle(exchange.ignored, hw)
     targets = tuple(_target(instance, hw) for instance in exchange.targets)
@@ -223,11 +222,6 @@ def _target(instance: Instance, hw: tuple[int, int]) -> BenchmarkTarget:
 
 def _rle(source: MaskSource, hw: tuple[int, int]) -> masks.Rle:
     return masks.encode(source.decode(*hw))
-
-
-def _size(image: Path) -> tuple[int, int]:
-    with Image.open(image) as opened:  # reads no more than the header
-        return opened.height, opened.width
 
 
 def multi_distinct(data: RecordDataset) -> RecordList:

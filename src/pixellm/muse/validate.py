@@ -3,6 +3,7 @@
 A file is one split; with several, no image may be in two.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pixellm.data.records import Segments
 from pixellm.imaging import masks
+from pixellm.imaging.images import read_size
 from pixellm.muse.layout import MusePair, image_key, pairs_of
 from pixellm.muse.quality.checks import SAME_BOX_IOU, box_iou
 from pixellm.types import SEG_SLOT
@@ -95,15 +96,14 @@ class LayoutValidator:
         names = [str(entry[key]) for key in ("coco_url", "file_name") if entry.get(key)]
         names += [Path(name).name for name in names]
         paths = [self.images / year / name for name in names if "://" not in name for year in YEARS]
-        path = next((path for path in paths if path.is_file()), None)
+        path = next((path for path in paths if os.path.isfile(path)), None)  # False for any name
         if path is None:
             yield "image", f"{names[-1]} is not in {self.images}"
             return
         try:
-            with Image.open(path) as image:
-                size = (image.height, image.width)
-        except OSError as error:
-            yield "image", f"{path} can't be read ({error})"
+            size = read_size(path)
+        except ValueError as error:
+            yield "image", str(error)
             return
         if _size(entry) and size != _size(entry):
             yield "size", f"the image is {size[0]}×{size[1]}, the entry says {entry['height']}×{entry['width']}"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pixellm.imaging import images
-from pixellm.imaging.images import count_scans, load_image
+from pixellm.imaging.images import ImageError, count_scans, load_image, read_size, read_values
 from tests.support import hostile
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -291,3 +291,12 @@ def test_metadata_cannot_flood_the_log(tmp_path):
     code = "import sys; from pixellm.imaging.images import load_image; load_image(sys.argv[1])"
     ended = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, check=True)
     assert (ended.stdout, ended.stderr) == (b"", b"")
+
+
+@pytest.mark.parametrize("read", [load_image, read_size, read_values])
+def test_errors_of_any_kind_name_the_file(tmp_path, read):
+    """Found by fuzzing: Pillow's error was raised as it was."""
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6 25z}2\x85 30 255 x")
+    with pytest.raises(ImageError, match=r"a\.ppm"):
+        read(path)
