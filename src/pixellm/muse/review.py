@@ -27,6 +27,7 @@ from pixellm.muse.journal import Journal, Verdict
 from pixellm.muse.records import MuseImage, MuseRecord
 from pixellm.muse.view import view
 from pixellm.types import SEG_SLOT
+from pixellm.utils.checks import check_unicode
 
 PAGE = Path(__file__).parent / "page"
 SHARED = Path(pixellm.__file__).parent / "page"
@@ -167,6 +168,8 @@ def reworded(record: MuseRecord, question: str, text: str, descriptions: Sequenc
     """
     wanted = len(record.targets)
     question, text, descriptions = question.strip(), text.strip(), [text.strip() for text in descriptions]
+    for words in (question, text, *descriptions):
+        check_unicode(words)
     if not question:
         raise ValueError("expected a question, got nothing. Write one, or reject the record.")
     if text.count(SEG_SLOT) != wanted:

@@ -1,6 +1,7 @@
 """The review's server: what it shows, saves and refuses."""
 
 import io
+import json
 import re
 from dataclasses import replace
 
@@ -151,6 +152,7 @@ def test_edit(client) -> None:
     ("change", "message"),
     [
         ({"question": " "}, "expected a question"),
+        ({"question": "\ud800"}, "half a surrogate pair"),  # saved, it would hide the record for good
         ({"text": "Only {seg} and {seg}."}, r"expected 3 \{seg\} in the answer, one for each target, got 2"),
         ({"text": "{seg}{seg}{seg}{seg}"}, "got 4"),
         ({"descriptions": ["a", "b", " "]}, "expected words for each of 3 targets, got 2"),
@@ -159,7 +161,8 @@ def test_edit(client) -> None:
     ],
 )
 def test_a_wrong_edit_is_refused(client, change, message) -> None:
-    answer = client.put("/api/records/1/0", json=words(FIRST) | change)
+    body, headers = json.dumps(words(FIRST) | change), {"Content-Type": "application/json"}
+    answer = client.put("/api/records/1/0", content=body, headers=headers)
     assert answer.status_code == 422
     assert re.search(message, answer.json()["detail"])
     shown = client.get("/api/records/1/0").json()
