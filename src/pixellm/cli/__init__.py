@@ -20,9 +20,8 @@ from pixellm.cli.common import collect_less, debugging, err_console, out_console
 from pixellm.cli.cost import cost
 from pixellm.cli.export import export
 from pixellm.cli.scoring import evaluate, questions, score
-from pixellm.cli.serve import serve
+from pixellm.cli.serve import serve, web
 from pixellm.cli.training import compare, train
-from pixellm.cli.web import web
 
 # The panels of `pixellm --help`.
 PANELS: dict[str, dict[str, Callable | typer.Typer]] = {

@@ -1,4 +1,4 @@
-"""`pixellm serve`: an HTTP server around a model."""
+"""`pixellm serve` and `web`: an HTTP server around a model, and a page in the browser."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -108,6 +108,23 @@ def serve(
     }
     worker = {"batch_size": batch_size, "cache_bytes": cache_mb * MIB, "max_prompt_tokens": max_prompt_tokens}
     run_server(model, host, port, name, keys, device, dtype, quantize, joint, limits=limits, worker=worker)
+
+
+def web(
+    model: ModelName = MINI,
+    host: Host = LOOPBACK[0],
+    port: Port = 8000,
+    name: Name = None,
+    keys: KeyFile = None,
+    device: DeviceOption = Device.AUTO,
+    dtype: DtypeOption = Dtype.AUTO,
+    quantize: QuantizeOption = None,
+) -> None:
+    """Serve a web page with image, answer and masks, and the API of `pixellm serve` beside it.
+
+    The limits are the defaults of `pixellm serve`; `pixellm serve --page` has all of its options.
+    """
+    run_server(model, host, port, name, keys, device, dtype, quantize, None, limits={"page": True}, worker={})
 
 
 def run_server(
