@@ -125,13 +125,16 @@ class Selection:
 def _repeats(target: MuseTarget, before: list[MuseTarget], image: MuseImage) -> str | None:
     """Compare with earlier instances: COCO and LVIS hold some objects twice, under one category or two."""
     size = (image.height, image.width)
-    for other in before:
-        if box_iou(target.box, other.box) < SAME_BOX_IOU:
-            continue
+    near = [other for other in before if box_iou(target.box, other.box) >= SAME_BOX_IOU]
+    for other in near:
         try:
-            first, second = (masks.union([masks.to_rles(row.segmentation, *size)], *size) for row in (target, other))
+            first = masks.union([masks.to_rles(target.segmentation, *size)], *size)
         except ValueError:
             return "unreadable mask"
+        try:
+            second = masks.union([masks.to_rles(other.segmentation, *size)], *size)
+        except ValueError:
+            continue  # the other's fault
         shared = masks.intersection_area(first, second)
         if shared >= SAME_MASK_IOU * max(1, masks.area(first) + masks.area(second) - shared):
             return "annotated twice"
