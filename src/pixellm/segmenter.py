@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 import pixellm.baselines.lisa
 import pixellm.mini.lisa  # noqa: F401, both register their classes with transformers
@@ -21,6 +21,7 @@ from pixellm.inference.quantization import Quantize, load_quantised
 from pixellm.model import PixelLMConfig, PixelLMProcessor
 from pixellm.predictor import Predictor
 from pixellm.types import Segmenter
+from pixellm.utils.model_files import read_config, readable
 from pixellm.utils.weights import read_json
 
 SAM2_TYPES = ("sam2", "sam2_video")  # checkpoints of both hold the image model
@@ -51,7 +52,7 @@ def load(
         ModuleNotFoundError: torchao is missing, which quantises weights (the extra `quant`).
     """
     directory = resolve(str(name))
-    config = AutoConfig.from_pretrained(directory)
+    config = read_config(directory)
     if not isinstance(config, PixelLMConfig):
         raise ValueError(f"expected a model that writes answers in {directory}, got a {config.model_type!r}.")
     expect_room(directory, config, LoadOptions(dtype, quantize, str(device)))
@@ -59,7 +60,26 @@ def load(
         model = AutoModel.from_pretrained(directory, dtype=dtype).to(device)
     else:
         model = load_quantised(directory, config, quantize, torch.device(device), dtype)
-    return Predictor(model, PixelLMProcessor.from_pretrained(directory), system, sampling)
+    return Predictor(model, _processor(directory, config), system, sampling)
+
+
+def _processor(directory: Path, config: PixelLMConfig) -> PixelLMProcessor:
+    """Load the processor of a model; a ValueError if it belongs to one of other sizes."""
+    processor = PixelLMProcessor.from_pretrained(directory)
+    both = {
+        "number of image tokens": (config.num_image_tokens, processor.num_image_tokens),
+        "codebook ids": (config.codebook_ids, processor.codebook_ids),
+    }
+    for name, (expected, got) in both.items():
+        if expected != got:
+            raise ValueError(
+                f"expected a processor_config.json in {directory} with the {name} of its config.json, {expected}, "
+                f"got {got}. Use the files that were saved together."
+            )
+    with readable(directory, "a processor_config.json with the templates of a chat"):
+        if not processor.prompt_ids("") or not processor.prefix_ids:
+            raise ValueError("no prompt")
+    return processor
 
 
 def load_segmenter(
@@ -88,7 +108,7 @@ def load_segmenter(
     if namer is not None:
         return _two_stages(name, device, dtype, sampling, namer, quantize)
     directory = resolve(name)
-    if not isinstance(AutoConfig.from_pretrained(directory), SeemConfig):
+    if not isinstance(read_config(directory), SeemConfig):
         return load(directory, device, dtype, sampling=sampling, quantize=quantize)
     if options := [*(sampling or ()), *(["quantize"] if quantize else [])]:
         raise ValueError(

@@ -15,6 +15,7 @@ from pixellm.cost.report import TextTable, quantity
 from pixellm.imaging.postprocess import CHUNK
 from pixellm.inference.cuda_graphs import SPARE_TOKENS
 from pixellm.inference.quantization import Quantize
+from pixellm.utils.model_files import stored_bytes
 
 # Python, torch and transformers, imported and idle, as Linux counts it (VmRSS, of which 40 % are the libraries' files).
 PROCESS_BYTES = 830_000_000
@@ -142,9 +143,8 @@ def available_memory(device: str) -> int:
 def expect_room(directory: Path, config: PreTrainedConfig, options: LoadOptions) -> None:
     """Raise a ValueError if the weights of the model in `directory` don't fit into the available memory."""
     available = available_memory(options.device)
-    stored = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     # A stored weight takes two bytes or more. Exact counts need a model, built only if the weights might not fit.
-    if stored * options.dtype.itemsize / BF16 <= available:
+    if stored_bytes(directory) * options.dtype.itemsize / BF16 <= available:
         return
     model = on_meta(config)
 

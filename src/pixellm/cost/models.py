@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from transformers import AutoConfig
-
 from pixellm.baselines.seem import SeemConfig
 from pixellm.cost.breakdown import Component, CostModel, FlopsBreakdown, FlopsLine, MemoryBreakdown, Scenario
 from pixellm.cost.counting import parameters
@@ -13,6 +11,7 @@ from pixellm.cost.seem import SeemCostModel
 from pixellm.hub.models import where
 from pixellm.hub.presets import PRESETS as MODEL_PRESETS
 from pixellm.model import PixelLMConfig
+from pixellm.utils.model_files import read_config
 
 Config = PixelLMConfig | SeemConfig
 PRESETS = MODEL_PRESETS | {"seem": MODEL_PRESETS["seem-focal-large"]}
@@ -124,7 +123,7 @@ def _config(name: str) -> Config:
             f"expected a model whose sizes are known, got {name!r}. Known: {', '.join(PRESETS)}; or give a directory "
             "with a config.json."
         ) from None
-    config = AutoConfig.from_pretrained(directory)
+    config = read_config(directory)
     if not isinstance(config, Config):
         raise ValueError(f"{directory}: expected a PixelLM, LISA or SEEM-style model, got {config.model_type!r}.")
     return config

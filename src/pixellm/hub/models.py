@@ -230,7 +230,7 @@ def _is_pixellm(config: Path) -> bool:
 def _model_type(config: Path) -> str | None:
     try:
         return json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):  # no config, or not one of a model
+    except (OSError, ValueError, AttributeError, RecursionError):  # no config, or not one of a model
         return None
 
 

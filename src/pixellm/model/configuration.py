@@ -4,7 +4,11 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
+from pixellm.utils.model_files import expect_sizes
+
 Compat = Literal["paper", "released"]
+OWN_SIZES = ("llm_grid", "decoder_dim", "decoder_depth", "decoder_heads", "decoder_mlp_dim", "num_mask_tokens")
+MAX_RATIO = 64  # hidden width of a projector as a multiple of the language model's
 
 
 class PixelLMVisionConfig(PreTrainedConfig):
@@ -45,7 +49,9 @@ class PixelLMVisionConfig(PreTrainedConfig):
         self.backbone = backbone
         self.reductions = list(reductions)
         self.drop_path = drop_path
+        expect_sizes({"image_size": image_size, "hidden_size": hidden_size or None}, "vision_config.")
         if kind == "clip":
+            expect_sizes(self.clip, "vision_config.clip.")
             patch = self.clip_config.patch_size
             if image_size % patch:
                 raise ValueError(
@@ -136,8 +142,12 @@ class PixelLMConfig(PreTrainedConfig):
         if text_config is None:
             text_config = LlamaConfig()
         elif isinstance(text_config, dict):
+            expect_sizes(text_config, "text_config.")
             text_config = AutoConfig.for_model(**text_config)
+        expect_sizes(text_config, "text_config.")  # under transformers' common names, which not every kind writes
         self.vision_config, self.text_config = vision_config, text_config
+        counts = {"num_scales": num_scales, "tokens_per_scale": tokens_per_scale}
+        expect_sizes(counts, required=counts)
         self.num_scales, self.tokens_per_scale = num_scales, tokens_per_scale
         count = num_scales * tokens_per_scale
         self.codebook_ids = list(codebook_ids or range(text_config.vocab_size - count, text_config.vocab_size))
@@ -156,16 +166,18 @@ class PixelLMConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     def _validate_sizes(self, count: int) -> None:
+        expect_sizes(self, required=OWN_SIZES)
+        if not isinstance(self.projector_ratio, int | float) or not 0 <= self.projector_ratio <= MAX_RATIO:
+            raise ValueError(f"projector_ratio: expected a number in 0 … {MAX_RATIO}, got {self.projector_ratio}.")
         if self.compat not in ("paper", "released"):
             raise ValueError(f"compat: expected 'paper' or 'released', got {self.compat!r}.")
         if not self.vision_config.hidden_size:
             raise ValueError("vision_config.hidden_size: expected the width of a feature pyramid, got 0.")
-        if self.num_scales < 1 or self.tokens_per_scale < 1:
-            raise ValueError(
-                f"expected num_scales ≥ 1 and tokens_per_scale ≥ 1, got {self.num_scales} and {self.tokens_per_scale}."
-            )
         if len(self.codebook_ids) != count or len(set(self.codebook_ids)) != count:
             raise ValueError(f"codebook_ids: expected {count} different ids, got {self.codebook_ids}.")
+        vocabulary = self.text_config.vocab_size
+        if any(type(number) is not int or not 0 <= number < vocabulary for number in self.codebook_ids):
+            raise ValueError(f"codebook_ids: expected ids in 0 … {vocabulary - 1}, got {self.codebook_ids}.")
         if len(self.vision_config.grid_sizes) < self.num_scales:
             raise ValueError(
                 f"expected a vision feature for each of {self.num_scales} scales, got "

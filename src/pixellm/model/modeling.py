@@ -132,7 +132,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             ValueError: the checkpoint lacks weights, or can't be read.
         """
         load = super().from_pretrained
-        model, info = load_whole(load, cls.config_class, pretrained_model_name_or_path, *args, **kwargs)
+        model, info = load_whole(load, pretrained_model_name_or_path, *args, **kwargs)
         model.freeze_constants()
         return (model, info) if output_loading_info else model
 

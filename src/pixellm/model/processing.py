@@ -22,6 +22,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from pixellm.imaging import geometry
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.types import SEG_SLOT, Answer, Batch, Conversation, Sample
+from pixellm.utils.model_files import expect_sizes, readable
 
 _FIELD = re.compile(r"\{(system|question|answer)\}")
 
@@ -44,6 +45,7 @@ class PixelLMImageProcessor(BaseImageProcessor):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
+        expect_sizes({"image_size": image_size})
         self.image_size = image_size
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
@@ -116,6 +118,12 @@ class PixelLMProcessor(ProcessorMixin):
         if unknown:
             raise ValueError(f"expected control tokens that the tokenizer has, got {unknown}. Add them to it first.")
         self._control = re.compile("|".join(re.escape(t) for t in ["<image>", *self._control_ids]))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load the processor of a checkpoint; a ValueError if its files are malformed."""
+        with readable(pretrained_model_name_or_path, "a processor_config.json and a tokenizer"):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
     def codebook_ids(self) -> list[int]:

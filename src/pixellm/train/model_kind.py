@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from pixellm.model.losses import LossWeights
 from pixellm.train.recipe import AdapterConfig, ModelSource, check_names
 from pixellm.types import Segmenter
+from pixellm.utils.model_files import read_config
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class WholeModel:
 
     def load(self, seed: int) -> tuple[Any, Any]:
         """Return the model, its weights in the precision that they are stored in, and its processor."""
-        config = AutoConfig.from_pretrained(self.directory, **self.settings)
+        config = read_config(self.directory, **self.settings)
         model: Any = AutoModel.from_pretrained(self.directory, config=config, dtype="auto")
         return model, self.kind.processor_class.from_pretrained(self.directory)
 
@@ -175,7 +176,7 @@ class KnownModels:
         """
         if source.model:
             directory = self.resolve(source.model)
-            config = AutoConfig.from_pretrained(directory)
+            config = read_config(directory)
             _check_settings(source.settings, config)
             return WholeModel(self.kind_of(config), directory, source.settings)
         if not (source.language_model and source.vision_model and source.preset):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from pixellm.checkpoints.lora import merge_trained
@@ -26,6 +26,7 @@ from pixellm.train.state import trained_state
 from pixellm.train.summary import summary
 from pixellm.train.trainer import ANSWER_BUDGET, Collator, PixelLMTrainer
 from pixellm.utils.files import atomic_directory, write_text
+from pixellm.utils.model_files import read_config
 from pixellm.utils.weights import read_json
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def fine_tune(
     """
     prepare_output(output, restart)
     count = len(open_data(str(data), data.parent))
-    config = AutoConfig.from_pretrained(known.resolve(model))
+    config = read_config(known.resolve(model))
     tuning = known.kind_of(config).tuning(config)
     stage = TrainingStage(
         steps=steps or max(TUNING_MIN_STEPS, TUNING_EPOCHS * count // TUNING_BATCH),

@@ -10,6 +10,12 @@ MAX_COORDINATE = 1_000_000  # pixels between a polygon's point and the image's c
 MAX_POLYGON_POINTS = 1_000_000  # points of all polygons of a mask
 MAX_OUTLINE = 2_000_000  # pixels in x and in y along all polygons of a mask: pycocotools takes up to 160 bytes for each
 
+# Model directories
+MAX_LAYERS = 1024  # layers, attention heads, experts, scales or tokens of one kind: building takes time for each
+MAX_WIDTH = 1 << 17  # channels of a layer
+MAX_VOCABULARY = 1 << 22  # tokens of a language model
+MAX_IMAGE_SIDE = 8192  # pixels of the square that a vision encoder reads
+
 # Requests to the server
 MAX_BODY_BYTES = 16 * MIB  # bytes of a request
 MAX_UPLOAD_PIXELS = 25_000_000  # pixels of an image in a request

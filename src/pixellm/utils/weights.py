@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pixellm.utils.files import make_readable
+from pixellm.utils.model_files import expect_enough_weights, read_config, readable
 
 MAX_SHARD = "5GB"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -74,8 +75,7 @@ def mapped_weights(directory: Path, kept: torch.dtype | None = None) -> dict[str
     if not files[0].is_file():
         _check_shards(directory, sorted(directory.glob("*.safetensors")), INDEX)
         index = directory / INDEX
-        shards = read_json(index)["weight_map"].values() if index.is_file() else ()
-        files = [directory / name for name in sorted(set(shards))]
+        files = [directory / name for name in sorted(_shards(index))] if index.is_file() else []
     tensors: dict[str, Any] = {}
     for file in files:
         try:
@@ -108,12 +108,11 @@ def without_progress_bars() -> Iterator[None]:
             hub.enable_progress_bars()
 
 
-def load_whole(load: Callable[..., Any], config_class: type, source: Any, *args, **kwargs) -> tuple[Any, dict]:
+def load_whole(load: Callable[..., Any], source: Any, *args, **kwargs) -> tuple[Any, dict]:
     """Run a `from_pretrained` without progress bars, and with every weight there and none in memory twice.
 
     Args:
         load: `PreTrainedModel.from_pretrained` of a model class.
-        config_class: configuration class of that model.
         source: model to load. From a directory, weights that are converted or quantised are read one by one.
         *args: passed to `load`.
         **kwargs: passed to `load`.
@@ -122,27 +121,54 @@ def load_whole(load: Callable[..., Any], config_class: type, source: Any, *args,
         The model, and transformers' loading info.
 
     Raises:
-        ValueError: the checkpoint lacks weights, or can't be read.
+        ValueError: the checkpoint lacks weights, has some of other shapes, or can't be read.
     """
     state, dtype = {}, kwargs.get("dtype")
     if isinstance(dtype, torch.dtype) and source is not None and not kwargs.keys() & ELSEWHERE:
         state = mapped_weights(Path(source), None if kwargs.get("quantization_config") else dtype)
+        if not state:
+            pickled = ", ".join(sorted(file.name for file in Path(source).glob("*.bin"))[:3])
+            got = f"only {pickled}, which may hold code" if pickled else "none"
+            raise ValueError(
+                f"expected the model's weights as *.safetensors in {source}, got {got}. Copy or download them again; "
+                "a checkpoint of the released code has to be converted first: pixellm convert"
+            )
     if state:
-        kwargs["config"] = kwargs.get("config") or config_class.from_pretrained(source)
+        kwargs["config"] = kwargs.get("config") or read_config(source)
         kwargs["state_dict"] = state
-    with without_progress_bars():
-        model, info = load(None if state else source, *args, output_loading_info=True, **kwargs)
+        expect_enough_weights(Path(source), kwargs["config"])
+    with readable(source, "the weights of a model"), without_progress_bars():
+        model, info = load(
+            None if state else source, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
     if state:
         model.name_or_path = model.config.name_or_path = str(source)
+    _expect_shapes(info["mismatched_keys"], source or "the checkpoint")
     expect_all_weights(info["missing_keys"], source or "the checkpoint")
     return model, info
 
 
+def _expect_shapes(mismatched: Collection[tuple[str, Any, Any]], source: object) -> None:
+    """Raise a ValueError if weights of a checkpoint (`source`) are not of the shapes that its configuration says."""
+    for key, got, expected in sorted(mismatched):
+        raise ValueError(
+            f"expected {key} of shape {tuple(expected)}, as the config.json of {source} describes it, got {tuple(got)} "
+            f"in its weights ({len(mismatched)} differ). Use the config.json that was saved with them."
+        )
+
+
 def _check_shards(directory: Path, files: list[Path], indexes: str) -> None:
     for index in directory.glob(indexes):
-        expected = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if absent := expected - {file.name for file in files}:
+        if absent := _shards(index) - {file.name for file in files}:
             raise ValueError(f"{directory}: {index.name} names {sorted(absent)}, which are missing. Fetch them again.")
+
+
+def _shards(index: Path) -> set[str]:
+    """Return the names of a checkpoint's files, which lie beside its index."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index}: expected a weight_map of weights to files, got {str(names)[:60]}. Fetch it again.")
+    return set(names.values())
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
@@ -207,6 +233,11 @@ def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"expected a JSON file at {path} ({error}). Is this the checkpoint's directory?") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"expected a JSON object in {path}, got {str(content)[:60]}. Is this the checkpoint's directory?"
+        )
+    return content

@@ -116,8 +116,8 @@ def test_clip_config_has_the_image_size():
     ("changes", "message"),
     [
         ({"compat": "original"}, "'paper' or 'released', got 'original'"),
-        ({"num_scales": 0}, "num_scales ≥ 1"),
-        ({"tokens_per_scale": 0}, "tokens_per_scale ≥ 1"),
+        ({"num_scales": 0}, "num_scales: expected a whole number from 1"),
+        ({"tokens_per_scale": 0}, "tokens_per_scale: expected a whole number from 1"),
         ({"codebook_ids": [1, 2, 3]}, "expected 6 different ids"),
         ({"codebook_ids": [1, 2, 3, 4, 5, 5]}, "expected 6 different ids"),
         ({"num_scales": 3}, r"a vision feature for each of 3 scales, got 2.*hidden_layers"),

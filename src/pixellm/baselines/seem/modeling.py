@@ -59,7 +59,7 @@ class SeemForGrounding(PreTrainedModel):
             ValueError: the checkpoint lacks weights, or can't be read.
         """
         load = super().from_pretrained
-        model, info = load_whole(load, cls.config_class, pretrained_model_name_or_path, *args, **kwargs)
+        model, info = load_whole(load, pretrained_model_name_or_path, *args, **kwargs)
         return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
