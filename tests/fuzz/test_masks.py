@@ -107,7 +107,7 @@ NUMBER = st.one_of(
     st.floats(-20, 20),
     st.integers(-20, 20),
     st.floats(),
-    st.floats(-limits.MAX_COORDINATE * 1.01, limits.MAX_COORDINATE * 1.01),
+    st.floats(-2000, 2000),
     st.integers(-(2**80), 2**80),
 )
 
@@ -116,6 +116,8 @@ NUMBER = st.one_of(
 @example([[float("inf"), 0, 3, 0, 3, 3]])
 @example([[0, 0, 2e5, 3, 0, 5] * 9])
 @example([[1, 1, 1, 1, 1, 1]])
+@example([[0, 0, limits.MAX_COORDINATE / 4, 0, 3, limits.MAX_COORDINATE / 4]])
+@example([[0, 0, limits.MAX_COORDINATE, 0, 3, limits.MAX_COORDINATE + 1]])
 def test_polygons(polygons):
     outcome(polygons)
 

@@ -70,6 +70,7 @@ ADVICE = {
     errno.EDQUOT: ROOM,
     errno.EFBIG: ROOM,
     errno.ENOTDIR: "A part of the path is a file: choose a path below directories.",
+    errno.EEXIST: "A file is in the place of a directory: choose another path.",
     errno.ELOOP: "A link in the path leads back to itself: remove it, or choose another path.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EROFS: "Write to a disk that is not read-only.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pixellm.cli.common import STDOUT, out_console, output_file
 from pixellm.imaging.images import EXAMPLE
-from pixellm.utils.files import atomic_write, write_text
+from pixellm.utils.files import atomic_write, real_path, write_text
 
 if TYPE_CHECKING:  # it would import torch
     from pixellm.types import Answer
@@ -55,7 +55,7 @@ def plan_outputs(image: str, questions: Sequence[str], out: Path | None, json_pa
     for path in (*overlays, json_path):
         if path is not None and path != STDOUT:
             _check_writable(path, image)
-    if json_path is not None and json_path.resolve() in [path.resolve() for path in overlays]:
+    if json_path is not None and real_path(json_path) in [real_path(path) for path in overlays]:
         raise ValueError(f"--json: expected another file than the overlay, got {json_path} for both.")
     return Outputs(tuple(overlays), out is not None, json_path, image)
 

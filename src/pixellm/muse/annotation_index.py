@@ -14,7 +14,7 @@ from typing import Any, Self
 from pixellm.muse.layout import image_key
 from pixellm.muse.records import ImageAnnotations, MuseImage, MuseRecord, MuseTarget
 from pixellm.utils.checks import expect
-from pixellm.utils.files import atomic_write
+from pixellm.utils.files import atomic_write, real_path
 
 FILE = "source.sqlite"  # in the output directory of a generation
 VERSION = 1
@@ -40,7 +40,7 @@ class AnnotationIndex:
     """Index that `build` wrote; use it as a context, or close it."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        self._db = sqlite3.connect(f"{real_path(path).as_uri()}?mode=ro", uri=True, check_same_thread=False)
         self.about = dict(self._db.execute("SELECT key, value FROM about"))
         self._names: dict[int, str] = dict(self._db.execute("SELECT id, name FROM categories"))
 

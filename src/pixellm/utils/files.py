@@ -1,5 +1,6 @@
 """Atomic writes of files and directories, and exclusive locks between processes."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -11,10 +12,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
+def real_path(path: Path) -> Path:
+    """Return the absolute path without links; an OSError with the path if they lead in a circle."""
+    real = Path(os.path.realpath(path))
+    if real.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return real
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside the file `path` and rename it at the end; after an error `path` is as it was."""
-    path = path.resolve()  # a link stays a link
+    path = real_path(path)  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")  # the same suffix: it says the format
     try:
@@ -46,7 +55,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         ValueError: `out` exists and is not an empty directory.
     """
     expect_empty(out)
-    out = out.resolve()  # without a dot or a link at the end
+    out = real_path(out)  # without a dot or a link at the end
     out.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(out)
     staging = Path(tempfile.mkdtemp(prefix=staging_prefix(out), dir=out.parent))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pixellm.utils.files import atomic_directory, atomic_write, clear_leftovers, exclusive_lock
+from pixellm.utils.files import atomic_directory, atomic_write, clear_leftovers, exclusive_lock, write_text
 
 HOLD = """
 import sys
@@ -74,3 +74,13 @@ def test_leftovers_of_a_killed_process_are_deleted(tmp_path):
         clear_leftovers(out)
         assert [path.name.startswith(".out2.") for path in tmp_path.iterdir()] == [True]
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_links_in_a_circle(tmp_path):
+    """Path.resolve raises a RuntimeError there."""
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_text(loop, "a")
+    with pytest.raises(OSError, match="loop"):
+        write_text(loop / "a", "a")
