@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pixellm.data.records import Record
+from pixellm.utils.checks import shown
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ class Faults:
 
     def add(self, record_id: object, reason: str) -> None:
         """Note a bad record."""
-        self.bad.append(BadRecord(str(record_id), reason))
+        record_id, reason = shown(record_id), shown(reason)
+        self.bad.append(BadRecord(record_id, reason))
         if len(self.bad) <= LOGGED_BAD_RECORDS:
             logger.warning("%s: record %s is left out: %s", self.where, record_id, reason)
 

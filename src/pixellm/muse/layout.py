@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -112,11 +113,27 @@ def read(path: Path) -> list[Entry]:
     for number, row in enumerate(read_any(path)):
         try:
             image_key(expect(row, dict, "an image entry"))
-            pairs_of(row)
+            _check_types(row)
         except ValueError as error:
             raise ValueError(f"{path}, entry {number}: {clause(error)}. `pixellm muse validate` lists all.") from None
         entries.append(row)
     return entries
+
+
+def _check_types(row: Entry) -> None:
+    """Raise a ValueError where something in an entry is of a type that can't be merged, counted or shown."""
+    annotations = row.get("ann_list")
+    lists = [[] if annotations is None else expect(annotations, list, "a list of instances as ann_list")]
+    for pair in pairs_of(row):
+        expect(pair.question, str, "a question in words")
+        expect("" if pair.text is None else pair.text, str, "an answer in words or null")
+        expect({} if pair.provenance is None else pair.provenance, dict, "an object as provenance")
+        lists.append(expect(pair.answer, list, "a list of targets"))
+    for target in chain(*lists):
+        expect(target, dict, "an instance")
+        for name in ("category_name", "rephrased_name"):
+            expect("" if target.get(name) is None else target[name], str, f"a text as {name}")
+        expect(0 if target.get("category_id") is None else target["category_id"], int, "a number as category_id")
 
 
 class EntryWriter:

@@ -18,6 +18,7 @@ from pixellm.imaging.images import read_size
 from pixellm.muse.layout import MusePair, image_key, pairs_of
 from pixellm.muse.quality.checks import SAME_BOX_IOU, box_iou
 from pixellm.types import SEG_SLOT
+from pixellm.utils.checks import shown
 
 OVERHANG = 1.0  # pixels that a coordinate may lie outside: annotators' borders are rounded
 YEARS = ("", "train2017", "val2017", "train2014")
@@ -59,11 +60,11 @@ class LayoutValidator:
         if not isinstance(entry, Mapping):
             yield LayoutProblem(file, f"#{number}", "entry", f"expected an image entry, got {str(entry)[:60]!r}")
             return
-        name = str(entry.get("id", f"#{number}"))
+        name = shown(entry.get("id", f"#{number}"))
         for kind, reason in self._entry(file, entry):
-            yield LayoutProblem(file, name, kind, reason)
+            yield LayoutProblem(file, name, kind, shown(reason))
         for question, kind, reason in self._pairs(entry):
-            yield LayoutProblem(file, name if question is None else f"{name}, question {question}", kind, reason)
+            yield LayoutProblem(file, name if question is None else f"{name}, question {question}", kind, shown(reason))
 
     def _entry(self, file: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if "id" in entry:
@@ -74,6 +75,9 @@ class LayoutValidator:
         if _size(entry) is None:
             yield "size", f"expected height and width in pixels, got {entry.get('height')!r} and {entry.get('width')!r}"
         annotations = entry.get("ann_list")
+        if not isinstance(annotations, list | None):
+            yield "lists", f"expected a list of instances as ann_list, got {str(annotations)[:60]!r}"
+            annotations = None
         ids = [t["id"] for t in annotations or () if isinstance(t, Mapping) and "id" in t]
         if len(set(map(str, ids))) < len(ids):
             yield "duplicate_id", "two instances of ann_list have the same id"
@@ -127,7 +131,7 @@ class LayoutValidator:
                 ]
                 if len(set(shapes)) < len(shapes):
                     reasons.append(("repeated_target", "two targets have the same segmentation"))
-            content = (pair.question, pair.text, str(pair.answer))
+            content = str((pair.question, pair.text, pair.answer))
             if content in seen:
                 reasons.append(("repeated_question", "an earlier question has the same words and targets"))
             seen.add(content)
@@ -156,7 +160,7 @@ def _texts(pair: MusePair) -> Iterator[tuple[str, str]]:
     if not isinstance(pair.text, str) or not pair.text.strip():
         yield "empty_text", "the answer's text is empty: null stands for none"
         return
-    count, targets = pair.text.count(SEG_SLOT), len(pair.answer or ())
+    count, targets = pair.text.count(SEG_SLOT), len(pair.answer if isinstance(pair.answer, list) else ())
     if count != targets:
         yield "slots", f"its text has {count} {SEG_SLOT} but there are {targets} targets"
     rest = pair.text.replace(SEG_SLOT, "")

@@ -44,6 +44,11 @@ def check_unicode(text: str) -> str:
     return text
 
 
+def shown(value: object) -> str:
+    """Return a value of a file as text that can be printed: half a surrogate pair, which can't, by its number."""
+    return str(value).encode(errors="backslashreplace").decode()
+
+
 def check_span(span: Any, text: str) -> tuple[int, int]:
     """Return `[start, end]` as a tuple; a ValueError if it is no span in the text."""
     pair = isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span)
