@@ -1,11 +1,12 @@
 """Your own data: one JSON object a line, one question each.
 
     {"image": "photos/1.jpg", "question": "What may I eat?", "answer": "The apple {seg} and the pear {seg}.",
-     "masks": [[[x0, y0, x1, y1, …]], {"size": [h, w], "counts": "…"}], "id": "optional"}
+     "masks": [[[x0, y0, x1, y1, …]], {"size": [h, w], "counts": "…"}], "id": "optional",
+     "kind": "optional"}
 
 An entry of `masks` is a list of polygons in pixels, a COCO RLE, or the path of a PNG whose pixels other than 0 are the
 mask; one for each `{seg}`, in the same order. An answer without `{seg}` has no masks. Paths are relative to the file.
-Lines about one image are asked together, and its image is encoded once.
+Lines about one image are asked together, and its image is encoded once. Evaluations report each `kind` of question.
 """
 
 import json
@@ -22,7 +23,7 @@ from pixellm.types import SEG_SLOT
 from pixellm.utils.checks import check_text, check_unicode, expect, read_object
 from pixellm.utils.files import read_lines, write_text
 
-FIELDS = {"image", "question", "answer", "masks", "id"}
+FIELDS = {"image", "question", "answer", "masks", "id", "kind"}
 
 
 def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
@@ -85,11 +86,13 @@ def _parse(line: bytes, folder: Path) -> tuple[Path, Exchange]:
         image = folder / check_unicode(expect(row["image"], str, "an image file"))
     with field("masks"):
         stored = expect(row.get("masks", []), list, "a list of masks")
+    with field("kind"):
+        kind = check_unicode(expect(row.get("kind", ""), str, "a kind of question"))
     slots = answer.count(SEG_SLOT)
     if slots != len(stored):
         raise ValueError(f"the answer has {slots} {SEG_SLOT} but {len(stored)} masks")
     targets = tuple(Instance((), _mask(mask, number, folder)) for number, mask in enumerate(stored))
-    return image, Exchange(question, answer, targets)
+    return image, Exchange(question, answer, targets, kind=kind)
 
 
 def _mask(stored: Any, number: int, folder: Path) -> Segments | MaskFile:

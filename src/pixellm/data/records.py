@@ -143,7 +143,7 @@ class Exchange(Generic[M_co]):
         asks: how a question that comes with the data is put: "verbatim" as it is, "sentence" with a request for masks
             after it, "explain" with one for an explanation, too, and "phrase" where it is the name of what is wanted.
         ignored: pixels that count neither as target nor as background.
-        kind: for a composed question, a key of `grammar.KIND_WEIGHTS`.
+        kind: for a composed question, a key of `grammar.KIND_WEIGHTS`; for your own, as the file has it.
         where: file and line that it is from, for messages; "" where the record's id says it.
     """
 

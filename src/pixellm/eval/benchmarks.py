@@ -207,7 +207,7 @@ def _question(record: Record, exchange: Exchange, image_id: str, number: int) ->
     ignored = None if exchange.ignored is None else _rle(exchange.ignored, hw)
     targets = tuple(_target(instance, hw) for instance in exchange.targets)
     ids = (f"{image_id}/{number}", record.image, image_id)
-    return BenchmarkQuestion(*ids, hw, text, exchange.question, targets, ignored)
+    return BenchmarkQuestion(*ids, hw, text, exchange.question, targets, ignored, exchange.kind)
 
 
 def _target(instance: Instance, hw: tuple[int, int]) -> BenchmarkTarget:

@@ -139,10 +139,12 @@ def compute_splits(scored: Sequence[ScoredAnswer], protocol: ScoringProtocol) ->
     Extra masks belong to no area and no category: those metrics leave them out. They don't exist where a protocol
     counts by image.
     """
-    if protocol.name == "coco":
-        splits = {"kind": _by_question(scored, protocol, _kinds)}
+    splits = {}
+    if any(answer.question.kind for answer in scored):
+        splits["kind"] = _by_question(scored, protocol, _kinds)
     else:
-        splits = {"targets": _by_question(scored, protocol, _objects if protocol.name == "united" else _target_counts)}
+        counts = _objects if protocol.name == "united" else _target_counts
+        splits["targets"] = _by_question(scored, protocol, counts)
     if not protocol.per_image:
         splits["area"] = _by_pair(scored, protocol, _area, ("small", "medium", "large"))
         splits["category"] = _by_pair(scored, protocol, lambda answer, pair: _target(answer, pair).category)
@@ -173,7 +175,7 @@ def _objects(scored: ScoredAnswer) -> list[str]:
 
 def _kinds(scored: ScoredAnswer) -> list[str]:
     kind, detail = scored.question.kind, scored.question.detail
-    return [kind] if scored.question.targets else [kind, f"{kind}, {detail}"]
+    return [kind, f"{kind}, {detail}"] if detail and not scored.question.targets else [kind or "other"]
 
 
 def _by_pair(

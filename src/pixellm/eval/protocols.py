@@ -101,6 +101,11 @@ def united_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
     return [MaskPair(0 if masks.area(predicted) else None, 0 if question.targets else None, counts, counts.iou)]
 
 
+def target_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
+    """Pair as `fixed`; none where no mask is expected: only whether the answer has one counts."""
+    return fixed_pairs(question, answer) if question.targets else []
+
+
 def coco_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
     """Pair as `fixed`; a question for one category takes as many masks as the model likes, united.
 
@@ -109,7 +114,7 @@ def coco_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
     if question.kind == "category":
         counts = overlap(_union(answer, question.hw), question.targets[0].rle)
         return [MaskPair(0, 0, counts, counts.iou) if answer.targets else MaskPair(None, 0, counts, 0.0)]
-    return fixed_pairs(question, answer) if question.targets else []
+    return target_pairs(question, answer)
 
 
 def _union(answer: Answer, hw: tuple[int, int]) -> masks.Rle:
@@ -204,7 +209,7 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
             "jsonl",
             1,
             ("jsonl",),
-            coco_pairs,
+            target_pairs,
             "paired as `fixed`; where no mask is expected, whether the answer has one",
             segments=lambda scored: bool(scored.answer.targets),
         ),

@@ -151,7 +151,7 @@ def test_own_data(tmp_path):
     trees.photograph(tmp_path / "images/a.png")
     rows = [
         {"image": "images/a.png", "question": "Which {x}?", "answer": "The cup {seg}.", "masks": [[trees.SQUARE]]},
-        {"image": "images/a.png", "question": "Any dog?", "answer": "No.", "masks": []},
+        {"image": "images/a.png", "question": "Any dog?", "answer": "No.", "masks": [], "kind": "use"},
     ]
     (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)))
     benchmark = load_jsonl(tmp_path / "my.jsonl")
@@ -159,3 +159,4 @@ def test_own_data(tmp_path):
     assert [question.text for question in benchmark.questions] == ["Which {x}?", "Any dog?"]
     assert np.array_equal(decoded(benchmark.questions[0].targets[0]), trees.square())
     assert benchmark.questions[1].targets == ()
+    assert [question.kind for question in benchmark.questions] == ["", "use"]
