@@ -123,7 +123,7 @@ def load_whole(load: Callable[..., Any], source: Any, *args, **kwargs) -> tuple[
     Raises:
         ValueError: the checkpoint lacks weights, has some of other shapes, or can't be read.
     """
-    state, dtype = {}, kwargs.get("dtype")
+    state, dtype, any_shape = {}, kwargs.get("dtype"), kwargs.pop("ignore_mismatched_sizes", False)
     if isinstance(dtype, torch.dtype) and source is not None and not kwargs.keys() & ELSEWHERE:
         state = mapped_weights(Path(source), None if kwargs.get("quantization_config") else dtype)
         if not state:
@@ -143,7 +143,7 @@ def load_whole(load: Callable[..., Any], source: Any, *args, **kwargs) -> tuple[
         )
     if state:
         model.name_or_path = model.config.name_or_path = str(source)
-    _expect_shapes(info["mismatched_keys"], source or "the checkpoint")
+    _expect_shapes([] if any_shape else info["mismatched_keys"], source or "the checkpoint")
     expect_all_weights(info["missing_keys"], source or "the checkpoint")
     return model, info
 
