@@ -19,7 +19,6 @@ from pixellm.inference.generation import Prefix, Sampling, Step, encode_prefix, 
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, TextPiece
 from pixellm.utils.checks import check_text
-from pixellm.utils.limits import MAX_PROMPT_TOKENS
 
 
 class _Query(NamedTuple):
@@ -39,7 +38,7 @@ class Predictor:
         processor: its processor.
         system: system prompt in place of the checkpoint's own; plain text.
         sampling: settings of `pixellm.inference.generation.Sampling` where who asks does not say.
-        max_prompt_tokens: image, system prompt, earlier turns and question together.
+        max_prompt_tokens: image, system prompt, earlier turns and question together; None: the LLM's whole context.
     """
 
     teacher_forcing = True
@@ -50,9 +49,10 @@ class Predictor:
         processor: PixelLMProcessor,
         system: str | None = None,
         sampling: Mapping[str, Any] | None = None,
-        max_prompt_tokens: int = MAX_PROMPT_TOKENS,
+        max_prompt_tokens: int | None = None,
     ) -> None:
-        self.model, self.processor, self.max_prompt_tokens = model.eval(), copy.copy(processor), max_prompt_tokens
+        self.model, self.processor = model.eval(), copy.copy(processor)
+        self.max_prompt_tokens = max_prompt_tokens or model.config.text_config.max_position_embeddings
         self.sampling = dict(sampling or {})
         if system is not None:
             self.processor.system = system

@@ -26,6 +26,7 @@ from pixellm.cli.common import (
 )
 from pixellm.hub.models import MINI
 from pixellm.utils.files import exclusive_lock
+from pixellm.utils.limits import MAX_PROMPT_TOKENS
 
 if TYPE_CHECKING:
     from pixellm.batch.run import BatchFiles, BatchResult
@@ -72,6 +73,7 @@ def batch(
     """
     reserve_stdout(out)
     from pixellm.batch.run import BatchFiles
+    from pixellm.predictor import Predictor
     from pixellm.segmenter import load_segmenter, weights_of
 
     where, precision = device_and_dtype(device, dtype)
@@ -80,7 +82,10 @@ def batch(
     made = {"model": weights, "dtype": str(precision).removeprefix("torch."), "sampling": sampling}
 
     def load() -> Any:
-        return load_segmenter(model, where, precision, sampling, namer, quantize)
+        segmenter = load_segmenter(model, where, precision, sampling, namer, quantize)
+        if isinstance(segmenter, Predictor):
+            segmenter.max_prompt_tokens = MAX_PROMPT_TOKENS
+        return segmenter
 
     stops: list[str] = []
     with output_file(out) as path:
