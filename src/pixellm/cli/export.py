@@ -49,6 +49,15 @@ def export(
             "it, polygons with it.",
         ),
     ] = None,
+    merge_iou: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Merge masks of several questions on an image whose IoU is at least this; the one with the highest "
+            "score stays. Default: none are merged.",
+        ),
+    ] = None,
 ) -> None:
     """Write answers for other tools: COCO, LVIS, labelme, YOLO, masks and cut-outs as PNG, MUSE."""
     reserve_stdout(out)
@@ -58,7 +67,7 @@ def export(
     if out == STDOUT and to not in FILES:
         raise ValueError(f"--out -: expected one of {', '.join(FILES)}, got {to}, which is a directory. Name one.")
     with output_file(out, ".json") as path:
-        summary = export(read_answers(answers, image, questions), to.value, path, tolerance)
+        summary = export(read_answers(answers, image, questions), to.value, path, tolerance, merge_iou)
     print_lines(*_report(summary, to, out))
 
 
@@ -68,6 +77,8 @@ def _report(summary: "ExportSummary", to: Format, out: Path) -> list[str]:
         lines.append(f"polygons, filled again: IoU {sum(ious) / len(ious):.4f} on average, {min(ious):.4f} at least")
     if summary.empty:
         lines.append(f"left out: {summary.empty:,} masks without a pixel")
+    if summary.merged:
+        lines.append(f"merged: {summary.merged:,} masks with nearly equal ones")
     if summary.unusable:
         lines.append(f"left out: {summary.unusable:,} answers without a mask or a question")
     return lines

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from pixellm.batch.questions import FileQuestion, read_questions
+from pixellm.eval.overlap import overlap
 from pixellm.eval.predictions import read_predictions
 from pixellm.imaging.images import EXAMPLE, load_image
 from pixellm.types import SEG_SLOT, Answer, Target
@@ -106,6 +107,21 @@ def by_image(answers: Iterable[Answer]) -> list[AnsweredImage]:
             raise ValueError(f"{image}: expected answers of one size, got {sizes}. Export them apart.")
         images.append(AnsweredImage(image, sizes[0], next(stems), tuple(group)))
     return images
+
+
+def merge(image: AnsweredImage, iou: float) -> AnsweredImage:
+    """Return the image without masks that are nearly those of another target: the one with the higher score stays.
+
+    Several questions may find the same object; `iou` is the least overlap (0..1) of two masks that are merged.
+    """
+    ranked = sorted(image.targets, key=lambda target: -(target.score or 0))  # the first one asked for before others
+    kept: list[Target] = []
+    for target in ranked:
+        if all(overlap(target.rle, other.rle).iou < iou for other in kept):
+            kept.append(target)
+    ids = set(map(id, kept))
+    answers = [replace(a, targets=tuple(t for t in a.targets if id(t) in ids)) for a in image.answers]
+    return replace(image, answers=tuple(answers))
 
 
 def _stems(images: Iterable[str]) -> Iterator[str]:

@@ -58,6 +58,25 @@ def test_coco(answers, tmp_path, tolerance):
     assert isinstance(ring["segmentation"], dict if tolerance is None else list)
 
 
+def test_near_equal_masks_of_several_questions_are_one(tmp_path):
+    """The one with the highest score stays, whatever it is called; others are left as they are."""
+    larger = exports.PLAIN | exports.rectangle(3, 30, 18, 31)
+    first, second = answer(("a box", exports.PLAIN), ("a ring", exports.RING)), answer(("the crate", larger))
+    (target,) = second.targets
+    answers = [
+        replace(first, image_path="x.png"),
+        replace(second, image_path="x.png", targets=(replace(target, score=1.0),)),
+    ]
+    other = replace(first, image_path="y.png")
+    done = export([*answers, other], "coco", tmp_path / "out.json", merge_iou=0.9)
+    assert (done.images, done.masks, done.merged) == (2, 4, 1)
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert [row["phrase"] for row in content["annotations"]] == ["a ring", "the crate", "a box", "a ring"]
+    assert export(answers, "coco", tmp_path / "all.json", merge_iou=0.99).merged == 0
+    with pytest.raises(ValueError, match="expected a format of masks alone, got muse"):
+        export(answers, "muse", tmp_path / "muse.json", merge_iou=0.9)
+
+
 @pytest.mark.parametrize("to", ["coco", "lvis", "muse"])
 def test_area_and_box_are_those_of_the_polygons(tmp_path, to):
     found = answer(("a disc", np.hypot(*(np.indices((exports.HEIGHT, exports.WIDTH)) - 14)) < 9))
