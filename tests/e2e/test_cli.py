@@ -20,23 +20,45 @@ PIXELLM = Path(sys.executable).with_name("pixellm")
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Run `pixellm ARGUMENTS` in an empty directory with an empty cache and no network."""
-    work = tmp_path / "work"
-    work.mkdir()
+def work(tmp_path) -> tuple[Path, dict[str, str]]:
+    """An empty directory, and an environment with an empty cache and no network."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    own = {"PIXELLM_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    return folder, {"NO_COLOR": "1", "COLUMNS": "200", "PIXELLM_DEBUG": "", **own}
 
-    def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        own = {"PIXELLM_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-        plain = {"NO_COLOR": "1", "COLUMNS": "200", "PIXELLM_DEBUG": ""}
+
+@pytest.fixture
+def run(work):
+    """Run `pixellm ARGUMENTS` in that directory."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [PIXELLM, *map(str, arguments)],
-            cwd=work,
-            env=os.environ | own | plain | variables,
+            cwd=work[0],
+            env=os.environ | work[1],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=120,
         )
+
+    return run
+
+
+@pytest.fixture
+def call(work, monkeypatch, capsys):
+    """Run it in this process, which has imported what it needs already."""
+    monkeypatch.chdir(work[0])
+    for name, value in work[1].items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["pixellm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, int(stop.value.code or 0), printed.out, printed.err)
 
     return run
 
@@ -103,15 +125,15 @@ def test_examples_are_listed(run):
         ("example:dog", r"^Error: expected the name of an example image, got 'dog'.*astronaut"),
     ],
 )
-def test_wrong_images_are_one_line(run, image, pattern):
-    assert refused(run("ask", image, "What is it?"), pattern)
+def test_wrong_images_are_one_line(call, image, pattern):
+    assert refused(call("ask", image, "What is it?"), pattern)
 
 
-def test_files_that_are_no_image_are_one_line(run, tmp_path):
+def test_files_that_are_no_image_are_one_line(call, tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("no image")
-    assert refused(run("ask", tmp_path / "empty.jpg", "What is it?"), r"^Error: expected an image, .* zero bytes")
-    assert refused(run("ask", tmp_path / "text.jpg", "What is it?"), r"^Error: expected an image, .* which is not one")
+    assert refused(call("ask", tmp_path / "empty.jpg", "What is it?"), r"^Error: expected an image, .* zero bytes")
+    assert refused(call("ask", tmp_path / "text.jpg", "What is it?"), r"^Error: expected an image, .* which is not one")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +144,8 @@ def test_files_that_are_no_image_are_one_line(run, tmp_path):
         ("owner/model", r"^Error: expected the model owner/model on the Hugging Face Hub, got offline mode"),
     ],
 )
-def test_unknown_models_are_one_line(run, model, pattern):
-    assert refused(run("ask", "example:cat", "What is it?", "--model", model), pattern)
+def test_unknown_models_are_one_line(call, model, pattern):
+    assert refused(call("ask", "example:cat", "What is it?", "--model", model), pattern)
 
 
 @pytest.mark.parametrize(
@@ -137,28 +159,30 @@ def test_unknown_models_are_one_line(run, model, pattern):
         (["--json", "cat-answer.png"], r"^Error: --json: expected another file than the overlay"),
     ],
 )
-def test_wrong_outputs_are_refused_before_the_model_is_looked_for(run, options, pattern):
-    assert refused(run("ask", "example:cat", "What is it?", "--model", "nonsense", *options), pattern)
+def test_wrong_outputs_are_refused_before_the_model_is_looked_for(call, options, pattern):
+    assert refused(call("ask", "example:cat", "What is it?", "--model", "nonsense", *options), pattern)
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a directory that nobody can write to")
-def test_unwritable_directory_is_one_line(run):
-    assert refused(run("ask", "example:cat", "What?", "--out", "/proc/a.png"), r"^Error: expected a directory that can")
+def test_unwritable_directory_is_one_line(call):
+    assert refused(
+        call("ask", "example:cat", "What?", "--out", "/proc/a.png"), r"^Error: expected a directory that can"
+    )
 
 
-def test_the_image_is_never_overwritten(run, tmp_path):
+def test_the_image_is_never_overwritten(call, tmp_path):
     image = tmp_path / "image.png"
     tiny.picture(40, 30).save(image)
     before = image.read_bytes()
     (tmp_path / "link.png").symlink_to(image)
     for name in ("image.png", "link.png"):
-        result = run("ask", image, "What is it?", "--out", tmp_path / name)
+        result = call("ask", image, "What is it?", "--out", tmp_path / name)
         assert refused(result, r"^Error: expected another file than the input image")
     assert image.read_bytes() == before
 
 
-def test_empty_question_is_one_line(run):
-    assert refused(run("ask", "example:cat", " "), r"^Error: expected a question, got an empty text")
+def test_empty_question_is_one_line(call):
+    assert refused(call("ask", "example:cat", " "), r"^Error: expected a question, got an empty text")
 
 
 def test_ask_prints_the_answer_and_writes_overlay_and_json(run, parrot, tmp_path):
@@ -288,32 +312,32 @@ def write_jsonl(tmp_path, *rows: dict) -> Path:
 ROW = {"image": "1.png", "question": "What?", "answer": "The box {seg}.", "masks": [[[5, 5, 15, 5, 15, 15]]]}
 
 
-def test_data_layout(run, tmp_path):
+def test_data_layout(call, tmp_path):
     (tmp_path / "data/ade20k/images/training").mkdir(parents=True)
-    printed = run("data", "layout", "--root", tmp_path / "data").stdout
+    printed = call("data", "layout", "--root", tmp_path / "data").stdout
     assert re.search(r"refs\(umd\)\.p +MISSING · refcocog", printed)
     assert not re.search(r"^[│ ]*[a-z0-9+_]+, ", printed, re.MULTILINE)  # no line goes on in the next one
     assert max(map(len, printed.splitlines())) > 80
     assert re.search(r"ade20k +1 parts missing", printed)
 
 
-def test_data_check(run, tmp_path):
+def test_data_check(call, tmp_path):
     trees.photograph(tmp_path / "1.png")
     path = write_jsonl(tmp_path, ROW, ROW | {"answer": "Nothing.", "masks": []})
-    result = run("data", "check", path, "--out", tmp_path / "samples.jpg")
+    result = call("data", "check", path, "--out", tmp_path / "samples.jpg")
     assert result.returncode == 0, result.stderr
     assert re.search(r"questions +2\n.*0: 1 · 1: 1\n.*masks +1 .*\n.*bad records +0", result.stdout)
     assert Image.open(tmp_path / "samples.jpg").width > 400
 
 
-def test_data_check_names_what_is_bad(run, tmp_path):
+def test_data_check_names_what_is_bad(call, tmp_path):
     """Bad lines, images and masks, each with its place; the rest is counted, and the exit status tells."""
     trees.photograph(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes(b"no image")
     outside = ROW | {"masks": [{"size": [5, 5], "counts": "0a0"}], "question": "Where?"}
     empty = ROW | {"masks": [[[-9, -9, -5, -9, -5, -5]]]}
     path = write_jsonl(tmp_path, ROW, ROW | {"masks": []}, ROW | {"image": "2.png"}, outside, empty)
-    result = run("data", "check", path)
+    result = call("data", "check", path)
     assert result.returncode == 1
     assert "line 2: the answer has 1 {seg} but 0 masks" in result.stdout
     assert "my.jsonl line 3, image: expected an image" in result.stdout
@@ -335,8 +359,8 @@ def test_data_check_names_what_is_bad(run, tmp_path):
         (["train", "--data", "absent.jsonl"], "absent.jsonl"),
     ],
 )
-def test_mistakes_with_data(run, arguments, message):
-    result = run(*arguments)
+def test_mistakes_with_data(call, arguments, message):
+    result = call(*arguments)
     assert result.returncode == 2
     assert message in result.stderr.replace("\n", " ")
     assert "Traceback" not in result.stderr
@@ -363,18 +387,18 @@ def test_attention_draws_maps(run, parrot, tmp_path):
     assert refused(run("attention", "example:cat", "?", "--out", "maps.txt"), "--out: expected a .png, .jpg or .pdf")
 
 
-def test_compare_runs(run, tmp_path):
+def test_compare_runs(call, tmp_path):
     for seed, giou in enumerate((0.2, 0.3)):
         folder = tmp_path / f"runs/{seed}"
         folder.mkdir(parents=True)
         row = {"recipe": {"name": "mine", "seed": seed, "validation": {}}, "metrics": {"giou": giou}}
         (folder / "run.json").write_text(json.dumps(row))
-    done = run("compare", tmp_path / "runs", "--out", tmp_path / "table.md")
+    done = call("compare", tmp_path / "runs", "--out", tmp_path / "table.md")
     assert done.returncode == 0, done.stderr
     assert "| mine | 2 | 25.0 ± 7.1 |" in done.stdout
     assert "25.0 ± 7.1" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "table.png").is_file()
     (tmp_path / "empty").mkdir()
-    assert refused(run("compare", tmp_path / "empty"), "expected finished runs")
-    assert run("compare", tmp_path / "nowhere").returncode == 2
-    assert refused(run("compare", tmp_path / "runs", "--out", "table.png"), "--out: expected a .md, got table.png")
+    assert refused(call("compare", tmp_path / "empty"), "expected finished runs")
+    assert call("compare", tmp_path / "nowhere").returncode == 2
+    assert refused(call("compare", tmp_path / "runs", "--out", "table.png"), "--out: expected a .md, got table.png")

@@ -82,7 +82,7 @@ def test_losses_are_said(pixellm, tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "reason"),
     [
-        ("", ("--to", "coco"), "expected answers that coco has a place for, got none of 0"),
+        ("", ("--to", "coco"), "predictions.jsonl, got none"),
         ("no JSON", ("--to", "coco"), "line 1: Expecting value"),
         ('{"id": "1", "text": "", "masks": []}', ("--to", "coco"), "give --questions with the file"),
         (

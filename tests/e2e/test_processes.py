@@ -115,6 +115,7 @@ def kill_after_checkpoint(processes: int, recipe: Path, out: Path, sharded: bool
     assert not (out / "model").exists()
 
 
+@pytest.mark.slow
 def test_processes_kills_and_resuming_change_nothing(recipe, tmp_path) -> None:
     """One process = two; killed on one and on two, and resumed on one: the same losses, step by step, and one model."""
     alone = train(1, recipe, tmp_path / "alone")

@@ -132,14 +132,16 @@ def test_mistakes_are_one_line_and_write_nothing(refused, root, tmp_path, lines,
         ("--annotations", "a.json"),
         ("--benchmark", "muse", "--images", "."),
         ("--benchmark", "coco"),
+        ("--benchmark", "muse", "--data", "a.json"),
+        ("--annotations", "a.json", "--images", ".", "--data", "a.json"),
         ("--benchmark", "muse", "--teacher-forced"),
     ],
 )
-def test_eval_wants_one_of_two(refused, options, tmp_path):
+def test_eval_wants_one_of_three(refused, options, tmp_path):
     (tmp_path / "a.json").write_text("{}")
     options = [str(tmp_path / option) if option == "a.json" else option for option in options]
     said = refused("eval", "--out", tmp_path / "out", *options)
-    assert re.match(r"Error: (expected --annotations with --images|--teacher-forced: expected)", said)
+    assert re.match(r"Error: (expected one of: --annotations with --images, --data|--teacher-forced: expected)", said)
 
 
 def test_one_process_and_two_give_the_same(root, model, tmp_path):

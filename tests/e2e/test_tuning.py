@@ -121,7 +121,7 @@ class InterruptedRunError(Exception):
 
 
 @pytest.mark.parametrize("model", ["clip"], indirect=True)
-@pytest.mark.parametrize("at", [1, 3, 5])
+@pytest.mark.parametrize("at", [3, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 5))])
 def test_resumed_equals_uninterrupted(photographs, model, tmp_path, monkeypatch, at) -> None:
     """Losses and weights, dropout included, wherever it stopped."""
     described = recipe(photographs, ModelSource(str(model)))
