@@ -71,10 +71,10 @@ def fine_tune_and_compare(
         The directory of the model, and the reports of both evaluations.
     """
     prepare_output(output, restart)
-    trained_on, asked = split_jsonl(data, held_out, output)
-    benchmark = load_jsonl(asked)
+    training, evaluation = split_jsonl(data, held_out, output)
+    benchmark = load_jsonl(evaluation)
     before = evaluate(model, benchmark, output / "before")
-    result = fine_tune(trained_on, model, output, KNOWN_MODELS, steps)
+    result = fine_tune(training, model, output, KNOWN_MODELS, steps)
     return result, before, evaluate(str(result), benchmark, output / "after")
 
 

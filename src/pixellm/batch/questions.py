@@ -82,10 +82,10 @@ def _read(row: dict[str, Any], question_id: str, number: int, folder: Path) -> F
     question = check_text(expect(row["question"], str, "a question in words"), MAX_QUESTION_CHARS)
     image = folder / check_unicode(expect(row["image"], str, "the path of an image"))
     try:
-        found = image.is_file()
+        exists = image.is_file()
     except OSError as error:  # too long a name, a loop of links
         raise ValueError(f"expected an image, got a path that can't be read ({error.strerror})") from None
-    if not found:
+    if not exists:
         raise ValueError(f"expected an image at {str(image)!r}, found none")
     return FileQuestion(question_id, number, image, question)
 

@@ -60,14 +60,14 @@ def split_jsonl(file: Path, held_out: int, folder: Path) -> tuple[Path, Path]:
     images = [record.image for record in read_jsonl(file, max_bad_fraction=0.0)]
     if not 0 < held_out < len(images):
         raise ValueError(f"expected to hold out 1 to {len(images) - 1} of the {len(images)} images, got {held_out}.")
-    chosen = set(random.Random(0).sample(images, held_out))
+    selected = set(random.Random(0).sample(images, held_out))
     lines: dict[bool, list[str]] = {False: [], True: []}
     for _, line in read_lines(file):
         row = read_object(line)
         image = file.parent / row["image"]
         row["image"] = str(image.absolute())
         row["masks"] = [str((file.parent / m).absolute()) if isinstance(m, str) else m for m in row.get("masks", [])]
-        lines[image in chosen].append(json.dumps(row, ensure_ascii=False) + "\n")
+        lines[image in selected].append(json.dumps(row, ensure_ascii=False) + "\n")
     paths = folder / "train.jsonl", folder / "held_out.jsonl"
     for path, held in zip(paths, (False, True), strict=True):
         write_text(path, "".join(lines[held]))

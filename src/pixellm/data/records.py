@@ -157,7 +157,7 @@ class Exchange(Generic[M_co]):
 
     @property
     def place(self) -> str:
-        """What a message calls it."""
+        """Name of the question in messages."""
         return self.where or f"question {self.question!r}"
 
     def decode(self, height: int, width: int, stride: int = 1, continues: bool = False) -> Conversation:

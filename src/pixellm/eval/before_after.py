@@ -34,12 +34,12 @@ def table(before: BenchmarkReport, after: BenchmarkReport) -> "Table":
     from rich.table import Table
 
     heading, *lines = rows(before, after)
-    shown = Table(caption="percent, before → after")
+    result = Table(caption="percent, before → after")
     for index, title in enumerate(heading):
-        shown.add_column(title, justify="right" if index else "left", no_wrap=True)
+        result.add_column(title, justify="right" if index else "left", no_wrap=True)
     for line in lines:
-        shown.add_row(*line)
-    return shown
+        result.add_row(*line)
+    return result
 
 
 def write_before_after(before: BenchmarkReport, after: BenchmarkReport, out: Path) -> list[Path]:

@@ -57,8 +57,8 @@ def build_config(recipe: MiniRecipe, processor: PixelLMProcessor, vocabulary: li
 def form_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
     """Token ids of a name's forms, inside a sentence and at its start; brackets only tell meanings apart."""
     nouns = [noun(name), *(noun(name, word) for word in SYNONYMS.get(name, ()))]
-    said = dict.fromkeys(form for word in nouns for form in (word.singular, word.plural))
-    words = [name.split(" (")[0], *said]
+    forms = dict.fromkeys(form for word in nouns for form in (word.singular, word.plural))
+    words = [name.split(" (")[0], *forms]
     ids = [tokenizer.encode(start + word, add_special_tokens=False) for start in (" ", "") for word in words]
     return [list(form) for form in dict.fromkeys(map(tuple, ids))]
 

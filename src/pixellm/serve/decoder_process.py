@@ -82,7 +82,7 @@ class DecoderProcess:
 
 
 class DecoderProcesses:
-    """As many decoder processes as there are calls at once.
+    """Pool of decoder processes: one for each call at a time.
 
     Args:
         memory: bytes that a process may take beyond those of its start.

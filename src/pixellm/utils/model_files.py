@@ -23,7 +23,9 @@ SIZES = {
 }
 
 
-def expect_sizes(config: Mapping[str, Any] | PreTrainedConfig, part: str = "", required: Collection[str] = ()) -> None:
+def expect_sizes(
+    config: Mapping[str, Any] | PreTrainedConfig, prefix: str = "", required: Collection[str] = ()
+) -> None:
     """Raise a ValueError if a size in a configuration is no whole number, or out of limits.
 
     What is not `required` may be absent or null, which leaves it to a default, or a list of a value for each layer.
@@ -33,7 +35,7 @@ def expect_sizes(config: Mapping[str, Any] | PreTrainedConfig, part: str = "", r
         if name not in required and (value is None or isinstance(value, list | tuple)):
             continue
         if type(value) is not int or not 1 <= value <= most:
-            raise ValueError(f"{part}{name}: expected a whole number from 1 to {most}, got {value!r:.40}.")
+            raise ValueError(f"{prefix}{name}: expected a whole number from 1 to {most}, got {value!r:.40}.")
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def read_config(directory: str | Path, **settings: Any) -> Any:
 def expect_enough_weights(directory: Path, config: Any) -> None:
     """Raise a ValueError if a directory's weights are too few for the layers and widths of its configuration.
 
-    Otherwise what is missing would be made, at random, in the memory that it takes, before anybody is told.
+    Loading would otherwise initialise what is missing at random, in all the memory that it takes, before it fails.
     """
     text = config.text_config
     width = getattr(text, "intermediate_size", None)
