@@ -4,7 +4,6 @@ torch and transformers are imported inside the functions, so that `--help` and m
 """
 
 import errno
-import sqlite3
 import sys
 import threading
 from collections.abc import Callable
@@ -143,6 +142,8 @@ def main() -> None:
             _fail(f"Error: expected the package {error.name}, got none. Install it: pip install 'pixellm[{extra}]'", 1)
         if isinstance(error, OSError) and error.strerror:
             _fail(f"Error: {_describe(error)}", 1)
+        import sqlite3
+
         if isinstance(error, sqlite3.OperationalError):
             _fail(f"Error: expected a journal that can be written, got: {error}. {ROOM}", 1)
         _fail(f"{type(error).__name__}: {error}\nPIXELLM_DEBUG=1 shows where this happened.", 1)

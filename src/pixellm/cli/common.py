@@ -21,12 +21,13 @@ from rich.console import Console
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
+    from rich.tree import Tree
 
 out_console = Console(highlight=False, markup=False, soft_wrap=True)
 err_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 STDOUT = Path("-")  # as an output file: standard output
-WIDE = 160  # characters of a table that goes into a pipe or a file
+WIDE = 1000  # characters of a line in a pipe or a file
 INTERRUPTED = "interrupted"
 FINISHING = "finishing what is in flight (Ctrl-C again drops it)"
 
@@ -125,9 +126,10 @@ def print_lines(*lines: str) -> None:
         out_console.print(line)
 
 
-def print_table(table: "Table") -> None:
-    """Print a table, whole in a pipe or a file, too, which have no width."""
-    (out_console if out_console.is_terminal else Console(width=WIDE)).print(table)
+def print_whole(lines: "Table | Tree") -> None:
+    """Print a table or tree; in a pipe or a file, which have no width, without breaking its lines."""
+    console = out_console if out_console.is_terminal else Console(highlight=False, markup=False, width=WIDE)
+    console.print(lines)
 
 
 def reserve_stdout(*outputs: Path | None) -> None:

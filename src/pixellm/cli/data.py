@@ -4,11 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from pixellm.cli.common import STDOUT, err_console, out_console, output_file, print_lines, reserve_stdout
-
-WIDE = 1000  # columns
+from pixellm.cli.common import STDOUT, err_console, out_console, output_file, print_lines, print_whole, reserve_stdout
 
 app = typer.Typer(help="Find and check data sets on disk.", no_args_is_help=True)
 
@@ -34,8 +31,7 @@ def data_layout(
         others = f"; or {', '.join(entry.others)}" if entry.others else ""
         state = "" if entry.present else "MISSING · "
         folders["/".join(above)].add(f"{name}  {state}{', '.join(entry.sets)}{others}")
-    # Into a file or a pipe whole lines: a console there is taken to be 80 columns wide.
-    (out_console if out_console.is_terminal else Console(width=WIDE, highlight=False, markup=False)).print(tree)
+    print_whole(tree)
     for name in sorted({name for entry in entries for name in entry.sets}):
         absent = sum(name in entry.sets and not entry.present for entry in entries)
         out_console.print(f"{name:<20} {'complete' if not absent else f'{absent} parts missing'}")

@@ -51,48 +51,51 @@ class PromptName(StrEnum):
     DESCRIBE = "describe"
 
 
+OutputDirectory = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", file_okay=False, help="Output directory: new, or of the same generation, to resume it."
+    ),
+]
+Annotations = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="JSON file of COCO or LVIS instances.")]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(help="Engine: a vision-language model behind a server, rules, or a Ray cluster of either."),
+]
+BackendOption = Annotated[Backend, typer.Option(help="Backend of ray: a server, rules, or vllm on the cluster's GPUs.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, or one on this machine.")
+]
+PromptOption = Annotated[
+    PromptName,
+    typer.Option(help="Prompt: image and boxes, captions and boxes, or objects described first."),
+]
+Captions = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file of COCO captions.")]
+Questions = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of questions about an image at most. Default: server 3, template 20."),
+]
+MinArea = Annotated[float, typer.Option(help="Smallest instance to ask about, as a fraction of the image.")]
+Limit = Annotated[int | None, typer.Option(help="Number of images at most, those with the rarest categories.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count images, and estimate the cost, without asking.")]
+
+
 def generate(
-    directory: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR", file_okay=False, help="Output directory: new, or of the same generation, to resume it."
-        ),
-    ],
-    annotations: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="JSON file of COCO or LVIS instances.")
-    ],
+    directory: OutputDirectory,
+    annotations: Annotations,
     images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the annotated images.")],
-    engine: Annotated[
-        EngineName,
-        typer.Option(help="Engine: a vision-language model behind a server, rules, or a Ray cluster of either."),
-    ] = EngineName.SERVER,
-    backend: Annotated[
-        Backend, typer.Option(help="Backend of ray: a server, rules, or vllm on the cluster's GPUs.")
-    ] = Backend.SERVER,
+    engine: EngineOption = EngineName.SERVER,
+    backend: BackendOption = Backend.SERVER,
     workers: Annotated[int, typer.Option(min=1, help="Number of Ray workers (GPUs with --backend vllm).")] = 2,
-    ray_address: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, or one on this machine.")
-    ] = None,
-    prompt: Annotated[
-        PromptName,
-        typer.Option(help="Prompt: image and boxes, captions and boxes, or objects described first."),
-    ] = PromptName.BOXES,
-    captions: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file of COCO captions.")
-    ] = None,
-    questions: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of questions about an image at most. Default: server 3, template 20."),
-    ] = None,
+    ray_address: RayAddress = None,
+    prompt: PromptOption = PromptName.BOXES,
+    captions: Captions = None,
+    questions: Questions = None,
     seed: Annotated[int, typer.Option(help="Sampling seed of the rules.")] = 0,
-    min_area: Annotated[
-        float, typer.Option(help="Smallest instance to ask about, as a fraction of the image.")
-    ] = 0.002,
+    min_area: MinArea = 0.002,
     max_instances: Annotated[int, typer.Option(help="Number of instances of an image at most, the rarest.")] = 34,
     per_category: Annotated[int | None, typer.Option(help="Number of images that are enough for a category.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Number of images at most, those with the rarest categories.")
-    ] = None,
+    limit: Limit = None,
     language: Annotated[str, typer.Option(help="Language of the questions, an ISO 639-1 code.")] = "en",
     model: ServerModel = None,
     server: Url = None,
@@ -103,9 +106,7 @@ def generate(
     tokens_per_minute: TokensPerMinute = None,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count images, and estimate the cost, without asking.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Generate questions about several instances of an image that take reasoning, with answers.
 

@@ -20,7 +20,7 @@ from pixellm.cli.common import (
     log_progress,
     output_file,
     print_lines,
-    print_table,
+    print_whole,
     reserve_stdout,
 )
 from pixellm.hub.models import MINI
@@ -258,5 +258,5 @@ def _report(
     report = score(benchmark, read_predictions(predictions), scoring, rater, seed, progress)
     paths = report.write(out, licences or None)
     print_lines(*report.about)
-    print_table(report.table())
+    print_whole(report.table())
     print_lines(*(f"{path}" for path in paths))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines, print_table
+from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines, print_whole
 from pixellm.hub.models import MINI
 
 
@@ -70,7 +70,7 @@ def _compare(data: Path, held_out: int, model: str, output: Path, steps: int | N
     from pixellm.training import fine_tune_and_compare
 
     result, before, after = fine_tune_and_compare(data, held_out, model, output, steps, restart)
-    print_table(table(before, after))
+    print_whole(table(before, after))
     print_lines(*map(str, write_before_after(before, after, output)), f"trained: {result}")
 
 

@@ -9,6 +9,7 @@ Shapes:  N outputs · K inputs · G inputs of a group that share a scale
 
 import ctypes
 import sys
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any, Literal
 
@@ -127,7 +128,7 @@ def use_kernels(language_model: PreTrainedModel) -> None:
         language_model.set_submodule(name, module)
 
 
-class _KernelLinear(nn.Module):
+class _KernelLinear(nn.Module, ABC):
     """A linear layer whose product is computed in bf16, whatever the dtype of what it reads."""
 
     weight: Tensor
@@ -146,8 +147,9 @@ class _KernelLinear(nn.Module):
         product = self.product(rows).to(states.dtype).unflatten(0, states.shape[:-1])
         return product if self.bias is None else product + self.bias
 
+    @abstractmethod
     def product(self, rows: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Multiply rows (R, K) in bfloat16 by the weights: (R, N)."""
 
 
 class Int8Linear(_KernelLinear):

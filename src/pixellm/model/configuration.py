@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
+from pixellm.utils import limits
 from pixellm.utils.model_files import expect_sizes
 
 Compat = Literal["paper", "released"]
 OWN_SIZES = ("llm_grid", "decoder_dim", "decoder_depth", "decoder_heads", "decoder_mlp_dim", "num_mask_tokens")
-MAX_RATIO = 64  # hidden width of a projector as a multiple of the language model's
 
 
 class PixelLMVisionConfig(PreTrainedConfig):
@@ -167,8 +167,13 @@ class PixelLMConfig(PreTrainedConfig):
 
     def _validate_sizes(self, count: int) -> None:
         expect_sizes(self, required=OWN_SIZES)
-        if not isinstance(self.projector_ratio, int | float) or not 0 <= self.projector_ratio <= MAX_RATIO:
-            raise ValueError(f"projector_ratio: expected a number in 0 … {MAX_RATIO}, got {self.projector_ratio}.")
+        if (
+            not isinstance(self.projector_ratio, int | float)
+            or not 0 <= self.projector_ratio <= limits.MAX_PROJECTOR_RATIO
+        ):
+            raise ValueError(
+                f"projector_ratio: expected a number in 0 … {limits.MAX_PROJECTOR_RATIO}, got {self.projector_ratio}."
+            )
         if self.compat not in ("paper", "released"):
             raise ValueError(f"compat: expected 'paper' or 'released', got {self.compat!r}.")
         if not self.vision_config.hidden_size:

@@ -13,6 +13,7 @@ MAX_OUTLINE = 2_000_000  # pixels in x and in y along all polygons of a mask: py
 # Model directories
 MAX_LAYERS = 1024  # layers, attention heads, experts, scales or tokens of one kind: building takes time for each
 MAX_WIDTH = 1 << 17  # channels of a layer
+MAX_PROJECTOR_RATIO = 64  # hidden width of a projector as a multiple of the language model's
 MAX_VOCABULARY = 1 << 22  # tokens of a language model
 MAX_IMAGE_SIDE = 8192  # pixels of the square that a vision encoder reads
 

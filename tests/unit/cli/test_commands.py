@@ -13,10 +13,12 @@ import pytest
 import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from rich.table import Table
 from typer.testing import CliRunner
 
 from pixellm import cli
 from pixellm.cli import common
+from pixellm.cli.common import print_whole
 from tests.support import serving, tiny
 
 ROOT = typer.main.get_command(cli.app)
@@ -141,3 +143,12 @@ def test_answers_of_a_batch_on_standard_output(run, tmp_path):
     assert "1 answers: -" in result.stderr
     assert "1 could not be answered\n  line 2: " in result.stderr
     assert not list(tmp_path.glob("-*"))
+
+
+def test_a_table_in_a_pipe_is_whole_and_its_text_is_text(capsys):
+    """Kinds and categories come from files: "[/b]" must not be read as markup."""
+    table = Table("kind [/b]", "x" * 300)
+    print_whole(table)
+    printed = capsys.readouterr().out
+    assert "kind [/b]" in printed
+    assert "x" * 300 in printed
