@@ -18,7 +18,7 @@ from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.inference.generation import Prefix, Sampling, Step, encode_prefix, generate
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, TextPiece
-from pixellm.utils.checks import check_text
+from pixellm.utils.checks import check_min_score, check_text
 
 
 class _Query(NamedTuple):
@@ -39,6 +39,11 @@ class Predictor:
         system: system prompt in place of the checkpoint's own; plain text.
         sampling: settings of `pixellm.inference.generation.Sampling` where who asks does not say.
         max_prompt_tokens: image, system prompt, earlier turns and question together; None: the LLM's whole context.
+        min_score: 0..1, targets with a lower confidence (see `Target`) are left out of answers where who asks does not
+            say; 0: none are.
+
+    Raises:
+        ValueError: `min_score` is not in 0..1.
     """
 
     teacher_forcing = True
@@ -50,10 +55,12 @@ class Predictor:
         system: str | None = None,
         sampling: Mapping[str, Any] | None = None,
         max_prompt_tokens: int | None = None,
+        min_score: float = 0.0,
     ) -> None:
         self.model, self.processor = model.eval(), copy.copy(processor)
         self.max_prompt_tokens = max_prompt_tokens or model.config.text_config.max_position_embeddings
         self.sampling = dict(sampling or {})
+        self.min_score = check_min_score(min_score)
         if system is not None:
             self.processor.system = system
         self._image: tuple[Image.Image, Prefix] | None = None
@@ -67,40 +74,52 @@ class Predictor:
         loaded = load_image(image)
         self._image = (loaded, self.encode([loaded]))
 
-    def __call__(self, image: ImageSource, question: str, **sampling) -> Answer:
+    def __call__(self, image: ImageSource, question: str, min_score: float | None = None, **sampling) -> Answer:
         """Encode an image and answer a question on it; see `set_image` and `ask`."""
         self.set_image(image)
-        return self.ask(question, **sampling)
+        return self.ask(question, min_score=min_score, **sampling)
 
-    def ask(self, question: str, history: Sequence[Answer] = (), **sampling) -> Answer:
+    def ask(self, question: str, history: Sequence[Answer] = (), min_score: float | None = None, **sampling) -> Answer:
         """Answer a question on the image of `set_image`.
 
         Args:
             question: any text; control tokens in it are plain text.
             history: earlier answers on it that this question goes on from, the oldest first.
+            min_score: 0..1, targets with a lower confidence are left out of the answer, whose text stays as it is;
+                None: the predictor's own.
             sampling: see `pixellm.inference.generation.Sampling`.
+
+        Raises:
+            ValueError: no image yet, an empty question or one that is too long, or a wrong `min_score` or setting.
         """
         image, prefix = self._current()
-        return self._answers(prefix, [_Query(question, image, 0, tuple(history))], sampling)[0]
+        return self._answers(prefix, [_Query(question, image, 0, tuple(history))], min_score, sampling)[0]
 
-    def ask_many(self, questions: Sequence[str], **sampling) -> list[Answer]:
+    def ask_many(self, questions: Sequence[str], min_score: float | None = None, **sampling) -> list[Answer]:
         """Answer several questions on the same image at once; each answer equals that of `ask`."""
         image, prefix = self._current()
         if not questions:
             return []
-        return self._answers(prefix, [_Query(question, image, 0) for question in questions], sampling)
+        return self._answers(prefix, [_Query(question, image, 0) for question in questions], min_score, sampling)
 
-    def ask_batch(self, images: Sequence[ImageSource], questions: Sequence[str], **sampling) -> list[Answer]:
+    def ask_batch(
+        self, images: Sequence[ImageSource], questions: Sequence[str], min_score: float | None = None, **sampling
+    ) -> list[Answer]:
         """Answer one question on each image, all at once; the image of `set_image` stays as it is."""
         if len(images) != len(questions):
             raise ValueError(
                 f"expected one question for each image, got {len(images)} images and {len(questions)} questions. "
                 "For several questions on one image use ask_many."
             )
-        return [answer for (answer,) in self.ask_about(images, [[question] for question in questions], **sampling)]
+        single = [[question] for question in questions]
+        return [answer for (answer,) in self.ask_about(images, single, min_score, **sampling)]
 
     def ask_about(
-        self, images: Sequence[ImageSource], questions: Sequence[Sequence[str]], **sampling
+        self,
+        images: Sequence[ImageSource],
+        questions: Sequence[Sequence[str]],
+        min_score: float | None = None,
+        **sampling,
     ) -> list[list[Answer]]:
         """Answer each image's questions, all at once; the image of `set_image` stays as it is."""
         loaded = [load_image(image) for image in images]
@@ -111,12 +130,14 @@ class Predictor:
         ]
         if not queries:
             return [[] for _ in images]
-        answers = iter(self._answers(self.encode(loaded), queries, sampling))
+        answers = iter(self._answers(self.encode(loaded), queries, min_score, sampling))
         return [[next(answers) for _ in texts] for texts in questions]
 
     @torch.inference_mode()
     def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:
         """Decode the masks of given answers, teacher-forced: one forward pass for all of them, nothing is generated.
+
+        Targets below the predictor's `min_score` are left out.
 
         Args:
             questions: about the image of `set_image`.
@@ -131,24 +152,35 @@ class Predictor:
         inputs = (batch.resized_hw.to(device), batch.input_ids.to(device), batch.segment_ids.to(device))
         context = batch.context_pixel_values
         context = None if context is None else context.to(device, self.model.dtype)
-        (logits,) = self.model(pixels, *inputs, context_pixel_values=context).mask_logits
-        height, width = batch.resized_hw[0].tolist()
-        masks = binarize(logits, (height, width), (image.height, image.width), self.model.peak_share)
-        return [self._with_masks(turn, masks, image) for turn in turns]
+        states = self.model.forward_states(pixels, *inputs, context_pixel_values=context)
+        (logits,) = states.mask_logits
+        presence = self.model.presence_scores(states.images, states.group_states, states.groups[:, 0], logits)
+        resized_hw = (int(batch.resized_hw[0, 0]), int(batch.resized_hw[0, 1]))
+        masks = binarize(logits, resized_hw, (image.height, image.width), self.model.peak_share)
+        scored = zip(masks, [None] * len(logits) if presence is None else presence.tolist(), strict=True)
+        return [self._with_masks(turn, scored, image).above(self.min_score) for turn in turns]
 
-    def _with_masks(self, turn: Conversation, masks: Iterator[Binary], image: Image.Image) -> Answer:
+    def _with_masks(
+        self, turn: Conversation, masks: Iterator[tuple[Binary, float | None]], image: Image.Image
+    ) -> Answer:
         builder = AnswerBuilder(turn.question, image)
         first, *rest = turn.answer.split(SEG_SLOT)
         builder.add_text(first)
         for piece in rest:
-            builder.add_target(*next(masks))
+            mask, presence = next(masks)
+            builder.add_target(*mask, presence)
             builder.add_text(piece)
         return builder.finish()
 
-    def stream(self, question: str, history: Sequence[Answer] = (), **sampling) -> Iterator[Event]:
-        """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""
+    def stream(
+        self, question: str, history: Sequence[Answer] = (), min_score: float | None = None, **sampling
+    ) -> Iterator[Event]:
+        """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`.
+
+        A target below `min_score` is neither yielded nor in the answer; see `ask`.
+        """
         image, prefix = self._current()
-        for _, event in self._events(prefix, [_Query(question, image, 0, tuple(history))], sampling):
+        for _, event in self._events(prefix, [_Query(question, image, 0, tuple(history))], min_score, sampling):
             yield event
 
     def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
@@ -184,17 +216,22 @@ class Predictor:
             None if context is None else context.to(device, dtype),
         )
 
-    def _answers(self, prefix: Prefix, queries: Sequence[_Query], sampling: dict) -> list[Answer]:
+    def _answers(
+        self, prefix: Prefix, queries: Sequence[_Query], min_score: float | None, sampling: dict
+    ) -> list[Answer]:
         answers: dict[int, Answer] = {}
-        for row, event in self._events(prefix, queries, sampling):
+        for row, event in self._events(prefix, queries, min_score, sampling):
             if isinstance(event, Done):
                 answers[row] = event.answer
         return [answers[row] for row in range(len(queries))]
 
-    def _events(self, prefix: Prefix, queries: Sequence[_Query], sampling: dict) -> Iterator[tuple[int, Event]]:
+    def _events(
+        self, prefix: Prefix, queries: Sequence[_Query], min_score: float | None, sampling: dict
+    ) -> Iterator[tuple[int, Event]]:
         """Yield the events of all rows, each with its row."""
+        least = check_min_score(self.min_score if min_score is None else min_score)
         prompts = [self.prompt_ids(query.question, query.history) for query in queries]
-        rows = [AnswerDecoder(self, query.question, query.image, prefix, query.row) for query in queries]
+        rows = [AnswerDecoder(self, query.question, query.image, prefix, query.row, least) for query in queries]
         images = [query.row for query in queries]
         settings = self.settings(**sampling)
         for step in generate(self.model, prefix, images, prompts, self.processor.eos_ids, settings):
@@ -212,10 +249,19 @@ class AnswerDecoder:
         image: its image.
         prefix: the encoded prefix that holds the image.
         row: row of the image in the prefix.
+        min_score: 0..1, targets with a lower confidence make no event and are not in the answer.
     """
 
-    def __init__(self, predictor: Predictor, question: str, image: Image.Image, prefix: Prefix, row: int = 0) -> None:
-        self.model, self.processor = predictor.model, predictor.processor
+    def __init__(
+        self,
+        predictor: Predictor,
+        question: str,
+        image: Image.Image,
+        prefix: Prefix,
+        row: int = 0,
+        min_score: float = 0.0,
+    ) -> None:
+        self.model, self.processor, self.min_score = predictor.model, predictor.processor, min_score
         self.builder = AnswerBuilder(question, image)
         self._prefix, self._image_row = prefix, row
         self._run: list[int] = []
@@ -228,9 +274,12 @@ class AnswerDecoder:
             self._run.extend(step.ids)
             events = self._new_text(final=step.finished)
         else:
-            events = [*self._new_text(final=True), self.builder.add_target(*self._mask(step.states))]
+            text = self._new_text(final=True)
+            mask, presence = self._mask(step.states)
+            target = self.builder.add_target(*mask, presence)
+            events = [*text, target] if target.reaches(self.min_score) else text
             self._run, self._decoded = [], ""
-        return [*events, Done(self.builder.finish())] if step.finished else events
+        return [*events, Done(self.builder.finish().above(self.min_score))] if step.finished else events
 
     def _new_text(self, final: bool) -> list[Event]:
         decoded = self.processor.decode_text(self._run)
@@ -241,10 +290,12 @@ class AnswerDecoder:
         return [TextPiece(piece)] if piece else []
 
     @torch.inference_mode()
-    def _mask(self, states: Tensor) -> Binary:
-        """Decode the states of one group to its mask at the image's size."""
+    def _mask(self, states: Tensor) -> tuple[Binary, float | None]:
+        """Decode the states of one group to its mask at the image's size, and its presence score."""
         images, image = self._prefix.images, self.builder.image
-        logits = self.model.decode_masks(images, states, torch.tensor([self._image_row], device=states.device))
+        row = torch.tensor([self._image_row], device=states.device)
+        logits = self.model.decode_masks(images, states, row)
+        presence = self.model.presence_scores(images, states, row, logits)
         height, width = images.resized_hw[self._image_row].tolist()
         (mask,) = binarize(logits, (height, width), (image.height, image.width), self.model.peak_share)
-        return mask
+        return mask, None if presence is None else float(presence)

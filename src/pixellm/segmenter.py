@@ -21,6 +21,7 @@ from pixellm.inference.quantization import Quantize, load_quantised
 from pixellm.model import PixelLMConfig, PixelLMProcessor
 from pixellm.predictor import Predictor
 from pixellm.types import Segmenter
+from pixellm.utils.checks import check_min_score
 from pixellm.utils.model_files import read_config, readable
 from pixellm.utils.weights import read_json
 
@@ -36,6 +37,7 @@ def load(
     system: str | None = None,
     sampling: Mapping[str, Any] | None = None,
     quantize: Quantize | None = None,
+    min_score: float = 0.0,
 ) -> Predictor:
     """Load a model by name (`pixellm models list`), by Hugging Face Hub id, or from a directory.
 
@@ -46,11 +48,14 @@ def load(
         system: see `Predictor`.
         sampling: see `Predictor`.
         quantize: 8 or 4 bits for the language model's weights, see `pixellm.inference.quantization`.
+        min_score: see `Predictor`.
 
     Raises:
-        ValueError: no such model, a directory that does not hold one, or weights that don't fit into memory.
+        ValueError: no such model, a directory that does not hold one, weights that don't fit into memory, or a wrong
+            `min_score`.
         ModuleNotFoundError: torchao is missing, which quantises weights (the extra `quant`).
     """
+    check_min_score(min_score)  # before the weights are read
     directory = resolve(str(name))
     config = read_config(directory)
     if not isinstance(config, PixelLMConfig):
@@ -60,7 +65,7 @@ def load(
         model = AutoModel.from_pretrained(directory, dtype=dtype).to(device)
     else:
         model = load_quantised(directory, config, quantize, torch.device(device), dtype)
-    return Predictor(model, _processor(directory, config), system, sampling)
+    return Predictor(model, _processor(directory, config), system, sampling, min_score=min_score)
 
 
 def _processor(directory: Path, config: PixelLMConfig) -> PixelLMProcessor:
@@ -89,6 +94,7 @@ def load_segmenter(
     sampling: Mapping[str, Any] | None = None,
     namer: str | None = None,
     quantize: Quantize | None = None,
+    min_score: float = 0.0,
 ) -> Segmenter:
     """Load a trained model, or two stages.
 
@@ -100,11 +106,26 @@ def load_segmenter(
         namer: first stage, which names the objects that `name` then segments: a model's name, or MODEL@URL for one
             behind an OpenAI-compatible server.
         quantize: precision of the language model's weights, see `load`.
+        min_score: 0..1, targets with a lower confidence are left out of answers; of two stages, the second one's.
 
     Raises:
-        ValueError: no such model, a directory that does not hold one, or `sampling` or `quantize` for a model that
-            generates no text.
+        ValueError: no such model, a directory that does not hold one, `sampling` or `quantize` for a model that
+            generates no text, or a wrong `min_score`.
     """
+    least = check_min_score(min_score)
+    segmenter = _load_segmenter(name, device, dtype, sampling, namer, quantize)
+    segmenter.min_score = least
+    return segmenter
+
+
+def _load_segmenter(
+    name: str | Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    sampling: Mapping[str, Any] | None,
+    namer: str | None,
+    quantize: Quantize | None,
+) -> Segmenter:
     if namer is not None:
         return _two_stages(name, device, dtype, sampling, namer, quantize)
     directory = resolve(name)

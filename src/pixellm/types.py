@@ -5,7 +5,7 @@ Shapes:  B images · T tokens of a row · M masks of an image · G targets of a 
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -100,12 +100,14 @@ class Target:
         span: (start, end) of the phrase in the answer's text, in characters.
         rle: the mask at the image's size as a COCO RLE with its counts as text, ready for JSON; it may be empty.
         score: mean probability of the mask's pixels, 0..1 (0 for an empty mask); None where a file gives none.
+        presence: probability that what the phrase names is in the image, 0..1; None where the model gives none.
     """
 
     phrase: str
     span: tuple[int, int]
     rle: Rle
     score: float | None = None
+    presence: float | None = None
 
     @classmethod
     def of_mask(cls, phrase: str, span: tuple[int, int], mask: np.ndarray, score: float | None = None) -> "Target":
@@ -128,17 +130,27 @@ class Target:
         return masks.box(self.rle) if self.area else None
 
     @property
+    def confidence(self) -> float | None:
+        """`presence` where the model gives it, else `score`: what `min_score` and the metrics of scores use."""
+        return self.score if self.presence is None else self.presence
+
+    def reaches(self, min_score: float) -> bool:
+        """Return whether the confidence is at least `min_score`; a target without one only reaches 0."""
+        return (self.confidence or 0.0) >= min_score
+
+    @property
     def category(self) -> str:
         """The phrase as the name of a category: in lower case, without an article."""
         name = _ARTICLE.sub("", " ".join(self.phrase.lower().split()), count=1)
         return name.strip(" .,;:!?\"'") or UNNAMED
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything, ready for `json.dumps`."""
+        """Return everything, ready for `json.dumps`; `presence` only where there is one."""
         return {
             "phrase": self.phrase,
             "span": list(self.span),
             "score": None if self.score is None else round(self.score, 4),
+            **({} if self.presence is None else {"presence": round(self.presence, 4)}),
             "area": self.area,
             "box": list(self.box) if self.area else None,
             "segmentation": dict(self.rle),
@@ -146,7 +158,7 @@ class Target:
 
     @classmethod
     def from_json(cls, row: Any, text: str, original_hw: tuple[int, int]) -> "Target":
-        """Read `span`, `score` and `segmentation` of a target in an answer's text; what follows from them is not read.
+        """Read `span`, `score`, `presence` and `segmentation` of a target in an answer's text; the rest follows.
 
         Raises:
             ValueError: a field is missing or malformed.
@@ -156,7 +168,8 @@ class Target:
             raise ValueError(f"expected the fields span and segmentation, got none called {', '.join(missing)}")
         start, end = check_span(row["span"], text)
         rle = masks.read_rle(row["segmentation"], *original_hw)
-        return cls(text[start:end], (start, end), rle, check_score(row.get("score")))
+        score, presence = check_score(row.get("score")), check_score(row.get("presence"), "a presence score")
+        return cls(text[start:end], (start, end), rle, score, presence)
 
 
 @dataclass(frozen=True)
@@ -183,6 +196,23 @@ class Answer:
     id: str = ""
     token_ids: tuple[int, ...] = ()
 
+    def above(self, min_score: float) -> "Answer":
+        """Return the answer without the targets whose `confidence` is below `min_score` (0..1; 0: all stay).
+
+        The text, and the spans of the targets that stay, are as they were.
+
+        Raises:
+            ValueError: a target has neither a score nor a presence score.
+        """
+        if not min_score:
+            return self
+        if any(target.confidence is None for target in self.targets):
+            raise ValueError(
+                f"{self.id or self.question or 'an answer'}: expected a score for every target, which min_score "
+                f"{min_score:g} is compared with, got none. Add scores, or leave min_score out."
+            )
+        return replace(self, targets=tuple(target for target in self.targets if target.reaches(min_score)))
+
     def overlay(self) -> Image.Image:
         """Draw every mask in its colour on the image."""
         from pixellm.imaging.overlay import draw
@@ -200,7 +230,7 @@ class Answer:
         """Return all targets as `supervision.Detections`, see `pixellm.imaging.overlay.detections`."""
         from pixellm.imaging.overlay import detections
 
-        return detections(self._rles, self._phrases, [target.score for target in self.targets])
+        return detections(self._rles, self._phrases, [target.confidence for target in self.targets])
 
     def _repr_html_(self) -> str:
         """Return HTML for notebooks: the overlay, and the text with each phrase in the colour of its mask."""
@@ -289,6 +319,7 @@ class Segmenter(Protocol):
     """
 
     teacher_forcing: bool = False  # `segment_given` works
+    min_score: float = 0.0  # 0..1: targets with a lower confidence are left out of answers, see `Answer.above`
 
     def set_image(self, image: ImageSource) -> None:
         """Encode the image that the next questions are about."""

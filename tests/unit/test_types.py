@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pixellm.imaging import masks
-from pixellm.types import Target
+from pixellm.types import Answer, Target
 
 BOOL_MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=25))
 
@@ -50,3 +50,32 @@ def test_what_goes_out_is_a_copy():
     assert target.area == 3
     with pytest.raises(AttributeError):
         target.score = 0.0
+
+
+def test_a_presence_score_is_kept_beside_the_score():
+    target = Target.of_mask("the cat", (0, 7), np.eye(3, dtype=bool), 0.8)
+    assert target.confidence == 0.8
+    sure = replace(target, presence=0.123456)
+    assert (sure.confidence, sure.to_json()["score"], sure.to_json()["presence"]) == (0.123456, 0.8, 0.1235)
+    assert list(target.to_json()) == [name for name in sure.to_json() if name != "presence"]
+    again = Target.from_json(json.loads(json.dumps(sure.to_json())), "the cat", (3, 3))
+    assert again == replace(sure, presence=0.1235)
+    assert Target.from_json(target.to_json(), "the cat", (3, 3)) == target
+    with pytest.raises(ValueError, match=r"expected a presence score in 0\.\.1, got 2"):
+        Target.from_json(target.to_json() | {"presence": 2}, "the cat", (3, 3))
+
+
+def test_answers_above_a_score():
+    mask = np.eye(3, dtype=bool)
+    dog, cat = Target.of_mask("the dog", (0, 7), mask, 0.9), Target.of_mask("the cat", (12, 19), mask, 0.4)
+    answer = Answer("Which?", "the dog and the cat", (dog, replace(cat, presence=0.7)), (3, 3))
+    assert answer.above(0) is answer
+    assert answer.above(0.7) == answer
+    assert answer.above(0.8) == replace(answer, targets=(dog,))
+    assert answer.above(1).text == answer.text
+    unscored = replace(answer, id="7/0", targets=(dog, replace(cat, score=None)))
+    assert unscored.above(0) is unscored
+    with pytest.raises(
+        ValueError, match=r"7/0: expected a score for every target, which min_score 0\.5 is compared with"
+    ):
+        unscored.above(0.5)

@@ -8,7 +8,7 @@ The construction is ours: that of the paper's LISA_rec was not published (docs/b
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
@@ -39,6 +39,14 @@ class NamedObject:
     point: tuple[float, float] | None = None
 
 
+class PresentMask(NamedTuple):
+    """A mask with its score and presence score, see `Target`."""
+
+    rle: masks.Rle
+    score: float
+    presence: float | None
+
+
 class Namer(Protocol):
     """First stage: names in words the objects that a question asks for."""
 
@@ -54,7 +62,7 @@ class Grounder(Protocol):
 
     def set_image(self, image: Image.Image) -> None: ...
 
-    def ground(self, objects: Sequence[NamedObject]) -> list[Binary]:
+    def ground(self, objects: Sequence[NamedObject]) -> Sequence[Binary | PresentMask]:
         """Return a mask at the image's size for each object."""
         ...
 
@@ -83,10 +91,11 @@ class ModelGrounder:
         self._hw = (image.height, image.width)
         self.predictor.set_image(image)
 
-    def ground(self, objects: Sequence[NamedObject]) -> list[Binary]:
+    def ground(self, objects: Sequence[NamedObject]) -> list[PresentMask]:
         answers = self.predictor.ask_many([SHORT_QUESTION.format(phrase=item.phrase) for item in objects])
-        empty = Binary(masks.as_text(masks.empty(*self._hw)), 0.0)
-        return [Binary(a.targets[0].rle, a.targets[0].score or 0.0) if a.targets else empty for a in answers]
+        empty = PresentMask(masks.as_text(masks.empty(*self._hw)), 0.0, None)
+        first = [answer.targets[0] if answer.targets else None for answer in answers]
+        return [PresentMask(t.rle, t.score or 0.0, t.presence) if t else empty for t in first]
 
 
 class PhraseGrounder:
@@ -134,12 +143,12 @@ class TwoStage(Segmenter):
         text = join([f"the {item.phrase}" for item in objects])
         text = f"{text[0].upper()}{text[1:]}."
         targets, start = [], 0
-        for item, (rle, score) in zip(objects, self.grounder.ground(objects), strict=True):
+        for item, mask in zip(objects, self.grounder.ground(objects), strict=True):
             start = text.index(item.phrase, start)
             end = start + len(item.phrase)
-            targets.append(Target(item.phrase, (start, end), rle, score))
+            targets.append(Target(item.phrase, (start, end), *mask))
             start = end
-        return Answer(question, text, tuple(targets), hw, self._image)
+        return Answer(question, text, tuple(targets), hw, self._image).above(self.min_score)
 
 
 def parse_names(text: str) -> list[str]:

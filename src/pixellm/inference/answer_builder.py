@@ -36,7 +36,10 @@ def phrase_span(text: str, start: int) -> tuple[int, int]:
 
 @dataclass
 class AnswerBuilder:
-    """Gathers an answer piece by piece; `text` and `targets` are what there is so far."""
+    """Gathers an answer piece by piece; `text` and `targets` are what there is so far.
+
+    Targets below a minimum score are gathered, too: the phrase of the next one begins after theirs.
+    """
 
     question: str
     image: Image.Image
@@ -62,12 +65,12 @@ class AnswerBuilder:
         self.text += piece
         return piece
 
-    def add_target(self, rle: Rle, score: float) -> Target:
+    def add_target(self, rle: Rle, score: float, presence: float | None = None) -> Target:
         """Append a mask at the image's size, see `Target`, for the phrase that the text ends with."""
         self._space = ""
         span = phrase_span(self.text, self._last)
         self._last = len(self.text)
-        target = Target(self.text[slice(*span)], span, rle, score)
+        target = Target(self.text[slice(*span)], span, rle, score, presence)
         self.targets.append(target)
         return target
 

@@ -86,7 +86,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
     """Vision encoder, LLM, segmentation codebook and pixel decoder.
 
     A variant overrides `build` (its parts), `image_tokens` and `llm_inputs` (what the LLM reads), `codebook_inputs` and
-    `decode_masks` (what prompts the pixel decoder), and `forward` with `count_terms` (further losses).
+    `decode_masks` (what prompts the pixel decoder), `presence_scores` (how sure each target is), and `forward` with
+    `count_terms` (further losses).
     """
 
     config_class = PixelLMConfig
@@ -342,6 +343,19 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         """Decode the states (G·S·K, D) of complete groups to low-resolution logits (G, 2g, 2g)."""
         prompts = self.codebook(states.to(images.maps[0].dtype))
         return self.pixel_decoder(images.maps, prompts, image_index)
+
+    def presence_scores(
+        self, images: EncodedImages, states: Tensor, image_index: Tensor, mask_logits: Tensor
+    ) -> Tensor | None:
+        """Return the presence score of each target, 0..1 (G,); None: the model gives none, as the paper's.
+
+        Args:
+            images: see `decode_masks`, whose arguments these are.
+            states: see there.
+            image_index: see there.
+            mask_logits: (G, 2g, 2g), its result.
+        """
+        return None
 
     def _group_states(self, states: Tensor, groups: Tensor) -> Tensor:
         first = 0 if self.config.own_state else -1

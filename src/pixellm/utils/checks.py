@@ -57,10 +57,17 @@ def check_span(span: Any, text: str) -> tuple[int, int]:
     return span[0], span[1]
 
 
-def check_score(score: Any) -> float | None:
+def check_score(score: Any, what: str = "a score") -> float | None:
     """Return a score, or None for none; a ValueError if it is not a number in 0..1."""
-    if score is None:
-        return None
-    if not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:
-        raise ValueError(f"expected a score in 0..1, got {score!r}")
-    return float(score)
+    return None if score is None else _check_share(score, what)
+
+
+def check_min_score(min_score: Any) -> float:
+    """Return the least score of targets that are given out; a ValueError if it is not a number in 0..1."""
+    return _check_share(min_score, "a min_score", ". 0 leaves no target out")
+
+
+def _check_share(value: Any, what: str, advice: str = "") -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"expected {what} in 0..1, got {value!r}{advice}")
+    return float(value)

@@ -8,7 +8,7 @@ from pixellm.baselines.two_stage import ModelGrounder, ModelNamer, NamedObject, 
 from pixellm.imaging import masks
 from pixellm.imaging.postprocess import Binary
 from pixellm.predictor import Predictor
-from pixellm.types import Done, Target, TextPiece
+from pixellm.types import Answer, Done, Target, TextPiece
 from tests.support import tiny
 
 PHOTOGRAPH = Image.new("RGB", (40, 30), "grey")
@@ -72,6 +72,27 @@ def test_each_name_gets_its_mask() -> None:
     assert [type(event) for event in events] == [TextPiece, Target, Target, Target, Done]
     with pytest.raises(ValueError, match="expected a question"):
         system.ask(" ")
+    system.min_score = 0.55
+    assert [target.phrase for target in system.ask("Which animals are here?").targets] == ["hot dog", "cat"]
+    events = list(system.stream("Which animals are here?"))
+    assert [type(event) for event in events] == [TextPiece, Target, Target, Done]
+
+
+def test_a_presence_score_of_the_second_stage_stays() -> None:
+    class Answers:
+        def set_image(self, image: Image.Image) -> None: ...
+
+        def ask_many(self, questions):
+            target = Target("the dog", (0, 7), masks.encode(np.eye(30, 40, dtype=bool)), 0.9, 0.3)
+            targets = {"Segment dog.": (target,), "Segment cat.": ()}
+            return [Answer(question, "the dog", targets[question], (30, 40)) for question in questions]
+
+    system = TwoStage(Parts(["dog", "cat"]), ModelGrounder(Answers()))
+    system.set_image(PHOTOGRAPH)
+    answer = system.ask("Which animals are here?")
+    assert [(target.score, target.presence) for target in answer.targets] == [(0.9, 0.3), (0.0, None)]
+    system.min_score = 0.3
+    assert [target.phrase for target in system.ask("Which animals are here?").targets] == ["dog"]
 
 
 def test_nothing_named_is_nothing_segmented() -> None:

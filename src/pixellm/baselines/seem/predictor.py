@@ -75,10 +75,11 @@ class SeemPredictor(Segmenter):
         if not all(question.strip() for question in questions):
             raise ValueError("expected a question, got an empty text.")
         answers = []
-        for question, (rle, score) in zip(questions, self.ground(questions), strict=True):
+        for question, mask in zip(questions, self.ground(questions), strict=True):
             phrase = question.strip()
-            target = Target(phrase, (0, len(phrase)), rle, score)
-            answers.append(Answer(question, phrase, (target,), (image.height, image.width), image))
+            target = Target(phrase, (0, len(phrase)), *mask)
+            answer = Answer(question, phrase, (target,), (image.height, image.width), image)
+            answers.append(answer.above(self.min_score))
         return answers
 
     def _current(self) -> tuple[Image.Image, ImageFeatures]:
