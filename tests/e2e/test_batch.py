@@ -81,6 +81,24 @@ def test_answers_in_order_and_nothing_the_second_time(model, questions) -> None:
     assert len(read_predictions(questions.with_name("answers.jsonl")).answers) == 4 * IMAGES
 
 
+def test_a_minimum_score_leaves_masks_out(model, questions) -> None:
+    predictor = load(model, sampling={"max_new_tokens": TOKENS})
+    predictor.set_image(str(questions.parent / "0.png"))
+    whole = [predictor.ask(question) for question in serving.QUESTIONS]
+    scores = sorted(target.score for answer in whole for target in answer.targets)
+    least = sum(scores[len(scores) // 2 - 1 : len(scores) // 2 + 1]) / 2
+    assert scores[0] < least < scores[-1]
+    done = run(command(model, questions, "--min-score", f"{least}"))
+    assert done.returncode == 0, done.stderr
+    rows = {row["id"]: row for row in answers(questions)}
+    for number, answer in enumerate(whole):
+        assert rows[f"0/{number}"]["text"] == answer.text
+        kept = [list(target.span) for target in answer.targets if target.score >= least]
+        assert [target["span"] for target in rows[f"0/{number}"]["targets"]] == kept
+    refused = run(command(model, questions))
+    assert (refused.returncode, f"min_score: {least}, now None" in refused.stderr) == (2, True)
+
+
 def test_killed_at_random_moments(model, questions) -> None:
     part, rng, kills = questions.with_name("answers.jsonl.part"), random.Random(3), 0
     for wait_for in (4, 16, 28):

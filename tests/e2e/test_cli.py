@@ -227,6 +227,16 @@ def test_a_dash_is_standard_output(run, parrot, tmp_path):
     assert refused(run(*arguments, "And here?"), r"^Error: --out -: expected one question, got 2")
 
 
+def test_ask_leaves_out_masks_below_a_score(run, call, parrot, tmp_path):
+    result = run("ask", "example:cat", "Where?", "--model", parrot, "--json", "answer.json", "--min-score", "1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0].strip() == "dog"
+    assert "no mask" in result.stdout
+    answer = json.loads((tmp_path / "work" / "answer.json").read_text())
+    assert (answer["text"].strip(), answer["targets"]) == ("dog", [])
+    assert call("ask", "example:cat", "Where?", "--min-score", "1.5").returncode == 2
+
+
 def test_ask_several_questions(run, parrot, tmp_path):
     result = run("ask", "example:cat", "Where?", "And here?", "--model", parrot, "--json", "answers.json")
     assert result.returncode == 0, result.stderr

@@ -43,6 +43,12 @@ def test_behind_ask(pixellm, tmp_path):
     first = given["targets"][0]
     assert int((cut[..., 3] > 0).sum()) == first["area"]
     assert cut.shape[1::-1] == tuple(first["box"][2:])
+    scores = sorted(target["score"] for target in given["targets"])
+    code, said, _ = pixellm(
+        "export", answer, "--to", "coco", "--out", tmp_path / "sure.json", "--min-score", scores[-1]
+    )
+    assert code == 0
+    assert {row["score"] for row in json.loads((tmp_path / "sure.json").read_text())["annotations"]} == {scores[-1]}
     for to in ("labelme", "yolo-seg", "png"):
         assert pixellm("export", answer, "--to", to, "--out", tmp_path / to)[0] == 0
         assert list((tmp_path / to).rglob("cat.png"))  # the photograph is no file: it is written beside

@@ -100,6 +100,29 @@ def test_streaming(client, model):
     assert chunk.usage.completion_tokens >= TOKENS
 
 
+def test_a_minimum_score(client, server, model):
+    """Targets below are missing, streamed or not; the text is there, and spans fit it."""
+    whole = serving.offline(model, QUESTIONS[0])
+    least = float(np.median([target["score"] for target in whole["targets"]]))
+    kept = [target for target in whole["targets"] if target["score"] >= least]
+    assert 0 < len(kept) < len(whole["targets"])
+    messages = [{"role": "user", "content": content(QUESTIONS[0])}]
+    options = {"model": MODEL, "messages": messages, "max_tokens": TOKENS, "extra_body": {"min_score": least}}
+    message = client.chat.completions.create(**options).choices[0].message
+    assert (message.content, message.targets) == (whole["text"], kept)
+    deltas = [
+        choice.delta for chunk in client.chat.completions.create(**options, stream=True) for choice in chunk.choices
+    ]
+    assert "".join(delta.content or "" for delta in deltas) == whole["text"]
+    assert [target for delta in deltas for target in getattr(delta, "targets", None) or []] == kept
+    form = {"question": QUESTIONS[0], "max_tokens": str(TOKENS), "min_score": str(least)}
+    files = {"image": ("a.png", serving.png(), "image/png")}
+    assert server.http.post("/v1/segment", data=form, files=files).json() == {**whole, "targets": kept}
+    for wrong in (-0.1, 1.5, "half"):
+        refused = server.http.post("/v1/segment", data={**form, "min_score": str(wrong)}, files=files)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "min_score")
+
+
 def test_a_follow_up(client, model):
     """The message that came back goes into the next request as it is."""
     messages = [{"role": "user", "content": content(QUESTIONS[0])}]

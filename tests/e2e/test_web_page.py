@@ -312,6 +312,29 @@ def test_masks_are_read_and_outlined_rightly(page):
             assert ((alpha > 127) == mask).all()
 
 
+@needs_browser
+def test_masks_below_a_score_are_hidden(page, model):
+    upload(page)
+    ask(page, WHERE)
+    expected = serving.offline(model, WHERE)
+    scores = [round(100 * target["score"]) for target in expected["targets"]]
+    least = sorted(scores)[len(scores) // 2] + 1
+    kept = [target for target in expected["targets"] if 100 * target["score"] >= least]
+    assert len(kept) < len(scores)
+    page.locator("#least").fill(str(least))
+    expect(page.locator("#least-shown")).to_have_text(f"{least} %")
+    expect(page.locator(".target")).to_have_count(len(kept))
+    expect(page.locator(".phrase")).to_have_count(len(kept))
+    assert page.locator(".mask").count() == sum(target["area"] > 0 for target in kept)
+    assert said(page) == expected["text"]
+    _, data = saved(page, "#save-coco")
+    assert [one["phrase"] for one in json.loads(data)["annotations"]] == [target["phrase"] for target in kept]
+    page.locator("#least").fill("100")
+    expect(page.locator(".mask")).to_have_count(0)
+    page.locator("#least").fill("0")
+    expect(page.locator(".target")).to_have_count(len(scores))
+
+
 # --- what people take away ---
 
 

@@ -13,6 +13,7 @@ from pixellm.cli.common import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MinScoreOption,
     Model,
     NamerOption,
     QuantizeOption,
@@ -58,6 +59,7 @@ def ask(
         float | None, typer.Option(min=0, max=1, help="Nucleus (top-p) sampling. Default: 1 (off).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Sampling seed. Default: 0.")] = None,
+    min_score: MinScoreOption = 0.0,
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
@@ -79,7 +81,8 @@ def ask(
 
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     sampling = {name: value for name, value in options.items() if value is not None}
-    segmenter = load_segmenter(directory, *device_and_dtype(device, dtype), sampling, namer, quantize)
+    where = device_and_dtype(device, dtype)
+    segmenter = load_segmenter(directory, *where, sampling, namer, quantize, min_score)
     segmenter.set_image(loaded)
     several = len(questions) > 1
     answers = [show(question, segmenter.stream(question), several) for question in questions]
@@ -123,7 +126,8 @@ def _show_masks(answer: "Answer") -> None:
         where = "empty mask"
         if box := target.box:
             x, y, box_width, box_height = box
-            where = f"score {target.score or 0:.2f}   box {box_width}×{box_height} at {x}, {y}"
+            presence = "" if target.presence is None else f"presence {target.presence:.2f}   "
+            where = f"{presence}score {target.score or 0:.2f}   box {box_width}×{box_height} at {x}, {y}"
         name = target.phrase or f"mask {index + 1}"
         line = Text.assemble("  ", (f" {name} ", _style(index)), " " * (width - len(target.phrase)))
         out_console.print(line.append(f"  {target.area:>9,} px {share:6.1%}   {where}"))

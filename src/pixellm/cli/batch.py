@@ -14,6 +14,7 @@ from pixellm.cli.common import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MinScoreOption,
     Model,
     NamerOption,
     QuantizeOption,
@@ -55,6 +56,7 @@ def batch(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Maximum tokens of an answer, masks included.")
     ] = None,
+    min_score: MinScoreOption = 0.0,
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
@@ -80,9 +82,10 @@ def batch(
     sampling = {"max_new_tokens": max_new_tokens} if max_new_tokens else None
     weights = weights_of(model, namer, quantize)
     made = {"model": weights, "dtype": str(precision).removeprefix("torch."), "sampling": sampling}
+    made["min_score"] = min_score or None  # None, as in files from before there was one
 
     def load() -> Any:
-        segmenter = load_segmenter(model, where, precision, sampling, namer, quantize)
+        segmenter = load_segmenter(model, where, precision, sampling, namer, quantize, min_score)
         if isinstance(segmenter, Predictor):
             segmenter.max_prompt_tokens = MAX_PROMPT_TOKENS
         return segmenter

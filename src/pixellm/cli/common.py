@@ -73,6 +73,15 @@ def _with_torchao(value: Quantization | None) -> Quantization | None:
     return value
 
 
+MinScoreOption = Annotated[
+    float,
+    typer.Option(
+        "--min-score",
+        min=0,
+        max=1,
+        help="Least presence score (score, where the model gives none) of the masks that are given out; 0: all.",
+    ),
+]
 QuantizeOption = Annotated[
     Quantization | None,
     typer.Option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pixellm.cli.common import STDOUT, output_file, print_lines, reserve_stdout
+from pixellm.cli.common import STDOUT, MinScoreOption, output_file, print_lines, reserve_stdout
 
 if TYPE_CHECKING:
     from pixellm.export.formats import ExportSummary
@@ -49,6 +49,7 @@ def export(
             "it, polygons with it.",
         ),
     ] = None,
+    min_score: MinScoreOption = 0.0,
     merge_iou: Annotated[
         float | None,
         typer.Option(
@@ -66,8 +67,9 @@ def export(
 
     if out == STDOUT and to not in FILES:
         raise ValueError(f"--out -: expected one of {', '.join(FILES)}, got {to}, which is a directory. Name one.")
+    kept = [answer.above(min_score) for answer in read_answers(answers, image, questions)]
     with output_file(out, ".json") as path:
-        summary = export(read_answers(answers, image, questions), to.value, path, tolerance, merge_iou)
+        summary = export(kept, to.value, path, tolerance, merge_iou)
     print_lines(*_report(summary, to, out))
 
 

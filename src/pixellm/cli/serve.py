@@ -48,6 +48,16 @@ Joint = Annotated[
         "`pixellm ask`. Default: exact on a CPU, joint on a GPU.",
     ),
 ]
+ServedMinScore = Annotated[
+    float,
+    typer.Option(
+        "--min-score",
+        min=0,
+        max=1,
+        help="Least presence score (score, where the model gives none) of the masks that are given out, where a "
+        "request has no min_score; 0: all. The page starts with it.",
+    ),
+]
 ImageHosts = Annotated[
     list[str] | None,
     typer.Option(help="Allow fetching images from HOST[:PORT]; repeat for several. Default: none."),
@@ -63,6 +73,7 @@ def serve(
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
+    min_score: ServedMinScore = 0.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of answers decoded together.")] = 8,
     joint: Joint = None,
     cache_mb: Annotated[int, typer.Option(min=0, help="Cache for encoded images, in MiB.")] = 512,
@@ -105,6 +116,7 @@ def serve(
         "drain_timeout": drain_timeout,
         "image_hosts": tuple(image_host or ()),
         "page": page,
+        "min_score": min_score,
     }
     worker = {"batch_size": batch_size, "cache_bytes": cache_mb * MIB, "max_prompt_tokens": max_prompt_tokens}
     run_server(model, host, port, name, keys, device, dtype, quantize, joint, limits=limits, worker=worker)
@@ -119,12 +131,14 @@ def web(
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
+    min_score: ServedMinScore = 0.0,
 ) -> None:
     """Serve a web page with image, answer and masks, and the API of `pixellm serve` beside it.
 
     The limits are the defaults of `pixellm serve`; `pixellm serve --page` has all of its options.
     """
-    run_server(model, host, port, name, keys, device, dtype, quantize, None, limits={"page": True}, worker={})
+    limits = {"page": True, "min_score": min_score}
+    run_server(model, host, port, name, keys, device, dtype, quantize, None, limits=limits, worker={})
 
 
 def run_server(

@@ -114,7 +114,9 @@ def merge(image: AnsweredImage, iou: float) -> AnsweredImage:
 
     Several questions may find the same object; `iou` is the least overlap (0..1) of two masks that are merged.
     """
-    ranked = sorted(image.targets, key=lambda target: -(target.score or 0))  # the first one asked for before others
+    ranked = sorted(
+        image.targets, key=lambda target: -(target.confidence or 0)
+    )  # the first one asked for before others
     kept: list[Target] = []
     for target in ranked:
         if all(overlap(target.rle, other.rle).iou < iou for other in kept):

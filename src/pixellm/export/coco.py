@@ -52,7 +52,7 @@ def coco_file(images: Sequence[AnsweredImage], tolerance: float | None = None) -
                 row = {"id": len(rows) + 1, "image_id": image_id, "category_id": numbers[target.category]}
                 row |= {**_shape(target, tolerance, ious), "iscrowd": 0}
                 row |= {"phrase": target.phrase, "answer_id": answer.id}
-                rows.append(row if target.score is None else row | {"score": target.score})
+                rows.append(row if target.confidence is None else row | {"score": target.confidence})
     entries = [
         {"id": number, "file_name": name, "height": image.hw[0], "width": image.hw[1]}
         for number, (image, name) in enumerate(zip(images, file_names(images), strict=True), 1)

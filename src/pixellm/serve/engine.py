@@ -118,7 +118,7 @@ class InferenceEngine:
         tokens = len(predictor.processor.prefix_ids) + len(prompt)
         sampling = predictor.settings(**job.sampling)
         encoded, seconds = self._encode(predictor, job)
-        decoder = AnswerDecoder(self.predictor, job.question, encoded.image, encoded.prefix)
+        decoder = AnswerDecoder(self.predictor, job.question, encoded.image, encoded.prefix, min_score=job.min_score)
         self._decoding.join([job.job_id], encoded.prefix, [0], [prompt], sampling)
         self._running[job.job_id] = _RunningJob(decoder, tokens, seconds, time.perf_counter())
         return seconds is not None

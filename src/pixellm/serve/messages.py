@@ -53,6 +53,7 @@ class Job:
         system: replaces the model's own system text.
         history: earlier turns, oldest first.
         sampling: fields of `pixellm.inference.generation.Sampling`.
+        min_score: 0..1, targets with a lower confidence are left out.
     """
 
     job_id: int
@@ -64,6 +65,7 @@ class Job:
     system: str | None = field(default=None, repr=False)
     history: tuple[PastTurn, ...] = field(default=(), repr=False)
     sampling: dict[str, Any] = field(default_factory=dict)
+    min_score: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pixellm.serve.image_decoder import ImageDecoder, decode_data_uri
 from pixellm.serve.image_fetcher import ImageFetcher
 from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn
 from pixellm.serve.request_limits import check_json_size
-from pixellm.serve.schema import RequestModel, SamplingOptions
+from pixellm.serve.schema import AnswerOptions, RequestModel
 from pixellm.serve.settings import ServeSettings
 from pixellm.types import Answer, Target, TextPiece
 from pixellm.utils import limits
@@ -66,7 +66,7 @@ class RequestHandler:
             # A form may name any encoding and hold invalid text; the JSON parser reports it.
             return text.encode(errors="surrogatepass"), await image.read()
 
-    def sampling(self, options: SamplingOptions, max_completion_tokens: int | None = None) -> dict[str, Any]:
+    def sampling(self, options: AnswerOptions, max_completion_tokens: int | None = None) -> dict[str, Any]:
         """Return the fields of `Sampling` for a request; `max_completion_tokens` takes precedence over max_tokens."""
         limit = self.settings.max_new_tokens
         tokens = max_completion_tokens or options.max_tokens or min(self.settings.default_new_tokens, limit)
@@ -122,11 +122,14 @@ class RequestHandler:
         image: DecodedImage,
         question: str,
         sampling: dict[str, Any],
+        min_score: float | None,
         system: str | None = None,
         history: tuple[PastTurn, ...] = (),
     ) -> PendingAnswer:
-        """Queue a question of the request's tenant."""
-        job = Job(-1, _tenant(request), image.digest, image.pixels, image.size, question, system, history, sampling)
+        """Queue a question of the request's tenant; `min_score` None: the server's own."""
+        least = self.settings.min_score if min_score is None else min_score
+        pixels = (image.digest, image.pixels, image.size)
+        job = Job(-1, _tenant(request), *pixels, question, system, history, sampling, least)
         return self.dispatcher.submit(job, self._due(request))
 
     async def events(self, pending: PendingAnswer) -> AsyncGenerator[AnswerEvent, None]:

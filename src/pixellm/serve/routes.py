@@ -46,6 +46,7 @@ SEGMENT_FORM = {
     "temperature": {"type": "number", "minimum": 0, "maximum": 2},
     "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     "seed": {"type": "integer"},
+    "min_score": {"type": "number", "minimum": 0, "maximum": 1},
 }
 
 
@@ -89,7 +90,8 @@ def chat_routes(handler: RequestHandler) -> APIRouter:
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": chat_request.model}
         async with AsyncExitStack() as resources:
             image = await resources.enter_async_context(handler.image(request, uploaded, question.image_url))
-            pending = handler.submit(request, image, question.question, sampling, question.system, question.history)
+            asked = (question.question, sampling, chat_request.min_score, question.system, question.history)
+            pending = handler.submit(request, image, *asked)
             if not chat_request.stream:
                 answer, finished = await until_disconnect(request.receive, handler.complete(pending))
                 body = JSONResponse(responses.chat_completion(head, answer, finished)).body
@@ -129,7 +131,7 @@ def segment_routes(handler: RequestHandler) -> APIRouter:
         url = query.image if isinstance(query, schema.SegmentRequest) else None
         async with AsyncExitStack() as resources:
             image = await resources.enter_async_context(handler.image(request, uploaded, url))
-            pending = handler.submit(request, image, query.question, sampling)
+            pending = handler.submit(request, image, query.question, sampling, query.min_score)
             answer, _ = await until_disconnect(request.receive, handler.complete(pending))
             encoding = asyncio.get_running_loop().run_in_executor(drawing, responses.encode, answer, image, media_type)
             body = await until_disconnect(request.receive, encoding)

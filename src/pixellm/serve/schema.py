@@ -98,8 +98,8 @@ class TextFormat(RequestModel):
     type: Literal["text"]
 
 
-class SamplingOptions(RequestModel):
-    """Sampling and length of an answer."""
+class AnswerOptions(RequestModel):
+    """Sampling and length of an answer, and which of its targets are given out."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
         None, description="Sampling temperature; default: 0, greedy decoding."
@@ -109,9 +109,14 @@ class SamplingOptions(RequestModel):
         None, description="Sampling seed; default: random."
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="Codebook tokens of masks included.")
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="Targets whose presence score (score where there is none) is lower are left out, also of a stream; "
+        "the text stays. Default: the server's, 0 (off) if it has none.",
+    )
 
 
-class ChatRequest(SamplingOptions):
+class ChatRequest(AnswerOptions):
     model_config = _example({"model": "pixellm-mini", "messages": [{"role": "user", "content": EXAMPLE_CONTENT}]})
 
     model: str = Field(description="Name of the model, see `GET /v1/models`.")
@@ -132,7 +137,7 @@ class ChatRequest(SamplingOptions):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
 
 
-class SegmentForm(SamplingOptions):
+class SegmentForm(AnswerOptions):
     """Form fields beside an uploaded image; numbers are text there."""
 
     model_config = ConfigDict(strict=False)
@@ -161,6 +166,9 @@ class TargetModel(BaseModel):
     phrase: str
     span: list[int] = Field(description="Start and end of the phrase in the answer's text, in characters.")
     score: float = Field(description="Mean probability of the mask's pixels, 0 to 1.")
+    presence: float | None = Field(
+        None, description="Probability that the target is in the image, 0 to 1; missing where the model gives none."
+    )
     area: int = Field(description="Number of mask pixels.")
     box: list[int] | None = Field(description="x, y, width, height in pixels; null for an empty mask.")
     segmentation: RleModel

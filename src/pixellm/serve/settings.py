@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pixellm.utils import limits
+from pixellm.utils.checks import check_min_score
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ServeSettings:
         fetch_timeout: seconds for one image.
         trusted_hosts: accepted Host headers; None: any.
         page: serve the web page at /.
+        min_score: 0..1, targets with a lower confidence are left out where a request does not say.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  for files that users write, see `on_ray`
@@ -59,3 +61,7 @@ class ServeSettings:
     fetch_timeout: float = limits.FETCH_SECONDS
     trusted_hosts: tuple[str, ...] | None = None
     page: bool = False
+    min_score: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_min_score(self.min_score)

@@ -67,6 +67,7 @@ def mount(app: FastAPI, settings: ServeSettings) -> None:
             "examples": examples,
             "max_turns": settings.max_turns,
             "max_question_chars": settings.max_question_chars,
+            "min_score": settings.min_score,
         }
 
     @pages.get("/examples/{name}.png")

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pixellm.data.jsonl import read_jsonl
 from pixellm.data.reasoning import read_muse
 from pixellm.export.answers import by_image, read_answers, with_slots
+from pixellm.export.coco import coco_file
 from pixellm.export.formats import export
 from pixellm.export.outlines import iou
 from pixellm.imaging import masks
@@ -56,6 +57,15 @@ def test_coco(answers, tmp_path, tolerance):
     assert (ring["phrase"], ring["score"], ring["answer_id"]) == ("The black ring", 0.5, "a/cat/0")
     assert (ring["area"], ring["bbox"]) == (12 * 12 - 36, [2, 2, 12, 12])
     assert isinstance(ring["segmentation"], dict if tolerance is None else list)
+
+
+def test_the_score_is_the_presence_score_where_there_is_one():
+    given = answer(("the ring", exports.RING), ("a box", exports.PLAIN))
+    ring, box = given.targets
+    named = replace(given, image_path="x.png", targets=(ring, replace(box, presence=0.2)))
+    content, _ = coco_file(by_image([named]))
+    assert [row["score"] for row in content["annotations"]] == [0.75, 0.2]
+    assert named.to_detections().confidence.tolist() == pytest.approx([0.75, 0.2])
 
 
 def test_near_equal_masks_of_several_questions_are_one(tmp_path):

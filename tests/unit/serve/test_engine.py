@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import numpy as np
 import pytest
 
 from pixellm.predictor import Predictor
@@ -73,6 +74,18 @@ def test_answers_equal_the_predictors_whenever_questions_come(engine, predictor)
             targets = [{**target, "score": pytest.approx(target["score"], abs=2e-4)} for target in targets]
         assert answer(items[one.job_id]) == (text, targets)
     assert any(item.area for item in items[0] if isinstance(item, Target))
+
+
+def test_targets_below_the_minimum_score_are_not_sent(engine, predictor):
+    text, targets = offline(predictor, job(0, "table"))
+    least = float(np.median([target["score"] for target in targets]))
+    kept = [target for target in targets if target["score"] >= least]
+    assert 0 < len(kept) < len(targets)
+    items = run(engine, {0: [job(0, "table", min_score=least), job(1, "table")]})
+    found, given = answer(items[0])
+    assert (found, [target["span"] for target in given]) == (text, [target["span"] for target in kept])
+    assert items[0][-1].new_tokens == items[1][-1].new_tokens
+    assert len(answer(items[1])[1]) == len(targets)
 
 
 def test_draws_do_not_depend_on_neighbours(engine, predictor):

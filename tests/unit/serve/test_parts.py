@@ -177,3 +177,9 @@ def test_formats_that_are_not_there(accept):
     with pytest.raises(ApiError) as caught:
         responses.negotiate(accept)
     assert caught.value.status == 406
+
+
+def test_a_minimum_score_is_a_number_from_0_to_1():
+    assert ServeSettings("tiny", min_score=0.5).min_score == 0.5
+    with pytest.raises(ValueError, match=r"expected a min_score in 0\.\.1, got 2"):
+        ServeSettings("tiny", min_score=2)

@@ -13,10 +13,11 @@ export async function about() {
 export const ready = () => fetch("readyz").then(({ ok }) => ok, () => false);
 
 // Ask a question about an image; `onDelta` gets each delta: {content, targets}, and {finish_reason} at the end.
+// All targets are asked for: the page itself hides those below its minimum score.
 export async function ask(model, { blob, name }, messages, signal, onDelta) {
   const body = new FormData();
   body.set("image", blob, name);
-  body.set("request", JSON.stringify({ model, messages, stream: true }));
+  body.set("request", JSON.stringify({ model, messages, stream: true, min_score: 0 }));
   const key = sessionStorage.getItem(KEY);
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const response = await request("v1/chat/completions", { method: "POST", body, headers, signal });

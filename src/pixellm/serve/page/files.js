@@ -1,8 +1,9 @@
-// Downloads: the image with masks, cut-outs, COCO JSON. Made in the browser, so that removed masks are left out.
+// Downloads: the image with masks, cut-outs, COCO JSON. Made in the browser, so that hidden masks are left out.
 
 import { decode } from "./masks.js";
+import { isShown } from "./view.js";
 
-const kept = (entry, lit) => entry.targets.filter(({ removed }, i) => !removed && (lit === null || lit === i));
+const kept = (entry, lit) => entry.targets.filter((target, i) => isShown(target) && (lit === null || lit === i));
 const stem = (name) => name.replace(/\.[^.]*$/, "") || "image";
 
 // The image at its own size; `scale`: image pixels per screen pixel.
@@ -69,7 +70,7 @@ export function coco(entry, lit) {
     iscrowd: 0,
     phrase: target.phrase,
     answer_id: "1",
-    score: target.score,
+    score: target.confidence,
   }));
   const { name, width, height } = entry.image;
   const file = {

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import * as files from "./files.js";
 import { decode, outline } from "./masks.js";
 import { element, mark } from "./shared/targets.js";
-import { drawEntry, drawMasks, drawImage, frameOf, light } from "./view.js";
+import { drawEntry, drawMasks, drawImage, frameOf, isShown, light } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "light", "dark"];
@@ -17,6 +17,7 @@ let shown = null; // the entry whose masks are shown
 let lit = null; // index of its highlighted target
 let asking = null; // AbortController of the running request
 const opacity = { fill: 45, contour: 100, cutout: 85 };
+let least = 0; // masks with a lower score, in percent, are hidden
 
 function notice(text = "") {
   $("notice").textContent = text;
@@ -76,13 +77,13 @@ function suggest() {
 
 // --- questions ---
 
-// Earlier turns on the same image, without removed masks.
+// Earlier turns on the same image, without removed and hidden masks.
 function history() {
   if (!$("follow").checked) return [];
   const earlier = entries.filter((entry) => entry.image === current && entry.state === "done" && entry.text);
   return earlier.slice(1 - about.max_turns || earlier.length).flatMap(({ question, text, targets }) => [
     { role: "user", content: question },
-    { role: "assistant", content: text, targets: targets.filter(({ removed }) => !removed).map(({ span }) => ({ span })) },
+    { role: "assistant", content: text, targets: targets.filter(isShown).map(({ span }) => ({ span })) },
   ]);
 }
 
@@ -119,7 +120,8 @@ function append(entry, { content = "", targets = [], finish_reason: reason }) {
     const mask = decode(target.segmentation);
     const colours = about.colours[entry.targets.length % about.colours.length];
     const share = target.area / (mask.width * mask.height);
-    entry.targets.push({ ...target, ...colours, share, path: outline(mask), removed: false });
+    const score = target.presence ?? target.score;
+    entry.targets.push({ ...target, ...colours, share, confidence: score, path: outline(mask), removed: false, weak: isWeak(score) });
   }
   redraw(entry, targets.length > 0);
 }
@@ -171,7 +173,7 @@ function show(entry) {
 function choose(entry, target) {
   const again = entry === shown && lit === target;
   if (entry !== shown) show(entry);
-  lit = again || entry.targets[target]?.removed ? null : target;
+  lit = again || (entry.targets[target] && !isShown(entry.targets[target])) ? null : target;
   light(entry, lit);
 }
 
@@ -195,6 +197,19 @@ const mode = () => document.querySelector('[name="mode"]:checked').value;
 function setOpacity() {
   opacity[mode()] = Number($("opacity").value);
   $("masks").style.setProperty("--opacity", opacity[mode()] / 100);
+}
+
+const isWeak = (score) => 100 * score < least;
+
+function setLeast(percent) {
+  least = percent;
+  $("least-shown").textContent = `${least} %`;
+  for (const entry of entries) {
+    for (const target of entry.targets) target.weak = isWeak(target.confidence);
+    if (entry === shown && entry.targets[lit]?.weak) lit = null;
+    drawEntry(entry, handlersOf(entry));
+  }
+  if (shown) redraw(shown);
 }
 
 function setTheme(theme) {
@@ -229,6 +244,7 @@ function listen() {
   });
   $("modes").addEventListener("change", () => setMode(mode()));
   $("opacity").addEventListener("input", setOpacity);
+  $("least").addEventListener("input", () => setLeast(Number($("least").value)));
   $("masks").addEventListener("click", (event) => event.target === $("masks") && shown && choose(shown, lit));
   $("save-image").addEventListener("click", save((entry, target) => files.overlay(entry, target, view())));
   $("save-cutouts").addEventListener("click", save(files.cutouts));
@@ -281,6 +297,8 @@ async function start() {
   listen();
   about = await api.about();
   opacity.fill = Math.round(100 * about.opacity);
+  $("least").value = Math.round(100 * about.min_score);
+  setLeast(Number($("least").value));
   setMode("fill");
   $("model").textContent = about.model;
   $("question").maxLength = about.max_question_chars;

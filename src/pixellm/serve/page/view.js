@@ -4,12 +4,15 @@ import { SVG, element, maskOf, mark, reachable, standFor } from "./shared/target
 
 const $ = (id) => document.getElementById(id);
 
+// A target is shown unless the user removed its mask, or its score is below the page's minimum.
+export const isShown = ({ removed, weak }) => !removed && !weak;
+
 // Split an answer at its spans: {text, target}, target null between phrases. Spans count code points.
 export function pieces(text, targets) {
   const letters = Array.from(text);
   const runs = [];
   let at = 0;
-  const order = targets.map((_, i) => i).sort((a, b) => targets[a].span[0] - targets[b].span[0]);
+  const order = targets.map((_, i) => i).filter((i) => !targets[i].weak).sort((a, b) => targets[a].span[0] - targets[b].span[0]);
   for (const target of order) {
     const [start, end] = targets[target].span.map((edge) => Math.max(edge, at)); // of two masks with the same phrase, the first gets it
     runs.push({ text: letters.slice(at, start).join(""), target: null });
@@ -38,7 +41,7 @@ export function frameOf(entry, previous, show) {
 export function drawEntry(entry, handlers) {
   const [answer, list, remark] = [".answer", ".targets", ".remark"].map((name) => entry.article.querySelector(name));
   drawAnswer(entry, answer, handlers);
-  list.replaceChildren(...entry.targets.map((target, i) => row(target, i, handlers)));
+  list.replaceChildren(...entry.targets.flatMap((target, i) => (target.weak ? [] : [row(target, i, handlers)])));
   remark.textContent = remarkOn(entry);
   remark.classList.toggle("error", entry.state === "failed");
   entry.article.setAttribute("aria-busy", entry.state === "writing");
@@ -60,6 +63,8 @@ function remarkOn({ state, error, targets, reason }) {
   if (state === "stopped") return "Stopped.";
   if (state === "writing") return "";
   if (reason === "length") return "The answer was cut off at the maximum number of tokens.";
+  const hidden = targets.filter(({ weak }) => weak).length;
+  if (hidden) return `${hidden} of ${targets.length} masks hidden: below the minimum score.`;
   return targets.length ? "" : "This answer has no masks.";
 }
 
@@ -69,7 +74,8 @@ function row(target, i, handlers) {
   element("span", { className: "swatch", text: i + 1, parent: node });
   element("span", { className: "words", text: target.phrase || "(no words)", parent: node });
   const share = target.area ? `${percent(target.share)} of the image` : "empty";
-  element("small", { text: `${share} · score ${percent(target.score)}`, parent: node });
+  const kind = target.presence === undefined ? "score" : "presence";
+  element("small", { text: `${share} · ${kind} ${percent(target.confidence)}`, parent: node });
   const out = element("button", { type: "button", className: "out", text: target.removed ? "↺" : "✕", parent: node });
   out.title = target.removed ? "Restore this mask" : "Remove this mask";
   out.setAttribute("aria-label", `${out.title}: ${target.phrase}`);
@@ -91,7 +97,7 @@ export function drawImage({ url, name, width, height }) {
 
 // Small masks lie on large ones, so that the pointer reaches both.
 export function drawMasks(targets, handlers) {
-  const order = targets.map((_, i) => i).filter((i) => targets[i].path && !targets[i].removed);
+  const order = targets.map((_, i) => i).filter((i) => targets[i].path && isShown(targets[i]));
   order.sort((a, b) => targets[b].area - targets[a].area);
   const shapes = order.map((i) => reachable(maskOf(i, targets[i].path, targets[i].phrase, handlers), i, handlers));
   $("shapes").replaceChildren(...shapes);
@@ -103,7 +109,7 @@ export function light(entry, lit) {
   mark("lit", lit, $("shapes"));
   if (!entry) return $("holes").replaceChildren();
   mark("lit", lit, entry.article);
-  const open = entry.targets.filter(({ path, removed }, i) => path && !removed && (lit === null || lit === i));
+  const open = entry.targets.filter((target, i) => target.path && isShown(target) && (lit === null || lit === i));
   const holes = open.map(({ path }) => {
     const hole = document.createElementNS(SVG, "path");
     hole.setAttribute("d", path);
