@@ -37,10 +37,16 @@ def question(
     return BenchmarkQuestion(question_id, Path("nothing.jpg"), image_id, hw, "What?", "What?", found, hidden)
 
 
-def answer(found: Sequence[np.ndarray], question_id: str = "val/1/0", phrases: Sequence[str] | None = None) -> Answer:
+def answer(
+    found: Sequence[np.ndarray],
+    question_id: str = "val/1/0",
+    phrases: Sequence[str] | None = None,
+    scores: Sequence[float] | None = None,
+) -> Answer:
     text, targets = "", []
-    for phrase, mask in zip(phrases or [""] * len(found), found, strict=True):
-        targets.append(Target.of_mask(phrase, (len(text), len(text) + len(phrase)), mask))
+    each = zip(phrases or [""] * len(found), found, scores or [None] * len(found), strict=True)
+    for phrase, mask, sure in each:
+        targets.append(Target.of_mask(phrase, (len(text), len(text) + len(phrase)), mask, sure))
         text += f"{phrase}, " if phrases else ""
     return Answer("", text, tuple(targets), found[0].shape if len(found) else (0, 0), id=question_id)
 

@@ -11,6 +11,7 @@ from pixellm.cli.common import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MinScoreOption,
     Model,
     NamerOption,
     QuantizeOption,
@@ -131,6 +132,7 @@ def score(
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
     seed: Seed = 0,
+    min_score: MinScoreOption = 0.0,
     licence: Licence = None,
     out: Annotated[Path, typer.Option(file_okay=False, help="Directory for the report.")] = Path("runs/score"),
 ) -> None:
@@ -141,7 +143,8 @@ def score(
 
     choose_protocol(name.value, protocol)  # before the questions are read
     loaded = _load(name, root, split, dataset, grouping, annotations, images, data, limit)
-    _report(loaded, predictions, protocol, _rater(rater, rater_url, max_calls, max_tokens, out), seed, licence, out)
+    rated = _rater(rater, rater_url, max_calls, max_tokens, out)
+    _report(loaded, predictions, protocol, rated, seed, min_score, licence, out)
 
 
 def evaluate(
@@ -164,6 +167,7 @@ def evaluate(
     max_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
     seed: Seed = 0,
+    min_score: MinScoreOption = 0.0,
     model: Model = MINI,
     namer: NamerOption = None,
     device: DeviceOption = Device.AUTO,
@@ -190,7 +194,8 @@ def evaluate(
     segmenter = load_segmenter(model, *device_and_dtype(device, dtype), namer=namer, quantize=quantize)
     path = answer_all(segmenter, loaded, out, made, teacher_forced, is_first_process())
     if path is not None:
-        _report(loaded, path, protocol, _rater(rater, rater_url, max_calls, max_tokens, out), seed, licence, out)
+        rated = _rater(rater, rater_url, max_calls, max_tokens, out)
+        _report(loaded, path, protocol, rated, seed, min_score, licence, out)
 
 
 def _name(
@@ -243,6 +248,7 @@ def _report(
     protocol: str | None,
     rater: "Rater | None",
     seed: int,
+    min_score: float,
     licences: list[int] | None,
     out: Path,
 ) -> None:
@@ -255,7 +261,7 @@ def _report(
 
     progress = track(benchmark.questions, "scoring", console=err_console, transient=True)
     scoring = choose_protocol(benchmark.name, protocol)
-    report = score(benchmark, read_predictions(predictions), scoring, rater, seed, progress)
+    report = score(benchmark, read_predictions(predictions), scoring, rater, seed, progress, min_score)
     paths = report.write(out, licences or None)
     print_lines(*report.about)
     print_whole(report.table())

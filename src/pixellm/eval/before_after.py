@@ -18,12 +18,12 @@ QUESTIONS = 8  # on the page of answers
 
 def rows(before: BenchmarkReport, after: BenchmarkReport) -> list[list[str]]:
     """Return a heading, then each row of both reports: questions, and each metric "before → after" in percent."""
-    columns = after.columns()
-    cells = [["", "questions", *(TITLES[column] for column in columns)]]
+    titles = {**{name: TITLES[name] for name in after.columns()}, **after.score_titles()}
+    cells = [["", "questions", *titles.values()]]
     for (name, old), (_, new) in zip(before.rows(), after.rows(), strict=True):
         values = [
             f"{100 * old.values[c]:.1f} → {100 * new.values[c]:.1f}" if c in new.values and c in old.values else ""
-            for c in columns
+            for c in titles
         ]
         cells.append([name, f"{new.questions}", *values])
     return cells

@@ -27,6 +27,8 @@ class MaskPair:
         iou: 0..1, which goes into gIoU; 0 where a partner is missing, even if the mask left over is empty.
         named: the mask's phrase names the target's category; None where that is not scored.
         rating: 1–10, of the phrase, where phrases are rated.
+        boundary_iou: 0..1, of the bands along both contours (`pixellm.eval.boundary`); 0 where `iou` is 0; None where
+            it is not scored.
     """
 
     predicted: int | None
@@ -35,6 +37,7 @@ class MaskPair:
     iou: float
     named: bool | None = None
     rating: int | None = None
+    boundary_iou: float | None = None
 
 
 def match(

@@ -2,6 +2,7 @@
 
     gIoU          Σ IoU / Σ pairs
     cIoU          Σ I / Σ U
+    boundary gIoU Σ boundary IoU / Σ pairs
     precision@t   pairs with IoU ≥ t / pairs, over questions with a target
     named gIoU    Σ IoU of the pairs whose phrase names the target's category / Σ pairs
     naming        questions for one category whose first phrase names it / all of them
@@ -9,8 +10,9 @@
     T-acc         questions with targets answered with a mask / questions with targets
 
 gIoU is a mean IoU, not Generalized IoU. The last two depend on the protocol, which says whether an empty mask is one.
-Every metric is a ratio of two sums over independent units (questions, or images where the protocol counts by image), so
-that a resample of units is a product of a matrix with their sums.
+AUROC, ECE and AURC, where targets have scores, come from `pixellm.eval.calibration`. Every other metric is a ratio of
+two sums over independent units (questions, or images where the protocol counts by image), so that a resample of units
+is a product of a matrix with their sums.
 
 Shapes:  U units · C columns, the sums · R resamples
 """
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pixellm.eval.benchmarks import BenchmarkTarget
+from pixellm.eval.calibration import ScoreTable
 from pixellm.eval.matching import MaskPair
 from pixellm.eval.protocols import ScoredAnswer, ScoringProtocol
 from pixellm.imaging import masks
@@ -34,6 +37,7 @@ RELEASED_EPSILON = 1e-5  # the released code adds it to the number of masks (uti
 RATIOS = {
     "giou": ("iou", "pairs"),
     "ciou": ("intersection", "union"),
+    "boundary_giou": ("boundary_iou", "boundary_pairs"),
     "named_giou": ("named_iou", "named_pairs"),
     "naming": ("names_right", "names"),
     **{f"precision@{t}": (f"hits@{t}", "target_pairs") for t in THRESHOLDS},
@@ -60,15 +64,27 @@ class BenchmarkMetrics:
 
 
 def compute_metrics(
-    scored: Sequence[ScoredAnswer], protocol: ScoringProtocol, seed: int | None = None
+    scored: Sequence[ScoredAnswer], protocol: ScoringProtocol, seed: int | None = None, scores: bool = True
 ) -> BenchmarkMetrics:
-    """Return the metrics over all pairs of some questions, with intervals if there is a seed."""
+    """Return the metrics over all pairs of some questions.
+
+    Args:
+        scored: the questions.
+        protocol: how they were scored.
+        seed: of the intervals; None: there are none.
+        scores: compute AUROC, ECE and AURC, too, which need all masks of an answer.
+    """
     units = _units(scored, protocol)
     table = np.array([[unit[column] for column in COLUMNS] for unit in units])
-    epsilon = RELEASED_EPSILON if protocol.per_image else 0.0
-    ratios = _ratios(table.sum(axis=0)[None], epsilon)
-    values = {name: float(value[0]) for name, value in ratios.items() if not np.isnan(value[0])}
-    intervals = {} if seed is None else _bootstrap(table, values, seed, epsilon)
+    score_table = ScoreTable.of(scored, protocol) if scores else None
+
+    def measure(weights: np.ndarray, sums: np.ndarray) -> dict[str, np.ndarray]:
+        ratios = _ratios(sums, RELEASED_EPSILON if protocol.per_image else 0.0)
+        return ratios | ({} if score_table is None else score_table.metrics(weights))
+
+    whole = measure(np.ones((1, len(units)), dtype=np.int64), table.sum(axis=0)[None])
+    values = {name: float(value[0]) for name, value in whole.items() if not np.isnan(value[0])}
+    intervals = {} if seed is None else _bootstrap(measure, table, values, seed)
     return BenchmarkMetrics(len(scored), sum(len(answer.pairs) for answer in scored), values, intervals)
 
 
@@ -80,13 +96,21 @@ def _ratios(sums: np.ndarray, epsilon: float) -> dict[str, np.ndarray]:
         return {name: np.where(at[below] > 0, at[above] / at[below], np.nan) for name, (above, below) in RATIOS.items()}
 
 
-def _bootstrap(table: np.ndarray, names: Iterable[str], seed: int, epsilon: float) -> dict[str, tuple[float, float]]:
-    """Percentile intervals over resamples of the units with replacement."""
+def _bootstrap(
+    measure: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
+    table: np.ndarray,
+    names: Iterable[str],
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals over resamples of the units with replacement.
+
+    `measure` takes weights (R, U), how often each unit was drawn, and the sums (R, C).
+    """
     rng, count = np.random.default_rng(seed), len(table)
     shares = np.full(count, 1 / count)
-    resamples = [rng.multinomial(count, shares, size=CHUNK) @ table for _ in range(RESAMPLES // CHUNK)]
-    ratios = _ratios(np.concatenate(resamples), epsilon)
-    ends = {name: np.nanpercentile(ratios[name], (2.5, 97.5)) for name in names}
+    draws = (rng.multinomial(count, shares, size=CHUNK) for _ in range(RESAMPLES // CHUNK))
+    chunks = [measure(weights, weights @ table) for weights in draws]
+    ends = {name: np.nanpercentile(np.concatenate([chunk[name] for chunk in chunks]), (2.5, 97.5)) for name in names}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
@@ -114,6 +138,8 @@ def _sums(scored: ScoredAnswer, protocol: ScoringProtocol) -> dict[str, float]:
     unit["iou"] = sum(pair.iou for pair in pairs)
     unit["intersection"] = sum(pair.counts.intersection for pair in pairs)
     unit["union"] = sum(pair.counts.union for pair in pairs)
+    boundary_ious = [pair.boundary_iou for pair in pairs if pair.boundary_iou is not None]
+    unit["boundary_pairs"], unit["boundary_iou"] = len(boundary_ious), sum(boundary_ious)
     if has_target:
         unit["target_pairs"] = len(pairs)
         unit |= {f"hits@{t}": float(sum(pair.iou >= t for pair in pairs)) for t in THRESHOLDS}
@@ -193,7 +219,7 @@ def _by_pair(
         for name, pairs in pairs_of.items():
             groups[name].append(replace(answer, pairs=tuple(pairs)))
     names = [name for name in order or sorted(groups) if name and name in groups]
-    return {name: compute_metrics(groups[name], protocol) for name in names}
+    return {name: compute_metrics(groups[name], protocol, scores=False) for name in names}
 
 
 def _target(scored: ScoredAnswer, pair: MaskPair) -> BenchmarkTarget:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pixellm.eval.benchmarks import BenchmarkQuestion
+from pixellm.eval.boundary import boundary_overlap
 from pixellm.eval.matching import MaskPair, match, names_category
 from pixellm.eval.overlap import Overlap, overlap
 from pixellm.eval.released import released_pairs
@@ -56,6 +57,7 @@ class ScoringProtocol:
         rated: the phrase of each pair is to be rated (`with_ratings`).
         named: the phrase of each pair is to be compared with its target's category (`with_names`).
         segments: whether an answer counts as one with masks, for N-acc and T-acc; None: these are not reported.
+        unites: whether all masks of an answer to a question are united before they are paired.
     """
 
     name: ProtocolName
@@ -67,6 +69,7 @@ class ScoringProtocol:
     rated: bool = False
     named: bool = False
     segments: Callable[[ScoredAnswer], bool] | None = None
+    unites: Callable[[BenchmarkQuestion], bool] = lambda question: False
 
 
 def fixed_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
@@ -111,10 +114,14 @@ def coco_pairs(question: BenchmarkQuestion, answer: Answer) -> list[MaskPair]:
 
     Where no mask is expected there are no pairs: only whether the answer has one counts.
     """
-    if question.kind == "category":
+    if _is_for_one_category(question):
         counts = overlap(_union(answer, question.hw), question.targets[0].rle)
         return [MaskPair(0, 0, counts, counts.iou) if answer.targets else MaskPair(None, 0, counts, 0.0)]
     return target_pairs(question, answer)
+
+
+def _is_for_one_category(question: BenchmarkQuestion) -> bool:
+    return question.kind == "category"
 
 
 def _union(answer: Answer, hw: tuple[int, int]) -> masks.Rle:
@@ -136,6 +143,24 @@ def with_names(scored: ScoredAnswer, categories: frozenset[str]) -> ScoredAnswer
     return replace(scored, pairs=tuple(pairs))
 
 
+def with_boundaries(scored: ScoredAnswer, protocol: ScoringProtocol) -> ScoredAnswer:
+    """Compute the boundary IoU of each pair; none where a protocol counts by image, whose masks are no pixels."""
+    if protocol.per_image:
+        return scored
+    question, unites = scored.question, protocol.unites(scored.question)
+    predicted = [target.rle for target in scored.answer.targets]
+    targets = [target.rle for target in question.targets]
+    if unites:
+        predicted, targets = ([masks.union([rles], *question.hw)] for rles in (predicted, targets))
+
+    def boundary_iou(pair: MaskPair) -> float:
+        if pair.predicted is None or pair.target is None or not pair.iou:
+            return pair.iou
+        return boundary_overlap(predicted[pair.predicted], targets[pair.target], question.ignored).iou
+
+    return replace(scored, pairs=tuple(replace(pair, boundary_iou=boundary_iou(pair)) for pair in scored.pairs))
+
+
 def with_ratings(pairs: Sequence[MaskPair], ratings: Sequence[int | None]) -> list[MaskPair]:
     """Return pairs with the ratings of their phrases, 1–10; below the threshold the intersection is lost.
 
@@ -148,7 +173,7 @@ def _rated(pair: MaskPair, rating: int | None) -> MaskPair:
     if rating is None:
         return pair
     if rating / 10 < TEXT_THRESHOLD:
-        pair = replace(pair, counts=Overlap(0, pair.counts.union), iou=0.0)
+        pair = replace(pair, counts=Overlap(0, pair.counts.union), iou=0.0, boundary_iou=0.0)
     return replace(pair, rating=rating)
 
 
@@ -194,6 +219,7 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
             united_pairs,
             "all masks of an answer united, against all targets united; ignored pixels are left out",
             segments=lambda scored: any(pair.predicted is not None for pair in scored.pairs),
+            unites=lambda question: True,
         ),
         ScoringProtocol(
             "coco",
@@ -204,6 +230,7 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
             "where no mask is expected, whether the answer has one",
             named=True,
             segments=lambda scored: bool(scored.answer.targets),
+            unites=_is_for_one_category,
         ),
         ScoringProtocol(
             "jsonl",

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 from pixellm import __version__
 from pixellm.eval.answer_page import write_answer_page
 from pixellm.eval.benchmarks import Benchmark, BenchmarkQuestion
+from pixellm.eval.calibration import ScoreTable
 from pixellm.eval.metrics import BenchmarkMetrics, Splits, compute_metrics, compute_splits
 from pixellm.eval.predictions import Predictions
-from pixellm.eval.protocols import ScoredAnswer, ScoringProtocol, with_names
+from pixellm.eval.protocols import ScoredAnswer, ScoringProtocol, with_boundaries, with_names
+from pixellm.eval.score_curves import FILE as CURVES
+from pixellm.eval.score_curves import draw_curves
 from pixellm.eval.text_rater import OfflineRater, Rater, rate
 from pixellm.types import Answer
+from pixellm.utils.checks import check_min_score
 from pixellm.utils.files import atomic_write, write_text
 
 if TYPE_CHECKING:
@@ -23,9 +27,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TITLES = {"giou": "gIoU", "ciou": "cIoU", "named_giou": "named gIoU", "naming": "naming"}
+TITLES = {
+    "giou": "gIoU",
+    "ciou": "cIoU",
+    "boundary_giou": "boundary gIoU",
+    "named_giou": "named gIoU",
+    "naming": "naming",
+}
 TITLES |= {f"precision@{threshold}": f"P@{threshold}" for threshold in (0.5, 0.7, 0.9)}
 TITLES |= {"n_acc": "N-acc", "t_acc": "T-acc"}
+SCORE_TITLES = {"auroc": "AUROC", "ece": "ECE", "aurc": "AURC"}  # in a line of their own, which tables have no room for
 CATEGORIES = 15  # the most frequent ones, in tables; JSON has all
 
 
@@ -36,6 +47,7 @@ def score(
     rater: Rater | None = None,
     seed: int = 0,
     progress: Iterable[BenchmarkQuestion] | None = None,
+    min_score: float = 0.0,
 ) -> "BenchmarkReport":
     """Score the answers to a benchmark's questions.
 
@@ -46,15 +58,19 @@ def score(
         rater: of the phrases, where the protocol has them rated; by default `OfflineRater`.
         seed: of the bootstrap.
         progress: the questions, wrapped in a progress bar.
+        min_score: 0..1, masks with a lower score are left out first, see `Answer.above`.
 
     Raises:
-        ValueError: an answer to no question of the benchmark, or a mask of another size than its image.
+        ValueError: an answer to no question of the benchmark, a mask of another size than its image, a wrong
+            `min_score`, or a mask without a score to compare it with.
     """
+    check_min_score(min_score)
     missing = predictions.check_ids({question.id: None for question in benchmark.questions})
     if missing:
         logger.warning("%d of %d questions have no answer: no mask", len(missing), len(benchmark.questions))
+    answers = {question_id: answer.above(min_score) for question_id, answer in predictions.answers.items()}
     scored = [
-        score_answer(question, predictions.answers.get(question.id, Answer("", "", (), question.hw)), protocol)
+        score_answer(question, answers.get(question.id, Answer("", "", (), question.hw)), protocol)
         for question in progress or benchmark.questions
     ]
     if protocol.named:
@@ -63,7 +79,8 @@ def score(
     if protocol.rated:
         rater = rater or OfflineRater()
         scored, rated_by = rate(scored, rater), rater.fingerprint
-    return BenchmarkReport(benchmark, protocol, tuple(scored), tuple(missing), predictions.fingerprint, rated_by, seed)
+    made = (tuple(missing), predictions.fingerprint, rated_by, seed, min_score)
+    return BenchmarkReport(benchmark, protocol, tuple(scored), *made)
 
 
 def score_answer(question: BenchmarkQuestion, answer: Answer, protocol: ScoringProtocol) -> ScoredAnswer:
@@ -74,7 +91,8 @@ def score_answer(question: BenchmarkQuestion, answer: Answer, protocol: ScoringP
                 f"{question.id}, mask {index}: expected the image's size {list(question.hw)} (height, width), got "
                 f"{target.rle['size']}. Give masks at the original image's size."
             )
-    return ScoredAnswer(question, answer, tuple(protocol.pairs(question, answer)))
+    scored = ScoredAnswer(question, answer, tuple(protocol.pairs(question, answer)))
+    return with_boundaries(scored, protocol)
 
 
 @dataclass(frozen=True)
@@ -89,6 +107,7 @@ class BenchmarkReport:
         fingerprint: how the answers were made, where the predictions say so.
         rated_by: the rater of the phrases, if there was one.
         seed: of the bootstrap.
+        min_score: masks with a lower score were left out.
     """
 
     benchmark: Benchmark
@@ -98,6 +117,7 @@ class BenchmarkReport:
     fingerprint: dict[str, Any]
     rated_by: dict[str, Any] | None
     seed: int
+    min_score: float = 0.0
 
     @cached_property
     def overall(self) -> BenchmarkMetrics:
@@ -106,6 +126,11 @@ class BenchmarkReport:
     @cached_property
     def splits(self) -> Splits:
         return compute_splits(self.scored, self.protocol)
+
+    @cached_property
+    def scores(self) -> ScoreTable | None:
+        """Scores of the targets; None where the answers have none."""
+        return ScoreTable.of(self.scored, self.protocol)
 
     @property
     def about(self) -> list[str]:
@@ -120,6 +145,11 @@ class BenchmarkReport:
             lines.append(f"Records of the benchmark that can't be used and are left out: {self.benchmark.left_out}.")
         if self.rated_by:
             lines.append(f"Phrases rated by: {', '.join(f'{key} {value}' for key, value in self.rated_by.items())}.")
+        if self.min_score:
+            lines.append(f"Masks with a score below {self.min_score:g} are left out.")
+        if titles := self.score_titles():
+            cells = (f"{title} {_cell(self.overall, name)}" for name, title in titles.items())
+            lines.append(f"Scores, percent: {', '.join(cells)}; curves: {CURVES}.")
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -137,8 +167,10 @@ class BenchmarkReport:
             "missing_ids": list(self.missing),
             "left_out": benchmark.left_out,
             "bootstrap": {"seed": self.seed, "level": 0.95, "units": "images" if protocol.per_image else "questions"},
+            **({"min_score": self.min_score} if self.min_score else {}),
             "overall": self.overall.to_json(),
             "by": {split: {n: f.to_json() for n, f in rows.items()} for split, rows in self.splits.items()},
+            **({} if self.scores is None else {"curves": self.scores.curves()}),
         }
 
     def rows(self) -> Iterator[tuple[str, BenchmarkMetrics]]:
@@ -155,14 +187,13 @@ class BenchmarkReport:
     def columns(self) -> list[str]:
         return [name for name in TITLES if name in self.overall.values]
 
+    def score_titles(self) -> dict[str, str]:
+        """Return the titles of the metrics of scores that there are."""
+        return {name: title for name, title in SCORE_TITLES.items() if name in self.overall.values}
+
     def cells(self, metrics: BenchmarkMetrics) -> list[str]:
         """Return metrics in percent, with their 95 % intervals where there are any."""
-        cells = [f"{metrics.questions}", f"{metrics.pairs}"]
-        for name in self.columns():
-            value, ends = metrics.values.get(name), metrics.intervals.get(name)
-            cell = "" if value is None else f"{100 * value:.1f}"
-            cells.append(cell + (f" ({100 * ends[0]:.1f}–{100 * ends[1]:.1f})" if ends else ""))
-        return cells
+        return [f"{metrics.questions}", f"{metrics.pairs}", *(_cell(metrics, name) for name in self.columns())]
 
     @property
     def heading(self) -> list[str]:
@@ -187,16 +218,27 @@ class BenchmarkReport:
         return "\n".join(lines) + "\n"
 
     def write(self, out: Path, licences: Collection[int] | None = None) -> list[Path]:
-        """Write `score.json`, `score.md`, `questions.parquet` and, if the images are there, `answers.jpg`.
+        """Write `score.json`, `score.md` and `questions.parquet`.
 
-        `licences`: see `write_answer_page`.
+        And `scores.png`, if targets have scores, and `answers.jpg`, if the images are there; `licences`: see
+        `write_answer_page`.
         """
         paths = [out / name for name in ("score.json", "score.md", "questions.parquet")]
         write_text(paths[0], json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
         write_text(paths[1], self.markdown())
         write_parquet(self.scored, paths[2], self.protocol.named)
+        if self.scores is not None:
+            paths.append(out / CURVES)
+            draw_curves(self.scores.curves(), out / CURVES)
         page = out / "answers.jpg"
         return [*paths, page] if write_answer_page(self.scored, page, licences=licences) else paths
+
+
+def _cell(metrics: BenchmarkMetrics, name: str) -> str:
+    """Return a metric in percent, with its interval if there is one."""
+    value, ends = metrics.values.get(name), metrics.intervals.get(name)
+    cell = "" if value is None else f"{100 * value:.1f}"
+    return cell + (f" ({100 * ends[0]:.1f}–{100 * ends[1]:.1f})" if ends else "")
 
 
 def write_parquet(scored: Sequence[ScoredAnswer], path: Path, named: bool = False) -> None:
@@ -206,6 +248,7 @@ def write_parquet(scored: Sequence[ScoredAnswer], path: Path, named: bool = Fals
 
     pair = [("predicted", pa.int32()), ("target", pa.int32()), ("category", pa.string()), ("phrase", pa.string())]
     pair += [("intersection", pa.int64()), ("union", pa.int64()), ("iou", pa.float64()), ("rating", pa.int32())]
+    pair += [("boundary_iou", pa.float64())]
     pair += [("named", pa.bool_())] if named else []
     texts = [(name, pa.string()) for name in ("id", "image", "kind", "detail", "question", "text")]
     counts = [("targets", pa.int32()), ("masks", pa.int32()), ("iou", pa.float64())]
@@ -226,6 +269,7 @@ def _row(scored: ScoredAnswer) -> dict[str, Any]:
             "union": pair.counts.union,
             "iou": pair.iou,
             "rating": pair.rating,
+            "boundary_iou": pair.boundary_iou,
             "named": pair.named,
         }
         for pair in scored.pairs

@@ -225,5 +225,5 @@ def test_report(source, tmp_path):
     assert any(line.startswith("| kind: category | 5 | 5 | 100.0 |") for line in lines)
     assert any(line.startswith("| kind: no-target, any |") for line in lines)
     names = {path.name for path in report.write(tmp_path / "report")}
-    assert names == {"score.json", "score.md", "questions.parquet", "answers.jpg"}
+    assert names == {"score.json", "score.md", "questions.parquet", "scores.png", "answers.jpg"}
     assert {path.name for path in report.write(tmp_path / "none", licences=[7])} == names - {"answers.jpg"}

@@ -25,7 +25,12 @@ def test_a_confident_false_positive_scores_1():
     assert released_figures(asked, given)["giou"] == pytest.approx(1, abs=1e-4)
     assert released_figures(asked, given)["ciou"] == pytest.approx(1, abs=1e-4)  # nor does it add to the union
     assert cases.scored(asked, given).overall.values == pytest.approx(
-        {"giou": 1 / 2, "ciou": 2 / 5, **{f"precision@{t}": 1 / 2 for t in (0.5, 0.6, 0.7, 0.8, 0.9)}}
+        {
+            "giou": 1 / 2,
+            "ciou": 2 / 5,
+            "boundary_giou": 1 / 2,
+            **{f"precision@{t}": 1 / 2 for t in (0.5, 0.6, 0.7, 0.8, 0.9)},
+        }
     )
 
 
