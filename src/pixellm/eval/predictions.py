@@ -3,9 +3,9 @@
     {"id": "val/7/0", "image": "7.jpg", "question": "What is there?", "text": "The cup.", "height": 480, "width": 640,
      "targets": [{"phrase": "The cup", "span": [0, 7], "score": 0.9, "area": …, "box": …, "segmentation": RLE}]}
 
-`segmentation` is a COCO RLE at the image's size, compressed or not. `image`, `question` and `score` are optional;
-`phrase`, `area` and `box` follow from the rest and are not read. A first line `{"fingerprint": {…}}` says how the
-answers were made. Systems that know less may write a simpler form:
+`segmentation` is a COCO RLE at the image's size, compressed or not. `image`, `question`, `score` and `presence`, beside
+it, are optional; `phrase`, `area` and `box` follow from the rest and are not read. A first line `{"fingerprint": {…}}`
+says how the answers were made. Systems that know less may write a simpler form:
 
     {"id": "val/7/0", "text": "The cup {seg} and the jug {seg}.", "masks": [RLE, RLE]}
 
