@@ -1,0 +1,152 @@
+"""Questions by what is known of objects: use, parts and materials, groups, and exclusions from them."""
+
+import random
+
+from pixellm.mini.scenes.facts import Fact
+from pixellm.mini.scenes.lexicon import noun_of
+from pixellm.mini.scenes.naming import MAX_SLOTS, Asked
+from pixellm.mini.scenes.phrasing import Said, agree, listed, one, word_for
+from pixellm.mini.scenes.scene import SceneView
+
+GENERIC = (
+    *("What here {that}?", "Show me what {that}.", "Segment whatever {that}.", "Is there anything that {that}?"),
+    *("Do you see something that {that}?", "Mark anything that {that}.", "I'm looking for something that {that}."),
+    *("Can you find something that {that}?", "Point at what {that}.", "A child wants to know what here {that}."),
+)
+GENERIC_RATE = 0.2
+GROUP = (
+    *("Which {names} are here?", "Show me the {names}.", "Are there any {names}?", "What {names} do you see?"),
+    *("Find all {names}.", "Mark the {names} for me.", "Do you see any {names}?", "Outline all the {names}."),
+    *("Point at each {name}.", "List the {names}.", "Any {names} here?", "Is there a {name} in the picture?"),
+    *("Could you show me every {name}, please?", "I collect {names}. Which ones are here?", "Highlight the {names}."),
+)
+EXCLUDE_GROUP = (
+    *(
+        "Segment all {names} but {the}.",
+        "Which {names} are here apart from {the}?",
+        "Show me the {names} except {the}.",
+    ),
+    *(
+        "Apart from {the}, which {names} do you see?",
+        "All {names} but not {the}, please.",
+        "Mark every {name} except {the}.",
+    ),
+    *("Which {names} are not {bare}?", "Leave out {the} and show me the other {names}.", "Besides {the}, any {names}?"),
+    *("Not {the}: which other {names} are there?", "What {names} other than {the} are here?"),
+    *(
+        "Ignore {the}. Which {names} remain?",
+        "Find the {names}, but skip {the}.",
+        "Other than {the}, are there any {names}?",
+    ),
+    *("every {name} but not {the}",),
+)
+EXCLUDE_FACT = (
+    *(
+        "What here {that}, apart from {the}?",
+        "Besides {the}, what here {that}?",
+        "Is there anything but {the} that {that}?",
+    ),
+    *(
+        "Show me what {that}, but not {the}.",
+        "Leave {the} aside: what else here {that}?",
+        "Except for {the}, what {that}?",
+    ),
+    *("Segment whatever {that}, without {the}.", "Mark everything that {that} and is not {some}."),
+)
+EXCLUDE_ALL = (
+    *("Segment everything except {the}.", "What is here besides {the}?", "Show me all objects but {the}."),
+    *(
+        "Apart from {the}, what do you see?",
+        "Mark all that is not {bare}.",
+        "What else is here, if you don't count {the}?",
+    ),
+    *("Everything but {the}, please.", "Leave out {the}: what else is there?"),
+)
+
+
+def answer_fact(view: SceneView, fact: Fact, found: tuple[str, ...]) -> Said:
+    """Say which categories a fact holds for, or that it holds for none."""
+    if not found:
+        return Said(fact.none)
+    parts = [one(view, category) for category in found]
+    plural = len(found) > 1 or view.plural(found[0])
+    return agree(fact.say, listed(parts), plural)
+
+
+def pick_fact(
+    view: SceneView, rng: random.Random, kinds: tuple[str, ...], fits: bool
+) -> tuple[Fact, tuple[str, ...]] | None:
+    """Draw a fact that holds for something, or for nothing, here; one that hardly tells objects apart is left out."""
+    possible = [
+        (fact, found) for fact, found in view.fits if fact.kind in kinds and bool(found) == fits and len(found) <= 6
+    ]
+    if not possible:
+        return None
+    rare = [(f, c) for f, c in possible if len(c) < len(view.categories)]
+    return rng.choice(rare or possible)
+
+
+def question_of(fact: Fact, rng: random.Random) -> str:
+    """Draw one of a fact's own wordings, or one made of its predicate or noun."""
+    if rng.random() >= GENERIC_RATE * (2 if fact.noun else 1):
+        return rng.choice(fact.asks)
+    if fact.noun and rng.random() < 0.8:
+        return rng.choice(GROUP).format(name=fact.noun, names=noun_of(fact.noun).plural)
+    return rng.choice(GENERIC).format(that=fact.that)
+
+
+def ask_fact(view: SceneView, rng: random.Random, fits: bool, kind: str) -> Asked | None:
+    picked = pick_fact(view, rng, (kind,), fits)
+    if picked is None:
+        return None
+    return question_of(picked[0], rng), answer_fact(view, *picked)
+
+
+def ask_use(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
+    return ask_fact(view, rng, fits, "use")
+
+
+def ask_has(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
+    return ask_fact(view, rng, fits, "has")
+
+
+def ask_group(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
+    return ask_fact(view, rng, fits, "group")
+
+
+def ask_exclude(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
+    if fits and rng.random() < 0.15:
+        return _all_but(view, rng)
+    possible = [(fact, found) for fact, found in view.fits if found and (len(found) > 1) == fits and len(found) <= 6]
+    nouns = [(fact, found) for fact, found in possible if fact.noun]
+    if not possible:
+        return None
+    fact, found = rng.choice(nouns if nouns and rng.random() < 0.6 else possible)
+    out = rng.choice(found)
+    # What the exclusion is about must not have a name that others here may have, too.
+    word, many = word_for(out, view, rng), view.many(out)
+    words = {
+        "the": word.the(many),
+        "bare": word.form(noun_of(out).countable),
+        "some": word.some(False),
+        "that": fact.that,
+    }
+    if fact.noun:
+        question = rng.choice(EXCLUDE_GROUP).format(name=fact.noun, names=noun_of(fact.noun).plural, **words)
+    else:
+        question = rng.choice(EXCLUDE_FACT).format(**words)
+    rest = tuple(c for c in found if c != out)
+    if rest:
+        return question, answer_fact(view, fact, rest)
+    if fact.noun:
+        return question, Said(f"Apart from {view.the(out)}, there is no {fact.noun} here.")
+    return question, Said(f"Apart from {view.the(out)}, nothing here {fact.that}.")
+
+
+def _all_but(view: SceneView, rng: random.Random) -> Asked | None:
+    if not 2 <= len(view.categories) <= MAX_SLOTS or view.present != set(view.categories):
+        return None
+    out = rng.choice(view.categories)
+    word = word_for(out, view, rng)
+    question = rng.choice(EXCLUDE_ALL).format(the=word.the(view.many(out)), bare=word.some(False))
+    return question, listed([one(view, c) for c in view.categories if c != out])
