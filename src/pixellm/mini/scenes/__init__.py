@@ -1,7 +1,7 @@
 """Scenes as lists of objects, and questions about them with answers: text that trains a language model to reason.
 
-lexicon (names) → facts → scene (objects, what boxes tell) → naming · placing · comparing · knowing · acting → combining →
-compose; `drawing` makes scenes up, `scene_of` reads them from annotated images.
+lexicon (names) → facts → scene (objects, and what boxes tell) → naming · placing · comparing · knowing · acting →
+combining → compose; `drawing` makes scenes up, `scene_of` reads them from annotated images.
 """
 
 from pixellm.mini.scenes.compose import DEFAULT_WEIGHTS, KINDS, compose

@@ -328,6 +328,8 @@ def _side_next(view: SceneView, rng: random.Random, category: str) -> Asked | No
     chosen = [i for i, answer in zip(pool, answers, strict=True) if answer]
     own = f"the {noun_of(category).singular}"
     if not chosen:
+        if not view.complete:
+            return None
         return question, Said(f"There is nothing to the {side} of {own}.")
     parts = [single(view, i) for i in sorted(chosen, key=lambda i: -view.objects[i].area)]
     if len(parts) > 5 or any(len(view.members[view.objects[i].category]) > 1 for i in chosen):

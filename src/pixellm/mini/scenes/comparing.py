@@ -95,9 +95,9 @@ def ask_compare(view: SceneView, rng: random.Random, fits: bool) -> Asked | None
     if not fits:
         return _nothing(view, rng, measure)
     draw = rng.random()
-    if draw < 0.3:
+    if measure.word != "nearest" and draw < 0.3:
         return _of_two(view, rng, measure)
-    if draw < 0.55:
+    if measure.word != "nearest" and draw < 0.55:
         return _of_group(view, rng, measure)
     possible = [c for c in view.countable if len(view.members[c]) >= 2]
     if not possible:

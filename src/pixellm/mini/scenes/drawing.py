@@ -90,7 +90,7 @@ ACTION_RATE = 0.7
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _Drawn:
     category: str
     box: Box
 
@@ -114,7 +114,7 @@ def draw_scene(rng: random.Random) -> Scene:
     if coco:
         chosen = [(name, size) for name, size in chosen if name in COCO] or [("person", "large")]
     chosen = _distinct(chosen)
-    placed: list[_Placed] = []
+    placed: list[_Drawn] = []
     for name, size in sorted(chosen, key=lambda row: (row[1] != "large", row[1] == "small")):
         count = (
             rng.choices(COUNTS, COUNT_WEIGHTS)[0] if size != "large" or name == "person" else rng.choice((1, 1, 1, 2))
@@ -132,7 +132,9 @@ def _mixed(rng: random.Random) -> list[tuple[str, str]]:
     pools = sorted(key for key, members in groups().items() if len(members) < 20)
     found = []
     for _ in range(rng.randint(2, 8)):
-        name = rng.choice(sorted(groups()[rng.choice(pools)])) if rng.random() < 0.7 else rng.choice(COCO)
+        draw = rng.random()
+        group = groups()[rng.choice(pools)] if draw < 0.35 else names() if draw < 0.7 else COCO
+        name = rng.choice(sorted(group))
         found.append((name, rng.choice(tuple(HEIGHTS))))
     return found
 
@@ -167,7 +169,7 @@ def _size(name: str, size: str, rng: random.Random) -> tuple[float, float]:
     return min(height * ratio, 0.9), height
 
 
-def _place(name: str, size: str, count: int, before: list[_Placed], rng: random.Random) -> list[_Placed]:
+def _place(name: str, size: str, count: int, before: list[_Drawn], rng: random.Random) -> list[_Drawn]:
     """Place objects of one category: on a table if they are small and there is one, else beside each other."""
     width, height = _size(name, size, rng)
     tables = [item.box for item in before if item.category in SUPPORTS]
@@ -186,7 +188,7 @@ def _place(name: str, size: str, count: int, before: list[_Placed], rng: random.
             if table
             else bottom + rng.uniform(-0.06, 0.06)
         )
-        found.append(_Placed(name, _clip((centre - w / 2, low - h, centre + w / 2, low))))
+        found.append(_Drawn(name, _clip((centre - w / 2, low - h, centre + w / 2, low))))
     return found
 
 
@@ -198,7 +200,7 @@ def _clip(box: Box) -> Box:
     return round(left, 3), round(top, 3), round(right, 3), round(bottom, 3)
 
 
-def _act(placed: list[_Placed], rng: random.Random) -> list[_Placed]:
+def _act(placed: list[_Drawn], rng: random.Random) -> list[_Drawn]:
     """Move persons to where they ride, hold or wear something."""
     hows = {item: action.close for action in ACTIONS for item in action.items}
     free = [i for i, item in enumerate(placed) if item.category == "person"]
@@ -207,9 +209,9 @@ def _act(placed: list[_Placed], rng: random.Random) -> list[_Placed]:
         if item.category in hows and free and rng.random() < ACTION_RATE:
             person = free.pop()
             if hows[item.category] == "ridden":
-                placed[person] = _Placed("person", _rider(item.box, rng))
+                placed[person] = _Drawn("person", _rider(item.box, rng))
             else:
-                placed[number] = _Placed(item.category, _held(placed[person].box, hows[item.category], rng))
+                placed[number] = _Drawn(item.category, _held(placed[person].box, hows[item.category], rng))
     return placed
 
 

@@ -1,6 +1,6 @@
-"""Facts a person would use about objects (`facts.yaml`): what they are for, what they are made of, what they belong to.
+"""Facts a person would use about objects (`facts.yaml`): their use, their parts, their groups.
 
-A fact divides `lexicon.names()` in three: `members`, `maybe` (a matter of opinion), and all others, for which it is false.
+A fact divides `lexicon.names()` in three: `members`, `maybe` (a matter of opinion), and all others, where it is false.
 """
 
 import re

@@ -2,9 +2,10 @@
 
 import random
 
+from pixellm.data.categories import COCO
 from pixellm.mini.scenes.facts import Fact
-from pixellm.mini.scenes.lexicon import noun_of
-from pixellm.mini.scenes.naming import MAX_SLOTS, Asked
+from pixellm.mini.scenes.lexicon import canonical, names, noun_of
+from pixellm.mini.scenes.naming import COMMON_RATE, MAX_SLOTS, Asked
 from pixellm.mini.scenes.phrasing import Said, agree, listed, one, word_for
 from pixellm.mini.scenes.scene import SceneView
 
@@ -76,14 +77,17 @@ def answer_fact(view: SceneView, fact: Fact, found: tuple[str, ...]) -> Said:
 def pick_fact(
     view: SceneView, rng: random.Random, kinds: tuple[str, ...], fits: bool
 ) -> tuple[Fact, tuple[str, ...]] | None:
-    """Draw a fact that holds for something, or for nothing, here; one that hardly tells objects apart is left out."""
-    possible = [
-        (fact, found) for fact, found in view.fits if fact.kind in kinds and bool(found) == fits and len(found) <= 6
-    ]
-    if not possible:
-        return None
-    rare = [(f, c) for f, c in possible if len(c) < len(view.categories)]
-    return rng.choice(rare or possible)
+    """Draw a fact that holds for something, or for nothing, here; preferably one that tells objects apart.
+
+    Facts that hold for nothing are drawn by a name that they hold for, so that each is asked about as often in vain as
+    not: its wording must not give the answer away.
+    """
+    possible = [(f, found) for f, found in view.fits if f.kind in kinds and bool(found) == fits and len(found) <= 6]
+    if not fits:
+        wanted = rng.choice(COCO) if rng.random() < COMMON_RATE else rng.choice(tuple(sorted(names())))
+        possible = [(f, found) for f, found in possible if canonical(wanted) in f.members]
+    telling = [(f, found) for f, found in possible if len(found) < len(view.categories)]
+    return rng.choice(telling or possible) if possible else None
 
 
 def question_of(fact: Fact, rng: random.Random) -> str:

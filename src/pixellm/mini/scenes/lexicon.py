@@ -61,6 +61,7 @@ def unlabelled() -> frozenset[str]:
     return resolve(_table()["unlabelled"], "unlabelled")
 
 
+@cache
 def canonical(category: str) -> str:
     """Return the lexicon's name for a category; its spoken form where the lexicon has none."""
     word = spoken(category).lower()

@@ -2,6 +2,7 @@
 
 import random
 
+from pixellm.data.categories import COCO
 from pixellm.data.templates import join
 from pixellm.mini.scenes.lexicon import ORDINALS, noun_of, number
 from pixellm.mini.scenes.phrasing import Said, fill, listed, one, single, word_for
@@ -11,6 +12,7 @@ from pixellm.types import SEG_SLOT
 Asked = tuple[str, Said]  # a question and what answers it
 MAX_SLOTS = 8
 MAX_EACH = 6
+COMMON_RATE = 0.6  # of absent names: those of COCO, as often as they are present
 
 CATEGORY = (
     *("Segment {the}.", "Please segment {the}.", "Could you segment {the} for me?", "Find {the}.", "Find {every}."),
@@ -107,13 +109,16 @@ COUNT = (
 
 
 def missing(view: SceneView, rng: random.Random, countable: bool = False) -> str | None:
-    """Return a name that is surely absent, half of the time one that goes with what is present."""
+    """Return a name that is surely absent: mostly one of COCO's, sometimes one that sounds like what is present."""
     absent = [name for name in view.absent if not countable or noun_of(name).countable]
     if not absent:
         return None
     last = {category.split(" ")[-1] for category in view.present}
     alike = [name for name in absent if name.split(" ")[-1] in last]
-    return rng.choice(alike if alike and rng.random() < 0.2 else absent)
+    if alike and rng.random() < 0.2:
+        return rng.choice(alike)
+    common = [name for name in absent if name in COCO]
+    return rng.choice(common if common and rng.random() < COMMON_RATE else absent)
 
 
 def there_is_no(category: str) -> str:
@@ -140,10 +145,10 @@ def ask_category(view: SceneView, rng: random.Random, fits: bool) -> Asked | Non
 def ask_several(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
     absent = rng.randint(1, 2) if rng.random() < 0.3 or not fits else 0
     present = rng.randint(1 if absent else 2, 3) if fits else 0
-    if len(view.categories) < present or len(view.absent) < absent + 1:
+    if len(view.categories) < present or (absent and not view.absent):
         return None
     there = rng.sample(view.categories, present)
-    gone = rng.sample(view.absent, absent + (not fits))
+    gone = list(dict.fromkeys(name for _ in range(absent + (not fits)) if (name := missing(view, rng))))
     asked = [*there, *gone]
     rng.shuffle(asked)
     words = [
@@ -153,7 +158,9 @@ def ask_several(view: SceneView, rng: random.Random, fits: bool) -> Asked | None
     question = rng.choice(SEVERAL).format(list=join(words))
     if not gone:
         return question, listed([one(view, c) for c in there])
-    nothing = f"there is {join([f'no {noun_of(c).singular}' for c in gone])}" + ("" if there else " here")
+    nothing = f"there {noun_of(gone[0]).be(many=False)} {join([f'no {noun_of(c).singular}' for c in gone])}" + (
+        "" if there else " here"
+    )
     if not there:
         return question, Said(nothing)
     part = listed([one(view, c) for c in there])

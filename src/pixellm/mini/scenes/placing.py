@@ -7,7 +7,7 @@ from pixellm.mini.scenes import geometry
 from pixellm.mini.scenes.geometry import Place
 from pixellm.mini.scenes.lexicon import ORDINALS, noun_of, number
 from pixellm.mini.scenes.naming import MAX_SLOTS, Asked, missing, there_is_no
-from pixellm.mini.scenes.phrasing import Said, agree, fill, listed, single, word_for
+from pixellm.mini.scenes.phrasing import Said, agree, listed, single, word_for
 from pixellm.mini.scenes.scene import SceneObject, SceneView
 from pixellm.types import SEG_SLOT
 
@@ -103,6 +103,7 @@ WHERE = (
     *("Is the {noun} on the left or on the right?", "Where exactly is the {noun}?", "My {noun} is gone. Where is it?"),
     *("Could you tell me where the {noun} is?",),
 )
+RELATION_TRIES = 6
 Relation = Callable[[SceneObject, SceneObject], bool | None]
 RELATIONS: tuple[tuple[Relation, str, tuple[str, ...]], ...] = (
     (geometry.left_of, "to the left of", ("to the left of", "left of", "on the left of", "further left than")),
@@ -254,7 +255,7 @@ def _place_any(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
     chosen = [i for i, answer in enumerate(answers) if answer]
     question = rng.choice(PLACE_ANY).replace("{place}", rng.choice(wordings))
     if not chosen:
-        return None if fits else (question, Said(f"There is nothing {where}."))
+        return None if fits or not view.complete else (question, Said(f"There is nothing {where}."))
     parts = grouped(view, sorted(chosen, key=lambda i: -view.objects[i].area))
     return (
         (question, Said(f"{listed(parts).text}.", listed(parts).targets)) if fits and len(parts) <= MAX_SLOTS else None
@@ -297,8 +298,11 @@ def ask_neighbour(view: SceneView, rng: random.Random, fits: bool) -> Asked | No
         return None
     if fits and rng.random() < 0.25:
         return _nearest(view, rng, alone)
-    anchor = rng.choice(alone)
-    return _related(view, rng, fits, anchor)
+    for _ in range(RELATION_TRIES):
+        asked = _related(view, rng, fits, rng.choice(alone))
+        if asked is not None:
+            return asked
+    return None
 
 
 def _neighbour_of_nothing(view: SceneView, rng: random.Random) -> Asked | None:
@@ -311,7 +315,8 @@ def _neighbour_of_nothing(view: SceneView, rng: random.Random) -> Asked | None:
 
 
 def _related(view: SceneView, rng: random.Random, fits: bool, anchor: str) -> Asked | None:
-    relation, says, wordings = rng.choice(RELATIONS)
+    # Left and right can be told almost always, the others seldom.
+    relation, says, wordings = rng.choice(RELATIONS if rng.random() < 0.5 else RELATIONS[2:])
     base = view.members[anchor][0]
     if relation is geometry.on_top and anchor not in SUPPORTS:
         return None
@@ -326,7 +331,7 @@ def _related(view: SceneView, rng: random.Random, fits: bool, anchor: str) -> As
     if None in answers or (picked is None and view.scene.uncounted):
         return None
     chosen = [i for i, answer in zip(pool, answers, strict=True) if answer]
-    if bool(chosen) != fits:
+    if bool(chosen) != fits or not (chosen or view.complete):
         return None
     if picked is None:
         return _any_related(view, rng, chosen, (rng.choice(wordings), says, the, anchor))

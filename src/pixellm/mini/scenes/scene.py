@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -90,6 +90,11 @@ class SceneQuestion:
     base: str
 
 
+@lru_cache(maxsize=64)  # a dataset has few sets of known names
+def _canonical(categories: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(canonical, categories))
+
+
 def scene_of(annotated: AnnotatedImage) -> Scene:
     """Return the objects of an annotated image by the boxes of their masks, and those known by box alone."""
     width, height = annotated.image.size
@@ -159,6 +164,11 @@ class SceneView:
         free = (name for name in surely_absent(self.present, self.scene.known) if canonical(name) not in maybe)
         return tuple(dict.fromkeys(free))
 
+    @property
+    def complete(self) -> bool:
+        """Return whether a place without a listed object may be called empty."""
+        return self.present <= self.scene.known
+
     def many(self, category: str) -> bool:
         return len(self.members[category]) > 1 or category in self.scene.uncounted
 
@@ -223,7 +233,7 @@ class SceneView:
 
     def _covers(self, fact: Fact) -> bool:
         """Return whether objects that the fact holds for would be listed."""
-        missing = fact.members - frozenset(canonical(name) for name in self.scene.known)
+        missing = fact.members - _canonical(self.scene.known)
         return len(missing) < len(fact.members) and not missing & unlabelled()
 
     @cached_property
