@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pixellm.mini.scenes import comparing, geometry
 from pixellm.mini.scenes.knowing import answer_fact, pick_fact
 from pixellm.mini.scenes.lexicon import ORDINALS, noun_of, number
-from pixellm.mini.scenes.naming import Asked, counted, missing, there_is_no
+from pixellm.mini.scenes.naming import Asked, counted, missing, none_here
 from pixellm.mini.scenes.phrasing import Said, agree, chain, fill, listed, lower_first, one, single, word_for
 from pixellm.mini.scenes.placing import spot
 from pixellm.mini.scenes.scene import SceneView
@@ -156,7 +156,7 @@ def _part(view: SceneView, rng: random.Random, fits: bool, second: bool) -> Aske
         if name is None:
             return None
         question = fill(template, word_for(name, view, rng), False)
-        return question, Said(there_is_no(name).replace(" here.", "." if second else " here."))
+        return question, Said(none_here(name).replace(" here.", "." if second else " here."))
     if not view.categories:
         return None
     category = rng.choice(view.categories)
@@ -182,7 +182,7 @@ def ask_yes_no(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
         name = missing(view, rng)
         if name is None:
             return None
-        return fill(template, word_for(name, view, rng), False), Said(f"No, {lower_first(there_is_no(name))}")
+        return fill(template, word_for(name, view, rng), False), Said(f"No, {lower_first(none_here(name))}")
     if not view.categories:
         return None
     category = rng.choice(view.categories)
@@ -353,4 +353,4 @@ def _too_next(view: SceneView, rng: random.Random, category: str) -> Asked | Non
         other = rng.choice(others)
         return fill(template, word_for(other, view, rng), view.many(other)), one(view, other)
     name = missing(view, rng)
-    return None if name is None else (fill(template, word_for(name, view, rng), False), Said(there_is_no(name)))
+    return None if name is None else (fill(template, word_for(name, view, rng), False), Said(none_here(name)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pixellm.mini.scenes import geometry
 from pixellm.mini.scenes.lexicon import noun_of
-from pixellm.mini.scenes.naming import Asked, missing, there_is_no
+from pixellm.mini.scenes.naming import Asked, missing, none_here
 from pixellm.mini.scenes.phrasing import Said, word_for
 from pixellm.mini.scenes.placing import INSTANCE
 from pixellm.mini.scenes.scene import SceneView
@@ -160,4 +160,4 @@ def _nothing(view: SceneView, rng: random.Random, measure: Measure) -> Asked | N
     if name is None:
         return None
     word = word_for(name, view, rng)
-    return superlative(rng, measure, word.singular, word.plural), Said(there_is_no(name))
+    return superlative(rng, measure, word.singular, word.plural), Said(none_here(name))

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from pixellm.mini.scenes.lexicon import read_table, resolve
+from pixellm.mini.scenes.lexicon import read_table, resolve, there_is_no
 
 FACT_KINDS = ("use", "has", "group")
 FIELDS = frozenset(("kind", "holds", "maybe", "that", "say", "ask", "none", "noun"))
@@ -61,5 +61,7 @@ def _fact(key: str, row: dict) -> Fact:
         raise ValueError(f"{where}: expected a known kind, members, {{x}} in `say` and four questions or more.")
     if bad := [ask for ask in asks if not re.search(r"[.?]$", ask)]:
         raise ValueError(f"{where}: questions without an end: {bad}.")
-    none = row.get("none", f"Nothing here {row['that']}.")
+    # What is missing is named, if it is one or two things only.
+    few = f"{there_is_no(sorted(holds))} here." if len(holds) <= 2 else f"nothing here {row['that']}."
+    none = row.get("none", few[0].upper() + few[1:])
     return Fact(key, row["kind"], holds, maybe, row["that"], row["say"], asks, none, row.get("noun", ""))

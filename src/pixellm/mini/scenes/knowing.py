@@ -67,7 +67,7 @@ EXCLUDE_ALL = (
 
 def answer_fact(view: SceneView, fact: Fact, found: tuple[str, ...]) -> Said:
     """Say which categories a fact holds for, or that it holds for none."""
-    if not found:
+    if len(found) == 0:
         return Said(fact.none)
     parts = [one(view, category) for category in found]
     plural = len(found) > 1 or view.plural(found[0])

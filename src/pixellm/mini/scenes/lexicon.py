@@ -1,12 +1,13 @@
 """Names of objects that scenes are made of, their groups and overlaps (`lexicon.yaml`), and their nouns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from pixellm.data.categories import OVERLAPS
 from pixellm.data.describe import Noun, noun, spoken
+from pixellm.data.templates import join
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -74,6 +75,8 @@ def overlapping(category: str) -> frozenset[str]:
     name = canonical(category)
     sets: list[frozenset[str]] = [frozenset(map(canonical, group)) for group in OVERLAPS]
     sets += [frozenset(group) for group in _table()["overlaps"]]
+    for generic, parts in _table()["generic"].items():
+        sets += [frozenset({generic, part}) for part in resolve(parts, "generic")]
     return frozenset().union(*(group for group in sets if name in group)) - {name}
 
 
@@ -89,6 +92,11 @@ def noun_of(category: str) -> Noun:
     if word in irregular:
         return Noun(word, irregular[word], countable=True)
     return noun(category)
+
+
+def there_is_no(categories: Sequence[str]) -> str:
+    """Return "there is no dog and no cat"."""
+    return f"there {noun_of(categories[0]).be(many=False)} {join([f'no {noun_of(c).singular}' for c in categories])}"
 
 
 def number(count: int) -> str:

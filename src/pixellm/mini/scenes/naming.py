@@ -4,7 +4,7 @@ import random
 
 from pixellm.data.categories import COCO
 from pixellm.data.templates import join
-from pixellm.mini.scenes.lexicon import ORDINALS, noun_of, number
+from pixellm.mini.scenes.lexicon import ORDINALS, noun_of, number, there_is_no
 from pixellm.mini.scenes.phrasing import Said, fill, listed, one, single, word_for
 from pixellm.mini.scenes.scene import SceneView
 from pixellm.types import SEG_SLOT
@@ -121,8 +121,8 @@ def missing(view: SceneView, rng: random.Random, countable: bool = False) -> str
     return rng.choice(common if common and rng.random() < COMMON_RATE else absent)
 
 
-def there_is_no(category: str) -> str:
-    return f"There {noun_of(category).be(many=False)} no {noun_of(category).singular} here."
+def none_here(category: str) -> str:
+    return f"T{there_is_no([category])[1:]} here."
 
 
 def ask_category(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
@@ -131,7 +131,7 @@ def ask_category(view: SceneView, rng: random.Random, fits: bool) -> Asked | Non
         name = missing(view, rng)
         if name is None:
             return None
-        return fill(template, word_for(name, view, rng), rng.random() < 0.5), Said(there_is_no(name))
+        return fill(template, word_for(name, view, rng), rng.random() < 0.5), Said(none_here(name))
     if not view.categories:
         return None
     category = rng.choice(view.categories)
@@ -158,9 +158,7 @@ def ask_several(view: SceneView, rng: random.Random, fits: bool) -> Asked | None
     question = rng.choice(SEVERAL).format(list=join(words))
     if not gone:
         return question, listed([one(view, c) for c in there])
-    nothing = f"there {noun_of(gone[0]).be(many=False)} {join([f'no {noun_of(c).singular}' for c in gone])}" + (
-        "" if there else " here"
-    )
+    nothing = there_is_no(gone) + ("" if there else " here")
     if not there:
         return question, Said(nothing)
     part = listed([one(view, c) for c in there])
@@ -181,7 +179,7 @@ def ask_each(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
     template = rng.choice(EACH)
     if not fits:
         name = missing(view, rng, countable=True)
-        return None if name is None else (fill(template, noun_of(name), True), Said(there_is_no(name)))
+        return None if name is None else (fill(template, noun_of(name), True), Said(none_here(name)))
     possible = [c for c in view.countable if 2 <= len(view.members[c]) <= MAX_EACH and view.order(c)]
     if not possible:
         return None
@@ -200,7 +198,7 @@ def ask_count(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
     template = rng.choice(COUNT)
     if not fits:
         name = missing(view, rng, countable=True)
-        return None if name is None else (fill(template, word_for(name, view, rng), True), Said(there_is_no(name)))
+        return None if name is None else (fill(template, word_for(name, view, rng), True), Said(none_here(name)))
     if not view.countable:
         return None
     category = rng.choice([c for c in view.countable if view.many(c)] or view.countable)

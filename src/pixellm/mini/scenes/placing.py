@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pixellm.mini.scenes import geometry
 from pixellm.mini.scenes.geometry import Place
 from pixellm.mini.scenes.lexicon import ORDINALS, noun_of, number
-from pixellm.mini.scenes.naming import MAX_SLOTS, Asked, missing, there_is_no
-from pixellm.mini.scenes.phrasing import Said, agree, listed, single, word_for
+from pixellm.mini.scenes.naming import MAX_SLOTS, Asked, missing, none_here
+from pixellm.mini.scenes.phrasing import Said, agree, listed, word_for
 from pixellm.mini.scenes.scene import SceneObject, SceneView
 from pixellm.types import SEG_SLOT
 
@@ -191,7 +191,7 @@ def _order_nothing(view: SceneView, rng: random.Random, side: str) -> Asked | No
         if name is None:
             return None
         it = f"the {ORDINALS[rng.randrange(4)]} {word_for(name, view, rng).singular} from the {side}"
-        return rng.choice(INSTANCE).replace("{it}", it), Said(there_is_no(name))
+        return rng.choice(INSTANCE).replace("{it}", it), Said(none_here(name))
     count, word = len(view.members[category]), noun_of(category)
     rank = count + rng.randrange(3)
     if rank >= len(ORDINALS):
@@ -201,15 +201,16 @@ def _order_nothing(view: SceneView, rng: random.Random, side: str) -> Asked | No
     return rng.choice(INSTANCE).replace("{it}", it), Said(f"There {have}, so there is no {ORDINALS[rank]} one.")
 
 
-def grouped(view: SceneView, indices: list[int]) -> list[Said]:
-    """Name objects by category: all of one with one mask, else each by itself."""
+def grouped(view: SceneView, indices: list[int], where: str = "") -> list[Said]:
+    """Name objects by category: all or some of one with one mask, one of several by its place."""
     parts: list[Said] = []
     for category in dict.fromkeys(view.objects[i].category for i in indices):
         chosen = tuple(i for i in view.members[category] if i in indices)
         if len(chosen) == len(view.members[category]):
             parts.append(Said(f"{view.the(category)} {SEG_SLOT}", (chosen,)))
         elif len(chosen) == 1:
-            parts.append(single(view, chosen[0]))
+            label = f"the {noun_of(category).singular} {where}" if where else view.label(chosen[0])
+            parts.append(Said(f"{label} {SEG_SLOT}", (chosen,)))
         else:
             parts.append(Said(f"{number(len(chosen))} {noun_of(category).plural} {SEG_SLOT}", (chosen,)))
     return parts
@@ -268,7 +269,7 @@ def _where(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
         name = missing(view, rng, countable=True)
         if name is None:
             return None
-        return template.format(noun=word_for(name, view, rng).singular), Said(there_is_no(name))
+        return template.format(noun=word_for(name, view, rng).singular), Said(none_here(name))
     alone = [c for c in view.countable if len(view.members[c]) == 1]
     rng.shuffle(alone)
     for category in alone:
@@ -311,7 +312,7 @@ def _neighbour_of_nothing(view: SceneView, rng: random.Random) -> Asked | None:
         return None
     _, _, wordings = rng.choice(RELATIONS)
     anchor = f"the {word_for(name, view, rng).singular}"
-    return rng.choice(NEAR_ANY).format(rel=rng.choice(wordings), anchor=anchor), Said(there_is_no(name))
+    return rng.choice(NEAR_ANY).format(rel=rng.choice(wordings), anchor=anchor), Said(none_here(name))
 
 
 def _related(view: SceneView, rng: random.Random, fits: bool, anchor: str) -> Asked | None:
