@@ -2,8 +2,9 @@
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
-from pixellm.mini.scenes.lexicon import noun_of
+from pixellm.mini.scenes.lexicon import groups, noun_of
 from pixellm.mini.scenes.naming import Asked
 from pixellm.mini.scenes.phrasing import Said
 from pixellm.mini.scenes.scene import SceneObject, SceneView
@@ -39,7 +40,7 @@ ACTIONS = (
         ("bicycle", "motorcycle", "horse", "scooter", "pony", "camel", "donkey"),
         "ridden",
         RIDE_ASKS,
-        "Nobody is riding here.",
+        "There is nothing like a bicycle, a motorcycle or a horse to ride here.",
     ),
     Action(
         "riding",
@@ -97,7 +98,7 @@ ACTIONS = (
             ),
             *("Who need not fear the rain?", "Show me who stays dry, and why."),
         ),
-        "Nobody is sheltered from the weather here.",
+        "There is no umbrella here.",
     ),
     Action(
         "carrying",
@@ -149,7 +150,7 @@ ACTIONS = (
             *("Who is sitting, and on what?", "Who has found a seat, and which one?", "Is anybody sitting down?"),
             *("Who takes a rest here, and where?", "Which seat is taken, and by whom?"),
         ),
-        "Nobody is sitting here.",
+        "There is no seat here to sit on.",
     ),
 )
 DOES_WITH = (
@@ -189,6 +190,17 @@ def pairs(view: SceneView, action: Action) -> list[tuple[int, int]] | None:
     return found if len(set(taken)) == len(taken) else None
 
 
+@cache
+def _alike(action: Action) -> frozenset[str]:
+    """Return names of other things that the action's questions might be about, too."""
+    others = frozenset(item for other in ACTIONS if other.verb == action.verb for item in other.items)
+    if action.verb == "holding":
+        return frozenset()
+    if action.verb == "wearing":
+        others = groups()["WORN"] | groups()["TRINKET"] | groups()["HELMET"]
+    return others - set(action.items)
+
+
 def ask_action(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
     actions = list(ACTIONS)
     rng.shuffle(actions)
@@ -206,6 +218,8 @@ def _fitting(view: SceneView, rng: random.Random, action: Action) -> Asked | Non
         return None
     if len(found) == 1 and len(view.members[item := view.objects[found[0][1]].category]) == 1 and rng.random() < 0.5:
         question = rng.choice(DOES_WITH).format(verb=action.verb, item=noun_of(item).singular)
+    elif view.present & _alike(action):
+        return None
     else:
         question = rng.choice(action.asks)
     texts, targets = [], []

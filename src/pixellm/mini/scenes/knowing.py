@@ -143,8 +143,8 @@ def ask_exclude(view: SceneView, rng: random.Random, fits: bool) -> Asked | None
     if rest:
         return question, answer_fact(view, fact, rest)
     if fact.noun:
-        return question, Said(f"Apart from {view.the(out)}, there is no {fact.noun} here.")
-    return question, Said(f"Apart from {view.the(out)}, nothing here {fact.that}.")
+        return question, Said(f"Apart from {view.the(out)}, there is no other {fact.noun} here.")
+    return question, Said(f"Apart from {view.the(out)}, nothing else here {fact.that}.")
 
 
 def _all_but(view: SceneView, rng: random.Random) -> Asked | None:

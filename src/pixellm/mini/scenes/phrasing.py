@@ -115,7 +115,7 @@ def register(question: str, rng: random.Random) -> str:
     draw = rng.random()
     if draw < CASUAL_RATE:
         return question.lower().rstrip(".?")
-    if draw < CASUAL_RATE + POLITE_RATE and question[-1] == "?":
+    if draw < CASUAL_RATE + POLITE_RATE and question[-1] == "?" and not question.startswith("First:"):
         form = rng.choice(POLITE)
         return form.format(question if form.split("{")[0].rstrip()[-1] in ".?" else lower_first(question))
     return question
