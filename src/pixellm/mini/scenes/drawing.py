@@ -14,6 +14,7 @@ MIXED_RATE = 0.25  # of scenes: names from anywhere
 COCO_RATE = 0.35  # of scenes: only names of COCO
 COUNTS, COUNT_WEIGHTS = (1, 2, 3, 4, 5, 6, 8, 11), (60, 18, 9, 5, 3, 2, 1.5, 1)
 MAX_OBJECTS = 26
+DRAWS = 2  # tries for a scene of three categories or more
 # Height of the box as a fraction of the image, by size: from, to.
 HEIGHTS = {"large": (0.25, 0.75), "medium": (0.14, 0.45), "small": (0.04, 0.16)}
 WIDE = (
@@ -110,10 +111,14 @@ def _places() -> dict[str, dict[str, tuple[tuple[str, ...], ...] | float]]:
 def draw_scene(rng: random.Random) -> Scene:
     """Return a made-up scene of up to 26 objects; all names that it could have are known, or those of COCO."""
     coco = rng.random() < COCO_RATE
-    chosen = _mixed(rng) if rng.random() < MIXED_RATE else _of_place(rng)
-    if coco:
-        chosen = [(name, size) for name, size in chosen if name in COCO] or [("person", "large")]
-    chosen = _distinct(chosen)
+    chosen: list[tuple[str, str]] = []
+    for _ in range(DRAWS):
+        chosen = _distinct(_mixed(rng) if rng.random() < MIXED_RATE else _of_place(rng))
+        if coco:
+            chosen = [(name, size) for name, size in chosen if name in COCO]
+        if len(chosen) >= 3:
+            break
+    chosen = chosen or [("person", "large")]
     placed: list[_Drawn] = []
     for name, size in sorted(chosen, key=lambda row: (row[1] != "large", row[1] == "small")):
         count = (

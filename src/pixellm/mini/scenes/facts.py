@@ -61,7 +61,7 @@ def _fact(key: str, row: dict) -> Fact:
         raise ValueError(f"{where}: expected a known kind, members, {{x}} in `say` and four questions or more.")
     if bad := [ask for ask in asks if not re.search(r"[.?]$", ask)]:
         raise ValueError(f"{where}: questions without an end: {bad}.")
-    # What is missing is named, if it is one or two things only.
-    few = f"{there_is_no(sorted(holds))} here." if len(holds) <= 2 else f"nothing here {row['that']}."
+    # What is missing is named, if it can only be one thing.
+    few = f"{there_is_no(sorted(holds))} here." if len(holds) == 1 else f"nothing here {row['that']}."
     none = row.get("none", few[0].upper() + few[1:])
     return Fact(key, row["kind"], holds, maybe, row["that"], row["say"], asks, none, row.get("noun", ""))
