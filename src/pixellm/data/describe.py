@@ -31,6 +31,7 @@ PLURAL_ONLY = frozenset(
     (
         *("skis", "scissors", "pants", "jeans", "shorts", "tights", "leggings", "stockings", "trousers"),
         *("glasses", "sunglasses", "eyeglasses", "spectacles", "noodles"),
+        *("goggles", "headphones", "pliers"),
     )
 )
 MASS = frozenset(

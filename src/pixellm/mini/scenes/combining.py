@@ -334,7 +334,7 @@ def _side_next(view: SceneView, rng: random.Random, category: str) -> Asked | No
     parts = [single(view, i) for i in sorted(chosen, key=lambda i: -view.objects[i].area)]
     if len(parts) > 5 or any(len(view.members[view.objects[i].category]) > 1 for i in chosen):
         return None
-    plural = len(chosen) > 1 or view.plural(view.objects[chosen[0]].category)
+    plural = len(chosen) > 1 or noun_of(view.objects[chosen[0]].category).is_plural(many=False)
     return question, agree(f"{{x}} {{is}} to the {side} of {own}", listed(parts), plural)
 
 

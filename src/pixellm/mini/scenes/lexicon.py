@@ -87,8 +87,6 @@ def noun_of(category: str) -> Noun:
     irregular: Mapping[str, str] = _table()["irregular"]
     if word in _table()["mass"]:
         return Noun(word, word, countable=False)
-    if word in _table()["plural_only"]:
-        return Noun(word, word, countable=False)
     if word in irregular:
         return Noun(word, irregular[word], countable=True)
     return noun(category)

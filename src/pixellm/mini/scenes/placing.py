@@ -212,7 +212,9 @@ def grouped(view: SceneView, indices: list[int], where: str = "") -> list[Said]:
             label = f"the {noun_of(category).singular} {where}" if where else view.label(chosen[0])
             parts.append(Said(f"{label} {SEG_SLOT}", (chosen,)))
         else:
-            parts.append(Said(f"{number(len(chosen))} {noun_of(category).plural} {SEG_SLOT}", (chosen,)))
+            word = noun_of(category)
+            some = f"{number(len(chosen))} {word.plural}" if word.countable else f"some of the {word.plural}"
+            parts.append(Said(f"{some} {SEG_SLOT}", (chosen,)))
     return parts
 
 
@@ -257,10 +259,8 @@ def _place_any(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
     question = rng.choice(PLACE_ANY).replace("{place}", rng.choice(wordings))
     if not chosen:
         return None if fits or not view.complete else (question, Said(f"There is nothing {where}."))
-    parts = grouped(view, sorted(chosen, key=lambda i: -view.objects[i].area))
-    return (
-        (question, Said(f"{listed(parts).text}.", listed(parts).targets)) if fits and len(parts) <= MAX_SLOTS else None
-    )
+    parts = grouped(view, sorted(chosen, key=lambda i: -view.objects[i].area), where)
+    return (question, listed(parts)) if fits and len(parts) <= MAX_SLOTS else None
 
 
 def _where(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
@@ -358,7 +358,7 @@ def _any_related(
     if len(parts) > 5:
         return None
     everything = listed(parts)
-    plural = len(chosen) > 1 or view.plural(view.objects[chosen[0]].category)
+    plural = len(chosen) > 1 or noun_of(view.objects[chosen[0]].category).is_plural(many=False)
     return question, agree(f"{{x}} {{is}} {says} {own}", everything, plural)
 
 

@@ -222,6 +222,20 @@ def test_a_side_without_an_object_is_empty():
     assert checked > 5
 
 
+def test_verbs_agree_with_their_subjects():
+    rng, checked = random.Random(9), Counter()
+    for _ in range(700):
+        scene = draw_scene(rng)
+        asked = compose(scene, rng, {"neighbour": 1.0})
+        match = asked and re.search(r"\{seg\} (is|are) (?:above|below|next to|on|to the)", asked.turns[0].answer)
+        if match:
+            found = [scene.objects[i] for target in asked.turns[0].targets for i in target]
+            plural = len(found) > 1 or noun_of(found[0].category).is_plural(many=False)
+            assert match[1] == ("are" if plural else "is"), asked
+            checked[match[1]] += 1
+    assert set(checked) == {"is", "are"}
+
+
 def test_counts_are_compared_as_they_are(composed):
     checked = 0
     for _, turn in turns(composed, "yes_no"):
