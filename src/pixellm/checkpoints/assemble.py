@@ -49,8 +49,13 @@ def save_partial_checkpoint(model: nn.Module, processor: PixelLMProcessor, lora_
     make_readable(out)
 
 
-def load_partial_checkpoint(model: nn.Module, trained: Path) -> None:
+def load_partial_checkpoint(model: nn.Module, trained: Path, new: tuple[str, ...] = ()) -> None:
     """Load what `save_partial_checkpoint` wrote into a model of the same sizes; without adapters, only its pixel side.
+
+    Args:
+        model: its weights are changed.
+        trained: the directory.
+        new: prefixes of weights that the checkpoint may lack.
 
     Raises:
         ValueError: nothing of the kind is there, or it was trained with other sizes.
@@ -63,7 +68,8 @@ def load_partial_checkpoint(model: nn.Module, trained: Path) -> None:
     adapted = _PEFT_ROWS in own
     state = {key: tensor for key, tensor in state.items() if adapted or not key.startswith(_LLM)}
     wrong = [key for key, tensor in state.items() if key not in own or own[key].shape != tensor.shape]
-    missing = [key for key in own if key not in state and (not key.startswith(_LLM) or ".lora_" in key)]
+    expected = (key for key in own if not key.startswith((_LLM, *new)) or ".lora_" in key)
+    missing = [key for key in expected if key not in state]
     if wrong or missing:
         raise ValueError(
             f"{trained}: expected what a model of these sizes trained, got one in which {(wrong + missing)[:3]} "

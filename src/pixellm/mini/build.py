@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from pixellm.data.categories import SYNONYMS
+from pixellm.data.categories import COCO, SYNONYMS
 from pixellm.data.describe import noun
 from pixellm.mini.configuration import MiniConfig
 from pixellm.mini.modeling import MiniForConditionalGeneration
-from pixellm.mini.parts import fetch_language_model
+from pixellm.mini.parts import fetch_language_model, read_detector
 from pixellm.mini.recipe import MiniRecipe
 from pixellm.mini.vision_stage import load_backbone
 from pixellm.mini.word_mix import centred, word_directions
@@ -45,8 +45,9 @@ def build_config(recipe: MiniRecipe, processor: PixelLMProcessor, vocabulary: li
     text.vocab_size = max(text.vocab_size, max(processor.codebook_ids) + 1)
     text.name_or_path = ""  # a place on this machine
     settings = {key: value for key, value in recipe.model.items() if key != "vision"}
+    detector = {"detector_classes": COCO} if recipe.detector else {}
     return MiniConfig(
-        vision_config={"vocabulary": vocabulary, **recipe.model["vision"]},
+        vision_config={"vocabulary": vocabulary, **detector, **recipe.model["vision"]},
         text_config=text.to_dict(),
         codebook_ids=processor.codebook_ids,
         vocabulary_ids=[form_ids(processor.tokenizer, name) for name in vocabulary],
@@ -63,10 +64,12 @@ def form_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
     return [list(form) for form in dict.fromkeys(map(tuple, ids))]
 
 
-def build_model(config: MiniConfig, vision_weights: Path) -> MiniForConditionalGeneration:
+def build_model(config: MiniConfig, vision_weights: Path, detector: Path | None) -> MiniForConditionalGeneration:
     """A model with pretrained parts; everything else is new."""
     model = MiniForConditionalGeneration(config)
     load_backbone(model.vision_encoder, vision_weights, config.vision_config.vocabulary)
+    if detector:
+        model.vision_encoder.detector.network.load_state_dict(read_detector(detector))
     load_language_model(model)
     scale_to_words(model)
     return model

@@ -1,4 +1,4 @@
-"""Configuration of pixellm-mini: PixelLM with a dense classifier whose scores the LLM reads."""
+"""Configuration of pixellm-mini: PixelLM with a dense classifier whose scores the LLM reads, and a detector."""
 
 from typing import Any
 
@@ -8,19 +8,31 @@ from pixellm.model import PixelLMConfig, PixelLMVisionConfig
 
 
 class MiniVisionConfig(PixelLMVisionConfig):
-    """A timm backbone with a feature pyramid and a dense classifier.
+    """A timm backbone with a feature pyramid and a dense classifier, and beside it a detector.
 
     Args:
         vocabulary: categories that the classifier scores at the finest scale.
         classifier_dropout: in training, share of the deepest channels that the classifier does without.
+        detector_classes: categories of the detector, in its order, all of them in the vocabulary; none: no detector.
+        num_detections: objects of an image that the detector gives at most.
         kwargs: fields of `PixelLMVisionConfig`.
     """
 
     model_type = "pixellm_mini_vision"
 
-    def __init__(self, vocabulary: tuple[str, ...] = (), classifier_dropout: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        vocabulary: tuple[str, ...] = (),
+        classifier_dropout: float = 0.0,
+        detector_classes: tuple[str, ...] = (),
+        num_detections: int = 64,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"kind": "timm"} | kwargs)
         self.vocabulary, self.classifier_dropout = list(vocabulary), classifier_dropout
+        self.detector_classes, self.num_detections = list(detector_classes), num_detections
+        if absent := sorted(set(detector_classes) - set(vocabulary)):
+            raise ValueError(f"detector_classes: expected categories of the vocabulary, got {absent[:3]}.")
         if self.kind != "timm" or not self.hidden_size:
             raise ValueError(
                 f"expected a timm backbone with a feature pyramid, which the classifier reads, got kind {self.kind!r} "
@@ -45,6 +57,7 @@ class MiniConfig(PixelLMConfig):
         default_sampling: fields of `Sampling` where the caller gives none; lists of a small LLM may not end without
             `no_repeat_ngram_size`.
         embedding_skip: the codebook reads each state plus this times the token embedding at its position.
+        mask_width: channels of the head that segments detections.
         kwargs: fields of `PixelLMConfig`.
     """
 
@@ -62,12 +75,13 @@ class MiniConfig(PixelLMConfig):
         peak_share: float | None = None,
         default_sampling: dict[str, Any] | None = None,
         embedding_skip: float = 0.0,
+        mask_width: int = 96,
         **kwargs: Any,
     ) -> None:
         self.vocabulary_ids = vocabulary_ids or []
         self.num_tags, self.score_noise, self.class_prior = num_tags, score_noise, class_prior
         self.peak_share, self.default_sampling = peak_share, dict(default_sampling or {})
-        self.embedding_skip = embedding_skip
+        self.embedding_skip, self.mask_width = embedding_skip, mask_width
         super().__init__(vision_config, text_config, **kwargs)
         if peak_share is not None and not 0 < peak_share <= 1:
             raise ValueError(f"peak_share: expected a share > 0 and ≤ 1, or none, got {peak_share}.")

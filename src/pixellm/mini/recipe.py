@@ -1,4 +1,4 @@
-"""Recipes of the embedded default, built from its parts on annotated images in two stages."""
+"""Recipes of the embedded default, built from its parts on annotated images in stages."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,12 +33,17 @@ RENAMED = {
         )
     },
 }
-OWN_FIELDS = {"vision_stage", "answer_stage", "sources"}
+OWN_FIELDS = {"vision_stage", "answer_stage", "mask_stage", "sources"}
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One COCO-format source of a recipe; see `CocoSource` for the fields."""
+    """One COCO-format source of a recipe; see `CocoSource` for the other fields.
+
+    Args:
+        weight: share of the samples.
+        unseen: the dense classifier was not trained on it, see `MaskSamples`.
+    """
 
     annotations: str
     images: str
@@ -46,6 +51,7 @@ class SourceConfig:
     captions: str | None = None
     complete: bool = True
     merged: bool = False
+    unseen: bool = False
 
     def load(self, root: Path) -> CocoSource:
         captions = root / self.captions if self.captions else None
@@ -107,6 +113,24 @@ class AnswerStage:
 
 
 @dataclass(frozen=True)
+class MaskStage:
+    """Stage between them: masks of detections, with frozen encoders (`mask_stage.py`).
+
+    Args:
+        sources: images with a mask for each instance, or for each category.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    sources: Annotated[tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...], Field(min_length=1)]
+    warmup_steps: int = 40
+    weight_decay: float = 0.02
+    save_steps: int = 50
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
 class MiniRecipe:
     """The embedded default, from its parts.
 
@@ -115,6 +139,8 @@ class MiniRecipe:
         initialise: directory of what an earlier run of the same sizes trained (its `trained`), as initial weights of
             both stages.
         held_out: sources that are not trained on, for `calibrate_presence`; none: nothing is calibrated.
+        detector: folder with NanoDet's weights, see `read_detector`; none: there is no detector, and no mask stage.
+        vision_stage, mask_stage, answer_stage: the stages; one that is none is left out.
         recall: see `calibrate_presence`.
         losses: loss weights in place of the defaults of `MiniLossWeights`.
     """
@@ -124,11 +150,13 @@ class MiniRecipe:
     sources: Annotated[tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...], Field(min_length=1)]
     model: dict[str, Any]
     lora: Annotated[AdapterConfig, fields_of(AdapterConfig)]
-    vision_stage: Annotated[VisionStage, fields_of(VisionStage)]
-    answer_stage: Annotated[AnswerStage, fields_of(AnswerStage)]
+    vision_stage: Annotated[VisionStage | None, fields_of(VisionStage)] = None
+    mask_stage: Annotated[MaskStage | None, fields_of(MaskStage)] = None
+    answer_stage: Annotated[AnswerStage | None, fields_of(AnswerStage)] = None
     augmentation: Annotated[Augmentation, fields_of(Augmentation)] = Field(default_factory=Augmentation)
     seed: int = 0
     initialise: Path | None = None
+    detector: Path | None = None
     held_out: tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...] = ()
     recall: float = 0.9
     losses: Annotated[Mapping[str, float], fields_of(MiniLossWeights)] = Field(default_factory=dict)
@@ -143,5 +171,7 @@ def mini_recipe_of(values: Mapping[str, Any], path: Path) -> MiniRecipe:
     recipe = build(Annotated[MiniRecipe, fields_of(MiniRecipe)], values, path)
     check_names(recipe.model, config_fields(MiniConfig) | {"vision"}, f"{path}: model: ")
     check_names(recipe.model.get("vision", {}), config_fields(MiniVisionConfig), f"{path}: model: vision: ")
-    paths = {"data_root": recipe.data_root, "initialise": recipe.initialise}
+    if recipe.mask_stage and not recipe.detector:
+        raise ValueError(f"{path}: mask_stage: expected a detector beside it, got none. Name its folder in `detector`.")
+    paths = {"data_root": recipe.data_root, "initialise": recipe.initialise, "detector": recipe.detector}
     return replace(recipe, **{key: (path.parent / place).resolve() for key, place in paths.items() if place})

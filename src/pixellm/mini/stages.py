@@ -27,10 +27,13 @@ from pixellm.mini.build import (
 from pixellm.mini.calibrate import calibrate_presence
 from pixellm.mini.kind import MiniKind
 from pixellm.mini.losses import MiniLossWeights
+from pixellm.mini.mask_stage import MaskSamples, MaskTraining, collate_masks
 from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
-from pixellm.mini.recipe import AnswerStage, MiniRecipe, VisionStage
+from pixellm.mini.modeling import MiniForConditionalGeneration
+from pixellm.mini.recipe import AnswerStage, MaskStage, MiniRecipe, VisionStage
 from pixellm.mini.samples import ConversationSamples, MiniCollator, naming_samples
 from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
+from pixellm.model import PixelLMProcessor
 from pixellm.train.model_kind import adapt
 from pixellm.train.trainer import PixelLMTrainer
 from pixellm.utils.files import atomic_directory, atomic_write
@@ -38,6 +41,9 @@ from pixellm.utils.files import atomic_directory, atomic_write
 logger = logging.getLogger(__name__)
 
 CALIBRATION_SAMPLES = 16
+HELD_OUT_IMAGES = 300  # of each source, for the calibration of presence
+# Weights that a checkpoint from before the detector lacks.
+DETECTOR_PARTS = ("vision_encoder.detector.", "instances.")
 # Parameters that the second stage finds trained.
 FIRST_STAGE_PARTS = (
     *("vision_encoder", "pixel_projector", "neck", "pixel_decoder"),
@@ -55,11 +61,14 @@ def train_mini(recipe: MiniRecipe, output: Path) -> Path:
     sources = [source.load(recipe.data_root) for source in recipe.sources]
     vocabulary = names_of(sources)
     seeing = output / "vision" / "pixel_side.safetensors"
-    if not seeing.exists():
+    if recipe.vision_stage and not seeing.exists():
         train_vision(recipe, recipe.vision_stage, sources, vocabulary, seeing)
+    masks = output / "masks" / "mask_head.safetensors"
+    if recipe.mask_stage and not masks.exists():
+        train_masks(recipe, recipe.mask_stage, vocabulary, seeing, masks)
     trained = output / "trained"
     if not (trained / "config.json").exists():
-        train_answers(recipe, recipe.answer_stage, sources, vocabulary, seeing, trained)
+        train_answers(recipe, sources, vocabulary, seeing, masks, trained)
     model = output / "model"
     if not model.exists():
         with atomic_directory(model) as directory:
@@ -82,9 +91,9 @@ def train_vision(
     """First stage: what was trained goes to `result`."""
     torch.manual_seed(recipe.seed)
     config = build_config(recipe, build_processor(recipe), vocabulary)
-    model = build_model(config, fetch_vision_weights())
+    model = build_model(config, fetch_vision_weights(), recipe.detector)
     if recipe.initialise:
-        load_partial_checkpoint(model, recipe.initialise)
+        load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
     freeze(model.vision_encoder.backbone, stage.frozen, stage.depthwise)
     weights = [source.weight for source in recipe.sources]
     mixture = Mixture.of(sources, weights, stage.steps * stage.batch_size, recipe.seed)
@@ -113,19 +122,78 @@ def train_vision(
         save_file(pixel_side(model), temporary)
 
 
-def train_answers(
-    recipe: MiniRecipe, stage: AnswerStage, sources: list[CocoSource], vocabulary: list[str], seeing: Path, result: Path
-) -> None:
-    """Second stage, from the pixel side in the file `seeing`: what was trained goes to the directory `result`."""
-    torch.manual_seed(recipe.seed)  # not the state that the first stage left, if it ran in this process
-    processor = build_processor(recipe)
-    config = build_config(recipe, processor, vocabulary)
-    model = build_model(config, fetch_vision_weights())
-    model.language_model.to(torch.bfloat16)
-    adapt(model, MiniKind(), recipe.lora, stage.trained)
+def train_masks(recipe: MiniRecipe, stage: MaskStage, vocabulary: list[str], seeing: Path, result: Path) -> None:
+    """Stage of the detections' masks, with the encoders of earlier stages: the mask head goes to `result`."""
+    torch.manual_seed(recipe.seed)
+    config = build_config(recipe, build_processor(recipe), vocabulary)
+    model = build_model(config, fetch_vision_weights(), recipe.detector)
     if recipe.initialise:
-        load_partial_checkpoint(model, recipe.initialise)
-    load_pixel_side(model, load_file(seeing))
+        load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
+    if seeing.exists():
+        load_pixel_side(model, load_file(seeing))
+    sources = [source.load(recipe.data_root) for source in stage.sources]
+    weights = [source.weight for source in stage.sources]
+    mixture = Mixture.of(sources, weights, stage.steps * stage.batch_size, recipe.seed + 2)
+    trainer = PixelLMTrainer(
+        MaskTraining(model),
+        _arguments(stage, recipe, result.parent, bf16=False),
+        train_dataset=MaskSamples(
+            images=AugmentedImages(mixture, recipe.augmentation),
+            classes=config.vision_config.detector_classes,
+            size=config.vision_config.image_size,
+            unseen=[source.unseen for source in stage.sources],
+            mean=TIMM_MEAN[0],
+            std=TIMM_STD[0],
+        ),
+        data_collator=collate_masks,
+        batches=LengthBatches(same_length, stage.steps, stage.batch_size),
+        learning_rates={},
+        ema=stage.ema,
+        shardable=MiniKind.shardable,
+        loss_weights=MiniLossWeights(**recipe.losses),
+    )
+    trainer.fit()
+    with atomic_write(result) as temporary:
+        save_file(model.instances.mask_head.state_dict(), temporary)
+
+
+def train_answers(
+    recipe: MiniRecipe, sources: list[CocoSource], vocabulary: list[str], seeing: Path, masks: Path, result: Path
+) -> None:
+    """Last stage, from what the others left in the files `seeing` and `masks`; what was trained goes to `result`."""
+    torch.manual_seed(recipe.seed)  # not the state that an earlier stage left, if it ran in this process
+    processor = build_processor(recipe)
+    model = build_model(build_config(recipe, processor, vocabulary), fetch_vision_weights(), recipe.detector)
+    stage = recipe.answer_stage
+    model.language_model.to(torch.bfloat16)
+    adapt(model, MiniKind(), recipe.lora, stage.trained if stage else ())
+    if recipe.initialise:
+        load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
+    if seeing.exists():
+        load_pixel_side(model, load_file(seeing))
+    if masks.exists():
+        model.instances.mask_head.load_state_dict(load_file(masks))
+    if stage:
+        fit_answers(model, processor, recipe, stage, sources, vocabulary, result.parent / "answer")
+    if recipe.held_out:
+        held_out = chain.from_iterable(map(evenly, (source.load(recipe.data_root) for source in recipe.held_out)))
+        moved = calibrate_presence(model, processor, map(Record.decode, held_out), recipe.recall)
+        logger.info("presence on held-out images: mentions moved by %.2f, tags by %.2f", *moved)
+    with atomic_directory(result) as directory:
+        save_partial_checkpoint(model, processor, recipe.lora.alpha, directory)
+
+
+def fit_answers(
+    model: MiniForConditionalGeneration,
+    processor: PixelLMProcessor,
+    recipe: MiniRecipe,
+    stage: AnswerStage,
+    sources: list[CocoSource],
+    vocabulary: list[str],
+    output: Path,
+) -> None:
+    """Train a model with adapters on questions and answers."""
+    config = model.config
     shares = [(s, c.weight) for s, c in zip(sources, recipe.sources, strict=True) if _has_masks(s)]
     with_masks, weights = zip(*shares, strict=True)
     length = stage.steps * stage.batch_size
@@ -142,7 +210,7 @@ def train_answers(
         fit_names(model, map(collate, naming_samples(vocabulary, samples)))
     trainer = PixelLMTrainer(
         model,
-        _arguments(stage, recipe, result.parent / "answer"),
+        _arguments(stage, recipe, output),
         train_dataset=samples,
         data_collator=collate,
         learning_rates={
@@ -156,12 +224,12 @@ def train_answers(
         loss_weights=MiniLossWeights(**recipe.losses),
     )
     trainer.fit()
-    if recipe.held_out:
-        held_out = chain.from_iterable(source.load(recipe.data_root) for source in recipe.held_out)
-        moved = calibrate_presence(model, processor, map(Record.decode, held_out), recipe.recall)
-        logger.info("presence on held-out images: mentions moved by %.2f, tags by %.2f", *moved)
-    with atomic_directory(result) as directory:
-        save_partial_checkpoint(model, processor, recipe.lora.alpha, directory)
+
+
+def evenly(source: CocoSource) -> list[Record]:
+    """Return at most `HELD_OUT_IMAGES` records, from the whole of a source."""
+    count = min(len(source), HELD_OUT_IMAGES)
+    return [source[index * len(source) // count] for index in range(count)]
 
 
 def same_length(_: int) -> float:
@@ -173,7 +241,9 @@ def _has_masks(source: CocoSource) -> bool:
     return any(source[i].instances for i in range(min(3, len(source))))
 
 
-def _arguments(stage: VisionStage | AnswerStage, recipe: MiniRecipe, output: Path) -> TrainingArguments:
+def _arguments(
+    stage: VisionStage | MaskStage | AnswerStage, recipe: MiniRecipe, output: Path, bf16: bool = True
+) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(output),
         max_steps=stage.steps,
@@ -183,7 +253,7 @@ def _arguments(stage: VisionStage | AnswerStage, recipe: MiniRecipe, output: Pat
         warmup_steps=stage.warmup_steps,
         weight_decay=stage.weight_decay,
         max_grad_norm=1.0,
-        bf16=True,
+        bf16=bf16,
         seed=recipe.seed,
         logging_steps=min(10, stage.steps),
         save_steps=stage.save_steps,

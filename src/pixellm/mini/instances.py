@@ -1,0 +1,100 @@
+"""Masks of detections joined with the pixel decoder's mask of their category.
+
+Small objects get the mask that is drawn inside their box; the larger an object, the more its category's mask counts,
+since boxes cut off what is large.
+
+Shapes:  B images · G targets · K detections of an image · P pairs of target and detection · V categories · s side
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixellm.mini.configuration import MiniConfig
+from pixellm.mini.mask_head import MaskHead, paste
+from pixellm.mini.nanodet import FINE_WIDTH, WIDTH
+from pixellm.mini.vision import DetectedObjects
+
+CHOSEN_SHARE = 0.3  # a target means a category, and with it its detections, from this probability
+SURE_SCORE = 0.3  # of a detection; below, only the best of its category is chosen
+SMALL, LARGE = 0.02, 0.1  # of the image: boxes below the first get no part of the category's mask, above the second all
+OUTSIDE = -4.0  # logit of what lies in no chosen box
+
+
+class InstanceDecoder(nn.Module):
+    """Choose detections for targets, segment them, and join their masks with those of the categories."""
+
+    columns: Tensor
+
+    def __init__(self, config: MiniConfig) -> None:
+        super().__init__()
+        vision = config.vision_config
+        self.mask_head = MaskHead((FINE_WIDTH, WIDTH, WIDTH, WIDTH), config.mask_width, len(vision.detector_classes))
+        columns = [vision.vocabulary.index(name) for name in vision.detector_classes]
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+
+    def choose(self, objects: DetectedObjects, shares: Tensor, image_index: Tensor) -> Tensor:
+        """Return which detections each target means: bool (G, K), by its category probabilities (G, V)."""
+        detections = objects.detections
+        scores, classes = detections.scores[image_index], detections.classes[image_index]
+        fitting = (shares[:, self.columns].gather(1, classes) >= CHOSEN_SHARE) & detections.valid[image_index]
+        best = (scores * fitting).argmax(dim=1, keepdim=True)
+        best_only = torch.zeros_like(fitting).scatter(1, best, value=True)
+        return fitting & ((scores >= SURE_SCORE) | best_only)
+
+    def forward(
+        self,
+        objects: DetectedObjects,
+        maps: list[Tensor],
+        class_logits: Tensor,
+        chosen: Tensor,
+        region_logits: Tensor,
+        resized_hw: Tensor,
+        image_index: Tensor,
+    ) -> Tensor:
+        """Return mask logits (G, 2s, 2s); a target without a detection keeps its region.
+
+        Args:
+            objects: of the images.
+            maps: what `MaskHead.prepare` gave of them.
+            class_logits: (B, V, h, w) of the dense classifier.
+            chosen: bool (G, K), the detections that each target means.
+            region_logits: (G, s, s), the pixel decoder's masks.
+            resized_hw: (B, 2).
+            image_index: (G,) the image of each target.
+        """
+        side, size = 2 * region_logits.shape[-1], objects.pixels.shape[-1]
+        regions = F.interpolate(region_logits[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]
+        targets, numbers = chosen.nonzero(as_tuple=True)
+        if not len(targets):
+            return regions
+        images = image_index[targets]
+        boxes = objects.detections.boxes[images, numbers]
+        classes = objects.detections.classes[images, numbers]
+        logits = self.segment(objects, maps, class_logits, boxes, images, classes)
+        pasted, inside = paste(logits.float(), boxes, size, side)
+        pasted = pasted + region_share(boxes, resized_hw[images])[:, None, None] * regions[targets].float()
+        outside = torch.full_like(regions, OUTSIDE, dtype=torch.float32)
+        joined = outside.index_reduce(0, targets, pasted.where(inside, OUTSIDE), "amax")
+        return joined.where(chosen.any(dim=1)[:, None, None], regions.float()).to(regions.dtype)
+
+    def segment(
+        self,
+        objects: DetectedObjects,
+        maps: list[Tensor],
+        class_logits: Tensor,
+        boxes: Tensor,
+        image_index: Tensor,
+        classes: Tensor,
+    ) -> Tensor:
+        """Return mask logits (P, r, r) inside boxes (P, 4) of objects with the detector's `classes` (P,)."""
+        evidence = class_logits[image_index, self.columns[classes]]
+        return self.mask_head(maps, objects.pixels, evidence, boxes, image_index, classes)
+
+
+def region_share(boxes: Tensor, image_hw: Tensor) -> Tensor:
+    """Return how much of a category's mask counts in boxes (P, 4) of images of height and width (P, 2): 0..1."""
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) / image_hw.prod(dim=1)
+    return ((area.log() - math.log(SMALL)) / (math.log(LARGE) - math.log(SMALL))).clamp(0, 1)
