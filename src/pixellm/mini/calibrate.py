@@ -1,11 +1,11 @@
 """Presence on images that were not trained on: there the dense classifier is less sure of what it sees.
 
-`calibrate_presence` fits how the detector's scores and the classifier's make a presence score (Platt scaling), and
-moves the two biases of `WordMix`: the language model has learned that a score above 0 means "there".
+The language model has learned that a score above 0 means "there". On held-out images the scores of what is there lie
+lower; `calibrate_presence` moves the two biases of `WordMix` by as much. `calibrate_detector` fits how the detector's
+scores and the classifier's make a presence score (Platt scaling).
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,26 +14,10 @@ from torch import Tensor
 
 from pixellm.data.records import AnnotatedImage
 from pixellm.mini.modeling import MiniForConditionalGeneration
+from pixellm.mini.vision import ClassifiedFeatures
 from pixellm.model import PixelLMProcessor
 
 FIT_STEPS = 100  # of L-BFGS, more than three parameters need
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    """What a model sees of the categories of held-out images.
-
-    Args:
-        scores: (N,) presence logits of the categories that are annotated.
-        present: bool (N,).
-        evidence: (M, 2) of those that the detector knows, see `DetectedObjects`.
-        evidence_present: bool (M,).
-    """
-
-    scores: Tensor
-    present: Tensor
-    evidence: Tensor
-    evidence_present: Tensor
 
 
 @torch.no_grad()
@@ -43,37 +27,54 @@ def calibrate_presence(
     images: Iterable[AnnotatedImage],
     recall: float,
 ) -> tuple[float, float]:
-    """Fit the presence scores of a model with a detector, and move the biases.
+    """Move the biases of a model with a dense classifier.
 
     A name that is asked for counts as there so readily that `recall` (0..1) of those that are there do. In the list of
     tags, as many count as there as there are.
 
     Args:
-        model: its `word_mix.mention_bias` and `word_mix.tag_bias` are changed, and what its detector makes of evidence.
+        model: its `word_mix.mention_bias` and `word_mix.tag_bias` are changed.
         processor: its processor.
         images: held out, complete for the names that they know.
         recall: see above.
 
     Returns:
         By how much both were moved: (mentions, tags).
-
-    Raises:
-        ValueError: there are no names that are there, or none that are not.
     """
-    held_out = list(images)
-    detector = model.vision_encoder.detector
-    if detector is not None:
-        seen = _look(model, processor, held_out)
-        gains, bias = fit_presence(seen.evidence, seen.evidence_present)
-        detector.presence_gains.copy_(gains)
-        detector.presence_bias.copy_(bias)
-    seen = _look(model, processor, held_out)
-    present = seen.scores[seen.present].numpy()
-    mentions = -float(np.quantile(present, 1 - recall)) - float(model.word_mix.mention_bias)
-    tags = -float(np.sort(seen.scores.numpy())[-len(present)]) - float(model.word_mix.tag_bias)
+    vocabulary = model.config.vision_config.vocabulary
+    rows = [
+        (features.presence_logits[0, vocabulary.index(name)], there)
+        for features, names in _look(model, processor, images, vocabulary)
+        for name, there in names.items()
+    ]
+    scores, present = _table(rows)
+    mentions = -float(np.quantile(scores[present].numpy(), 1 - recall))
+    tags = -float(scores.sort(descending=True).values[int(present.sum()) - 1])
     model.word_mix.mention_bias += mentions
     model.word_mix.tag_bias += tags
     return mentions, tags
+
+
+@torch.no_grad()
+def calibrate_detector(
+    model: MiniForConditionalGeneration, processor: PixelLMProcessor, images: Iterable[AnnotatedImage]
+) -> None:
+    """Fit the presence scores of the categories that a model's detector knows.
+
+    Args:
+        model: what its detector makes of evidence is changed.
+        processor: its processor.
+        images: held out, complete for the names that they know.
+    """
+    detector, classes = model.vision_encoder.detector, model.config.vision_config.detector_classes
+    rows = [
+        (features.objects.evidence[0, classes.index(name)], there)
+        for features, names in _look(model, processor, images, classes)
+        for name, there in names.items()
+    ]
+    gains, bias = fit_presence(*_table(rows))
+    detector.presence_gains.copy_(gains)
+    detector.presence_bias.copy_(bias)
 
 
 def fit_presence(evidence: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,24 +94,25 @@ def fit_presence(evidence: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _look(
-    model: MiniForConditionalGeneration, processor: PixelLMProcessor, images: Iterable[AnnotatedImage]
-) -> _HeldOut:
-    vocabulary = {name: index for index, name in enumerate(model.config.vision_config.vocabulary)}
-    detected = {name: index for index, name in enumerate(model.config.vision_config.detector_classes)}
-    training, scores, present, evidence, evidence_present = model.training, [], [], [], []
+    model: MiniForConditionalGeneration,
+    processor: PixelLMProcessor,
+    images: Iterable[AnnotatedImage],
+    known: Sequence[str],
+) -> Iterator[tuple[ClassifiedFeatures, dict[str, bool]]]:
+    """Yield what the encoder sees in each image, and which of the `known` names that are annotated are there."""
+    training = model.training
     model.eval()
     for annotated in images:
         inputs = processor.images([annotated.image])
         features = model.vision_encoder(inputs["pixel_values"], inputs["resized_hw"])
         shown = annotated.category_masks().keys() | {name for name, _ in annotated.boxes}
-        for name in sorted((annotated.exhaustive or frozenset()) & vocabulary.keys()):
-            scores.append(features.presence_logits[0, vocabulary[name]].float())
-            present.append(name in shown)
-            if name in detected:
-                evidence.append(features.objects.evidence[0, detected[name]])
-                evidence_present.append(name in shown)
+        yield features, {name: name in shown for name in sorted(annotated.exhaustive or ()) if name in known}
     model.train(training)
-    if all(present) or not any(present):
+
+
+def _table(rows: Sequence[tuple[Tensor, bool]]) -> tuple[Tensor, Tensor]:
+    """Stack rows; a ValueError where nothing is there, or nothing is missing."""
+    present = torch.tensor([there for _, there in rows])
+    if not len(rows) or bool(present.all()) or not bool(present.any()):
         raise ValueError("expected held-out images with names that are there and names that are not, got none.")
-    pairs = torch.stack(evidence) if evidence else torch.zeros(0, 2)
-    return _HeldOut(torch.stack(scores), torch.tensor(present), pairs, torch.tensor(evidence_present))
+    return torch.stack([row.float() for row, _ in rows]), present

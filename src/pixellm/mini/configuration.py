@@ -39,6 +39,11 @@ class MiniVisionConfig(PixelLMVisionConfig):
                 f"and hidden_size {self.hidden_size}."
             )
 
+    @property
+    def detector_columns(self) -> list[int]:
+        """Place of each of the detector's categories in the vocabulary."""
+        return [self.vocabulary.index(name) for name in self.detector_classes]
+
 
 class MiniConfig(PixelLMConfig):
     """Everything about pixellm-mini.

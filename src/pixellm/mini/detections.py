@@ -58,9 +58,7 @@ def select_detections(
     return Detections(*stacked)
 
 
-def _select(
-    scores: Tensor, boxes: Tensor, hw: Tensor, count: int, min_score: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _select(scores: Tensor, boxes: Tensor, hw: Tensor, count: int, min_score: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return boxes (K, 4), classes (K,) and scores (K,) of one image; see `select_detections`."""
     best, flat = scores.flatten().topk(min(CANDIDATES, scores.numel()))
     cells, classes = flat // scores.shape[-1], flat % scores.shape[-1]

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixellm.mini.configuration import MiniConfig
-from pixellm.mini.mask_head import MaskHead, paste
-from pixellm.mini.nanodet import FINE_WIDTH, WIDTH
-from pixellm.mini.vision import DetectedObjects
+from pixellm.mini.mask_head import MaskHead, paste, with_margin
+from pixellm.mini.nanodet import FINE_WIDTH, STRIDES, WIDTH
+from pixellm.mini.vision import ClassifiedFeatures, DetectedObjects
 
 CHOSEN_SHARE = 0.3  # a target means a category, and with it its detections, from this probability
 SURE_SCORE = 0.3  # of a detection; below, only the best of its category is chosen
@@ -26,14 +26,17 @@ OUTSIDE = -4.0  # logit of what lies in no chosen box
 class InstanceDecoder(nn.Module):
     """Choose detections for targets, segment them, and join their masks with those of the categories."""
 
-    columns: Tensor
-
     def __init__(self, config: MiniConfig) -> None:
         super().__init__()
         vision = config.vision_config
-        self.mask_head = MaskHead((FINE_WIDTH, WIDTH, WIDTH, WIDTH), config.mask_width, len(vision.detector_classes))
-        columns = [vision.vocabulary.index(name) for name in vision.detector_classes]
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        channels = (FINE_WIDTH, *[WIDTH] * len(STRIDES), *[vision.hidden_size] * len(vision.reductions))
+        self.mask_head = MaskHead(channels, config.mask_width, len(vision.detector_classes))
+        self.columns = vision.detector_columns
+
+    def prepare(self, features: ClassifiedFeatures) -> list[Tensor]:
+        """Return what the mask head reads of both encoders' maps, once per image."""
+        assert features.objects is not None
+        return self.mask_head.prepare([*features.objects.maps, *features.scales[::-1]])
 
     def choose(self, objects: DetectedObjects, shares: Tensor, image_index: Tensor) -> Tensor:
         """Return which detections each target means: bool (G, K), by its category probabilities (G, V)."""
@@ -58,7 +61,7 @@ class InstanceDecoder(nn.Module):
 
         Args:
             objects: of the images.
-            maps: what `MaskHead.prepare` gave of them.
+            maps: what `prepare` gave of them.
             class_logits: (B, V, h, w) of the dense classifier.
             chosen: bool (G, K), the detections that each target means.
             region_logits: (G, s, s), the pixel decoder's masks.
@@ -66,19 +69,22 @@ class InstanceDecoder(nn.Module):
             image_index: (G,) the image of each target.
         """
         side, size = 2 * region_logits.shape[-1], objects.pixels.shape[-1]
-        regions = F.interpolate(region_logits[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]
+        regions = F.interpolate(region_logits[:, None].float(), (side, side), mode="bilinear", align_corners=False)[
+            :, 0
+        ]
         targets, numbers = chosen.nonzero(as_tuple=True)
-        if not len(targets):
-            return regions
         images = image_index[targets]
-        boxes = objects.detections.boxes[images, numbers]
-        classes = objects.detections.classes[images, numbers]
+        found = objects.detections.boxes[images, numbers]
+        boxes, classes = with_margin(found), objects.detections.classes[images, numbers]
         logits = self.segment(objects, maps, class_logits, boxes, images, classes)
         pasted, inside = paste(logits.float(), boxes, size, side)
-        pasted = pasted + region_share(boxes, resized_hw[images])[:, None, None] * regions[targets].float()
-        outside = torch.full_like(regions, OUTSIDE, dtype=torch.float32)
-        joined = outside.index_reduce(0, targets, pasted.where(inside, OUTSIDE), "amax")
-        return joined.where(chosen.any(dim=1)[:, None, None], regions.float()).to(regions.dtype)
+        pasted = pasted + region_share(found, resized_hw[images])[:, None, None] * regions[targets]
+        pasted = pasted.where(inside, OUTSIDE)
+        joined = [
+            pasted[targets == target].amax(dim=0) if bool(chosen[target].any()) else regions[target]
+            for target in range(len(regions))
+        ]
+        return (torch.stack(joined) if joined else regions).to(region_logits.dtype)
 
     def segment(
         self,
@@ -90,7 +96,7 @@ class InstanceDecoder(nn.Module):
         classes: Tensor,
     ) -> Tensor:
         """Return mask logits (P, r, r) inside boxes (P, 4) of objects with the detector's `classes` (P,)."""
-        evidence = class_logits[image_index, self.columns[classes]]
+        evidence = class_logits[image_index, torch.tensor(self.columns, device=classes.device)[classes]]
         return self.mask_head(maps, objects.pixels, evidence, boxes, image_index, classes)
 
 

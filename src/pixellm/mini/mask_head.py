@@ -16,6 +16,7 @@ SIDE = 28  # cells of a box's part; its mask has twice as many
 CLASS_WIDTH = 16
 EVIDENCE_RANGE = 6.0  # logits of the dense classifier are clamped to ±this
 DILATIONS = (1, 2, 4)
+MARGIN = 0.1  # of a box's width and height, on each side: detections often cut off a part
 
 
 class MaskHead(nn.Module):
@@ -81,6 +82,12 @@ def _part(map_: Tensor, rois: Tensor, size: int) -> Tensor:
     # In fp32: torchvision has no other kernel on every device.
     part = roi_align(map_.float(), rois.float(), SIDE, map_.shape[-1] / size, sampling_ratio=2, aligned=True)
     return part.to(map_.dtype)
+
+
+def with_margin(boxes: Tensor) -> Tensor:
+    """Enlarge boxes (I, 4) by `MARGIN` on each side; they may exceed the image."""
+    size = (boxes[:, 2:] - boxes[:, :2]) * MARGIN
+    return torch.cat([boxes[:, :2] - size, boxes[:, 2:] + size], dim=1)
 
 
 def paste(logits: Tensor, boxes: Tensor, size: int, side: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from torchvision.ops import box_iou, masks_to_boxes, roi_align
 
 from pixellm.mini.augment import AugmentedImages, fit
-from pixellm.mini.mask_head import SIDE
+from pixellm.mini.mask_head import SIDE, with_margin
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.types import Output
@@ -35,6 +35,7 @@ MERGED_COVER = 0.2  # … which covers at least this share of their box …
 MERGED_IOU = 0.1  # … and that overlap no other of their category by more
 EVIDENCE_NOISE = 0.5  # standard deviation of what is added to the classifier's logits
 EVIDENCE_DROPOUT = 0.25
+SEEN_DROPOUT, UNSEEN_DROPOUT = 0.5, 0.1  # of the dense classifier's features
 
 
 @dataclass
@@ -124,12 +125,16 @@ class MaskTraining(nn.Module):
         boxes, names, targets = (torch.cat(tensors) for tensors in zip(*rows, strict=True))
         index = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row[0]) for row in rows]))
         columns = torch.arange(len(boxes))
-        evidence = features.class_logits[index, instances.columns[names]]
+        # Features of images that the encoder was trained on say more than those of new ones.
+        rate = torch.where(unseen, UNSEEN_DROPOUT, SEEN_DROPOUT)
+        kept = (torch.rand(len(rows)) >= rate).float()[:, None, None, None]
+        features.scales = [scale * kept for scale in features.scales]
+        evidence = features.class_logits[index, torch.tensor(instances.columns)[names]]
         evidence = evidence + EVIDENCE_NOISE * torch.randn(len(boxes), 1, 1)
         hidden = (torch.rand(len(boxes)) < EVIDENCE_DROPOUT) | ~unseen[index]
         evidence = evidence.masked_fill(hidden[:, None, None], 0)
-        head = instances.mask_head
-        logits = head(head.prepare(objects.maps), objects.pixels, evidence, boxes, index, names)
+        boxes = with_margin(boxes)
+        logits = instances.mask_head(instances.prepare(features), objects.pixels, evidence, boxes, index, names)
         rois = torch.cat([columns[:, None].float(), boxes], dim=1)
         wanted = roi_align(targets[:, None].float(), rois, 2 * SIDE, sampling_ratio=2, aligned=True)[:, 0]
         return Output([], _losses(logits, wanted, loss_weights))

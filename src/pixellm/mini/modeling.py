@@ -41,7 +41,7 @@ class ClassifiedImages(EncodedImages):
         presence_logits: (B, V).
         words: (V, D) embeddings of the categories.
         objects: what the detector gives; None without one.
-        mask_maps: what `MaskHead.prepare` gave of them.
+        mask_maps: what `InstanceDecoder.prepare` gave.
     """
 
     class_logits: Tensor
@@ -96,7 +96,7 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
             presence_logits=features.presence_logits,
             words=words,
             objects=features.objects,
-            mask_maps=self.instances.mask_head.prepare(features.objects.maps) if self.instances else [],
+            mask_maps=self.instances.prepare(features) if self.instances else [],
         )
 
     def llm_inputs(
@@ -130,6 +130,17 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         prompts = self.codebook(states)  # first: gradients are summed in the reverse of this order
         shares = self.word_mix.shares(self._first_states(states), images.words)
         return self._decode_with_prior(images, shares, prompts, image_index)
+
+    def presence_scores(
+        self, images: EncodedImages, states: Tensor, image_index: Tensor, mask_logits: Tensor
+    ) -> Tensor | None:
+        """Return the presence (G,) of the categories that the targets mean; of an unknown one, its mask's maximum."""
+        if not self.config.class_prior:
+            return None
+        assert isinstance(images, ClassifiedImages)
+        shares = self.word_mix.shares(self._first_states(states.to(images.maps[0].dtype)), images.words).float()
+        known = (shares * images.presence_logits[image_index].float().sigmoid()).sum(dim=1)
+        return known + (1 - shares.sum(dim=1)) * mask_logits.float().flatten(1).amax(dim=1).sigmoid()
 
     def decode_classes(self, images: ClassifiedImages, classes: Tensor, image_index: Tensor) -> Tensor:
         """Decode masks of G categories, given as vocabulary indexes, without the LLM: logits (G, 2g, 2g)."""

@@ -39,24 +39,18 @@ class DetectorOutput:
 class NanoDet(nn.Module):
     """Detector; BatchNorm is folded into its convolutions."""
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(_conv(3, 32, 2), nn.MaxPool2d(3, 2, 1))
-        self.stages = nn.ModuleList(
-            [_Stage(32, 32, 1, 1), _Stage(64, 64, 2), _Stage(128, 128, 2), _Stage(256, 256, 3)]
-        )
+        self.stages = nn.ModuleList([_Stage(32, 32, 1, 1), _Stage(64, 64, 2), _Stage(128, 128, 2), _Stage(256, 256, 3)])
         self.lateral = nn.ModuleList([nn.Conv2d(channels, WIDTH, 1) for channels in (128, 256, 512)])
         self.heads = nn.ModuleList([_conv(WIDTH, WIDTH) for _ in STRIDES])
         self.outputs = nn.ModuleList([nn.Conv2d(WIDTH, CLASSES + 4 * BINS, 1) for _ in STRIDES])
-        self.register_buffer("mean", torch.tensor(MEAN_BGR)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION_BGR)[:, None, None], persistent=False)
 
     def normalise(self, rgb: Tensor) -> Tensor:
         """Normalise images (B, 3, H, W) in the range 0..255, red first, as `forward` takes them."""
-        return (rgb.flip(1) - self.mean) / self.deviation
+        mean, deviation = rgb.new_tensor(MEAN_BGR), rgb.new_tensor(DEVIATION_BGR)
+        return (rgb.flip(1) - mean[:, None, None]) / deviation[:, None, None]
 
     def forward(self, pixels: Tensor) -> DetectorOutput:
         """Detect on normalised images (B, 3, H, W); 0 is padding."""

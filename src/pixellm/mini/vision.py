@@ -74,14 +74,10 @@ class ClassifyingEncoder(TimmEncoder):
 class ObjectDetector(nn.Module):
     """NanoDet on the pixels of the timm backbone; its scores correct the presence of the categories that it knows."""
 
-    columns: Tensor
-
     def __init__(self, config: MiniVisionConfig) -> None:
         super().__init__()
         self.network = NanoDet()
-        self.count = config.num_detections
-        columns = [config.vocabulary.index(name) for name in config.detector_classes]
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.count, self.columns = config.num_detections, config.detector_columns
         # Presence = evidence · gains + bias, see `calibrate`.
         self.presence_gains = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.presence_bias = nn.Parameter(torch.zeros(()))
@@ -103,7 +99,8 @@ class ObjectDetector(nn.Module):
         evidence = torch.stack([best, presence_logits[:, self.columns].float()], dim=-1)
         corrected = (evidence @ self.presence_gains.float() + self.presence_bias).to(presence_logits.dtype)
         objects = DetectedObjects(detections, [output.fine, *output.pyramid], pixels, evidence)
-        return objects, presence_logits.index_copy(1, self.columns, corrected)
+        columns = torch.tensor(self.columns, device=corrected.device)
+        return objects, presence_logits.index_copy(1, columns, corrected)
 
 
 class DenseClassifier(nn.Module):
