@@ -159,8 +159,12 @@ def _asked(
     """Choose what an image is asked for.
 
     Args:
-        masks, classes, merged: of the M annotated instances.
-        boxes, found, scores: of the detections: corners, classes, scores.
+        masks: bool (M, S, S) of the annotated instances.
+        classes: (M,) of them.
+        merged: bool (M,) of them.
+        boxes: (K, 4) corners of the detections.
+        found: (K,) classes of the detections.
+        scores: (K,) of the detections.
         hw: height and width of the image.
 
     Returns:

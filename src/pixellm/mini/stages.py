@@ -28,8 +28,8 @@ from pixellm.mini.calibrate import calibrate_presence
 from pixellm.mini.kind import MiniKind
 from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.mask_stage import MaskSamples, MaskTraining, collate_masks
-from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
 from pixellm.mini.modeling import MiniForConditionalGeneration
+from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
 from pixellm.mini.recipe import AnswerStage, MaskStage, MiniRecipe, VisionStage
 from pixellm.mini.samples import ConversationSamples, MiniCollator, naming_samples
 from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
