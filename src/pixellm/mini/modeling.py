@@ -61,7 +61,8 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
     def build(self, config: MiniConfig) -> None:
         super().build(config)
         self.word_mix = WordMix(config)
-        self.instances = InstanceDecoder(config) if config.vision_config.detector_classes else None
+        detects = config.class_prior and config.vision_config.detector_classes
+        self.instances = InstanceDecoder(config) if detects else None
 
     def build_vision_encoder(self, config: MiniVisionConfig) -> ClassifyingEncoder:
         return ClassifyingEncoder(config)

@@ -9,7 +9,7 @@ from pixellm.mini.parts import PRETRAINED
 
 
 def pixellm_mini() -> MiniConfig:
-    """Return the configuration of SmolLM2-135M-Instruct with EfficientNet-Lite2, which recipes/mini.yaml trains."""
+    """Return the configuration of SmolLM2-135M-Instruct with EfficientNet-Lite2 and NanoDet."""
     return MiniConfig.from_pretrained(PRETRAINED)
 
 
@@ -24,15 +24,16 @@ def lisa_mini() -> MiniLisaConfig:
         "mlp_dim": settings["decoder_mlp_dim"],
         "iou_head_hidden_dim": settings["decoder_dim"],
     }
-    # SAM's decoder takes no class prior.
-    return MiniLisaConfig(sam_decoder_config=decoder, **(settings | {"class_prior": False}))
+    # SAM's decoder takes neither a class prior nor detections.
+    without = {"class_prior": False, "vision_config": settings["vision_config"] | {"detector_classes": []}}
+    return MiniLisaConfig(sam_decoder_config=decoder, **(settings | without))
 
 
 def seem_mini() -> SeemConfig:
-    """Return a SEEM-style model: the encoder of pixellm-mini without its classifier, and few layers of a small LLM."""
+    """Return a SEEM-style model: the backbone of pixellm-mini with its pyramid, and few layers of a small LLM."""
     mini = pixellm_mini()
     vision = mini.vision_config.to_dict()
-    for key in ("vocabulary", "classifier_dropout"):
+    for key in ("vocabulary", "classifier_dropout", "detector_classes", "num_detections"):
         vision.pop(key)
     return SeemConfig(
         vision_config=vision | {"image_size": 320, "drop_path": 0.0},

@@ -138,10 +138,10 @@ class MiniRecipe:
         model: fields of `MiniConfig`, with `vision` for those of `MiniVisionConfig`.
         initialise: directory of what an earlier run of the same sizes trained (its `trained`), as initial weights of
             both stages.
-        held_out: sources that are not trained on, for `calibrate_presence`; none: nothing is calibrated.
+        held_out: sources that are not trained on, for `calibrate`; none: nothing is calibrated.
         detector: folder with NanoDet's weights, see `read_detector`; none: there is no detector, and no mask stage.
         vision_stage, mask_stage, answer_stage: the stages; one that is none is left out.
-        recall: see `calibrate_presence`.
+        recall: see `calibrate_presence`; none: the biases stay as they are.
         losses: loss weights in place of the defaults of `MiniLossWeights`.
     """
 
@@ -158,7 +158,7 @@ class MiniRecipe:
     initialise: Path | None = None
     detector: Path | None = None
     held_out: tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...] = ()
-    recall: float = 0.9
+    recall: float | None = 0.9
     losses: Annotated[Mapping[str, float], fields_of(MiniLossWeights)] = Field(default_factory=dict)
 
 

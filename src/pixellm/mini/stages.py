@@ -24,7 +24,7 @@ from pixellm.mini.build import (
     load_pixel_side,
     pixel_side,
 )
-from pixellm.mini.calibrate import calibrate_presence
+from pixellm.mini.calibrate import calibrate_detector, calibrate_presence
 from pixellm.mini.kind import MiniKind
 from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.mask_stage import MaskSamples, MaskTraining, collate_masks
@@ -176,9 +176,13 @@ def train_answers(
     if stage:
         fit_answers(model, processor, recipe, stage, sources, vocabulary, result.parent / "answer")
     if recipe.held_out:
-        held_out = chain.from_iterable(map(evenly, (source.load(recipe.data_root) for source in recipe.held_out)))
-        moved = calibrate_presence(model, processor, map(Record.decode, held_out), recipe.recall)
-        logger.info("presence on held-out images: mentions moved by %.2f, tags by %.2f", *moved)
+        records = chain.from_iterable(evenly(source.load(recipe.data_root)) for source in recipe.held_out)
+        held_out = [record.decode() for record in records]
+        if recipe.detector:
+            calibrate_detector(model, processor, held_out)
+        if recipe.recall is not None:
+            moved = calibrate_presence(model, processor, held_out, recipe.recall)
+            logger.info("presence on held-out images: mentions moved by %.2f, tags by %.2f", *moved)
     with atomic_directory(result) as directory:
         save_partial_checkpoint(model, processor, recipe.lora.alpha, directory)
 
