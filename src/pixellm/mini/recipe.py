@@ -158,7 +158,7 @@ class MiniRecipe:
     initialise: Path | None = None
     detector: Path | None = None
     held_out: tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...] = ()
-    recall: float | None = 0.9
+    recall: float | None = None
     losses: Annotated[Mapping[str, float], fields_of(MiniLossWeights)] = Field(default_factory=dict)
 
 
