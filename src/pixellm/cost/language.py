@@ -245,7 +245,19 @@ class LanguageCostModel:
             images, device = self._images_on_cpu, "cpu"
         states = torch.zeros(targets * self.group, self.width, dtype=torch.bfloat16, device=device)
         index = torch.zeros(targets, dtype=torch.long, device=device)
-        return measure(lambda: self.model.decode_masks(images, states, index))
+
+        def decode() -> None:
+            self.model.decode_masks(images, states, index)
+            if isinstance(images, ClassifiedImages) and self.model.instances is not None:
+                self._segment(targets)
+
+        return measure(decode)
+
+    def _segment(self, targets: int) -> None:
+        """Segment one detection for each target."""
+        images, numbers = self._encoded[1], torch.zeros(targets, dtype=torch.long, device="meta")
+        boxes = _empty(targets, 4)
+        self.model.instances.segment(images.objects, images.mask_maps, images.class_logits, boxes, numbers, numbers)
 
     @cached_property
     def _images_on_cpu(self) -> ClassifiedImages:
@@ -259,6 +271,7 @@ class LanguageCostModel:
             maps=[torch.zeros_like(map_, device="cpu") for map_ in images.maps],
             class_logits=torch.zeros_like(images.class_logits, device="cpu"),
             words=torch.zeros_like(images.words, device="cpu"),
+            objects=None,
         )
 
 

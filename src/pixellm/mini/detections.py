@@ -50,6 +50,9 @@ def select_detections(
         count: K.
         min_score: of what is an object.
     """
+    if scores.is_meta:  # where only shapes are known
+        found = scores.new_zeros(len(scores), count)
+        return Detections(found[..., None].expand(-1, -1, 4), found.long(), found)
     rows = [
         _select(image_scores, image_boxes, hw, count, min_score)
         for image_scores, image_boxes, hw in zip(scores, boxes, resized_hw, strict=True)

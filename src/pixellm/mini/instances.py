@@ -42,7 +42,7 @@ class InstanceDecoder(nn.Module):
         """Return which detections each target means: bool (G, K), by its category probabilities (G, V)."""
         detections = objects.detections
         scores, classes = detections.scores[image_index], detections.classes[image_index]
-        fitting = (shares[:, self.columns].gather(1, classes) >= CHOSEN_SHARE) & detections.valid[image_index]
+        fitting = (shares[:, self._columns(classes)].gather(1, classes) >= CHOSEN_SHARE) & detections.valid[image_index]
         best = (scores * fitting).argmax(dim=1, keepdim=True)
         best_only = torch.zeros_like(fitting).scatter(1, best, value=True)
         return fitting & ((scores >= SURE_SCORE) | best_only)
@@ -79,11 +79,8 @@ class InstanceDecoder(nn.Module):
         logits = self.segment(objects, maps, class_logits, boxes, images, classes)
         pasted, inside = paste(logits.float(), boxes, size, side)
         pasted = pasted + region_share(found, resized_hw[images])[:, None, None] * regions[targets]
-        pasted = pasted.where(inside, OUTSIDE)
-        joined = [
-            pasted[targets == target].amax(dim=0) if bool(chosen[target].any()) else regions[target]
-            for target in range(len(regions))
-        ]
+        masks = pasted.where(inside, OUTSIDE).split(chosen.sum(dim=1).tolist())
+        joined = [mask.amax(dim=0) if len(mask) else regions[t] for t, mask in enumerate(masks)]
         return (torch.stack(joined) if joined else regions).to(region_logits.dtype)
 
     def segment(
@@ -96,8 +93,12 @@ class InstanceDecoder(nn.Module):
         classes: Tensor,
     ) -> Tensor:
         """Return mask logits (P, r, r) inside boxes (P, 4) of objects with the detector's `classes` (P,)."""
-        evidence = class_logits[image_index, torch.tensor(self.columns, device=classes.device)[classes]]
+        evidence = class_logits[image_index, self._columns(classes)[classes]]
         return self.mask_head(maps, objects.pixels, evidence, boxes, image_index, classes)
+
+    def _columns(self, like: Tensor) -> Tensor:
+        # Not a buffer: those that no checkpoint has are lost when a model is loaded.
+        return torch.tensor(self.columns, device=like.device)
 
 
 def region_share(boxes: Tensor, image_hw: Tensor) -> Tensor:
