@@ -55,6 +55,12 @@ def timm_model() -> PixelLMForConditionalGeneration:
     return tiny.build(tiny.timm_config())
 
 
+@pytest.fixture(scope="session")
+def detector_model() -> PixelLMForConditionalGeneration:
+    """`timm_model` with a detector of three of its categories."""
+    return tiny.build(tiny.detector_config())
+
+
 @pytest.fixture(params=["clip", "timm"])
 def tiny_pair(request) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
     """Each tiny model with its processor."""

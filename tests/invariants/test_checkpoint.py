@@ -16,6 +16,7 @@ QUESTION = "Where is the dog?"
 CONFIGS = {
     "clip": tiny.clip_config,
     "timm": tiny.timm_config,
+    "detector": tiny.detector_config,
     "released": lambda: tiny.clip_config(compat="released"),
 }
 

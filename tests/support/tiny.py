@@ -26,6 +26,7 @@ SENTENCES = [
     "user assistant system user assistant system",
 ]
 VOCABULARY = ("dog", "cat", "red apple", "table", "person")
+DETECTED = ("person", "dog", "table")
 CODEBOOK_SIZE = 6  # both tiny models: 2 scales × 3 tokens, 3 scales × 2 tokens
 
 
@@ -95,7 +96,7 @@ def clip_config(**changes) -> PixelLMConfig:
     return PixelLMConfig(vision, text_config(), codebook_ids=ids, **(fields | changes))
 
 
-def timm_config(**changes) -> MiniConfig:
+def timm_config(detector_classes: tuple[str, ...] = (), **changes) -> MiniConfig:
     """Return a tiny pixellm-mini."""
     tokenizer = tiny_tokenizer()
     vision = MiniVisionConfig(
@@ -104,6 +105,8 @@ def timm_config(**changes) -> MiniConfig:
         reductions=(32, 16, 8),
         hidden_size=16,
         vocabulary=VOCABULARY,
+        detector_classes=detector_classes,
+        num_detections=8,
     )
     fields = {
         "num_scales": 3,
@@ -118,6 +121,11 @@ def timm_config(**changes) -> MiniConfig:
         "codebook_ids": tokenizer.convert_tokens_to_ids(codebook_tokens()),
     }
     return MiniConfig(vision, text_config(tied=True), **(fields | changes))
+
+
+def detector_config(**changes) -> MiniConfig:
+    """Return a tiny pixellm-mini with a detector of some of its categories, in an order of their own."""
+    return timm_config(DETECTED, **({"mask_width": 16} | changes))
 
 
 def seem_config(text=None, **changes) -> SeemConfig:

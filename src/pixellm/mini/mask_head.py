@@ -16,6 +16,7 @@ SIDE = 28  # cells of a box's part; its mask has twice as many
 CLASS_WIDTH = 16
 EVIDENCE_RANGE = 6.0  # logits of the dense classifier are clamped to ±this
 DILATIONS = (1, 2, 4)
+SMALLEST_EXTENT = 1.01  # cells of the grid on which masks are placed: one centre always lies inside
 MARGIN = 0.1  # of a box's width and height, on each side: detections often cut off a part
 
 
@@ -95,7 +96,7 @@ def paste(logits: Tensor, boxes: Tensor, size: int, side: int) -> tuple[Tensor, 
 
     Args:
         logits: of `MaskHead`.
-        boxes: corners in pixels of the square.
+        boxes: corners in pixels of the square; smaller ones than a cell of the grid are enlarged to one.
         size: of the square, in pixels.
         side: of the grid.
 
@@ -103,9 +104,10 @@ def paste(logits: Tensor, boxes: Tensor, size: int, side: int) -> tuple[Tensor, 
         (I, side, side), beyond a box the logits of its border; and bool (I, side, side), True inside the box.
     """
     centres = (torch.arange(side, device=boxes.device, dtype=boxes.dtype) + 0.5) * size / side
-    extent = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
-    x = (centres[None] - boxes[:, :1]) / extent[:, :1] * 2 - 1  # I side
-    y = (centres[None] - boxes[:, 1:2]) / extent[:, 1:] * 2 - 1
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    extent = (boxes[:, 2:] - boxes[:, :2]).clamp(min=SMALLEST_EXTENT * size / side)
+    x = (centres[None] - middle[:, :1]) / extent[:, :1] * 2  # I side
+    y = (centres[None] - middle[:, 1:]) / extent[:, 1:] * 2
     grid = torch.stack([x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], dim=-1)
     pasted = F.grid_sample(logits[:, None], grid.to(logits.dtype), padding_mode="border", align_corners=False)[:, 0]
     return pasted, (grid.abs() <= 1).all(dim=-1)

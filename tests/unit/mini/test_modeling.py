@@ -244,3 +244,60 @@ def test_presence_loss_by_hand():
     assert float(losses.presence_loss(logits, target, weight, valid)) == pytest.approx(expected)
     two = [torch.cat([x, x]) for x in (logits, target, weight, valid)]
     assert float(losses.presence_loss(*two)) == pytest.approx(expected)
+
+
+def see(model, count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels of images of two sizes, 0 in the padding."""
+    hw = torch.tensor([[64, 40], [48, 64]])[:count]
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))[:count].to(model.dtype)
+    for image, (height, width) in zip(pixels, hw.tolist(), strict=True):
+        image[:, height:], image[:, :, width:] = 0, 0
+    return pixels, hw
+
+
+@torch.no_grad()
+def test_detector_sees_each_image_of_a_batch_as_alone(detector_model):
+    """Detections, presence, and masks of categories with and without detections."""
+    pixels, hw = see(detector_model)
+    classes, index = torch.tensor([4, 1, 0, 3]), torch.tensor([1, 0, 0, 1])
+    together = detector_model.encode_images(pixels, hw)
+    masks = detector_model.decode_classes(together, classes, index)
+    assert masks.shape[1:] == (32, 32)
+    assert together.objects.detections.valid.any(dim=1).all()
+    for row in range(2):
+        alone = detector_model.encode_images(pixels[row : row + 1], hw[row : row + 1])
+        torch.testing.assert_close(alone.presence_logits[0], together.presence_logits[row], rtol=1e-4, atol=1e-4)
+        for got, wanted in zip(together.objects.detections.image(row), alone.objects.detections.image(0), strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3)
+        own = detector_model.decode_classes(alone, classes[index == row], torch.zeros(2, dtype=torch.long))
+        torch.testing.assert_close(own, masks[index == row], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_detector_in_half_precision():
+    model = tiny.build(tiny.detector_config()).bfloat16()
+    images = model.encode_images(*see(model))
+    detections = images.objects.detections
+    assert (detections.boxes.dtype, detections.scores.dtype) == (torch.float32, torch.float32)
+    assert images.presence_logits.dtype == torch.bfloat16
+    masks = model.decode_classes(images, torch.tensor([4, 1]), torch.tensor([0, 1]))
+    assert masks.dtype == torch.bfloat16
+    assert masks.isfinite().all()
+
+
+@torch.no_grad()
+def test_detected_categories_get_other_masks_than_the_rest(detector_model):
+    """Without detections the masks are the pixel decoder's, enlarged; with them those of the categories change."""
+    images = detector_model.encode_images(*see(detector_model, 1))
+    classes, index = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.long)
+    images.objects.detections.classes.fill_(tiny.DETECTED.index("dog"))
+    dog, cat = detector_model.decode_classes(images, classes, index)
+    images.objects.detections.scores.zero_()
+    plain_dog, plain_cat = detector_model.decode_classes(images, classes, index)
+    torch.testing.assert_close(cat, plain_cat)
+    assert not torch.allclose(dog, plain_dog)
+
+
+def test_detector_knows_only_names_of_the_vocabulary():
+    with pytest.raises(ValueError, match=r"detector_classes: expected categories of the vocabulary, got \['unicorn'\]"):
+        tiny.timm_config(("dog", "unicorn"))
