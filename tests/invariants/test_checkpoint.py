@@ -175,7 +175,12 @@ FIELDS = {
     "train_neck": True,
 }
 
-MINI_VISION = {"vocabulary": ["dog", "red apple"], "classifier_dropout": 0.3}
+MINI_VISION = {
+    "vocabulary": ["dog", "red apple"],
+    "classifier_dropout": 0.3,
+    "detector_classes": ["red apple"],
+    "num_detections": 7,
+}
 MINI_FIELDS = {
     "vocabulary_ids": [[[3]], [[4, 5], [6]]],
     "num_tags": 2,
@@ -184,6 +189,7 @@ MINI_FIELDS = {
     "peak_share": 0.25,
     "default_sampling": {"no_repeat_ngram_size": 7},
     "embedding_skip": 1.5,
+    "mask_width": 24,
 }
 
 
