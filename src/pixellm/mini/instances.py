@@ -20,7 +20,7 @@ from pixellm.mini.vision import ClassifiedFeatures, DetectedObjects
 CHOSEN_SHARE = 0.3  # a target means a category, and with it its detections, from this probability
 SURE_SCORE = 0.3  # of a detection; below, only the best of its category is chosen
 SMALL, LARGE = 0.02, 0.1  # of the image: boxes below the first get no part of the category's mask, above the second all
-OUTSIDE = -4.0  # logit of what lies in no chosen box
+OUTSIDE = -4.0  # logit of what lies in no chosen box; relative to the box's maximum where that is below 0
 
 
 class InstanceDecoder(nn.Module):
@@ -79,7 +79,9 @@ class InstanceDecoder(nn.Module):
         logits = self.segment(objects, maps, class_logits, boxes, images, classes)
         pasted, inside = paste(logits.float(), boxes, size, side)
         pasted = pasted + region_share(found, resized_hw[images])[:, None, None] * regions[targets]
-        masks = pasted.where(inside, OUTSIDE).split(chosen.sum(dim=1).tolist())
+        # Lower than the box's likeliest pixel, however unsure: `peak_share` may still take that one.
+        peaks = pasted.where(inside, -torch.inf).amax(dim=(1, 2), keepdim=True)
+        masks = pasted.where(inside, OUTSIDE + peaks.clamp(max=0)).split(chosen.sum(dim=1).tolist())
         joined = [mask.amax(dim=0) if len(mask) else regions[t] for t, mask in enumerate(masks)]
         return (torch.stack(joined) if joined else regions).to(region_logits.dtype)
 

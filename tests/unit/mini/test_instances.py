@@ -125,7 +125,8 @@ def test_small_boxes_take_none_of_the_region_and_large_ones_all():
     small, large = decoded.masks([[True, False], [False, True]])
     for mask, number, region in ((small, 0, 0.0), (large, 1, decoded.enlarged[1])):
         pasted, inside = decoded.alone(number)
-        wanted = (pasted + region).where(inside, OUTSIDE)
+        wanted = pasted + region
+        wanted = wanted.where(inside, OUTSIDE + min(0.0, wanted[inside].max().item()))
         torch.testing.assert_close(mask, wanted, rtol=1e-4, atol=1e-4)
         assert 0 < inside.sum() < inside.numel()
 
@@ -148,6 +149,18 @@ def test_where_boxes_overlap_the_surest_counts():
     both = in_first & in_second
     assert both.any()
     torch.testing.assert_close(united[both], torch.maximum(first, second)[both], rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_outside_is_below_what_is_inside():
+    """Also where the head sees hardly anything in the box."""
+    decoded = Decoded(objects_of((SMALL_BOX, DOG, 0.9)))
+    inside = decoded.alone(0)[1]
+    bias = decoded.decoder.mask_head.output.bias
+    with torch.no_grad():
+        bias -= 50
+    mask = decoded.masks([[True]])[0]
+    assert mask[inside].max() < -20
+    torch.testing.assert_close(mask[~inside], (mask[inside].max() + OUTSIDE).expand_as(mask[~inside]))
 
 
 def test_a_box_between_the_grid_still_gets_a_cell():
