@@ -43,7 +43,7 @@ def mini(folder: Path) -> Any:
     stage = {"steps": 2, "batch_size": 2, "save_steps": 2}
     content = {"base": "mini_further.yaml", "name": "golden-mini", "start": str(SHIPPED), "vision_stage": stage}
     content |= {"answer_stage": stage | {"batch_size": 1, "questions": 1}}  # in bfloat16, which is slow on many CPUs
-    content |= {"model": {"vision": {"image_size": 192}}}
+    content |= {"model": {"vision": {"image_size": 192}}, "detector": str(SHARED / "parts/nanodet_g")}
     recipe = recipes / "golden_mini.yaml"
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
     with exact_losses() as losses:

@@ -49,13 +49,13 @@ def save_partial_checkpoint(model: nn.Module, processor: PixelLMProcessor, lora_
     make_readable(out)
 
 
-def load_partial_checkpoint(model: nn.Module, trained: Path, new: tuple[str, ...] = ()) -> None:
+def load_partial_checkpoint(model: nn.Module, trained: Path, optional: tuple[str, ...] = ()) -> None:
     """Load what `save_partial_checkpoint` wrote into a model of the same sizes; without adapters, only its pixel side.
 
     Args:
         model: its weights are changed.
         trained: the directory.
-        new: prefixes of weights that the checkpoint may lack.
+        optional: prefixes of weights that may be in one of the two alone.
 
     Raises:
         ValueError: nothing of the kind is there, or it was trained with other sizes.
@@ -67,8 +67,10 @@ def load_partial_checkpoint(model: nn.Module, trained: Path, new: tuple[str, ...
     own = model.state_dict()
     adapted = _PEFT_ROWS in own
     state = {key: tensor for key, tensor in state.items() if adapted or not key.startswith(_LLM)}
+    if optional:
+        state = {key: tensor for key, tensor in state.items() if key in own or not key.startswith(optional)}
     wrong = [key for key, tensor in state.items() if key not in own or own[key].shape != tensor.shape]
-    expected = (key for key in own if not key.startswith((_LLM, *new)) or ".lora_" in key)
+    expected = (key for key in own if not key.startswith((_LLM, *optional)) or ".lora_" in key)
     missing = [key for key in expected if key not in state]
     if wrong or missing:
         raise ValueError(

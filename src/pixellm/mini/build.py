@@ -80,10 +80,10 @@ def pixel_side(model: nn.Module) -> dict[str, torch.Tensor]:
     return {k: t.contiguous() for k, t in model.state_dict().items() if not k.startswith("language_model.")}
 
 
-def load_pixel_side(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Load what `pixel_side` gave."""
+def load_pixel_side(model: nn.Module, state: dict[str, torch.Tensor], optional: tuple[str, ...] = ()) -> None:
+    """Load what `pixel_side` gave, maybe of a model without the parts with the prefixes `optional`."""
     missing, unexpected = model.load_state_dict(state, strict=False)
-    missing = [key for key in missing if not key.startswith("language_model.")]
+    missing = [key for key in missing if not key.startswith(("language_model.", *optional))]
     if missing or unexpected:
         raise ValueError(
             f"expected the result of this recipe's first stage, got one that lacks {missing[:3]} and has also "

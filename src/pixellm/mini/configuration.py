@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from pixellm.model import PixelLMConfig, PixelLMVisionConfig
+from pixellm.utils.model_files import expect_sizes
 
 
 class MiniVisionConfig(PixelLMVisionConfig):
@@ -31,6 +32,7 @@ class MiniVisionConfig(PixelLMVisionConfig):
         super().__init__(**{"kind": "timm"} | kwargs)
         self.vocabulary, self.classifier_dropout = list(vocabulary), classifier_dropout
         self.detector_classes, self.num_detections = list(detector_classes), num_detections
+        expect_sizes({"num_detections": num_detections}, "vision_config.", required=("num_detections",))
         if absent := sorted(set(detector_classes) - set(vocabulary)):
             raise ValueError(f"detector_classes: expected categories of the vocabulary, got {absent[:3]}.")
         if self.kind != "timm" or not self.hidden_size:
@@ -88,6 +90,7 @@ class MiniConfig(PixelLMConfig):
         self.peak_share, self.default_sampling = peak_share, dict(default_sampling or {})
         self.embedding_skip, self.mask_width = embedding_skip, mask_width
         super().__init__(vision_config, text_config, **kwargs)
+        expect_sizes({"mask_width": mask_width}, required=("mask_width",))
         if peak_share is not None and not 0 < peak_share <= 1:
             raise ValueError(f"peak_share: expected a share > 0 and ≤ 1, or none, got {peak_share}.")
         if num_tags > len(self.vision_config.vocabulary):

@@ -1,6 +1,7 @@
 """The stages of a `MiniRecipe` one after the other, each resumed where it was left."""
 
 import logging
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_SAMPLES = 16
 HELD_OUT_IMAGES = 300  # of each source, for the calibration of presence
-# Weights that a checkpoint from before the detector lacks.
+# Weights that the vision stage, and checkpoints from before the detector, lack.
 DETECTOR_PARTS = ("vision_encoder.detector.", "instances.")
 # Parameters that the second stage finds trained.
 FIRST_STAGE_PARTS = (
@@ -88,10 +89,11 @@ def names_of(sources: list[CocoSource]) -> list[str]:
 def train_vision(
     recipe: MiniRecipe, stage: VisionStage, sources: list[CocoSource], vocabulary: list[str], result: Path
 ) -> None:
-    """First stage: what was trained goes to `result`."""
+    """First stage, without a detector: what was trained goes to `result`."""
     torch.manual_seed(recipe.seed)
+    recipe = replace(recipe, detector=None)
     config = build_config(recipe, build_processor(recipe), vocabulary)
-    model = build_model(config, fetch_vision_weights(), recipe.detector)
+    model = build_model(config, fetch_vision_weights(), None)
     if recipe.initialise:
         load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
     freeze(model.vision_encoder.backbone, stage.frozen, stage.depthwise)
@@ -130,7 +132,7 @@ def train_masks(recipe: MiniRecipe, stage: MaskStage, vocabulary: list[str], see
     if recipe.initialise:
         load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
     if seeing.exists():
-        load_pixel_side(model, load_file(seeing))
+        load_pixel_side(model, load_file(seeing), DETECTOR_PARTS)
     sources = [source.load(recipe.data_root) for source in stage.sources]
     weights = [source.weight for source in stage.sources]
     mixture = Mixture.of(sources, weights, stage.steps * stage.batch_size, recipe.seed + 2)
@@ -170,7 +172,7 @@ def train_answers(
     if recipe.initialise:
         load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
     if seeing.exists():
-        load_pixel_side(model, load_file(seeing))
+        load_pixel_side(model, load_file(seeing), DETECTOR_PARTS)
     if masks.exists():
         model.instances.mask_head.load_state_dict(load_file(masks))
     if stage:

@@ -17,7 +17,7 @@ SIZES = {
     **dict.fromkeys(("tokens_per_scale", "llm_grid"), limits.MAX_LAYERS),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), limits.MAX_LAYERS),
     **dict.fromkeys(("hidden_size", "intermediate_size", "head_dim", "pixel_feature_size"), limits.MAX_WIDTH),
-    **dict.fromkeys(("decoder_dim", "decoder_mlp_dim"), limits.MAX_WIDTH),
+    **dict.fromkeys(("decoder_dim", "decoder_mlp_dim", "mask_width", "num_detections"), limits.MAX_WIDTH),
     **dict.fromkeys(("image_size", "patch_size"), limits.MAX_IMAGE_SIDE),
     "vocab_size": limits.MAX_VOCABULARY,
 }
