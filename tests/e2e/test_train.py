@@ -14,6 +14,7 @@ from transformers import AutoModel, LlamaForCausalLM
 
 from pixellm import training
 from pixellm.mini import build, stages
+from pixellm.mini.nanodet import NanoDet
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.segmenter import load
 from pixellm.train.trainer import PixelLMTrainer
@@ -178,9 +179,40 @@ def test_what_is_frozen_in_the_first_stage_stays(recipe, tmp_path) -> None:
     assert not {"blocks.3.0.conv_pw.weight", "blocks.5.0.conv_pwl.weight", "conv_head.weight"} & kept
 
 
+def test_masks_of_detections_are_trained_and_shipped(recipe, tmp_path, monkeypatch) -> None:
+    """A recipe that goes on from another's result adds a detector; what it trains is in the model, the rest stays."""
+    training.run(recipe, tmp_path / "first")
+    network = NanoDet(2)
+    monkeypatch.setattr(build, "COCO", ("apple", "dog"))
+    monkeypatch.setattr(build, "read_detector", lambda _: network.state_dict())
+    fields = yaml.safe_load(recipe.read_text()) | {
+        "initialise": str(tmp_path / "first" / "trained"),
+        "detector": "detector",
+        "mask_stage": {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-2, "save_steps": SAVE},
+        "held_out": [{"annotations": "instances.json", "images": "images"}],
+    }
+    fields["mask_stage"]["sources"] = [source | {"unseen": True} for source in fields["sources"]]
+    del fields["vision_stage"], fields["answer_stage"]
+    recipe.write_text(yaml.safe_dump(fields))
+    out = training.run(recipe, tmp_path / "second")
+    first, second = (load_file(tmp_path / run / "trained" / "model.safetensors") for run in ("first", "second"))
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+    new = {key: tensor for key, tensor in second.items() if key not in first}
+    assert all(key.startswith(stages.DETECTOR_PARTS) for key in new)
+    state = network.half().state_dict()
+    assert all(torch.equal(new[f"vision_encoder.detector.network.{key}"].half(), state[key]) for key in state)
+    assert new["vision_encoder.detector.presence_gains"].tolist() != [1.0, 0.0]
+    losses = json.loads((tmp_path / "second" / "masks" / "trainer_state.json").read_text())["log_history"][0]
+    assert {"loss_bce", "loss_dice"} <= set(losses)
+    predictor = load(out)
+    assert predictor.model.instances is not None
+    assert predictor(Image.new("RGB", (64, 48), "red"), "Segment the apple.", max_new_tokens=8).original_hw == (48, 64)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"mask_stage": {"steps": 1, "batch_size": 1, "learning_rate": 1, "sources": []}}, "mask_stage: sources"),
         ({"sources": []}, "sources: expected .*at least 1 item"),
         ({"lora": {"rank": "high"}}, "lora: rank: expected a valid integer, .*got 'high'"),
         ({"nonsense": 1}, "unknown fields nonsense. Known: answer_stage, "),
