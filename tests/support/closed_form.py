@@ -12,6 +12,8 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 
 from pixellm.baselines.seem import SeemConfig
 from pixellm.mini.configuration import MiniConfig
+from pixellm.mini.mask_head import CLASS_WIDTH, SIDE
+from pixellm.mini.nanodet import FINE_WIDTH, STRIDES, WIDTH
 from pixellm.model import PixelLMConfig
 
 
@@ -114,6 +116,11 @@ def decoder_features(config: PixelLMConfig) -> int:
         words = config.text_config.hidden_size
         total += linear(config.llm_grid**2, names, words)
         total += sum(linear(names, words, dim) + linear(grid**2, names, dim) for grid in grids)
+    if isinstance(config, MiniConfig) and config.class_prior and config.vision_config.detector_classes:
+        vision = config.vision_config
+        maps = [(vision.image_size // stride, FINE_WIDTH if stride == 4 else WIDTH) for stride in (4, *STRIDES)]
+        maps += [(grid, vision.hidden_size) for grid in vision.grid_sizes]
+        total += sum(linear(side**2, channels, config.mask_width) for side, channels in maps)
     return total
 
 
@@ -139,7 +146,21 @@ def masks(config: PixelLMConfig) -> tuple[int, int]:
         per_call += linear(names, width, prompts)
         per_target += linear(1, width, width) + linear(1, width, names) + linear(1, names, prompts)
         per_target += linear(1, names, config.vision_config.grid_sizes[-1] ** 2)
+        if config.vision_config.detector_classes:
+            per_target += instance_mask(config)
     return per_call, per_target + pixel_decoder(config)
+
+
+def instance_mask(config: MiniConfig) -> int:
+    """The mask of one detection: three convolutions, one that doubles the side, and the last."""
+    width, cells = config.mask_width, SIDE**2
+    inputs = width + CLASS_WIDTH + 6
+    return (
+        convolution(cells, 3, inputs, width)
+        + 2 * convolution(cells, 3, width, width)
+        + convolution(cells, 2, width, width // 2)
+        + linear(4 * cells, width // 2, 1)
+    )
 
 
 def pixel_decoder(config: PixelLMConfig) -> int:
