@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pixellm.data.categories import COCO
 from pixellm.utils.assets import Asset, fetch
 
@@ -38,6 +36,7 @@ def read_detector(folder: Path) -> "dict[str, Tensor]":
     Raises:
         ValueError: the files are missing or hold another graph.
     """
+    import numpy as np
     import torch
     from torch import nn
 
