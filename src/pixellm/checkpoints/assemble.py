@@ -67,8 +67,7 @@ def load_partial_checkpoint(model: nn.Module, trained: Path, optional: tuple[str
     own = model.state_dict()
     adapted = _PEFT_ROWS in own
     state = {key: tensor for key, tensor in state.items() if adapted or not key.startswith(_LLM)}
-    if optional:
-        state = {key: tensor for key, tensor in state.items() if key in own or not key.startswith(optional)}
+    state = {key: tensor for key, tensor in state.items() if key in own or not key.startswith(optional)}
     wrong = [key for key, tensor in state.items() if key not in own or own[key].shape != tensor.shape]
     expected = (key for key in own if not key.startswith((_LLM, *optional)) or ".lora_" in key)
     missing = [key for key in expected if key not in state]

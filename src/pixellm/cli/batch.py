@@ -80,9 +80,6 @@ def batch(
 
     where, precision = device_and_dtype(device, dtype)
     sampling = {"max_new_tokens": max_new_tokens} if max_new_tokens else None
-    weights = weights_of(model, namer, quantize)
-    made = {"model": weights, "dtype": str(precision).removeprefix("torch."), "sampling": sampling}
-    made["min_score"] = min_score or None  # None, as in files from before there was one
 
     def load() -> Any:
         segmenter = load_segmenter(model, where, precision, sampling, namer, quantize, min_score)
@@ -92,7 +89,7 @@ def batch(
 
     stops: list[str] = []
     with output_file(out) as path:
-        files = BatchFiles(questions, path, made)
+        files = BatchFiles(questions, path, _settings(weights_of(model, namer, quantize), precision, sampling, min_score))
         with exclusive_lock(path), interrupting(stops.append):
             if engine is BatchBackend.LOCAL:
                 _here(files, load, lambda: bool(stops))
@@ -103,6 +100,12 @@ def batch(
         if stops:
             raise KeyboardInterrupt
     raise typer.Exit(1 if result.bad else 0)
+
+
+def _settings(weights: str, precision: Any, sampling: dict[str, Any] | None, min_score: float) -> dict[str, Any]:
+    """Return what answers depend on; a file made with other settings is not resumed."""
+    made = {"model": weights, "dtype": str(precision).removeprefix("torch."), "sampling": sampling}
+    return made | {"min_score": min_score or None}  # None, as in files from before there was one
 
 
 def _here(files: "BatchFiles", load: Callable[[], Any], stopped: Callable[[], bool]) -> None:

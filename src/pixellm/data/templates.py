@@ -109,7 +109,7 @@ def word_for(name: str, rng: random.Random, present: frozenset[str], alone: bool
 
 
 def fill(template: str, word: Noun, many: bool) -> str:
-    """Fill a template of `CATEGORY_QUESTIONS` with the noun in its forms."""
+    """Fill a template with the noun in its forms: those of `CATEGORY_QUESTIONS`, {name} and {names}."""
     be = word.be(many)
     return template.format(
         the=word.the(many),
@@ -117,6 +117,8 @@ def fill(template: str, word: Noun, many: bool) -> str:
         some=word.some(many),
         any=f"any {word.plural}",
         bare=word.form(many),
+        name=word.singular,
+        names=word.plural,
         be=be,
         Be=be.capitalize(),
     )

@@ -84,6 +84,13 @@ def fit(annotated: AnnotatedImage, size: int) -> AnnotatedImage:
     return window(annotated, (0, 0, width, height), (w, h))
 
 
+def on_square(image: Image.Image, size: int, mean: float, std: float) -> np.ndarray:
+    """Return normalised pixels, float32 (S, S, 3), of an image in the top-left corner of a square of `size` pixels."""
+    square = np.zeros((size, size, 3), dtype=np.float32)
+    square[: image.height, : image.width] = (np.asarray(image, dtype=np.float32) / 255 - mean) / std
+    return square
+
+
 def window(
     annotated: AnnotatedImage, box: tuple[int, int, int, int], size: tuple[int, int], keep: float = 0.0
 ) -> AnnotatedImage:

@@ -69,9 +69,8 @@ class InstanceDecoder(nn.Module):
             image_index: (G,) the image of each target.
         """
         side, size = 2 * region_logits.shape[-1], objects.pixels.shape[-1]
-        regions = F.interpolate(region_logits[:, None].float(), (side, side), mode="bilinear", align_corners=False)[
-            :, 0
-        ]
+        regions = F.interpolate(region_logits[:, None].float(), (side, side), mode="bilinear", align_corners=False)
+        regions = regions[:, 0]
         targets, numbers = chosen.nonzero(as_tuple=True)
         images = image_index[targets]
         found = objects.detections.boxes[images, numbers]

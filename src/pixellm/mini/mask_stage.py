@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.ops import box_iou, masks_to_boxes, roi_align
 
-from pixellm.mini.augment import AugmentedImages, fit
+from pixellm.mini.augment import AugmentedImages, fit, on_square
 from pixellm.mini.mask_head import SIDE, with_margin
 from pixellm.mini.modeling import MiniForConditionalGeneration
-from pixellm.model.losses import LossCounts, LossWeights
+from pixellm.model.losses import LossCounts, LossWeights, mask_bce
 from pixellm.types import Output
 
 SMALLEST_FIT = 0.6  # of the square: images are shown down to this size
@@ -64,10 +63,8 @@ class MaskSamples(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         annotated, rng = self.images[index]
         annotated = fit(annotated, round(self.size * rng.uniform(SMALLEST_FIT, 1.0)))
-        pixels = (np.asarray(annotated.image, dtype=np.float32) / 255 - self.mean) / self.std
-        height, width = pixels.shape[:2]
-        square = np.zeros((self.size, self.size, 3), dtype=np.float32)
-        square[:height, :width] = pixels
+        height, width = annotated.image.height, annotated.image.width
+        square = on_square(annotated.image, self.size, self.mean, self.std)
         instances = [instance for instance in annotated.instances if instance.category in self.classes]
         rng.shuffle(instances)
         masks = np.zeros((len(instances), self.size, self.size), dtype=bool)
@@ -151,7 +148,7 @@ def _inside(masks: Tensor, boxes: Tensor) -> Tensor:
 def _losses(logits: Tensor, wanted: Tensor, weights: LossWeights) -> dict[str, Tensor]:
     """Cross-entropy and DICE of masks (I, r, r), averaged over instances."""
     count = max(1, len(logits))
-    bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(1, 2)).sum() / count
+    bce = mask_bce(logits, wanted) / count
     probability = logits.sigmoid()
     overlap, total = (probability * wanted).sum(dim=(1, 2)), (probability + wanted).sum(dim=(1, 2))
     dice = (1 - (2 * overlap + 1) / (total + 1)).sum() / count

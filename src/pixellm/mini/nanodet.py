@@ -21,7 +21,7 @@ MEAN_BGR, DEVIATION_BGR = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 
 @dataclass
 class DetectorOutput:
-    """What NanoDet sees.
+    """Maps, class probabilities and boxes of NanoDet.
 
     Args:
         fine: (B, 64, h, w) at stride 4.

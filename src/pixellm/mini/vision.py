@@ -21,7 +21,7 @@ MIN_PROBABILITY = 1e-6  # keeps logits finite
 
 @dataclass
 class DetectedObjects:
-    """What the detector gives.
+    """Result of the detector.
 
     Args:
         detections: its objects.

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from pixellm.data.grammar import MIN_CATEGORY_AREA
 from pixellm.data.records import AnnotatedImage
-from pixellm.mini.augment import AugmentedImages, fit
+from pixellm.mini.augment import AugmentedImages, fit, on_square
 from pixellm.mini.class_targets import class_targets
 from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.modeling import MiniForConditionalGeneration
@@ -122,13 +122,11 @@ class VisionSamples(Dataset):
         annotated, rng = self.images[index]
         annotated = fit(annotated, round(self.size * rng.uniform(SMALLEST_FIT, 1.0)))
         target, weight = class_targets(annotated, self.vocabulary, self.size, self.grid)
-        pixels = np.asarray(annotated.image, dtype=np.float32) / 255
-        square = np.zeros((self.size, self.size, 3), dtype=np.float32)
-        square[: pixels.shape[0], : pixels.shape[1]] = (pixels - self.mean) / self.std
+        square = on_square(annotated.image, self.size, self.mean, self.std)
         names, masks = self._asked(annotated, rng)
         return {
             "pixel_values": torch.from_numpy(square).permute(2, 0, 1),
-            "resized_hw": torch.tensor(pixels.shape[:2]),
+            "resized_hw": torch.tensor((annotated.image.height, annotated.image.width)),
             "class_target": torch.from_numpy(target),
             "class_weight": torch.from_numpy(weight),
             "names": names,

@@ -1,4 +1,4 @@
-"""Who does what with what, where boxes make it likely."""
+"""Actions of people with objects, where boxes make it likely."""
 
 import random
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pixellm.types import SEG_SLOT
 
 @dataclass(frozen=True)
 class Action:
-    """What a person does with one of `items`.
+    """Action of a person with one of `items`.
 
     Args:
         verb: as in "is riding".

@@ -3,11 +3,12 @@
 import random
 from collections.abc import Callable
 
+from pixellm.data.templates import fill
 from pixellm.mini.scenes import comparing, geometry
 from pixellm.mini.scenes.knowing import answer_fact, pick_fact
 from pixellm.mini.scenes.lexicon import ORDINALS, noun_of, number
 from pixellm.mini.scenes.naming import Asked, counted, missing, none_here
-from pixellm.mini.scenes.phrasing import Said, agree, chain, fill, listed, lower_first, one, single, word_for
+from pixellm.mini.scenes.phrasing import Said, agree, chain, listed, lower_first, one, single, word_for
 from pixellm.mini.scenes.placing import spot
 from pixellm.mini.scenes.scene import SceneView
 from pixellm.types import SEG_SLOT

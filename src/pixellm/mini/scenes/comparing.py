@@ -15,7 +15,7 @@ from pixellm.types import SEG_SLOT
 
 @dataclass(frozen=True)
 class Measure:
-    """What objects are compared by: a superlative for the answer, wordings for the question, and for two objects."""
+    """Measure by which objects are compared: the answer's superlative, wordings for all objects and for two."""
 
     word: str
     wordings: tuple[str, ...]

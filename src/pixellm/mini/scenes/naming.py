@@ -3,9 +3,9 @@
 import random
 
 from pixellm.data.categories import COCO
-from pixellm.data.templates import join
+from pixellm.data.templates import fill, join
 from pixellm.mini.scenes.lexicon import ORDINALS, noun_of, number, there_is_no
-from pixellm.mini.scenes.phrasing import Said, fill, listed, one, single, word_for
+from pixellm.mini.scenes.phrasing import Said, listed, one, single, word_for
 from pixellm.mini.scenes.scene import SceneView
 from pixellm.types import SEG_SLOT
 

@@ -91,24 +91,6 @@ def word_for(category: str, view: SceneView, rng: random.Random) -> Noun:
     return noun(category, rng.choice(words)) if words and rng.random() < SYNONYM_RATE else noun_of(category)
 
 
-def fill(template: str, word: Noun, many: bool) -> str:
-    """Fill a question's {the}, {every}, {some}, {any}, {bare}, {name}, {names}, {be}, {Be} with the noun."""
-    be = word.be(many)
-    return template.format(
-        the=word.the(many),
-        every=word.every(),
-        some=word.some(many),
-        any=f"any {word.plural}",
-        bare=word.form(many),
-        name=word.singular,
-        names=word.plural,
-        be=be,
-        Be=be.capitalize(),
-        does="do" if word.is_plural(many) else "does",
-        s="" if word.is_plural(many) else "s",
-    )
-
-
 def register(question: str, rng: random.Random) -> str:
     """Return the question as it is, politely, or casually: in lower case without its last mark."""
     question = question[0].upper() + question[1:]

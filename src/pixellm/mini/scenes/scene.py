@@ -123,7 +123,7 @@ def _mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 class SceneView:
-    """What a question may use of a scene: categories, names, order, and facts that are certain."""
+    """Facts of a scene that a question may use: categories, names, order, and facts that are certain."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene, self.objects = scene, scene.objects
