@@ -75,21 +75,18 @@ def batch(
     """
     reserve_stdout(out)
     from pixellm.batch.run import BatchFiles
-    from pixellm.predictor import Predictor
     from pixellm.segmenter import load_segmenter, weights_of
 
     where, precision = device_and_dtype(device, dtype)
     sampling = {"max_new_tokens": max_new_tokens} if max_new_tokens else None
 
     def load() -> Any:
-        segmenter = load_segmenter(model, where, precision, sampling, namer, quantize, min_score)
-        if isinstance(segmenter, Predictor):
-            segmenter.max_prompt_tokens = MAX_PROMPT_TOKENS
-        return segmenter
+        return _limited(load_segmenter(model, where, precision, sampling, namer, quantize, min_score))
 
     stops: list[str] = []
     with output_file(out) as path:
-        files = BatchFiles(questions, path, _settings(weights_of(model, namer, quantize), precision, sampling, min_score))
+        weights = weights_of(model, namer, quantize)
+        files = BatchFiles(questions, path, _settings(weights, precision, sampling, min_score))
         with exclusive_lock(path), interrupting(stops.append):
             if engine is BatchBackend.LOCAL:
                 _here(files, load, lambda: bool(stops))
@@ -100,6 +97,15 @@ def batch(
         if stops:
             raise KeyboardInterrupt
     raise typer.Exit(1 if result.bad else 0)
+
+
+def _limited(segmenter: Any) -> Any:
+    """Return a segmenter that refuses prompts longer than the server's limit."""
+    from pixellm.predictor import Predictor
+
+    if isinstance(segmenter, Predictor):
+        segmenter.max_prompt_tokens = MAX_PROMPT_TOKENS
+    return segmenter
 
 
 def _settings(weights: str, precision: Any, sampling: dict[str, Any] | None, min_score: float) -> dict[str, Any]:
