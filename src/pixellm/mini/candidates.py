@@ -7,7 +7,6 @@ Shapes:  B images · K candidates of an image · D LLM width · G targets · N t
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import masks_to_boxes
 
+from pixellm.mini.configuration import MiniVisionConfig
 from pixellm.mini.vision import ClassifiedFeatures
 
 MIN_REGION_SCORE = -2.0  # logit
@@ -45,34 +45,35 @@ class Candidates:
 
 
 def gather_candidates(
-    features: ClassifiedFeatures, resized_hw: Tensor, detector_columns: Sequence[int], count: int, regions: int
+    features: ClassifiedFeatures, resized_hw: Tensor, config: MiniVisionConfig, count: int, regions: int
 ) -> Candidates:
     """Choose the candidates of images.
 
     Args:
         features: of the images.
         resized_hw: (B, 2).
-        detector_columns: places of the detector's categories in the vocabulary.
+        config: of the encoder.
         count: K; the first regions, then the surest objects.
         regions: how many of them are regions at most.
     """
     rows = [
-        _candidates(features, image, resized_hw[image], list(detector_columns), count, regions)
+        _candidates(features, image, resized_hw[image], config, count, regions)
         for image in range(len(resized_hw))
     ]
     return Candidates(*(torch.stack(tensors) for tensors in zip(*rows, strict=True)))
 
 
 def _candidates(
-    features: ClassifiedFeatures, image: int, hw: Tensor, columns: list[int], count: int, regions: int
+    features: ClassifiedFeatures, image: int, hw: Tensor, config: MiniVisionConfig, count: int, regions: int
 ) -> tuple[Tensor, ...]:
     """Return the fields of `Candidates` of one image."""
+    columns = config.detector_columns
     presence, maps = features.presence_logits[image].float(), features.class_logits[image].float()
     known = torch.ones_like(presence, dtype=torch.bool)
     known[columns] = False
     ranked = presence.masked_fill(~known, -torch.inf).topk(regions)
     shown = [int(c) for c, score in zip(ranked.indices, ranked.values, strict=True) if score > MIN_REGION_SCORE]
-    rows = [(c, -1, _extent(maps[c], features.size, hw), float(presence[c])) for c in shown]
+    rows = [(c, -1, _extent(maps[c], config.image_size, hw), float(presence[c])) for c in shown]
     if features.objects is not None:
         boxes, classes, scores = features.objects.detections.image(image)
         whole = hw.flip(0).repeat(2).to(boxes.dtype)

@@ -1,9 +1,11 @@
-"""pixellm-mini: PixelLM whose LLM and pixel decoder read a dense classifier's scores through word mixing.
+"""pixellm-mini: PixelLM whose language model reads what a detector and a dense classifier found, and points at it.
 
-Shapes:  B images · T tokens · D LLM width · G targets · V categories
+image → candidates (objects, regions) → tokens → language model → codebook states → pointer → the candidates meant
+      → their masks, joined with the pixel decoder's
+
+Shapes:  B images · T tokens · D LLM width · G targets · K candidates of an image · V categories
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,34 +14,30 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
+from pixellm.mini.candidates import Candidates, CandidateTokens, Pointer, gather_candidates, pointer_loss
+from pixellm.mini.class_prompts import ClassPrompts
 from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
 from pixellm.mini.instances import InstanceDecoder
 from pixellm.mini.losses import MiniLossWeights, presence_loss, semantic_loss
 from pixellm.mini.vision import ClassifyingEncoder, DetectedObjects
-from pixellm.mini.word_mix import WordMix
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.losses import LossCounts
-from pixellm.model.modeling import (
-    IGNORE_INDEX,
-    IMAGE_TOKEN_ID,
-    EncodedImages,
-    ForwardStates,
-    PixelLMForConditionalGeneration,
-)
+from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
 from pixellm.model.vision import valid_area
 from pixellm.types import Output
 
-LOOKBACK = 16  # earlier tokens in which the beginning of any category's name fits
+MEANT = 0.5  # a target means a candidate from this probability; where it means none, the likeliest
 
 
 @dataclass(kw_only=True)
 class ClassifiedImages(EncodedImages):
-    """Encoded images with the classifier's scores; `conditioning` (B, V) are the presence scores that the LLM reads.
+    """Encoded images with what the classifier and the detector found.
 
     Args:
         class_logits: (B, V, h, w).
         presence_logits: (B, V).
         words: (V, D) embeddings of the categories.
+        candidates: what answers may mean; None for a model that reads none.
         objects: what the detector gives; None without one.
         mask_maps: what `InstanceDecoder.prepare` gave.
     """
@@ -47,6 +45,7 @@ class ClassifiedImages(EncodedImages):
     class_logits: Tensor
     presence_logits: Tensor
     words: Tensor
+    candidates: Candidates | None = None
     objects: DetectedObjects | None = None
     mask_maps: list[Tensor] = field(default_factory=list)
 
@@ -60,8 +59,11 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
 
     def build(self, config: MiniConfig) -> None:
         super().build(config)
-        self.word_mix = WordMix(config)
-        detects = config.class_prior and config.vision_config.detector_classes
+        width = config.text_config.hidden_size
+        self.class_prompts = ClassPrompts(config)
+        self.candidate_tokens = CandidateTokens(config.num_candidates, width) if config.num_candidates else None
+        self.pointer = Pointer(width, len(config.codebook_ids)) if config.num_candidates else None
+        detects = config.num_candidates and config.vision_config.detector_classes
         self.instances = InstanceDecoder(config) if detects else None
 
     def build_vision_encoder(self, config: MiniVisionConfig) -> ClassifyingEncoder:
@@ -79,171 +81,91 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         self, pixel_values: Tensor, resized_hw: Tensor, context_pixel_values: Tensor | None = None
     ) -> ClassifiedImages:
         """Run the vision side; see `PixelLMForConditionalGeneration.encode_images`."""
-        config, mix = self.config, self.word_mix
+        config, prompts = self.config, self.class_prompts
         features = self.vision_encoder(pixel_values, resized_hw)
-        words = mix.words(self.get_input_embeddings())
-        class_logits, presence = mix.add_noise(features.class_logits, features.presence_logits)
-        tokens = self.image_tokens(features) + mix.to_tokens(class_logits, words, config.llm_grid)
-        tokens = torch.cat([tokens, mix.tags(presence, words)], dim=1)
-        maps = [map_ + mix.to_map(features.class_logits, words, map_.shape[-1]) for map_ in self.neck_maps(features)]
+        words = prompts.words(self.get_input_embeddings())
+        tokens = self.image_tokens(features)
         valid = valid_area(resized_hw, config.vision_config.image_size, config.llm_grid).flatten(1)
+        candidates = None
+        if self.candidate_tokens is not None:
+            count, regions = config.num_candidates, config.num_regions
+            candidates = gather_candidates(features, resized_hw, config.vision_config, count, regions)
+            read = self.candidate_tokens(words[candidates.classes], candidates.boxes, candidates.scores)
+            tokens, valid = torch.cat([tokens, read.to(tokens.dtype)], dim=1), torch.cat([valid, candidates.valid], 1)
+        maps = [map_ + prompts.to_map(features.class_logits, words, map_.shape[-1]) for map_ in self.neck_maps(features)]
         return ClassifiedImages(
             tokens=tokens,
-            token_valid=F.pad(valid, (0, config.num_tags), value=True),
+            token_valid=valid,
             maps=self.pixel_decoder.prepare(maps),
             resized_hw=resized_hw,
-            conditioning=presence,
             class_logits=features.class_logits,
             presence_logits=features.presence_logits,
             words=words,
+            candidates=candidates,
             objects=features.objects,
             mask_maps=self.instances.prepare(features) if self.instances else [],
         )
 
-    def llm_inputs(
-        self,
-        embeddings: Tensor,
-        input_ids: Tensor,
-        conditioning: Tensor | None,
-        earlier_ids: Sequence[Sequence[int]] | None = None,
-    ) -> Tensor:
-        """Add to the last token of each category that the text mentions its presence score."""
-        assert conditioning is not None
-        if earlier_ids is not None:  # a name of several tokens may have begun in an earlier step
-            recent = [list(ids[-LOOKBACK:]) for ids in earlier_ids]
-            padded = [[IMAGE_TOKEN_ID] * (LOOKBACK - len(ids)) + ids for ids in recent]
-            input_ids = torch.cat([torch.tensor(padded, device=input_ids.device), input_ids], dim=1)
-        scores = self.word_mix.mention_embeddings(input_ids, conditioning)
-        return embeddings + scores[:, -embeddings.shape[1] :].to(self.get_input_embeddings().weight.dtype)
+    def point(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """Return logits (G, K) that group states (G·N, D) mean the candidates whose tokens (G, K, D) are given."""
+        assert self.pointer is not None
+        return self.pointer(states.unflatten(0, (-1, len(self.config.codebook_ids))), tokens)
 
-    def codebook_inputs(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """Add a skip from the token embeddings below the states.
-
-        A small LLM's last states predict the next token and hold little of the word that was just written.
-        """
-        return hidden + self.config.embedding_skip * embeddings if self.config.embedding_skip else hidden
+    def candidates_meant(self, images: ClassifiedImages, states: Tensor, image_index: Tensor) -> Tensor:
+        """Return the probability (G, K) that each target means each candidate; 0 for those that are none."""
+        candidates = images.candidates
+        assert candidates is not None
+        tokens = images.tokens[image_index, -self.config.num_candidates :]
+        logits = self.point(states.to(tokens.dtype), tokens)
+        return logits.float().sigmoid() * candidates.valid[image_index]
 
     def decode_masks(self, images: EncodedImages, states: Tensor, image_index: Tensor) -> Tensor:
-        """Decode the states (G·S·K, D) of complete groups to logits (G, 2g, 2g), with the class prior."""
-        if not self.config.class_prior:
+        """Decode the states (G·S·K, D) of complete groups to logits of the candidates that they mean."""
+        if self.pointer is None:
             return super().decode_masks(images, states, image_index)
-        states = states.to(images.maps[0].dtype)
-        prompts = self.codebook(states)  # first: gradients are summed in the reverse of this order
-        shares = self.word_mix.shares(self._first_states(states), images.words)
-        return self._decode_with_prior(images, shares, prompts, image_index)
+        assert isinstance(images, ClassifiedImages)
+        probability = self.candidates_meant(images, states, image_index)
+        meant = (probability >= MEANT) | (probability == probability.amax(dim=1, keepdim=True))
+        meant &= images.candidates.valid[image_index]
+        shares = self._class_shares(images, probability * meant, image_index)
+        prompts = self.codebook(states.to(images.maps[0].dtype))
+        regions = self.decode_classes(images, shares.to(prompts.dtype), image_index, prompts)
+        if self.instances is None or images.objects is None:
+            return regions
+        chosen = self._objects_meant(images, meant, image_index)
+        evidence, hw = images.class_logits.detach(), images.resized_hw
+        return self.instances(images.objects, images.mask_maps, evidence, chosen, regions, hw, image_index)
+
+    def decode_classes(
+        self, images: ClassifiedImages, shares: Tensor, image_index: Tensor, prompts: Tensor | float = 0.0
+    ) -> Tensor:
+        """Decode masks of mixtures of categories: shares (G, V) → logits (G, 2g, 2g); `prompts` are added to theirs."""
+        prompts = prompts + self.class_prompts.prompts(shares, images.words)
+        # The classifier has a loss of its own; the masks' gradient would pull it away from that (docs/LOG.md).
+        prior = self.class_prompts.prior(shares, images.class_logits.detach(), image_index)
+        logits = self.pixel_decoder(images.maps, prompts, image_index, mask_prompt=prior)
+        enlarged = F.interpolate(prior[:, None], logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        return logits + self.class_prompts.prior_weight * enlarged
 
     def presence_scores(
         self, images: EncodedImages, states: Tensor, image_index: Tensor, mask_logits: Tensor
     ) -> Tensor | None:
-        """Return the presence (G,) of the categories that the targets mean; of an unknown one, its mask's maximum."""
-        if not self.config.class_prior:
+        """Return how sure the likeliest candidate of each target is present (G,)."""
+        if self.pointer is None:
             return None
         assert isinstance(images, ClassifiedImages)
-        shares = self.word_mix.shares(self._first_states(states.to(images.maps[0].dtype)), images.words).float()
-        known = (shares * images.presence_logits[image_index].float().sigmoid()).sum(dim=1)
-        return known + (1 - shares.sum(dim=1)) * mask_logits.float().flatten(1).amax(dim=1).sigmoid()
+        probability = self.candidates_meant(images, states, image_index)
+        return (probability * images.candidates.scores[image_index].float().sigmoid()).amax(dim=1)
 
-    def decode_classes(self, images: ClassifiedImages, classes: Tensor, image_index: Tensor) -> Tensor:
-        """Decode masks of G categories, given as vocabulary indexes, without the LLM: logits (G, 2g, 2g)."""
-        shares = F.one_hot(classes, len(self.config.vision_config.vocabulary)).to(images.maps[0].dtype)
-        return self._decode_with_prior(images, shares, 0.0, image_index)
+    def _class_shares(self, images: ClassifiedImages, weights: Tensor, image_index: Tensor) -> Tensor:
+        """Return the mixture of categories (G, V) that candidates weighted (G, K) belong to."""
+        shares = weights.new_zeros(len(weights), len(self.config.vision_config.vocabulary))
+        shares = shares.scatter_reduce(1, images.candidates.classes[image_index], weights, "amax")
+        return shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
-    def _decode_with_prior(
-        self, images: ClassifiedImages, shares: Tensor, prompts: Tensor | float, image_index: Tensor
-    ) -> Tensor:
-        """Add the prompts and the prior of the categories in `shares` (G, V)."""
-        prompts = prompts + self.word_mix.prompts(shares, images.words)
-        # The classifier has a loss of its own; the masks' gradient would pull it away from that (docs/LOG.md).
-        prior = self.word_mix.prior(shares, images.class_logits.detach(), image_index)
-        logits = self.pixel_decoder(images.maps, prompts, image_index, mask_prompt=prior)
-        enlarged = F.interpolate(prior[:, None], logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        logits = logits + self.word_mix.prior_weight * enlarged
-        if self.instances is None or images.objects is None:
-            return logits
-        chosen = self.instances.choose(images.objects, shares, image_index)
-        evidence, hw = images.class_logits.detach(), images.resized_hw
-        return self.instances(images.objects, images.mask_maps, evidence, chosen, logits, hw, image_index)
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        resized_hw: Tensor,
-        input_ids: Tensor,
-        segment_ids: Tensor,
-        labels: Tensor | None = None,
-        target_masks: list[Tensor] | None = None,
-        ignored: list[Tensor] | None = None,
-        context_pixel_values: Tensor | None = None,
-        counts: LossCounts | None = None,
-        loss_weights: MiniLossWeights | None = None,
-        class_target: Tensor | None = None,
-        class_weight: Tensor | None = None,
-        target_classes: Tensor | None = None,
-    ) -> Output:
-        """Run a teacher-forced pass; see `PixelLMForConditionalGeneration.forward`.
-
-        `class_target` and `class_weight` are (B, V, h, w), see `class_losses`; `target_classes` (ΣM,) is the vocabulary
-        index of each target, V for another category, -100 where nothing is learned, None to read it from the text.
-
-        Returns:
-            `Output` with the further losses `names`, and with class targets `semantics` and `presence`.
-        """
-        states = self.forward_states(pixel_values, resized_hw, input_ids, segment_ids, context_pixel_values)
-        counts = counts or self.count_terms(labels, target_masks, target_classes, resized_hw)
-        weights = loss_weights or self.default_loss_weights
-        output = self.base_losses(states, segment_ids, labels, target_masks, ignored, counts, weights)
-        if self.config.class_prior and target_masks is not None:
-            loss = self._name_loss(states, input_ids, target_classes)
-            output.losses["names"] = weights.names * loss / max(1, counts["names"])
-        if class_target is not None and class_weight is not None:
-            output.losses |= self.class_losses(states.images, class_target, class_weight, counts, weights)
-        return output
-
-    def count_terms(
-        self,
-        labels: Tensor | None = None,
-        target_masks: list[Tensor] | None = None,
-        target_classes: Tensor | None = None,
-        resized_hw: Tensor | None = None,
-        **_batch: object,
-    ) -> LossCounts:
-        """Count, besides `tokens` and `masks`, targets whose category is learned (`names`) and `images`."""
-        counts = super().count_terms(labels, target_masks)
-        known = counts["masks"] if target_classes is None else int((target_classes != IGNORE_INDEX).sum())
-        counts.update(names=known, images=0 if resized_hw is None else len(resized_hw))
-        return counts
-
-    def _name_loss(self, states: ForwardStates, input_ids: Tensor, target_classes: Tensor | None) -> Tensor:
-        """Cross-entropy of the category that each target's first state resembles, summed over targets."""
-        if target_classes is None:
-            target_classes = self.word_mix.written(input_ids, states.groups)
-        scores = self.word_mix.class_scores(self._first_states(states.group_states), states.images.words).float()
-        known = target_classes != IGNORE_INDEX
-        return F.cross_entropy(scores[known], target_classes[known], reduction="sum")
-
-    def class_losses(
-        self, images: ClassifiedImages, target: Tensor, weight: Tensor, counts: LossCounts, weights: MiniLossWeights
-    ) -> dict[str, Tensor]:
-        """Compute the losses of the dense classifier: where each category is, and whether it is present.
-
-        Args:
-            images: the encoded images.
-            target: (B, V, h, w) in 0..1.
-            weight: bool (B, V, h, w), where the target is known.
-            counts: `images` is the number that the losses are averaged over.
-            weights: of the losses.
-        """
-        valid = valid_area(images.resized_hw, self.config.vision_config.image_size, target.shape[-1])
-        dense = semantic_loss(images.class_logits, target, weight)
-        presence = presence_loss(images.presence_logits, target, weight, valid)
-        share = weights.semantics * len(target) / counts["images"]
-        return {"semantics": share * dense, "presence": share * presence}
-
-    def _first_states(self, states: Tensor) -> Tensor:
-        return states.unflatten(0, (-1, len(self.config.codebook_ids)))[:, 0]
-
-
-AutoConfig.register(MiniConfig.model_type, MiniConfig)
-AutoModel.register(MiniConfig, MiniForConditionalGeneration)
-AutoProcessor.register(MiniConfig, PixelLMProcessor)
-AutoImageProcessor.register(MiniConfig, slow_image_processor_class=PixelLMImageProcessor)
+    def _objects_meant(self, images: ClassifiedImages, meant: Tensor, image_index: Tensor) -> Tensor:
+        """Return which detections are among the candidates meant: bool (G, K) → bool (G, detections)."""
+        numbers = images.candidates.objects[image_index]
+        count = images.objects.detections.scores.shape[1]
+        chosen = meant.new_zeros(len(meant), count + 1).scatter(1, numbers % (count + 1), meant & (numbers >= 0))
+        return chosen[:, :count]
