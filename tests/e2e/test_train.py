@@ -73,10 +73,8 @@ def recipe(photographs, tmp_path, monkeypatch) -> Path:
                 "hidden_size": 16,
             },
             "num_scales": 3,
-            "tokens_per_scale": 2,
-            "llm_grid": 2,
-            "num_tags": 2,
-            "score_noise": 0.5,
+            "tokens_per_scale": 1,
+            "num_candidates": 12,
             "semantics_weight": 0.5,
             "pixel_feature_size": 16,
             "decoder_dim": 32,
@@ -90,12 +88,12 @@ def recipe(photographs, tmp_path, monkeypatch) -> Path:
             "frozen": ["conv_stem", "blocks.0"],
             "depthwise": False,
         },
-        "answer_stage": {
+        "text_stage": {
             **stage,
             "questions": 2,
             "lora_learning_rate": 0.1,  # what four steps change must show beside rounding
-            "vision_learning_rate": 1e-4,
-            "name_learning_rate": 1e-5,
+            "pointer_learning_rate": 1e-4,
+            "sources": [{"annotations": "instances.json", "images": "images"}],
         },
     }
     path = tmp_path / "recipe.yaml"
@@ -134,7 +132,7 @@ def test_resumed_equals_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(PixelLMTrainer, "training_step", stopping)
         with pytest.raises(InterruptedRunError):
             training.run(recipe, tmp_path / "resumed")
-        taken = -10_000 if (tmp_path / "resumed" / "answer").exists() else -STEPS + 1
+        taken = -10_000 if (tmp_path / "resumed" / "texts").exists() else -STEPS + 1
     resumed = trained_weights(recipe, tmp_path / "resumed")
     assert whole.keys() == resumed.keys()
     for key, tensor in whole.items():
@@ -162,10 +160,10 @@ def test_assembled_model_is_the_trained_one(recipe, tmp_path, monkeypatch) -> No
 
 def test_losses_are_logged_part_by_part(recipe, tmp_path) -> None:
     training.run(recipe, tmp_path / "run")
-    for stage, own in (("vision", set()), ("answer", {"loss_ce", "loss_names"})):
+    vision = {"loss_bce", "loss_dice", "loss_semantics", "loss_presence"}
+    for stage, expected in (("vision", vision), ("texts", {"loss_ce", "loss_pointer"})):
         state = json.loads((tmp_path / "run" / stage / "trainer_state.json").read_text())
-        shared = {"loss_bce", "loss_dice", "loss_semantics", "loss_presence"}
-        assert shared | own <= set(state["log_history"][0])
+        assert expected <= set(state["log_history"][0])
 
 
 def test_what_is_frozen_in_the_first_stage_stays(recipe, tmp_path) -> None:
@@ -192,7 +190,7 @@ def test_masks_of_detections_are_trained_and_shipped(recipe, tmp_path, monkeypat
         "held_out": [{"annotations": "instances.json", "images": "images"}],
     }
     fields["mask_stage"]["sources"] = [source | {"unseen": True} for source in fields["sources"]]
-    del fields["vision_stage"], fields["answer_stage"]
+    del fields["vision_stage"], fields["text_stage"]
     recipe.write_text(yaml.safe_dump(fields))
     out = training.run(recipe, tmp_path / "second")
     first, second = (load_file(tmp_path / run / "trained" / "model.safetensors") for run in ("first", "second"))
@@ -215,7 +213,7 @@ def test_masks_of_detections_are_trained_and_shipped(recipe, tmp_path, monkeypat
         ({"mask_stage": {"steps": 1, "batch_size": 1, "learning_rate": 1, "sources": []}}, "mask_stage: sources"),
         ({"sources": []}, "sources: expected .*at least 1 item"),
         ({"lora": {"rank": "high"}}, "lora: rank: expected a valid integer, .*got 'high'"),
-        ({"nonsense": 1}, "unknown fields nonsense. Known: answer_stage, "),
+        ({"nonsense": 1}, "unknown fields nonsense. Known: augmentation, "),
         ({"lora": {"rnak": 2, "alpha": 4}}, r"lora: unknown fields rnak \(did you mean rank\?\)"),
         ({"model": {"num_scale": 3}}, r"model: unknown fields num_scale \(did you mean num_scales\?\)"),
         ({"model": {"vision": {"image_sise": 64}}}, r"vision: unknown fields image_sise \(did you mean image_size\?\)"),
@@ -232,17 +230,17 @@ def test_bad_recipes_are_refused(recipe, tmp_path, change, message) -> None:
 
 
 def test_a_further_round_starts_from_what_was_trained(recipe, photographs, tmp_path) -> None:
-    """With learning rates of 0 it ends where the round before did; only the presence biases are calibrated anew."""
+    """With learning rates of 0 it ends where the round before did; only the scale of scores is calibrated anew."""
     before = trained_weights(recipe, tmp_path / "first")
     fields = yaml.safe_load(recipe.read_text())
-    for stage in ("vision_stage", "answer_stage"):
+    for stage in ("vision_stage", "text_stage"):
         fields[stage] |= {key: 0.0 for key in fields[stage] if key.endswith("learning_rate")}
     held_out = [{"annotations": "instances.json", "images": "images"}]
     recipe.write_text(yaml.safe_dump(fields | {"initialise": "first/trained", "held_out": held_out, "recall": 0.5}))
     after = trained_weights(recipe, tmp_path / "second")
     assert before.keys() == after.keys()
     changed = {key for key, tensor in before.items() if not torch.equal(tensor, after[key])}
-    assert changed == {"word_mix.mention_bias", "word_mix.tag_bias"}
+    assert changed == {"selection.gain", "selection.bias"}
 
 
 @pytest.mark.parametrize(

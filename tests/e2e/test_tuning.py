@@ -254,7 +254,7 @@ def test_from_some_layers_and_another_models_encoder(parts, timm_model, timm_pro
     for part in (timm_model, timm_processor):
         part.save_pretrained(tmp_path / "seeing")
     monkeypatch.setitem(PRESETS, "tiny", tiny.timm_config)
-    settings = {"text_config": {"num_hidden_layers": 1}, "num_scales": 2, "tokens_per_scale": 1, "num_tags": 0}
+    settings = {"text_config": {"num_hidden_layers": 1}, "num_scales": 2, "tokens_per_scale": 1, "num_candidates": 0}
     described = ModelSource(None, "tiny", parts.language_model, str(tmp_path / "seeing"), settings=settings)
     model, processor = KNOWN_MODELS.open(described).load(0)
     assert processor.image_processor.image_mean == timm_processor.image_processor.image_mean
@@ -264,7 +264,7 @@ def test_from_some_layers_and_another_models_encoder(parts, timm_model, timm_pro
     same = {key for key in ours if key in theirs and torch.equal(ours[key], theirs[key])}
     kept = {"vision_encoder", "llm_projector", "pixel_projector", "neck"}
     assert {key for key in ours if key.split(".")[0] in kept} <= same
-    assert "word_mix.to_pixels.weight" in same
+    assert "class_prompts.to_pixels.weight" in same
     assert not any("transformers" in key and key.endswith("q_proj.weight") for key in same)
     base = LlamaForCausalLM.from_pretrained(parts.language_model).state_dict()
     key = "model.layers.0.self_attn.q_proj.weight"

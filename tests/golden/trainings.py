@@ -38,11 +38,12 @@ def seem(folder: Path) -> Any:
 
 
 def mini(folder: Path) -> Any:
-    """Return steps of both stages of recipes/mini_further.yaml, from what is shipped, on small images."""
+    """Return steps of the vision stage and of the text stage of pixellm-mini's recipes, from what is shipped."""
     recipes, run = _project(folder), folder / "run"
     stage = {"steps": 2, "batch_size": 2, "save_steps": 2}
-    content = {"base": "mini_further.yaml", "name": "golden-mini", "start": str(SHIPPED), "vision_stage": stage}
-    content |= {"answer_stage": stage | {"batch_size": 1, "questions": 1}}  # in bfloat16, which is slow on many CPUs
+    vision = {"learning_rate": 6e-4, "backbone_learning_rate": 1.6e-4, "warmup_steps": 1}
+    content = {"base": "mini_text.yaml", "name": "golden-mini", "start": str(SHIPPED), "held_out": [], "recall": None}
+    content |= {"vision_stage": vision | stage, "text_stage": stage | {"batch_size": 1, "questions": 2}}
     content |= {"model": {"vision": {"image_size": 192}}, "detector": str(SHARED / "parts/nanodet_g")}
     recipe = recipes / "golden_mini.yaml"
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -51,7 +52,7 @@ def mini(folder: Path) -> Any:
     return {
         "losses": losses,
         "vision": _history(run / "vision/trainer_state.json"),
-        "answer": _history(run / "answer/trainer_state.json"),
+        "texts": _history(run / "texts/trainer_state.json"),
         "weights": weights(run / "trained/model.safetensors"),
     }
 
@@ -67,7 +68,7 @@ def fine_tune(folder: Path) -> Any:
 
 def fine_tune_mini(folder: Path) -> Any:
     """Return steps of pixellm-mini on the same questions."""
-    trained = ["codebook", "pixel_decoder", "pixel_projector", "neck", "word_mix"]
+    trained = ["codebook", "pixel_decoder", "pixel_projector", "neck", "class_prompts"]
     return further(folder, "pixellm-mini", jsonl(folder, example_rows(folder)), steps=5, trained=trained)
 
 

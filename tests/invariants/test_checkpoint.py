@@ -182,10 +182,8 @@ MINI_VISION = {
     "num_detections": 7,
 }
 MINI_FIELDS = {
-    "vocabulary_ids": [[[3]], [[4, 5], [6]]],
-    "num_tags": 2,
-    "score_noise": 0.5,
-    "class_prior": False,
+    "vocabulary_ids": [[3], [4, 5]],
+    "num_candidates": 5,
     "peak_share": 0.25,
     "default_sampling": {"no_repeat_ngram_size": 7},
     "embedding_skip": 1.5,

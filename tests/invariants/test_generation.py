@@ -11,7 +11,6 @@ from transformers import AutoConfig
 
 from pixellm.inference import batch_invariant, cuda_graphs
 from pixellm.inference.generation import Decoding, Sampling, encode_prefix, generate
-from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.predictor import Predictor
 from pixellm.types import Done, Target, TextPiece
@@ -66,8 +65,6 @@ def run_whole_text(model, images, ids):
     """Last-layer states (T, D), keys in the padding masked, written out without the package's mask helpers."""
     embeddings = model.get_input_embeddings()(ids.clamp(min=0))
     embeddings[ids == IMAGE_TOKEN_ID] = images.tokens[0]
-    if isinstance(model, MiniForConditionalGeneration):
-        embeddings[0] += mentioned(model, images, ids[0].tolist())
     seen = torch.ones(ids.shape[1], ids.shape[1]).tril().bool()
     seen[:, ids[0] == IMAGE_TOKEN_ID] &= images.token_valid[0]
     mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
@@ -75,21 +72,6 @@ def run_whole_text(model, images, ids):
     backbone = model.language_model.model
     output = backbone(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
     return output.last_hidden_state[0]
-
-
-def mentioned(model, images, ids):
-    """What is added where a name ends, (T, D), written out."""
-    added = torch.zeros(len(ids), model.config.text_config.hidden_size)
-    for end in range(1, len(ids) + 1):
-        longest = 0
-        for name, forms in enumerate(model.config.vocabulary_ids):
-            for form in forms:
-                if len(form) > longest and ids[max(0, end - len(form)) : end] == form:
-                    longest = len(form)
-                    score = images.presence_logits[0, name] + model.word_mix.mention_bias
-                    share = float(score.div(6).clamp(-1, 1))
-                    added[end - 1] = share * model.word_mix.tag_score.detach()
-    return added
 
 
 @pytest.mark.parametrize("own_state", [True, False])

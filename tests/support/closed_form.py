@@ -11,6 +11,7 @@ from transformers import CLIPVisionConfig, PreTrainedConfig, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 
 from pixellm.baselines.seem import SeemConfig
+from pixellm.mini.candidates import PLACE_FEATURES
 from pixellm.mini.configuration import MiniConfig
 from pixellm.mini.mask_head import CLASS_WIDTH, SIDE
 from pixellm.mini.nanodet import FINE_WIDTH, STRIDES, WIDTH
@@ -44,7 +45,7 @@ def closed_form(config: PixelLMConfig) -> ClosedForm:
     return ClosedForm(
         vision=vision,
         sam=None if sam is None else sam_encoder(sam),
-        llm_projector=_projector(config, config.llm_grid**2, text.hidden_size),
+        llm_projector=_projector(config, config.num_image_tokens, text.hidden_size) + candidates(config),
         decoder_features=0 if sam is not None else decoder_features(config),
         per_token=per_token,
         per_pair=per_pair,
@@ -114,9 +115,8 @@ def decoder_features(config: PixelLMConfig) -> int:
             total += convolution(grid**2, 2, dim, dim)
     if isinstance(config, MiniConfig) and (names := len(config.vision_config.vocabulary)):
         words = config.text_config.hidden_size
-        total += linear(config.llm_grid**2, names, words)
         total += sum(linear(names, words, dim) + linear(grid**2, names, dim) for grid in grids)
-    if isinstance(config, MiniConfig) and config.class_prior and config.vision_config.detector_classes:
+    if isinstance(config, MiniConfig) and config.vision_config.detector_classes:
         vision = config.vision_config
         maps = [(vision.image_size // stride, FINE_WIDTH if stride == 4 else WIDTH) for stride in (4, *STRIDES)]
         maps += [(grid, vision.hidden_size) for grid in vision.grid_sizes]
@@ -140,15 +140,22 @@ def masks(config: PixelLMConfig) -> tuple[int, int]:
         grid = config.decoder_grids[0]
         return linear(grid**2, 2, dim // 2), per_target + sam_mask_decoder(decoder, grid)
     per_call = sum(linear(grid**2, 2, dim // 2) for grid in config.decoder_grids)
-    if isinstance(config, MiniConfig) and config.class_prior:
+    if isinstance(config, MiniConfig) and config.num_candidates:
         names = len(config.vision_config.vocabulary)
         prompts = config.num_scales * dim
         per_call += linear(names, width, prompts)
-        per_target += linear(1, width, width) + linear(1, width, names) + linear(1, names, prompts)
+        per_target += linear(group, width, width) + linear(config.num_candidates, width, width)
+        per_target += linear(config.num_candidates, 1, width) + linear(1, names, prompts)
         per_target += linear(1, names, config.vision_config.grid_sizes[-1] ** 2)
         if config.vision_config.detector_classes:
             per_target += instance_mask(config)
     return per_call, per_target + pixel_decoder(config)
+
+
+def candidates(config: PixelLMConfig) -> int:
+    """Places and scores of the candidates that a language model reads in place of a grid."""
+    width, count = config.text_config.hidden_size, getattr(config, "num_candidates", 0)
+    return linear(count, PLACE_FEATURES, width) + linear(count, width, width) + linear(count, 2, width)
 
 
 def instance_mask(config: MiniConfig) -> int:

@@ -13,9 +13,11 @@ from transformers import DynamicCache
 
 from pixellm.cost.breakdown import Component, FlopsBreakdown, FlopsLine, MemoryBreakdown, Scenario
 from pixellm.cost.counting import CallCost, kv_cache_bytes, measure, on_meta, parameters, weight_bytes
-from pixellm.mini.modeling import ClassifiedImages
+from pixellm.mini.candidates import Candidates
+from pixellm.mini.modeling import ClassifiedImages, MiniForConditionalGeneration
 from pixellm.model import PixelLMConfig
 from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.vision import VisionFeatures
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,11 @@ class LanguageCostModel:
         """Modules of each line of the breakdown that has any."""
         named = {
             Component.VISION: ("vision_encoder",),
-            Component.LLM_PROJECTOR: ("llm_projector",),
+            Component.LLM_PROJECTOR: ("llm_projector", "candidate_tokens"),
             Component.SAM: ("sam_encoder",),
-            Component.DECODER_FEATURES: ("pixel_projector", "neck", "word_mix"),
+            Component.DECODER_FEATURES: ("pixel_projector", "neck", "class_prompts"),
             Component.PREFILL: ("language_model",),
-            Component.MASKS: ("codebook", "pixel_decoder", "instances"),
+            Component.MASKS: ("codebook", "pointer", "pixel_decoder", "instances"),
         }
         children = dict(self.model.named_children())
         modules = {key: [children[name] for name in names if name in children] for key, names in named.items()}
@@ -220,7 +222,15 @@ class LanguageCostModel:
     def _vision(self) -> tuple[CallCost, CallCost]:
         model, size, outputs = self.model, self.config.vision_config.image_size, []
         encoder = measure(lambda: outputs.append(model.vision_encoder(_pixels(size), _hw(size))))
-        return encoder, measure(lambda: model.image_tokens(outputs[0]))
+        return encoder, measure(lambda: self._read(outputs[0]))
+
+    def _read(self, features: VisionFeatures) -> Tensor:
+        """Return the language model's image tokens: the projected grid, or candidates."""
+        model, hw = self.model, _hw(self.config.vision_config.image_size)
+        if not isinstance(model, MiniForConditionalGeneration) or model.selection is None:
+            return model.image_tokens(features)
+        words = model.class_prompts.words(model.get_input_embeddings())
+        return model.read_candidates(model.selection(features, hw), features, words, hw)
 
     @cached_property
     def _encoded(self) -> tuple[CallCost, EncodedImages]:
@@ -241,7 +251,7 @@ class LanguageCostModel:
 
     def _decode_masks(self, targets: int) -> CallCost:
         images, device = self._encoded[1], "meta"
-        if isinstance(images, ClassifiedImages) and self.config.class_prior:
+        if isinstance(images, ClassifiedImages) and images.candidates is not None:
             images, device = self._images_on_cpu, "cpu"
         states = torch.zeros(targets * self.group, self.width, dtype=torch.bfloat16, device=device)
         index = torch.zeros(targets, dtype=torch.long, device=device)
@@ -261,16 +271,20 @@ class LanguageCostModel:
 
     @cached_property
     def _images_on_cpu(self) -> ClassifiedImages:
-        """Zeros on the CPU, for heads with a class prior, in which values decide over shapes."""
-        for module in (self.model.codebook, self.model.word_mix, self.model.pixel_decoder):
+        """Zeros on the CPU, for heads with a pointer, in which values decide over shapes."""
+        for module in (self.model.codebook, self.model.pointer, self.model.class_prompts, self.model.pixel_decoder):
             module.to_empty(device="cpu")
         images = self._encoded[1]
         assert isinstance(images, ClassifiedImages)
+        assert images.candidates is not None
+        candidates = {name: torch.zeros_like(field, device="cpu") for name, field in vars(images.candidates).items()}
         return replace(
             images,
             maps=[torch.zeros_like(map_, device="cpu") for map_ in images.maps],
             class_logits=torch.zeros_like(images.class_logits, device="cpu"),
             words=torch.zeros_like(images.words, device="cpu"),
+            tokens=torch.zeros_like(images.tokens, device="cpu"),
+            candidates=Candidates(**candidates),
             objects=None,
         )
 

@@ -70,7 +70,7 @@ def encode_prefix(
     images = model.encode_images(pixel_values, resized_hw, context_pixel_values)
     ids = torch.tensor([prefix_ids] * len(pixel_values), device=pixel_values.device)
     valid = torch.ones_like(ids, dtype=torch.bool).masked_scatter(ids == IMAGE_TOKEN_ID, images.token_valid)
-    embeddings = model.llm_inputs(model.embed(ids, images), ids, images.conditioning)
+    embeddings = model.embed(ids, images)
     length = ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     bias = additive(causal & valid[:, None, :], embeddings.dtype)[:, None]
@@ -165,7 +165,7 @@ class Decoding:
                 group.state.recorder = Recorder()  # the KV cache may have moved
         for group, step_inputs, hidden in zip(self._groups, inputs, states, strict=True):
             group.state.advance(step_inputs)
-            yield from group.step(self.model, hidden, self.model.codebook_inputs(hidden, step_inputs.words))
+            yield from group.step(self.model, hidden, self.model.codebook_inputs(hidden, step_inputs.embeddings))
         unfinished = [group for group in self._groups if group.rows]
         self._groups = [_RowGroup.concatenated(unfinished)] if unfinished and self.joint else unfinished
 
@@ -236,21 +236,18 @@ def _group_states(model: PixelLMForConditionalGeneration, row: Row, new: Tensor)
 
 @dataclass
 class _RowState:
-    """State of all rows: KV cache, which of its entries are visible, the next position, and the conditioning."""
+    """State of all rows: KV cache, which of its entries are visible, and the next position."""
 
     cache: KVCache
     valid: Tensor
     position: Tensor
-    conditioning: Tensor | None
     recorder: Recorder = field(default_factory=Recorder)
 
     @classmethod
     def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_RowState":
         index = torch.tensor(image_index, device=prefix.valid.device)
-        conditioning = prefix.images.conditioning
         position = torch.full_like(index, prefix.valid.shape[1])
-        rows = None if conditioning is None else conditioning[index]
-        return cls(prefix.cache.select(index), prefix.valid[index], position, rows)
+        return cls(prefix.cache.select(index), prefix.valid[index], position)
 
     def prepare(self, model: PixelLMForConditionalGeneration, rows: list[Row]) -> "_Inputs":
         """Return the inputs of the LLM: every row's pending ids, padded to the longest."""
@@ -262,13 +259,10 @@ class _RowState:
         own = offsets < lengths[:, None]
         causal = (offsets[None] <= offsets[:, None]) & own[:, None, :]
         seen = torch.cat([self.valid[:, None].expand(-1, width, -1), causal], dim=2)
-        words = model.get_input_embeddings()(ids)
-        bias = additive(seen, words.dtype)[:, None]
+        embeddings = model.get_input_embeddings()(ids)
+        bias = additive(seen, embeddings.dtype)[:, None]
         positions = self.position[:, None] + offsets
-        conditioned = self.conditioning is not None
-        earlier = [row.ids[: len(row.ids) - len(row.pending)] for row in rows] if conditioned else None
-        inputs = model.llm_inputs(words, ids, self.conditioning, earlier)
-        return _Inputs(inputs, bias, positions, self.cache, words, own)
+        return _Inputs(embeddings, bias, positions, self.cache, own)
 
     def advance(self, inputs: "_Inputs") -> None:
         """Append inputs that the model has read; the cache has them already."""
@@ -281,8 +275,7 @@ class _RowState:
         width = max(state.valid.shape[1] for state in states)
         cache = KVCache.concatenated([state.cache for state in states])
         valid = torch.cat([F.pad(state.valid, (0, width - state.valid.shape[1])) for state in states])
-        rows = [state.conditioning for state in states if state.conditioning is not None]
-        return cls(cache, valid, torch.cat([state.position for state in states]), torch.cat(rows) if rows else None)
+        return cls(cache, valid, torch.cat([state.position for state in states]))
 
     def keep(self, slots: Tensor) -> None:
         """Keep only these rows, and only the columns that one of them sees."""
@@ -290,12 +283,10 @@ class _RowState:
         seen = self.valid.any(dim=0)
         self.valid = self.valid[:, seen]
         self.cache, self.recorder = self.cache.select(slots, seen), Recorder()
-        self.conditioning = None if self.conditioning is None else self.conditioning[slots]
 
 
 @dataclass(frozen=True)
 class _Inputs(RowInputs):
-    """Inputs of R rows, with the token embeddings (R, W, D) alone, and a mask of the ids that are not padding."""
+    """Inputs of R rows, with a mask (R, W) of the ids that are not padding."""
 
-    words: Tensor
     own: Tensor

@@ -1,6 +1,5 @@
-"""A new model from pretrained parts, ready for a recipe's answer stage."""
+"""A new model from pretrained parts, ready for a recipe's stages."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -8,21 +7,19 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from pixellm.data.categories import COCO, SYNONYMS
-from pixellm.data.describe import noun
+from pixellm.data.categories import COCO
+from pixellm.data.describe import spoken
+from pixellm.mini.class_prompts import centred
 from pixellm.mini.configuration import MiniConfig
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.parts import fetch_language_model, read_detector
 from pixellm.mini.recipe import MiniRecipe
 from pixellm.mini.vision_stage import load_backbone
-from pixellm.mini.word_mix import centred, word_directions
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML
 
-RIDGE = 0.05  # of the states' variance
-CODEBOOK_SHARE = 0.1  # of the usual size of initial weights
-SURE_SCORE = 12.0  # logit of the right name among all
+CANDIDATE_SIZE = 0.7  # of the size of words: the parts of a candidate beside its name
 TIMM_MEAN = TIMM_STD = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
 
 
@@ -32,11 +29,7 @@ def build_processor(recipe: MiniRecipe) -> PixelLMProcessor:
     tokens = add_codebook_tokens(tokenizer, count)
     image_processor = PixelLMImageProcessor(recipe.model["vision"]["image_size"], TIMM_MEAN, TIMM_STD)
     return PixelLMProcessor(
-        image_processor,
-        tokenizer,
-        tokens,
-        num_image_tokens=recipe.model["llm_grid"] ** 2 + recipe.model.get("num_tags", 0),
-        **CHATML,
+        image_processor, tokenizer, tokens, num_image_tokens=recipe.model["num_candidates"], **CHATML
     )
 
 
@@ -50,18 +43,14 @@ def build_config(recipe: MiniRecipe, processor: PixelLMProcessor, vocabulary: li
         vision_config={"vocabulary": vocabulary, **detector, **recipe.model["vision"]},
         text_config=text.to_dict(),
         codebook_ids=processor.codebook_ids,
-        vocabulary_ids=[form_ids(processor.tokenizer, name) for name in vocabulary],
+        vocabulary_ids=[name_ids(processor.tokenizer, name) for name in vocabulary],
         **settings,
     )
 
 
-def form_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> list[list[int]]:
-    """Token ids of a name's forms, inside a sentence and at its start; brackets only tell meanings apart."""
-    nouns = [noun(name), *(noun(name, word) for word in SYNONYMS.get(name, ()))]
-    forms = dict.fromkeys(form for word in nouns for form in (word.singular, word.plural))
-    words = [name.split(" (")[0], *forms]
-    ids = [tokenizer.encode(start + word, add_special_tokens=False) for start in (" ", "") for word in words]
-    return [list(form) for form in dict.fromkeys(map(tuple, ids))]
+def name_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> list[int]:
+    """Token ids of a category's name inside a sentence."""
+    return tokenizer.encode(f" {spoken(name)}", add_special_tokens=False)
 
 
 def build_model(config: MiniConfig, vision_weights: Path, detector: Path | None) -> MiniForConditionalGeneration:
@@ -71,7 +60,7 @@ def build_model(config: MiniConfig, vision_weights: Path, detector: Path | None)
     if detector:
         model.vision_encoder.detector.network.load_state_dict(read_detector(detector))
     load_language_model(model)
-    scale_to_words(model)
+    initialise_parts(model)
     return model
 
 
@@ -91,68 +80,21 @@ def load_pixel_side(model: nn.Module, state: dict[str, torch.Tensor], optional: 
         )
 
 
-def scale_to_words(model: MiniForConditionalGeneration) -> None:
-    """Start with image tokens about as large as word embeddings, and word features about as large as image features."""
+def initialise_parts(model: MiniForConditionalGeneration) -> None:
+    """Start with candidates about as large as words, and word features about as large as image features.
+
+    What no image has trained yet adds nothing: how candidates look, and the prompts of codebook states.
+    """
     width = model.config.text_config.hidden_size
-    size = centred(model.word_mix.words(model.get_input_embeddings())).pow(2).mean().sqrt()
+    size = float(centred(model.class_prompts.words(model.get_input_embeddings())).pow(2).mean().sqrt())
     with torch.no_grad():
-        model.llm_projector[-1].weight.mul_(size)
-        model.llm_projector[-1].bias.zero_()
-        nn.init.normal_(model.word_mix.to_pixels.weight, std=1 / float(size) / width**0.5)
-        nn.init.normal_(model.word_mix.to_prompts.weight, std=1 / width**0.5)
-        nn.init.normal_(model.word_mix.tag_score, std=float(size))
-
-
-@torch.no_grad()
-def calibrate_codebook(model: MiniForConditionalGeneration, batch: dict) -> None:
-    """Centre and scale the projection's input on the states of a first batch.
-
-    The last-layer states of a language model share one large direction. Without this the projection sees hardly
-    anything else, and every prompt comes out the same (docs/LOG.md, "Codebook collapse").
-    """
-    seen: list[torch.Tensor] = []
-    hook = model.codebook.project.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
-    with torch.autocast(model.device.type, torch.bfloat16):  # frozen weights are bf16
-        model(**batch)
-    hook.remove()
-    states = torch.cat(seen)
-    first, *_, last = model.codebook.project
-    first.weight.div_(states.std(dim=0).clamp(min=1e-3))
-    first.bias.sub_(first.weight @ states.mean(dim=0))
-    # The decoder knows the prompts of categories already: start as a small change to them.
-    last.weight.mul_(CODEBOOK_SHARE)
-    last.bias.zero_()
-
-
-@torch.no_grad()
-def fit_names(model: MiniForConditionalGeneration, batches: Iterable[dict]) -> None:
-    """Start `WordMix.to_names` at the least-squares map from codebook states to the words of their names.
-
-    Args:
-        model: with a dense classifier.
-        batches: keyword arguments with `target_classes`.
-    """
-    states, names = [], []
-    hook = model.word_mix.to_names.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0].float()))
-    with torch.autocast(model.device.type, torch.bfloat16):
-        for batch in batches:
-            before = len(states)
-            model(**batch)
-            del states[before + 1 :]  # the loss asks for the same states again
-            names.append(batch["target_classes"])
-    hook.remove()
-    x, target = torch.cat(states), torch.cat(names)
-    known = (target >= 0) & (target < len(model.word_mix.name_ids))
-    x, target = x[known], target[known]
-    directions = word_directions(model.word_mix.words(model.get_input_embeddings()).float())
-    mean = x.mean(dim=0)
-    centred = x - mean
-    gram = centred.T @ centred
-    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-    wanted = directions[target] * (SURE_SCORE / directions.shape[-1])
-    weight = torch.linalg.solve(gram + ridge, centred.T @ wanted).T
-    model.word_mix.to_names.weight.copy_(weight)
-    model.word_mix.to_names.bias.copy_(wanted.mean(dim=0) - weight @ mean)
+        nn.init.normal_(model.class_prompts.to_pixels.weight, std=1 / size / width**0.5)
+        nn.init.normal_(model.class_prompts.to_prompts.weight, std=1 / width**0.5)
+        for last in (model.llm_projector[-1], model.codebook.project[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+    if model.candidate_tokens is not None:
+        model.candidate_tokens.scale_to(CANDIDATE_SIZE * size)
 
 
 def load_language_model(model: MiniForConditionalGeneration) -> None:

@@ -1,8 +1,8 @@
-"""Presence on images that were not trained on: there the dense classifier is less sure of what it sees.
+"""Presence on images that were not trained on: there the encoder is less sure of what it sees.
 
-The language model has learned that a score above 0 means "there". On held-out images the scores of what is there lie
-lower; `calibrate_presence` moves the two biases of `WordMix` by as much. `calibrate_detector` fits how the detector's
-scores and the classifier's make a presence score (Platt scaling).
+`calibrate_detector` fits how the detector's scores and the classifier's make a presence score (Platt scaling).
+`calibrate_presence` fits the scale on which the language model reads these: from 0 a category counts as there, from
+`UNSURE` where it is asked for by name.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixellm.data.records import AnnotatedImage
+from pixellm.mini.candidates import UNSURE
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.vision import ClassifiedFeatures
 from pixellm.model import PixelLMProcessor
 
+MIN_GAP = 1.0  # logits between what counts as there in any case and what does where it is asked for
 FIT_STEPS = 100  # of L-BFGS, more than three parameters need
 
 
@@ -26,20 +28,20 @@ def calibrate_presence(
     processor: PixelLMProcessor,
     images: Iterable[AnnotatedImage],
     recall: float,
-) -> tuple[float, float]:
-    """Move the biases of a model with a dense classifier.
+) -> None:
+    """Fit the scale of a model's candidates' scores.
 
-    A name that is asked for counts as there so readily that `recall` (0..1) of those that are there do. In the list of
-    tags, as many count as there as there are.
+    As many categories count as there as there are. Where they are asked for by name, `recall` (0..1) of those that are
+    there do.
 
     Args:
-        model: its `word_mix.mention_bias` and `word_mix.tag_bias` are changed.
+        model: its `selection.gain` and `selection.bias` are changed.
         processor: its processor.
         images: held out, complete for the names that they know.
         recall: see above.
 
-    Returns:
-        By how much both were moved: (mentions, tags).
+    Raises:
+        ValueError: nothing is there, or nothing is missing.
     """
     vocabulary = model.config.vision_config.vocabulary
     rows = [
@@ -48,11 +50,11 @@ def calibrate_presence(
         for name, there in names.items()
     ]
     scores, present = _table(rows)
-    mentions = -float(np.quantile(scores[present].numpy(), 1 - recall))
-    tags = -float(scores.sort(descending=True).values[int(present.sum()) - 1])
-    model.word_mix.mention_bias += mentions
-    model.word_mix.tag_bias += tags
-    return mentions, tags
+    sure = float(scores.sort(descending=True).values[int(present.sum()) - 1])
+    unsure = float(np.quantile(scores[present].numpy(), 1 - recall))
+    gain = -UNSURE / max(sure - unsure, MIN_GAP)
+    model.selection.gain.fill_(gain)
+    model.selection.bias.fill_(-gain * sure)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Configuration of pixellm-mini: PixelLM with a dense classifier whose scores the LLM reads, and a detector."""
+"""Configuration of pixellm-mini: PixelLM that reads what a detector and a dense classifier found."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from pixellm.model import PixelLMConfig, PixelLMVisionConfig
 from pixellm.utils.model_files import expect_sizes
+
+MAX_CANDIDATES = 256
 
 
 class MiniVisionConfig(PixelLMVisionConfig):
@@ -53,17 +55,13 @@ class MiniConfig(PixelLMConfig):
     Args:
         vision_config: see `MiniVisionConfig`.
         text_config: see `PixelLMConfig`.
-        vocabulary_ids: for each category, the token ids of every form in which texts mention it (plural, synonyms);
-            the first form represents it.
-        num_tags: tokens after the image's, for the most probable categories in it.
-        score_noise: in training, standard deviation of the noise on the presence scores that the LLM reads: the
-            classifier is more certain of images that it was trained on than of others.
-        class_prior: whether the class embeddings that a target's first codebook state resembles prompt the pixel
-            decoder, and the classifier's map of them is added to its mask.
+        vocabulary_ids: for each category, the token ids of its name.
+        num_candidates: K objects and regions of an image that the language model reads, in place of the image's grid,
+            and that codebook states point at; 0: it reads the grid, and codebook states alone prompt the pixel decoder.
         peak_share: a pixel is also in a mask where its probability exceeds this share (0..1) of the mask's maximum.
         default_sampling: fields of `Sampling` where the caller gives none; lists of a small LLM may not end without
             `no_repeat_ngram_size`.
-        embedding_skip: the codebook reads each state plus this times the token embedding at its position.
+        embedding_skip: codebook and pointer read each state plus this times the token embedding at its position.
         mask_width: channels of the head that segments detections.
         kwargs: fields of `PixelLMConfig`.
     """
@@ -75,31 +73,25 @@ class MiniConfig(PixelLMConfig):
         self,
         vision_config: MiniVisionConfig | dict | None = None,
         text_config: PreTrainedConfig | dict | None = None,
-        vocabulary_ids: list[list[list[int]]] | None = None,
-        num_tags: int = 0,
-        score_noise: float = 0.0,
-        class_prior: bool = True,
+        vocabulary_ids: list[list[int]] | None = None,
+        num_candidates: int = 0,
         peak_share: float | None = None,
         default_sampling: dict[str, Any] | None = None,
         embedding_skip: float = 0.0,
         mask_width: int = 96,
         **kwargs: Any,
     ) -> None:
-        self.vocabulary_ids = vocabulary_ids or []
-        self.num_tags, self.score_noise, self.class_prior = num_tags, score_noise, class_prior
+        self.vocabulary_ids, self.num_candidates = vocabulary_ids or [], num_candidates
         self.peak_share, self.default_sampling = peak_share, dict(default_sampling or {})
         self.embedding_skip, self.mask_width = embedding_skip, mask_width
         super().__init__(vision_config, text_config, **kwargs)
         expect_sizes({"mask_width": mask_width}, required=("mask_width",))
+        if type(num_candidates) is not int or not 0 <= num_candidates <= MAX_CANDIDATES:
+            raise ValueError(f"num_candidates: expected 0 to {MAX_CANDIDATES}, got {num_candidates!r:.40}.")
         if peak_share is not None and not 0 < peak_share <= 1:
             raise ValueError(f"peak_share: expected a share > 0 and ≤ 1, or none, got {peak_share}.")
-        if num_tags > len(self.vision_config.vocabulary):
-            raise ValueError(
-                f"num_tags: expected at most the {len(self.vision_config.vocabulary)} categories of the vocabulary, "
-                f"got {num_tags}."
-            )
 
     @property
     def num_image_tokens(self) -> int:
-        """Tokens that one image takes in the LLM: its grid and its tags."""
-        return super().num_image_tokens + self.num_tags
+        """Tokens that one image takes in the LLM: its candidates, or its grid."""
+        return self.num_candidates or super().num_image_tokens

@@ -5,15 +5,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from pixellm.mini.build import form_ids
+from pixellm.mini.build import name_ids
 from pixellm.mini.configuration import MiniConfig
 from pixellm.mini.lisa import MiniLisaConfig
 from pixellm.train.model_kind import Parts, Tuning
 from pixellm.train.pixellm_kind import PixelLMKind
 
-PART = "word_mix"
-# The map to categories reads large states: a higher rate destroys what it has learned (docs/LOG.md).
-TUNING_RATES = {f"{PART}.to_names": 1e-5}
+PARTS = ("class_prompts", "candidate_tokens", "pointer")
 
 
 class MiniKind(PixelLMKind):
@@ -25,15 +23,15 @@ class MiniKind(PixelLMKind):
     def part_settings(
         self, preset: Any, parts: Parts, tokenizer: PreTrainedTokenizerBase, vision: Mapping[str, Any]
     ) -> dict[str, Any]:
-        ids = [form_ids(tokenizer, name) for name in vision["vocabulary"]]
+        ids = [name_ids(tokenizer, name) for name in vision["vocabulary"]]
         return super().part_settings(preset, parts, tokenizer, vision) | {"vocabulary_ids": ids}
 
     def trained_parts(self, config: Any) -> tuple[str, ...]:
-        return (*super().trained_parts(config), PART)
+        return (*super().trained_parts(config), *(PARTS if config.num_candidates else PARTS[:1]))
 
     def tuning(self, config: Any) -> Tuning:
         tuning = super().tuning(config)
-        return Tuning((*tuning.trained, PART), {**tuning.rates, **TUNING_RATES})
+        return Tuning((*tuning.trained, "class_prompts"), tuning.rates)
 
 
 class MiniLisaKind(MiniKind):

@@ -27,9 +27,7 @@ class MiniLisaConfig(MiniConfig):
 
     def __init__(self, sam_decoder_config: SamMaskDecoderConfig | dict | None = None, **kwargs: Any) -> None:
         self.sam_decoder_config = sam_mask_decoder(sam_decoder_config)
-        super().__init__(
-            **PUBLISHED | {"class_prior": False, "decoder_dim": self.sam_decoder_config.hidden_size} | kwargs
-        )
+        super().__init__(**PUBLISHED | {"decoder_dim": self.sam_decoder_config.hidden_size} | kwargs)
 
     @property
     def decoder_grids(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Losses of the dense classifier.
+"""Losses of pixellm-mini beside those of PixelLM: of its dense classifier, and the weight of its pointer's.
 
 Shapes:  B images · V categories · h, w grid sides
 """
@@ -17,13 +17,13 @@ class MiniLossWeights(LossWeights):
 
     Args:
         semantics: loss of the dense classifier, where a sample has class targets.
-        names: cross-entropy that asks each target's first codebook state for its category.
+        pointer: cross-entropy of the candidates that each target means, see `pointer_loss`.
     """
 
     ce: float = 2.0
     dice: float = 2.0
     semantics: float = 0.5
-    names: float = 0.3
+    pointer: float = 0.5
 
 
 def semantic_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -12,21 +12,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import roi_align
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
-from pixellm.mini.candidates import Candidates, CandidateTokens, Pointer, gather_candidates, pointer_loss
+from pixellm.mini.candidates import Candidates, CandidateSelection, CandidateTokens, Pointer
 from pixellm.mini.class_prompts import ClassPrompts
 from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
 from pixellm.mini.instances import InstanceDecoder
 from pixellm.mini.losses import MiniLossWeights, presence_loss, semantic_loss
-from pixellm.mini.vision import ClassifyingEncoder, DetectedObjects
+from pixellm.mini.vision import ClassifiedFeatures, ClassifyingEncoder, DetectedObjects
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.losses import LossCounts
 from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
 from pixellm.model.vision import valid_area
-from pixellm.types import Output
 
-MEANT = 0.5  # a target means a candidate from this probability; where it means none, the likeliest
+MEANT = 0.5  # a target means a candidate from this probability …
+LIKELIEST = 0.1  # … or where none is as likely, the likeliest from this one
 
 
 @dataclass(kw_only=True)
@@ -61,10 +62,11 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         super().build(config)
         width = config.text_config.hidden_size
         self.class_prompts = ClassPrompts(config)
-        self.candidate_tokens = CandidateTokens(config.num_candidates, width) if config.num_candidates else None
-        self.pointer = Pointer(width, len(config.codebook_ids)) if config.num_candidates else None
-        detects = config.num_candidates and config.vision_config.detector_classes
-        self.instances = InstanceDecoder(config) if detects else None
+        reads = config.num_candidates > 0
+        self.selection = CandidateSelection(config) if reads else None
+        self.candidate_tokens = CandidateTokens(config.num_candidates, width) if reads else None
+        self.pointer = Pointer(width, len(config.codebook_ids)) if reads else None
+        self.instances = InstanceDecoder(config) if config.vision_config.detector_classes else None
 
     def build_vision_encoder(self, config: MiniVisionConfig) -> ClassifyingEncoder:
         return ClassifyingEncoder(config)
@@ -84,21 +86,20 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         config, prompts = self.config, self.class_prompts
         features = self.vision_encoder(pixel_values, resized_hw)
         words = prompts.words(self.get_input_embeddings())
-        tokens = self.image_tokens(features)
-        valid = valid_area(resized_hw, config.vision_config.image_size, config.llm_grid).flatten(1)
-        candidates = None
-        if self.candidate_tokens is not None:
-            count, regions = config.num_candidates, config.num_regions
-            candidates = gather_candidates(features, resized_hw, config.vision_config, count, regions)
-            read = self.candidate_tokens(words[candidates.classes], candidates.boxes, candidates.scores)
-            tokens, valid = torch.cat([tokens, read.to(tokens.dtype)], dim=1), torch.cat([valid, candidates.valid], 1)
-        maps = [map_ + prompts.to_map(features.class_logits, words, map_.shape[-1]) for map_ in self.neck_maps(features)]
+        if self.selection is None:
+            candidates, tokens = None, self.image_tokens(features)
+            valid = valid_area(resized_hw, config.vision_config.image_size, config.llm_grid).flatten(1)
+        else:
+            candidates = self.selection(features, resized_hw)
+            tokens, valid = self.read_candidates(candidates, features, words, resized_hw), candidates.valid
+        named = features.class_logits
+        maps = [map_ + prompts.to_map(named, words, map_.shape[-1]) for map_ in self.neck_maps(features)]
         return ClassifiedImages(
             tokens=tokens,
             token_valid=valid,
             maps=self.pixel_decoder.prepare(maps),
             resized_hw=resized_hw,
-            class_logits=features.class_logits,
+            class_logits=named,
             presence_logits=features.presence_logits,
             words=words,
             candidates=candidates,
@@ -106,37 +107,63 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
             mask_maps=self.instances.prepare(features) if self.instances else [],
         )
 
+    def read_candidates(
+        self, candidates: Candidates, features: ClassifiedFeatures, words: Tensor, resized_hw: Tensor
+    ) -> Tensor:
+        """Return the tokens (B, K, D) of candidates: their names, places and scores, and how they look."""
+        assert self.candidate_tokens is not None
+        deepest, size = features.scales[0], self.config.vision_config.image_size
+        corners = candidates.boxes * resized_hw.flip(1).repeat(1, 2)[:, None]
+        looks = roi_align(deepest.float(), list(corners.float()), 1, deepest.shape[-1] / size, aligned=True)
+        looks = looks.flatten(1).unflatten(0, candidates.classes.shape).to(deepest.dtype)
+        read = self.candidate_tokens(words[candidates.classes], candidates.boxes, candidates.scores)
+        return read + self.llm_projector(looks)
+
+    def codebook_inputs(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        """Add a skip from the token embeddings below the states.
+
+        A small LLM's last states predict the next token and hold little of the word that was just written.
+        """
+        return hidden + self.config.embedding_skip * embeddings if self.config.embedding_skip else hidden
+
     def point(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Return logits (G, K) that group states (G·N, D) mean the candidates whose tokens (G, K, D) are given."""
         assert self.pointer is not None
         return self.pointer(states.unflatten(0, (-1, len(self.config.codebook_ids))), tokens)
 
-    def candidates_meant(self, images: ClassifiedImages, states: Tensor, image_index: Tensor) -> Tensor:
-        """Return the probability (G, K) that each target means each candidate; 0 for those that are none."""
-        candidates = images.candidates
-        assert candidates is not None
-        tokens = images.tokens[image_index, -self.config.num_candidates :]
-        logits = self.point(states.to(tokens.dtype), tokens)
-        return logits.float().sigmoid() * candidates.valid[image_index]
+    def candidates_meant(self, images: ClassifiedImages, states: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return for each target and candidate the probability (G, K) that it means it, and whether it does."""
+        assert images.candidates is not None
+        tokens = images.tokens[image_index]
+        probability = self.point(states.to(tokens.dtype), tokens).float().sigmoid()
+        probability = probability * images.candidates.valid[image_index]
+        floor = probability.amax(dim=1, keepdim=True).clamp(LIKELIEST, MEANT)
+        return probability, probability >= floor
 
     def decode_masks(self, images: EncodedImages, states: Tensor, image_index: Tensor) -> Tensor:
         """Decode the states (G·S·K, D) of complete groups to logits of the candidates that they mean."""
         if self.pointer is None:
             return super().decode_masks(images, states, image_index)
         assert isinstance(images, ClassifiedImages)
-        probability = self.candidates_meant(images, states, image_index)
-        meant = (probability >= MEANT) | (probability == probability.amax(dim=1, keepdim=True))
-        meant &= images.candidates.valid[image_index]
-        shares = self._class_shares(images, probability * meant, image_index)
+        probability, meant = self.candidates_meant(images, states, image_index)
+        shares = self._by_class(images, probability * meant, image_index, "amax")
+        shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1)
         prompts = self.codebook(states.to(images.maps[0].dtype))
-        regions = self.decode_classes(images, shares.to(prompts.dtype), image_index, prompts)
+        regions = self.decode_regions(images, shares.to(prompts.dtype), image_index, prompts)
         if self.instances is None or images.objects is None:
             return regions
-        chosen = self._objects_meant(images, meant, image_index)
-        evidence, hw = images.class_logits.detach(), images.resized_hw
-        return self.instances(images.objects, images.mask_maps, evidence, chosen, regions, hw, image_index)
+        return self._add_objects(images, self._objects_meant(images, meant, image_index), regions, image_index)
 
-    def decode_classes(
+    def decode_classes(self, images: ClassifiedImages, classes: Tensor, image_index: Tensor) -> Tensor:
+        """Decode masks of G categories, given as vocabulary indexes, without the LLM: logits (G, 2g, 2g)."""
+        shares = F.one_hot(classes, len(self.config.vision_config.vocabulary)).to(images.maps[0].dtype)
+        regions = self.decode_regions(images, shares, image_index)
+        if self.instances is None or images.objects is None:
+            return regions
+        chosen = self.instances.choose(images.objects, shares, image_index)
+        return self._add_objects(images, chosen, regions, image_index)
+
+    def decode_regions(
         self, images: ClassifiedImages, shares: Tensor, image_index: Tensor, prompts: Tensor | float = 0.0
     ) -> Tensor:
         """Decode masks of mixtures of categories: shares (G, V) → logits (G, 2g, 2g); `prompts` are added to theirs."""
@@ -147,25 +174,70 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         enlarged = F.interpolate(prior[:, None], logits.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         return logits + self.class_prompts.prior_weight * enlarged
 
+    def _add_objects(self, images: ClassifiedImages, chosen: Tensor, regions: Tensor, image_index: Tensor) -> Tensor:
+        """Join the masks of chosen detections, bool (G, detections), with those of regions."""
+        assert self.instances is not None
+        assert images.objects is not None
+        evidence, hw = images.class_logits.detach(), images.resized_hw
+        return self.instances(images.objects, images.mask_maps, evidence, chosen, regions, hw, image_index)
+
     def presence_scores(
         self, images: EncodedImages, states: Tensor, image_index: Tensor, mask_logits: Tensor
     ) -> Tensor | None:
-        """Return how sure the likeliest candidate of each target is present (G,)."""
+        """Return the presence (G,) of the surest candidate that each target means; without one, its mask's maximum."""
         if self.pointer is None:
             return None
         assert isinstance(images, ClassifiedImages)
-        probability = self.candidates_meant(images, states, image_index)
-        return (probability * images.candidates.scores[image_index].float().sigmoid()).amax(dim=1)
+        assert images.candidates is not None
+        probability, meant = self.candidates_meant(images, states, image_index)
+        known = images.presence_logits.float().sigmoid()[image_index].gather(1, images.candidates.classes[image_index])
+        of_mask = mask_logits.float().flatten(1).amax(dim=1).sigmoid()
+        return torch.where(meant.any(dim=1), (probability * meant * known).amax(dim=1), of_mask)
 
-    def _class_shares(self, images: ClassifiedImages, weights: Tensor, image_index: Tensor) -> Tensor:
-        """Return the mixture of categories (G, V) that candidates weighted (G, K) belong to."""
-        shares = weights.new_zeros(len(weights), len(self.config.vision_config.vocabulary))
-        shares = shares.scatter_reduce(1, images.candidates.classes[image_index], weights, "amax")
-        return shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    def _by_class(self, images: ClassifiedImages, values: Tensor, image_index: Tensor, reduce: str) -> Tensor:
+        """Reduce values (G, K) of candidates to one for each category (G, V); 0 without a candidate."""
+        assert images.candidates is not None
+        reduced = values.new_zeros(len(values), len(self.config.vision_config.vocabulary))
+        return reduced.scatter_reduce(1, images.candidates.classes[image_index], values, reduce)
 
     def _objects_meant(self, images: ClassifiedImages, meant: Tensor, image_index: Tensor) -> Tensor:
-        """Return which detections are among the candidates meant: bool (G, K) → bool (G, detections)."""
+        """Return the detections, bool (G, detections), that belong to the candidates meant, bool (G, K).
+
+        Of a category all of whose candidates are meant, that includes those detections that were left out of them.
+        """
+        assert images.candidates is not None
+        assert images.objects is not None
+        assert self.instances is not None
+        left = (images.candidates.valid[image_index] & ~meant).float()
+        whole = self._by_class(images, meant.float(), image_index, "amax") * (
+            1 - self._by_class(images, left, image_index, "amax")
+        )
         numbers = images.candidates.objects[image_index]
         count = images.objects.detections.scores.shape[1]
-        chosen = meant.new_zeros(len(meant), count + 1).scatter(1, numbers % (count + 1), meant & (numbers >= 0))
-        return chosen[:, :count]
+        own = meant.new_zeros(len(meant), count + 1)
+        own = own.scatter_reduce(1, numbers % (count + 1), meant & (numbers >= 0), "amax")[:, :count]
+        return own | self.instances.choose(images.objects, whole, image_index)
+
+    def class_losses(
+        self, images: ClassifiedImages, target: Tensor, weight: Tensor, counts: LossCounts, weights: MiniLossWeights
+    ) -> dict[str, Tensor]:
+        """Compute the losses of the dense classifier: where each category is, and whether it is present.
+
+        Args:
+            images: the encoded images.
+            target: (B, V, h, w) in 0..1.
+            weight: bool (B, V, h, w), where the target is known.
+            counts: `images` is the number that the losses are averaged over.
+            weights: of the losses.
+        """
+        valid = valid_area(images.resized_hw, self.config.vision_config.image_size, target.shape[-1])
+        dense = semantic_loss(images.class_logits, target, weight)
+        presence = presence_loss(images.presence_logits, target, weight, valid)
+        share = weights.semantics * len(target) / counts["images"]
+        return {"semantics": share * dense, "presence": share * presence}
+
+
+AutoConfig.register(MiniConfig.model_type, MiniConfig)
+AutoModel.register(MiniConfig, MiniForConditionalGeneration)
+AutoProcessor.register(MiniConfig, PixelLMProcessor)
+AutoImageProcessor.register(MiniConfig, slow_image_processor_class=PixelLMImageProcessor)

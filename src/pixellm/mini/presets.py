@@ -24,8 +24,8 @@ def lisa_mini() -> MiniLisaConfig:
         "mlp_dim": settings["decoder_mlp_dim"],
         "iou_head_hidden_dim": settings["decoder_dim"],
     }
-    # SAM's decoder takes neither a class prior nor detections.
-    without = {"class_prior": False, "vision_config": settings["vision_config"] | {"detector_classes": []}}
+    # SAM's decoder takes neither class prompts nor detections.
+    without = {"num_candidates": 0, "vision_config": settings["vision_config"] | {"detector_classes": []}}
     return MiniLisaConfig(sam_decoder_config=decoder, **(settings | without))
 
 

@@ -18,22 +18,15 @@ from pixellm.train.recipe import AdapterConfig, build, check_names, fields_of
 # Former places of fields, see `read_fields`.
 RENAMED = {
     "vision_stage.average": "vision_stage.ema",
-    "answer_stage.average": "answer_stage.ema",
-    **{f"model.{loss}_weight": f"losses.{loss}" for loss in ("ce", "bce", "dice", "overlap", "semantics")},
-    "model.name_weight": "losses.names",
+    **{f"model.{loss}_weight": f"losses.{loss}" for loss in ("bce", "dice", "overlap", "semantics")},
     "initialise.settings.semantics_weight": "stage.losses.semantics",
-    "initialise.settings.name_weight": "stage.losses.names",
     **{
         f"{settings}.{former}": f"{settings}.{name}"
         for settings in ("model", "initialise.settings")
-        for former, name in (
-            ("repeat_guard", "default_sampling.no_repeat_ngram_size"),
-            ("word_skip", "embedding_skip"),
-            ("name_prior", "class_prior"),
-        )
+        for former, name in (("repeat_guard", "default_sampling.no_repeat_ngram_size"), ("word_skip", "embedding_skip"))
     },
 }
-OWN_FIELDS = {"vision_stage", "answer_stage", "mask_stage", "sources"}
+OWN_FIELDS = {"vision_stage", "mask_stage", "text_stage", "sources"}
 
 
 @dataclass(frozen=True)
@@ -83,38 +76,8 @@ class VisionStage:
 
 
 @dataclass(frozen=True)
-class AnswerStage:
-    """Second stage: the whole model answers; the vision backbone and the language model's own weights stay.
-
-    Args:
-        learning_rate: of what is new in this stage.
-        vision_learning_rate: of what the first stage trained.
-        name_learning_rate: of the map from codebook states to categories, which is initialised by least squares.
-        questions: conversations per image.
-        trained: what of the pixel side trains; the rest keeps what the first stage gave it.
-        ema: as in the first stage.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    lora_learning_rate: float
-    vision_learning_rate: float
-    name_learning_rate: float
-    questions: int
-    warmup_steps: int = 40
-    weight_decay: float = 0.0
-    save_steps: int = 50
-    trained: tuple[str, ...] = (
-        *("vision_encoder.pyramid", "vision_encoder.classifier", "llm_projector", "pixel_projector", "neck"),
-        *("codebook", "pixel_decoder", "word_mix"),
-    )
-    ema: float = 0.0
-
-
-@dataclass(frozen=True)
 class MaskStage:
-    """Stage between them: masks of detections, with frozen encoders (`mask_stage.py`).
+    """Second stage: masks of detections, with frozen encoders (`mask_stage.py`).
 
     Args:
         sources: images with a mask for each instance, or for each category.
@@ -131,17 +94,41 @@ class MaskStage:
 
 
 @dataclass(frozen=True)
+class TextStage:
+    """Third stage: the language model reasons about candidates, without images (`text_stage.py`).
+
+    Args:
+        learning_rate: of the candidates' tokens.
+        pointer_learning_rate: of the pointer, which starts near its end: a high rate destroys that (docs/LOG.md).
+        questions: of each scene, at most.
+        sources: images whose annotations are scenes among drawn ones; none: all scenes are drawn.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    lora_learning_rate: float
+    pointer_learning_rate: float
+    questions: int
+    sources: tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...] = ()
+    warmup_steps: int = 30
+    weight_decay: float = 0.01
+    save_steps: int = 50
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
 class MiniRecipe:
     """The embedded default, from its parts.
 
     Args:
         model: fields of `MiniConfig`, with `vision` for those of `MiniVisionConfig`.
         initialise: directory of what an earlier run of the same sizes trained (its `trained`), as initial weights of
-            both stages.
+            all stages.
         held_out: sources that are not trained on, for `calibrate`; none: nothing is calibrated.
         detector: folder with NanoDet's weights, see `read_detector`; none: there is no detector, and no mask stage.
-        vision_stage, mask_stage, answer_stage: the stages; one that is none is left out.
-        recall: see `calibrate_presence`; none: the biases stay as they are.
+        vision_stage, mask_stage, text_stage: the stages; one that is none is left out.
+        recall: see `calibrate_presence`; none: the scale of scores stays as it is.
         losses: loss weights in place of the defaults of `MiniLossWeights`.
     """
 
@@ -152,7 +139,7 @@ class MiniRecipe:
     lora: Annotated[AdapterConfig, fields_of(AdapterConfig)]
     vision_stage: Annotated[VisionStage | None, fields_of(VisionStage)] = None
     mask_stage: Annotated[MaskStage | None, fields_of(MaskStage)] = None
-    answer_stage: Annotated[AnswerStage | None, fields_of(AnswerStage)] = None
+    text_stage: Annotated[TextStage | None, fields_of(TextStage)] = None
     augmentation: Annotated[Augmentation, fields_of(Augmentation)] = Field(default_factory=Augmentation)
     seed: int = 0
     initialise: Path | None = None

@@ -20,8 +20,6 @@ from pixellm.mini.build import (
     build_config,
     build_model,
     build_processor,
-    calibrate_codebook,
-    fit_names,
     load_pixel_side,
     pixel_side,
 )
@@ -31,8 +29,9 @@ from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.mask_stage import MaskSamples, MaskTraining, collate_masks
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
-from pixellm.mini.recipe import AnswerStage, MaskStage, MiniRecipe, VisionStage
-from pixellm.mini.samples import ConversationSamples, MiniCollator, naming_samples
+from pixellm.mini.recipe import MaskStage, MiniRecipe, TextStage, VisionStage
+from pixellm.mini.scenes import Scene, scene_of
+from pixellm.mini.text_stage import SceneCollator, SceneSamples, SceneTraining
 from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
 from pixellm.model import PixelLMProcessor
 from pixellm.train.model_kind import adapt
@@ -41,15 +40,12 @@ from pixellm.utils.files import atomic_directory, atomic_write
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_SAMPLES = 16
+CENTRE_SAMPLES = 4  # scenes whose states and candidates the pointer starts around
 HELD_OUT_IMAGES = 300  # of each source, for the calibration of presence
 # Weights that the vision stage, and checkpoints from before the detector, lack.
 DETECTOR_PARTS = ("vision_encoder.detector.", "instances.")
-# Parameters that the second stage finds trained.
-FIRST_STAGE_PARTS = (
-    *("vision_encoder", "pixel_projector", "neck", "pixel_decoder"),
-    *("word_mix.to_pixels", "word_mix.to_prompts", "word_mix.prior_weight"),
-)
+# Parts that the text stage trains, beside adapters of the language model and the codebook's tokens.
+TEXT_PARTS = ("candidate_tokens", "pointer")
 
 
 def train_mini(recipe: MiniRecipe, output: Path) -> Path:
@@ -69,7 +65,7 @@ def train_mini(recipe: MiniRecipe, output: Path) -> Path:
         train_masks(recipe, recipe.mask_stage, vocabulary, seeing, masks)
     trained = output / "trained"
     if not (trained / "config.json").exists():
-        train_answers(recipe, sources, vocabulary, seeing, masks, trained)
+        train_texts(recipe, vocabulary, seeing, masks, trained)
     model = output / "model"
     if not model.exists():
         with atomic_directory(model) as directory:
@@ -159,77 +155,63 @@ def train_masks(recipe: MiniRecipe, stage: MaskStage, vocabulary: list[str], see
         save_file(model.instances.mask_head.state_dict(), temporary)
 
 
-def train_answers(
-    recipe: MiniRecipe, sources: list[CocoSource], vocabulary: list[str], seeing: Path, masks: Path, result: Path
-) -> None:
+def train_texts(recipe: MiniRecipe, vocabulary: list[str], seeing: Path, masks: Path, result: Path) -> None:
     """Last stage, from what the others left in the files `seeing` and `masks`; what was trained goes to `result`."""
     torch.manual_seed(recipe.seed)  # not the state that an earlier stage left, if it ran in this process
     processor = build_processor(recipe)
     model = build_model(build_config(recipe, processor, vocabulary), fetch_vision_weights(), recipe.detector)
-    stage = recipe.answer_stage
-    model.language_model.to(torch.bfloat16)
-    adapt(model, MiniKind(), recipe.lora, stage.trained if stage else ())
+    adapt(model, MiniKind(), recipe.lora, TEXT_PARTS)
     if recipe.initialise:
         load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
     if seeing.exists():
         load_pixel_side(model, load_file(seeing), DETECTOR_PARTS)
     if masks.exists():
         model.instances.mask_head.load_state_dict(load_file(masks))
-    if stage:
-        fit_answers(model, processor, recipe, stage, sources, vocabulary, result.parent / "answer")
+    if recipe.text_stage:
+        fit_texts(model, processor, recipe, recipe.text_stage, result.parent / "texts")
     if recipe.held_out:
         records = chain.from_iterable(evenly(source.load(recipe.data_root)) for source in recipe.held_out)
         held_out = [record.decode() for record in records]
         if recipe.detector:
             calibrate_detector(model, processor, held_out)
         if recipe.recall is not None:
-            moved = calibrate_presence(model, processor, held_out, recipe.recall)
-            logger.info("presence on held-out images: mentions moved by %.2f, tags by %.2f", *moved)
+            calibrate_presence(model, processor, held_out, recipe.recall)
     with atomic_directory(result) as directory:
         save_partial_checkpoint(model, processor, recipe.lora.alpha, directory)
 
 
-def fit_answers(
-    model: MiniForConditionalGeneration,
-    processor: PixelLMProcessor,
-    recipe: MiniRecipe,
-    stage: AnswerStage,
-    sources: list[CocoSource],
-    vocabulary: list[str],
-    output: Path,
+def fit_texts(
+    model: MiniForConditionalGeneration, processor: PixelLMProcessor, recipe: MiniRecipe, stage: TextStage, output: Path
 ) -> None:
-    """Train a model with adapters on questions and answers."""
-    config = model.config
-    shares = [(s, c.weight) for s, c in zip(sources, recipe.sources, strict=True) if _has_masks(s)]
-    with_masks, weights = zip(*shares, strict=True)
-    length = stage.steps * stage.batch_size
-    samples = ConversationSamples(
-        images=AugmentedImages(Mixture.of(with_masks, weights, length, recipe.seed + 1), recipe.augmentation),
-        vocabulary=vocabulary,
-        size=config.vision_config.image_size,
-        grid=config.vision_config.grid_sizes[-1],
+    """Train a model with adapters on questions about scenes."""
+    count = model.config.num_candidates
+    samples = SceneSamples(
+        length=stage.steps * stage.batch_size,
         questions=stage.questions,
+        count=count,
+        annotated=[scene for source in stage.sources for scene in scenes(source.load(recipe.data_root))],
+        seed=recipe.seed,
     )
-    collate = MiniCollator(processor)
-    if not recipe.initialise:
-        calibrate_codebook(model, collate([samples[i] for i in range(min(CALIBRATION_SAMPLES, length))]))
-        fit_names(model, map(collate, naming_samples(vocabulary, samples)))
+    training, collate = SceneTraining(model), SceneCollator(processor, count)
+    if not model.pointer.state_centre.any():  # it is new
+        training.centre_pointer(**collate([samples[index] for index in range(min(CENTRE_SAMPLES, len(samples)))]))
     trainer = PixelLMTrainer(
-        model,
-        _arguments(stage, recipe, output),
+        training,
+        _arguments(stage, recipe, output, bf16=False),
         train_dataset=samples,
         data_collator=collate,
-        learning_rates={
-            "lora_": stage.lora_learning_rate,
-            **dict.fromkeys(FIRST_STAGE_PARTS, stage.vision_learning_rate),
-            "word_mix.to_names": stage.name_learning_rate,
-        },
+        learning_rates={"lora_": stage.lora_learning_rate, "pointer.": stage.pointer_learning_rate},
         batches=LengthBatches(same_length, stage.steps, stage.batch_size),
         ema=stage.ema,
         shardable=MiniKind.shardable,
         loss_weights=MiniLossWeights(**recipe.losses),
     )
     trainer.fit()
+
+
+def scenes(source: CocoSource) -> list[Scene]:
+    """Return the scenes that the annotations of a source describe."""
+    return [scene_of(source[index].decode()) for index in range(len(source))]
 
 
 def evenly(source: CocoSource) -> list[Record]:
@@ -243,12 +225,8 @@ def same_length(_: int) -> float:
     return 0.0
 
 
-def _has_masks(source: CocoSource) -> bool:
-    return any(source[i].instances for i in range(min(3, len(source))))
-
-
 def _arguments(
-    stage: VisionStage | MaskStage | AnswerStage, recipe: MiniRecipe, output: Path, bf16: bool = True
+    stage: VisionStage | MaskStage | TextStage, recipe: MiniRecipe, output: Path, bf16: bool = True
 ) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(output),

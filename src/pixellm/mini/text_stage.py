@@ -1,41 +1,48 @@
 """Stage that trains the language model to reason about scenes, on text: lists of candidates, questions and answers.
 
-No image is read. A scene's objects are candidates with the scores that a detector might give them, among others that
-are not there; answers are sentences whose codebook states point at the candidates that they mean.
+No image is read. A scene's objects are candidates whose categories are sure to be there; others are unsure, and count
+as there where a question names them. Answers are sentences whose codebook states point at the candidates they mean.
 
 Shapes:  B scenes · K candidates · W tokens of a name · T tokens of a row · G targets
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pixellm.mini.candidates import pointer_loss
+from pixellm.data.categories import COCO
+from pixellm.mini.candidates import UNSURE, pointer_loss
 from pixellm.mini.class_prompts import mean_embedding
 from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.modeling import MiniForConditionalGeneration
-from pixellm.mini.scenes import Scene, compose, draw_scene
+from pixellm.mini.scenes import DEFAULT_WEIGHTS, Scene, SceneObject, compose, draw_scene
+from pixellm.mini.scenes.lexicon import names, overlapping
 from pixellm.model import PixelLMProcessor
-from pixellm.model.codebook import find_groups
 from pixellm.model.losses import LossCounts
-from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
-from pixellm.model.packing import packed_attention_bias, packed_positions
+from pixellm.model.modeling import IGNORE_INDEX, EncodedImages
 from pixellm.types import Conversation, Output, Sample
 
 NAME_TOKENS = 6  # of a name at most
-PRESENT_SCORE = (1.5, 1.4)  # mean and standard deviation of the logits of what is there …
-ABSENT_SCORE = (-2.5, 1.0)  # … and of what is not
-MAX_ABSENT = 10
-ABSENT_SIDE = (0.02, 0.4)  # of the image
-ATTEMPTS = 4  # compositions tried for each question
+LOWEST_SURE, SURE_SPREAD = 0.1, 2.0  # scores of what is there: above the first by half a normal distribution
+UNSURE_COUNTS = (0, 1, 2, 3, 5, 8)  # categories of a scene that are unsure
+UNSURE_SIDE = (0.02, 0.5)  # of the image
+ANY_NAME_RATE = 0.4  # of scenes: unsure categories from the whole lexicon, else from COCO
+NAMING_RATE = 0.35  # of questions: they name what they ask for, and unsure categories count as there
+# Kinds of questions that name categories.
+NAMING = {
+    **{"category": 0.2, "several": 0.2, "each": 0.08, "count": 0.08, "order": 0.1, "place": 0.05, "followup": 0.08},
+    "nothing": 0.4,
+}
+BOX_NOISE = 0.04  # of a side
+DRAWN_RATE = 0.6  # of scenes, where there are annotated ones, too
+ATTEMPTS = 3  # compositions tried for each question
 BLANK = Image.new("RGB", (4, 4))
 
 Box = tuple[float, float, float, float]
@@ -43,12 +50,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class SceneCandidate:
-    """A candidate of a scene: its name, box in fractions of the image, and logit; `number` of its object, if any."""
+    """A candidate of a scene: its category, box in fractions of the image, and score; `number` of its object."""
 
-    name: str
+    category: str
     box: Box
     score: float
-    number: int | None
+    number: int
 
 
 @dataclass(frozen=True)
@@ -68,17 +75,15 @@ class SceneSamples(Dataset):
         length: number of samples.
         questions: of each scene, at most.
         count: K; scenes with more objects are left out.
-        names: of what a scene may be mistaken to show.
+        annotated: scenes of photographs, among which drawn ones are mixed.
         seed: of everything random.
-        draw: a generator → a scene.
     """
 
     length: int
     questions: int
     count: int
-    names: Sequence[str]
+    annotated: Sequence[Scene] = ()
     seed: int = 0
-    draw: Callable[[random.Random], Scene] = draw_scene
 
     def __len__(self) -> int:
         return self.length
@@ -86,49 +91,77 @@ class SceneSamples(Dataset):
     def __getitem__(self, index: int) -> SceneSample:
         rng = random.Random(f"{self.seed}:{index}")
         while True:
-            scene = self.draw(rng)
-            sample = make_sample(scene, self.questions, self.count, self.names, rng)
-            if sample.conversations:
-                return sample
+            drawn = not self.annotated or rng.random() < DRAWN_RATE
+            scene = draw_scene(rng) if drawn else rng.choice(self.annotated)
+            if 0 < len(scene.objects) <= self.count:
+                sample = make_sample(scene, self.questions, self.count, rng)
+                if sample.conversations:
+                    return sample
 
 
-def make_sample(scene: Scene, questions: int, count: int, names: Sequence[str], rng: random.Random) -> SceneSample:
-    """Give a scene's objects scores, add others, and compose questions whose targets are among the `count` surest."""
-    rows = [
-        SceneCandidate(thing.category, thing.box, rng.gauss(*PRESENT_SCORE), number)
-        for number, thing in enumerate(scene.objects)
-    ]
-    present = {thing.category for thing in scene.objects}
-    rows += [absent for absent in (_absent(names, rng) for _ in range(rng.randint(0, MAX_ABSENT))) if absent.name not in present]
-    kept = ordered(sorted(rows, key=lambda row: -row.score)[:count])
-    place = {row.number: at for at, row in enumerate(kept) if row.number is not None}
+def make_sample(scene: Scene, questions: int, count: int, rng: random.Random) -> SceneSample:
+    """Give a scene's objects scores, add unsure ones, and compose questions whose targets are among `count`."""
+    unsure = _unsure_objects(scene, rng)
+    scores = {category: LOWEST_SURE + abs(rng.gauss(0, SURE_SPREAD)) for category in _categories(scene.objects)}
+    scores |= {item.category: -rng.uniform(LOWEST_SURE, -UNSURE) for item in unsure}
+    objects = (*scene.objects, *unsure)
+    candidates = ordered(
+        [SceneCandidate(o.category, _moved(o.box, rng), scores[o.category], n) for n, o in enumerate(objects)], count
+    )
+    doubtful = frozenset(item.category for item in unsure)
+    sure = Scene(scene.objects, scene.known - doubtful, scene.uncounted)
+    named = Scene(objects, scene.known | doubtful, scene.uncounted)
+    place = {candidate.number: at for at, candidate in enumerate(candidates)}
     conversations: list[Conversation] = []
     meant: list[tuple[int, ...]] = []
     for _ in range(ATTEMPTS * questions):
-        question = compose(scene, rng)
         if len(conversations) >= questions:
             break
+        naming = rng.random() < NAMING_RATE
+        weights: Mapping[str, float] = NAMING if naming else DEFAULT_WEIGHTS
+        question = compose(named if naming else sure, rng, weights)
         if question is None or any(n not in place for turn in question.turns for one in turn.targets for n in one):
             continue
         for number, turn in enumerate(question.turns):
             blank = np.zeros((len(turn.targets), 1, 1), dtype=bool)
             conversations.append(Conversation(turn.question, turn.answer, blank, continues=number > 0))
             meant += [tuple(place[n] for n in one) for one in turn.targets]
-    return SceneSample(tuple(kept), tuple(conversations), tuple(meant))
+    return SceneSample(tuple(candidates), tuple(conversations), tuple(meant))
 
 
-def ordered(rows: Sequence[SceneCandidate]) -> list[SceneCandidate]:
-    """Order candidates as `Candidates` says."""
-    best: dict[str, float] = {}
-    for row in rows:
-        best[row.name] = max(row.score, best.get(row.name, row.score))
-    return sorted(rows, key=lambda row: (-best[row.name], row.name, row.box[0] + row.box[2]))
+def ordered(rows: Sequence[SceneCandidate], count: int) -> list[SceneCandidate]:
+    """Keep `count` candidates and order them as `Candidates` says."""
+    surest = sorted(rows, key=lambda row: -row.score)[:count]
+    return sorted(surest, key=lambda row: (-row.score, row.category, row.box[0] + row.box[2]))
 
 
-def _absent(names: Sequence[str], rng: random.Random) -> SceneCandidate:
-    width, height = rng.uniform(*ABSENT_SIDE), rng.uniform(*ABSENT_SIDE)
-    left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
-    return SceneCandidate(rng.choice(names), (left, top, left + width, top + height), rng.gauss(*ABSENT_SCORE), None)
+def _unsure_objects(scene: Scene, rng: random.Random) -> list[SceneObject]:
+    """Return one object for each of a few categories that may not be said of anything in the scene."""
+    taken = _categories(scene.objects)
+    pool = sorted(names() if rng.random() < ANY_NAME_RATE else COCO)
+    found: list[SceneObject] = []
+    for category in rng.sample(pool, rng.choice(UNSURE_COUNTS)):
+        if category in taken or overlapping(category) & taken:
+            continue
+        width, height = rng.uniform(*UNSURE_SIDE), rng.uniform(*UNSURE_SIDE)
+        left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+        found.append(SceneObject(category, (left, top, left + width, top + height)))
+        taken.add(category)
+    return found
+
+
+def _categories(objects: Sequence[SceneObject]) -> set[str]:
+    return {item.category for item in objects}
+
+
+def _moved(box: Box, rng: random.Random) -> Box:
+    """Move the corners of a box as a detector might."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    left, top, right, bottom = (
+        min(max(value + rng.gauss(0, BOX_NOISE) * side, 0.0), 1.0)
+        for value, side in zip(box, (width, height, width, height), strict=True)
+    )
+    return left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -136,7 +169,7 @@ class SceneCollator:
     """Collate scenes to the keyword arguments of `SceneTraining.forward`.
 
     Args:
-        processor: its image tokens are the grid's and the candidates'.
+        processor: its image tokens are the candidates.
         count: K.
     """
 
@@ -146,12 +179,12 @@ class SceneCollator:
     def __call__(self, samples: Sequence[SceneSample]) -> dict[str, Tensor]:
         batch = self.processor([Sample(BLANK, sample.conversations) for sample in samples])
         size = (len(samples), self.count)
-        names = torch.full((*size, NAME_TOKENS), -1)
+        words = torch.full((*size, NAME_TOKENS), -1)
         boxes, scores, valid = torch.zeros(*size, 4), torch.zeros(size), torch.zeros(size, dtype=torch.bool)
         for row, sample in enumerate(samples):
             for at, candidate in enumerate(sample.candidates):
-                ids = self.processor.tokenizer.encode(f" {candidate.name}", add_special_tokens=False)[:NAME_TOKENS]
-                names[row, at, : len(ids)] = torch.tensor(ids)
+                ids = self.processor.tokenizer.encode(f" {candidate.category}", add_special_tokens=False)[:NAME_TOKENS]
+                words[row, at, : len(ids)] = torch.tensor(ids)
                 boxes[row, at] = torch.tensor(candidate.box)
                 scores[row, at], valid[row, at] = candidate.score, True
         targets = [one for sample in samples for one in sample.meant]
@@ -160,7 +193,7 @@ class SceneCollator:
             meant[row, list(one)] = True
         assert batch.labels is not None
         texts = {"input_ids": batch.input_ids, "segment_ids": batch.segment_ids, "labels": batch.labels}
-        return texts | {"names": names, "boxes": boxes, "scores": scores, "valid": valid, "meant": meant}
+        return texts | {"names": words, "boxes": boxes, "scores": scores, "valid": valid, "meant": meant}
 
 
 class SceneTraining(nn.Module):
@@ -186,7 +219,7 @@ class SceneTraining(nn.Module):
         """Compute the losses of text and targets.
 
         Args:
-            input_ids: (B, T); the grid's image tokens stay empty and unseen, the candidates' follow.
+            input_ids: (B, T), whose image tokens are the candidates.
             segment_ids: (B, T).
             labels: (B, T).
             names: (B, K, W) token ids of the candidates' names, padded with -1.
@@ -197,25 +230,41 @@ class SceneTraining(nn.Module):
             counts: `tokens` and `targets`.
             loss_weights: of the losses.
         """
-        model, width = self.model, self.model.config.text_config.hidden_size
-        embedding = model.get_input_embeddings()
-        tokens = model.candidate_tokens(mean_embedding(embedding, names), boxes, scores)
-        grid = tokens.new_zeros(len(tokens), model.config.llm_grid**2, width)
-        seen = F.pad(valid, (grid.shape[1], 0))
-        is_image = input_ids == IMAGE_TOKEN_ID
-        embeddings = embedding(input_ids.masked_fill(is_image, 0))
-        embeddings = embeddings.masked_scatter(is_image[..., None], torch.cat([grid, tokens], dim=1).to(embeddings.dtype))
-        keys = (segment_ids >= 0) & ~torch.zeros_like(is_image).masked_scatter(is_image, ~seen)
-        bias = packed_attention_bias(segment_ids, keys, embeddings.dtype)
-        hidden = model.hidden_states(embeddings, bias, packed_positions(segment_ids))
-        text = model.text_loss(hidden, labels) / max(1, counts["tokens"])
-        groups = find_groups(input_ids, model.config.codebook_ids)
-        states = model.group_states(model.codebook_inputs(hidden, embeddings), groups)
-        logits = model.point(states, tokens[groups[:, 0]])
-        pointing = pointer_loss(logits.float(), meant, valid[groups[:, 0]]) / max(1, counts["targets"])
+        hidden, tokens, states, rows = self._read(input_ids, segment_ids, names, boxes, scores, valid)
+        text = self.model.text_loss(hidden, labels) / max(1, counts["tokens"])
+        logits = self.model.point(states, tokens[rows])
+        pointing = pointer_loss(logits.float(), meant, valid[rows]) / max(1, counts["targets"])
         return Output([], {"ce": loss_weights.ce * text, "pointer": loss_weights.pointer * pointing})
 
     def count_terms(self, labels: Tensor, meant: Tensor, input_ids: Tensor, **_batch: object) -> LossCounts:
         """Count what the losses of a batch are averaged over: `tokens`, `targets` and, for the speed, `images`."""
         tokens = int((labels[:, 1:] != IGNORE_INDEX).sum())
         return Counter(tokens=tokens, targets=len(meant), images=len(input_ids))
+
+    @torch.no_grad()
+    def centre_pointer(
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        names: Tensor,
+        boxes: Tensor,
+        scores: Tensor,
+        valid: Tensor,
+        **_batch: object,
+    ) -> None:
+        """Let the model's pointer start around the states and candidates of a batch."""
+        _, tokens, states, _ = self._read(input_ids, segment_ids, names, boxes, scores, valid)
+        groups = states.unflatten(0, (-1, len(self.model.config.codebook_ids)))
+        assert self.model.pointer is not None
+        self.model.pointer.centre_on(groups, tokens[valid])
+
+    def _read(
+        self, input_ids: Tensor, segment_ids: Tensor, names: Tensor, boxes: Tensor, scores: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return hidden states (B, T, D), candidates (B, K, D), group states (G·N, D), and each group's row (G,)."""
+        model = self.model
+        assert model.candidate_tokens is not None
+        tokens = model.candidate_tokens(mean_embedding(model.get_input_embeddings(), names), boxes, scores)
+        images = EncodedImages(tokens, valid, [], segment_ids.new_zeros(len(tokens), 2))
+        hidden, groups, states = model.text_states(images, input_ids, segment_ids)
+        return hidden, tokens, states, groups[:, 0]

@@ -6,7 +6,6 @@ Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decod
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -53,14 +52,12 @@ class EncodedImages:
         token_valid: bool (B, N), False for tokens that lie in the padding.
         maps: S maps (B, C, g, g) for the pixel decoder.
         resized_hw: (B, 2).
-        conditioning: (B, X) what `llm_inputs` of a variant reads beside the text; None for PixelLM itself.
     """
 
     tokens: Tensor
     token_valid: Tensor
     maps: list[Tensor]
     resized_hw: Tensor
-    conditioning: Tensor | None = None
 
 
 @dataclass
@@ -85,9 +82,8 @@ class ForwardStates:
 class PixelLMForConditionalGeneration(PreTrainedModel):
     """Vision encoder, LLM, segmentation codebook and pixel decoder.
 
-    A variant overrides `build` (its parts), `image_tokens` and `llm_inputs` (what the LLM reads), `codebook_inputs` and
-    `decode_masks` (what prompts the pixel decoder), `presence_scores` (how sure each target is), and `forward` with
-    `count_terms` (further losses).
+    A variant overrides `build` (its parts), `encode_images` and `image_tokens` (what the LLM reads), `codebook_inputs`
+    and `decode_masks` (what prompts the pixel decoder), and `presence_scores` (how sure each target is).
     """
 
     config_class = PixelLMConfig
@@ -230,23 +226,6 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             )
         return embeddings.masked_scatter(is_image[..., None], images.tokens.to(embeddings.dtype))
 
-    def llm_inputs(
-        self,
-        embeddings: Tensor,
-        input_ids: Tensor,
-        conditioning: Tensor | None,
-        earlier_ids: Sequence[Sequence[int]] | None = None,
-    ) -> Tensor:
-        """Return what the LLM reads at each position (B, T, D): the embeddings themselves.
-
-        Args:
-            embeddings: (B, T, D) as given by `embed`.
-            input_ids: (B, T).
-            conditioning: see `EncodedImages`.
-            earlier_ids: in decoding, the ids of each row before `input_ids`.
-        """
-        return embeddings
-
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor, cache=None) -> Tensor:
         """Last-layer states (B, T, D) after the final norm; `attention_mask` is additive (B, 1, T, keys)."""
         return self.language_model.base_model(
@@ -294,16 +273,25 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
     ) -> ForwardStates:
         """Run all parts, without losses."""
         images = self.encode_images(pixel_values, resized_hw, context_pixel_values)
-        valid = (segment_ids >= 0) & ~self._padding_tokens(input_ids, images)
-        embeddings = self.embed(input_ids, images)
-        bias = packed_attention_bias(segment_ids, valid, embeddings.dtype)
-        inputs = self.llm_inputs(embeddings, input_ids, images.conditioning)
-        hidden = self.hidden_states(inputs, bias, packed_positions(segment_ids))
-        groups = find_groups(input_ids, self.config.codebook_ids)
-        group_states = self._group_states(self.codebook_inputs(hidden, embeddings), groups)
+        hidden, groups, group_states = self.text_states(images, input_ids, segment_ids)
         logits = self.decode_masks(images, group_states, groups[:, 0])
         per_image = torch.bincount(groups[:, 0], minlength=len(input_ids)).tolist()
         return ForwardStates(images, hidden, groups, group_states, list(logits.split(per_image)))
+
+    def text_states(
+        self, images: EncodedImages, input_ids: Tensor, segment_ids: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the LLM over packed texts (B, T) about images.
+
+        Returns:
+            `hidden`, `groups` and `group_states` of `ForwardStates`.
+        """
+        valid = (segment_ids >= 0) & ~self._padding_tokens(input_ids, images)
+        embeddings = self.embed(input_ids, images)
+        bias = packed_attention_bias(segment_ids, valid, embeddings.dtype)
+        hidden = self.hidden_states(embeddings, bias, packed_positions(segment_ids))
+        groups = find_groups(input_ids, self.config.codebook_ids)
+        return hidden, groups, self._group_states(self.codebook_inputs(hidden, embeddings), groups)
 
     def base_losses(
         self,
@@ -318,7 +306,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         """Compute the losses of the paper; see `forward`."""
         output = Output(states.mask_logits)
         if labels is not None:
-            output.losses["ce"] = weights.ce * self._text_loss(states.hidden, labels) / max(1, counts["tokens"])
+            output.losses["ce"] = weights.ce * self.text_loss(states.hidden, labels) / max(1, counts["tokens"])
         if target_masks is not None:
             per_image = [len(logits) for logits in states.mask_logits]
             answers = segment_ids[states.groups[:, 0], states.groups[:, 1]].split(per_image)
@@ -366,7 +354,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         is_image = input_ids == IMAGE_TOKEN_ID
         return torch.zeros_like(is_image).masked_scatter(is_image, ~images.token_valid)
 
-    def _text_loss(self, states: Tensor, labels: Tensor) -> Tensor:
+    def text_loss(self, states: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the next token, summed over all labels of the batch; only those states meet the head."""
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         labelled = targets != IGNORE_INDEX

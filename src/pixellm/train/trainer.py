@@ -158,7 +158,7 @@ class PixelLMTrainer(Trainer):
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = [self.model.count_terms(**batch) for batch in batches]
         terms = sorted(counts[0])
-        sizes = [(len(b["pixel_values"]), b["input_ids"].numel() if "input_ids" in b else 0) for b in batches]
+        sizes = [(len(next(iter(b.values()))), b["input_ids"].numel() if "input_ids" in b else 0) for b in batches]
         rows = [[*(count[term] for term in terms), *size] for count, size in zip(counts, sizes, strict=True)]
         *sums, images, tokens = self.accelerator.reduce(torch.tensor(rows, device=device).sum(dim=0), "sum").tolist()
         self._steps, self._images, self._tokens = self._steps + 1, self._images + images, self._tokens + tokens

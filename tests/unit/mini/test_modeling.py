@@ -1,4 +1,4 @@
-"""pixellm-mini: its classifier, word mixing, losses and configuration."""
+"""pixellm-mini: its classifier, class prompts, losses, configuration, and masks of what targets mean."""
 
 import math
 
@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from pixellm.mini import losses
+from pixellm.mini.candidates import REGION
+from pixellm.mini.class_prompts import ClassPrompts, centred, word_directions
 from pixellm.mini.configuration import MiniVisionConfig
 from pixellm.mini.vision import ClassifyingEncoder, DenseClassifier
-from pixellm.mini.word_mix import WordMix, centred, word_directions
 from tests.support import tiny
 
 
@@ -65,11 +66,11 @@ def test_presence_by_hand():
 
 @torch.no_grad()
 def test_words_are_mean_embeddings():
-    mix = WordMix(tiny.timm_config(vocabulary_ids=[[[1]], [[2, 3]], [[4]], [[5]], [[6]]]))
+    prompts = ClassPrompts(tiny.timm_config(vocabulary_ids=[[1], [2, 3], [4], [5], [6]]))
     embedding = nn.Embedding(10, 32)
     rows = embedding.weight
     own = torch.stack([rows[1], (rows[2] + rows[3]) / 2, rows[4], rows[5], rows[6]])
-    torch.testing.assert_close(mix.words(embedding), own)
+    torch.testing.assert_close(prompts.words(embedding), own)
     torch.testing.assert_close(centred(own), own - own.mean(dim=0))
     directions = word_directions(own)
     torch.testing.assert_close(directions.pow(2).mean(dim=1), torch.ones(5))
@@ -77,104 +78,28 @@ def test_words_are_mean_embeddings():
 
 
 @torch.no_grad()
-def test_word_mix_by_hand():
-    mix = WordMix(tiny.timm_config(vocabulary_ids=[[[1]], [[2]], [[3]], [[4]], [[5]]]))
-    nn.init.constant_(mix.token_gain, 3.0)
+def test_word_maps_by_hand():
+    """Each position gets the words of its categories, by their probabilities squared."""
+    prompts = ClassPrompts(tiny.timm_config(vocabulary_ids=[[1], [2], [3], [4], [5]]))
     words = centred(torch.randn(5, 32))
     logits = torch.full((1, 5, 8, 8), -100.0)
     logits[0, 1, 2, 6] = 100.0  # one cell of 8 × 8 is the second name: it must not drown in its quarter
-    logits[0, 4, 7, 0] = 0.0  # and one is half the last name; probabilities count squared
-    tokens = mix.to_tokens(logits, words, 2)
-    assert tokens.shape == (1, 4, 32)
-    torch.testing.assert_close(tokens[0, 1], 3 * words[1])
-    torch.testing.assert_close(tokens[0, 2], 3 * words[4] / 4)
-    assert tokens[0, [0, 3]].abs().max() < 1e-6
-    map_ = mix.to_map(logits, words, 4)
+    logits[0, 4, 7, 0] = 0.0  # and one is half the last name
+    map_ = prompts.to_map(logits, words, 4)
     assert map_.shape == (1, 32, 4, 4)
-    torch.testing.assert_close(map_[0, :, 1, 3], mix.to_pixels(words[1]) / 4)
-    torch.testing.assert_close(map_[0, :, 3, 0], mix.to_pixels(words[4]) / 16)
+    torch.testing.assert_close(map_[0, :, 1, 3], prompts.to_pixels(words[1]) / 4)
+    torch.testing.assert_close(map_[0, :, 3, 0], prompts.to_pixels(words[4]) / 16)
     assert map_[0, :, 0].abs().max() < 1e-6
 
 
 @torch.no_grad()
-def test_tags_by_hand():
-    """The likeliest names first, each as its word, moved along one direction by how sure it is."""
-    mix = WordMix(tiny.timm_config(num_tags=3)).eval()
-    nn.init.normal_(mix.tag_score)
-    words, presence = torch.randn(5, 32), torch.tensor([[-3.0, 60.0, 1.5, -9.0, -60.0]])
-    tags = mix.tags(presence, words)
-    expected = [words[1] + mix.tag_score, words[2] + 0.25 * mix.tag_score, words[0] - 0.5 * mix.tag_score]
-    torch.testing.assert_close(tags[0], torch.stack(expected))
-
-
-@torch.no_grad()
-def test_mentions_by_hand():
-    """A name's last token carries its score, whatever its form; of two names that end together the longer counts."""
-    forms = [[[1], [9]], [[2, 3]], [[4]], [[5]], [[6]]]  # the third ends as the second does once it is [3]
-    forms[2].append([3])
-    mix = WordMix(tiny.timm_config(vocabulary_ids=forms))
-    ids = torch.tensor([[3, 2, 3, 7, 1, 9, -200, 2, 0, 3]])
-    assert mix.mentions(ids).tolist() == [[2, -1, 1, -1, 0, 0, -1, -1, -1, 2]]
-    nn.init.normal_(mix.tag_score)
-    added = mix.mention_embeddings(ids, torch.tensor([[3.0, -60.0, 1.5, 0.0, 0.0]]))[0]
-    shares = torch.tensor([0.25, 0, -1, 0, 0.5, 0.5, 0, 0, 0, 0.25])
-    torch.testing.assert_close(added, shares[:, None] * mix.tag_score)
-
-
-@torch.no_grad()
-def test_scores_are_noisy_in_training_alone():
-    """A name's score for the image and its dense ones move by the same amount."""
-    mix = WordMix(tiny.timm_config(score_noise=2.0))
-    dense, presence = torch.randn(1, 5, 4, 4), torch.randn(1, 5)
-    moved_dense, moved = mix.train().add_noise(dense, presence)
-    assert not torch.equal(moved, presence)
-    torch.testing.assert_close(moved_dense - dense, (moved - presence)[..., None, None].expand_as(dense))
-    assert all(map(torch.equal, mix.eval().add_noise(dense, presence), (dense, presence)))
-
-
-@torch.no_grad()
-def test_tags_and_mentions_have_biases_of_their_own():
-    """The one moves what is listed, the other what is asked for; the order of tags stays."""
-    mix = WordMix(tiny.timm_config(vocabulary_ids=[[[1]], [[2]], [[3]], [[4]], [[5]]])).eval()
-    nn.init.normal_(mix.tag_score)
-    words, scores = torch.randn(5, 32), torch.tensor([[0.0, 3.0, -3.0, -9.0, -9.0]])
-    nn.init.constant_(mix.tag_bias, 1.5)
-    nn.init.constant_(mix.mention_bias, -3.0)
-    torch.testing.assert_close(
-        mix.tags(scores, words)[0],
-        torch.stack([words[1], words[0]]) + torch.stack([0.75 * mix.tag_score, 0.25 * mix.tag_score]),
-    )
-    added = mix.mention_embeddings(torch.tensor([[1, 2, 3]]), scores)[0]
-    torch.testing.assert_close(added, torch.tensor([-0.5, 0.0, -1.0])[:, None] * mix.tag_score)
-
-
-@torch.no_grad()
-def test_what_has_another_name_shares_in_none():
-    """Scores of 0 for all five names against one of 6: nearly nothing is left for them."""
-    mix = WordMix(tiny.timm_config())
-    states, words = torch.randn(2, 32), torch.randn(5, 32)
-    assert mix.class_scores(states, words).shape == (2, 6)
-    none = math.exp(6) / (math.exp(6) + 5)
-    torch.testing.assert_close(mix.shares(states, words), torch.full((2, 5), (1 - none) / 5))
-
-
-def test_names_that_a_text_writes():
-    """The name right before each group, or none (5): a name further back does not count."""
-    forms = [[[1], [9]], [[2, 3]], [[4]], [[5]], [[6]]]
-    mix = WordMix(tiny.timm_config(vocabulary_ids=forms))
-    ids = torch.tensor([[7, 2, 3, 20, 21, 9, 20, 21], [1, 7, 20, 21, 20, 21, 7, 7]])
-    groups = torch.tensor([[0, 3], [0, 6], [1, 2], [1, 4]])
-    assert mix.written(ids, groups).tolist() == [1, 0, 5, 5]
-
-
-@torch.no_grad()
 def test_named_prompts_are_linear_in_the_shares():
-    mix = WordMix(tiny.timm_config())
+    prompts = ClassPrompts(tiny.timm_config())
     words = torch.randn(5, 32)
-    single = mix.prompts(torch.eye(5), words)
+    single = prompts.prompts(torch.eye(5), words)
     assert single.shape == (5, 3, 32)
     shares = torch.rand(2, 5)
-    torch.testing.assert_close(mix.prompts(shares, words), torch.einsum("tv,vsc->tsc", shares, single))
+    torch.testing.assert_close(prompts.prompts(shares, words), torch.einsum("tv,vsc->tsc", shares, single))
 
 
 @pytest.mark.parametrize("share", [0, -0.5, 1.5])
@@ -183,14 +108,15 @@ def test_peak_share_out_of_range(share):
         tiny.timm_config(peak_share=share)
 
 
-def test_more_tags_than_names():
-    with pytest.raises(ValueError, match="num_tags: expected at most the 5 categories of the vocabulary, got 6"):
-        tiny.timm_config(num_tags=6)
+@pytest.mark.parametrize("count", [-1, 257, "4", 2.0])
+def test_number_of_candidates_out_of_range(count):
+    with pytest.raises(ValueError, match="num_candidates: expected 0 to 256, got "):
+        tiny.timm_config(num_candidates=count)
 
 
-def test_word_mix_needs_ids_for_every_name():
-    with pytest.raises(ValueError, match="5 classes, got 1"):
-        WordMix(tiny.timm_config(vocabulary_ids=[[[1]]]))
+def test_class_prompts_need_ids_for_every_name():
+    with pytest.raises(ValueError, match="5 categories, got 1"):
+        ClassPrompts(tiny.timm_config(vocabulary_ids=[[1]]))
 
 
 def test_semantic_brute_force():
@@ -301,3 +227,76 @@ def test_detected_categories_get_other_masks_than_the_rest(detector_model):
 def test_detector_knows_only_names_of_the_vocabulary():
     with pytest.raises(ValueError, match=r"detector_classes: expected categories of the vocabulary, got \['unicorn'\]"):
         tiny.timm_config(("dog", "unicorn"))
+
+
+def decode_meant(model, images, rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks and presence of targets that mean the candidates in `rows` of the first image, whatever the states are."""
+    logits = torch.full((len(rows), model.config.num_candidates), -20.0)
+    for target, candidates in enumerate(rows):
+        logits[target, candidates] = 20.0
+    model.point = lambda states, tokens: logits
+    states = torch.zeros(len(rows) * len(model.config.codebook_ids), model.config.text_config.hidden_size)
+    index = torch.zeros(len(rows), dtype=torch.long)
+    masks = model.decode_masks(images, states, index)
+    return masks, model.presence_scores(images, states, index, masks)
+
+
+@pytest.fixture
+def two_dogs():
+    """A model, and images of which it sees two dogs, at the left and at the right, and a region of a category."""
+    model = tiny.build(tiny.detector_config())
+    model.selection.bias.data.fill_(-1e3)  # nothing else
+    for parameter in model.codebook.project[-1].parameters():
+        parameter.data.zero_()
+    images = model.encode_images(*see(model, 1))
+    found = images.objects.detections
+    dog = tiny.DETECTED.index("dog")
+    for field in (found.boxes, found.scores, found.classes):
+        field.zero_()
+    found.boxes[0, :2] = torch.tensor([[2.0, 4.0, 14.0, 40.0], [24.0, 4.0, 38.0, 40.0]])
+    found.scores[0, :2], found.classes[0, :2] = torch.tensor([0.9, 0.8]), dog
+    column, region = tiny.VOCABULARY.index("dog"), tiny.VOCABULARY.index("table")
+    candidates = images.candidates
+    candidates.classes[0, :3] = torch.tensor([column, column, region])
+    candidates.objects[0, :3] = torch.tensor([0, 1, REGION])
+    candidates.valid[0] = torch.arange(model.config.num_candidates) < 3
+    return model, images
+
+
+@torch.no_grad()
+def test_a_target_covers_the_candidates_that_it_means(two_dogs):
+    """One dog, both, and the region, each inside its place; both together are the category's mask."""
+    model, images = two_dogs
+    (left, right, both, table), _ = decode_meant(model, images, [[0], [1], [0, 1], [2]])
+    side = left.shape[-1]
+    middle = 19 * side // 64
+    assert left[:, middle + 1 :].max() < left[:, :middle].max()
+    assert right[:, : middle - 1].max() < right[:, middle:].max()
+    whole = model.decode_classes(images, torch.tensor([tiny.VOCABULARY.index("dog")]), torch.zeros(1, dtype=torch.long))
+    torch.testing.assert_close(both, whole[0], rtol=1e-3, atol=1e-3)
+    region = model.decode_classes(
+        images, torch.tensor([tiny.VOCABULARY.index("table")]), torch.zeros(1, dtype=torch.long)
+    )
+    torch.testing.assert_close(table, region[0], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_detections_that_were_left_out_belong_to_their_category(two_dogs):
+    """Of two dogs only one is a candidate: who means it means both. Who means one of two candidates does not."""
+    model, images = two_dogs
+    images.candidates.valid[0, 1] = False
+    (one,), _ = decode_meant(model, images, [[0]])
+    images.candidates.valid[0, 1] = True
+    (left, both), _ = decode_meant(model, images, [[0], [0, 1]])
+    torch.testing.assert_close(one, both, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(left, both)
+
+
+@torch.no_grad()
+def test_presence_is_that_of_the_surest_candidate(two_dogs):
+    """A target that means no candidate is as present as its likeliest pixel."""
+    model, images = two_dogs
+    masks, presence = decode_meant(model, images, [[0, 2], []])
+    known = images.presence_logits[0].sigmoid()
+    expected = max(known[tiny.VOCABULARY.index("dog")], known[tiny.VOCABULARY.index("table")])
+    torch.testing.assert_close(presence, torch.stack([expected, masks[1].max().sigmoid()]))
