@@ -1,7 +1,7 @@
 """`pixellm models` and `pixellm convert`: model directories on this computer."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,7 +18,11 @@ from pixellm.cli.common import (
 )
 from pixellm.cost.breakdown import PHRASE_TOKENS, Scenario
 
+if TYPE_CHECKING:
+    from pixellm.hub.models import ModelInfo
+
 WIDE = 100  # least number of characters of a table
+HEADER = ("NAME", "PARAMETERS", "DOWNLOAD", "MEMORY (bf16 int8 int4)", "FITS", "LICENCE", "ON DISK", "DIRECTORY")
 
 app = typer.Typer(help="Manage the models kept on this computer.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm models list`, or a Hub id.")]
@@ -26,20 +30,60 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm mo
 
 @app.command("list")
 def list_models() -> None:
-    """List the models on this computer, and those that can be fetched by name."""
-    from pixellm.hub.models import list_models
+    """List the models that can be had by name, and others on this computer.
 
-    for info in list_models():
-        state = f"{info.path}" if info.ready else f"not ready; prepare it with: pixellm models pull {info.name}"
-        out_console.print(f"{info.name:<28} {_megabytes(info.size):>9}  {state}")
+    Memory is that of answering a question with bfloat16, 8-bit and 4-bit weights; FITS says which of them this computer
+    has the memory for. `pixellm models plan NAME` counts in detail.
+    """
+    from pixellm.hub.models import list_models
+    from pixellm.hub.room import machine_memory
+
+    memory = machine_memory()
+    rows = [HEADER, *(_row(info, memory) for info in list_models())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    for name, *cells in rows:
+        padded = [f"{cell:>{width}}" for cell, width in zip(cells[:-1], widths[1:-1], strict=True)]
+        out_console.print("  ".join([f"{name:<{widths[0]}}", *padded, cells[-1]]))
+
+
+def _row(info: "ModelInfo", memory: int) -> tuple[str, ...]:
+    """Return the cells of a model on a computer with `memory` bytes."""
+    facts = info.facts
+    state = f"not ready; prepare it with: pixellm models pull {info.name}"
+    if info.ready:
+        state = f"{info.path}"
+    elif info.source == "released" and info.size:
+        state = f"download unfinished; go on with: pixellm models pull {info.name}"
+    if facts is None:
+        return (info.name, "", "", "", "", "", _megabytes(info.size), state)
+    needed = " ".join(f"{size / 1e9:.1f}" for size in facts.memory.values())
+    counted = f"{facts.parameters / 1e9:.1f} B" if facts.parameters >= 1e9 else f"{facts.parameters / 1e6:.0f} M"
+    fits = facts.precision_within(memory) or "no"
+    return (
+        *(info.name, counted, _megabytes(facts.download), f"{needed} GB", fits, facts.licence),
+        *(_megabytes(info.size), state),
+    )
 
 
 @app.command()
-def pull(name: Name) -> None:
-    """Fetch a model for use without a network."""
-    from pixellm.hub.models import resolve
+def pull(
+    name: Name,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Download a released model even if this computer lacks the memory to run it."),
+    ] = False,
+) -> None:
+    """Fetch a model for use without a network; what a killed download left is continued.
 
-    out_console.print(f"{name} is in {resolve(name)}")
+    A released checkpoint (pixellm-7b, lisa-7b …) is downloaded, checked, converted and checked again; then the download
+    is deleted.
+    """
+    from pixellm.hub.catalogue import find_released
+    from pixellm.hub.models import resolve
+    from pixellm.hub.released import pull
+
+    released = find_released(name)
+    out_console.print(f"{name} is in {pull(released, force) if released else resolve(name)}")
 
 
 @app.command()

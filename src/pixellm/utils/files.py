@@ -90,6 +90,15 @@ def clear_leftovers(out: Path) -> None:
             shutil.rmtree(stale)
 
 
+def directory_size(directory: Path) -> int:
+    """Count the bytes in a directory; files removed meanwhile count nothing."""
+    sizes = 0
+    for file in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            sizes += file.stat().st_size if file.is_file() else 0
+    return sizes
+
+
 def make_readable(directory: Path) -> None:
     """Give the files the read permissions of their directory: safetensors writes 0600, useless in a shared cache."""
     readers = directory.stat().st_mode & 0o444
