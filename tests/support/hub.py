@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -53,18 +54,32 @@ class LoopbackHub:
 
     def commit(self, repo_id: str) -> str:
         files = self.repositories[repo_id]
-        parts = (name.encode() + hashlib.sha1(files[name]).digest() for name in sorted(files))
-        return hashlib.sha1(b"".join(parts)).hexdigest()
+        return _sha1("".join(f"{name} {_sha256(files[name])}\n" for name in sorted(files)).encode())
 
     def content(self, sha256: str) -> bytes | None:
         contents = (content for files in self.repositories.values() for content in files.values())
-        return next((content for content in contents if hashlib.sha256(content).hexdigest() == sha256), None)
+        return next((content for content in contents if _sha256(content) == sha256), None)
 
     def ranges(self) -> list[str]:
         """Ranges of large files that were asked for."""
         return [
             asked for method, path, asked in self.requests if method == "GET" and path.startswith("/cdn/") and asked
         ]
+
+
+@lru_cache(1024)
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@lru_cache(1024)
+def _sha1(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
+def _blob_id(content: bytes) -> str:
+    """Git's name of a content."""
+    return _sha1(b"blob %d\0" % len(content) + content)
 
 
 @contextmanager
@@ -132,6 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._large(self.hub.content(match[1]))
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             return self._described(match[1], match[2] or "main")
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
+            return self._tree(*match.groups())
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(*match.groups())
         return self._send(404)
@@ -154,6 +171,17 @@ class _Handler(BaseHTTPRequestHandler):
         described = {"id": repo_id, "modelId": repo_id, "sha": self.hub.commit(repo_id), "siblings": siblings}
         self._send(200, json.dumps(described).encode(), {"Content-Type": "application/json"})
 
+    def _tree(self, repo_id: str, revision: str) -> None:
+        if self._refused(repo_id, revision):
+            return
+        entries = []
+        for name, content in self.hub.repositories[repo_id].items():
+            entry = {"type": "file", "path": name, "size": len(content), "oid": _blob_id(content)}
+            if name.endswith(LARGE):
+                entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 130}
+            entries.append(entry)
+        self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+
     def _file(self, repo_id: str, revision: str, name: str) -> None:
         if self._refused(repo_id, revision):
             return
@@ -162,9 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             return self._send(404, headers=headers | {"X-Error-Code": "EntryNotFound"})
         if not name.endswith(LARGE):
-            blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            return self._send(200, content, headers | {"ETag": f'"{blob}"'})
-        digest = hashlib.sha256(content).hexdigest()
+            return self._send(200, content, headers | {"ETag": f'"{_blob_id(content)}"'})
+        digest = _sha256(content)
         location = f"{self.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{digest}?signature=x"
         linked = {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{digest}"', "Location": location}
         return self._send(302, headers=headers | linked)
