@@ -137,7 +137,7 @@ def test_what_the_hubs_cache_holds_is_not_downloaded(hub, converting):
 
 def test_a_killed_download_is_continued(hub, converting, tmp_path):
     hub.faults.bytes_per_second = 8e6
-    code = "from pixellm.hub.models import resolve; resolve('pixellm-7b')"
+    code = "from pixellm.hub import catalogue, released; released.pull(catalogue.RELEASED['pixellm-7b'])"
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
     while hub.sent < 3_000_000:
