@@ -10,7 +10,7 @@ import psutil
 from pixellm.hub.catalogue import PRECISIONS, ReleasedModel
 from pixellm.utils.cache import announce, cache_dir
 
-# While converting: Python, torch and transformers, and the largest tensors; weights are mapped, not read (docs/models.md).
+# While converting: Python, torch, transformers and the largest tensors; weights are mapped, not read (docs/models.md).
 CONVERSION_BYTES = 1_000_000_000
 
 
