@@ -25,6 +25,7 @@ ORDER = (
         "muse",
         "export",
         "serve",
+        "integrations",
         "cli",
         "__main__",
     ),

@@ -18,6 +18,7 @@ from pixellm.cli.batch import batch
 from pixellm.cli.common import collect_less, debugging, err_console, out_console, quieten_transformers
 from pixellm.cli.cost import cost
 from pixellm.cli.export import export
+from pixellm.cli.mcp import mcp
 from pixellm.cli.scoring import evaluate, questions, score
 from pixellm.cli.serve import serve, web
 from pixellm.cli.training import compare, train
@@ -33,7 +34,7 @@ PANELS: dict[str, dict[str, Callable | typer.Typer]] = {
         "questions": questions,
         "compare": compare,
     },
-    "Serve": {"serve": serve, "web": web},
+    "Serve": {"serve": serve, "web": web, "mcp": mcp},
     "Models": {"models": models.app, "convert": models.convert, "cost": cost},
 }
 
@@ -80,6 +81,7 @@ EXTRAS = {
     **dict.fromkeys(("aiohttp", "datasketch", "ijson", "py3langid", "tenacity"), "muse"),
     **dict.fromkeys(("cachetools", "fastapi", "h11", "multipart", "prometheus_client", "python_multipart"), "serve"),
     **dict.fromkeys(("sse_starlette", "uvicorn", "werkzeug"), "serve"),
+    **dict.fromkeys(("mcp", "mcp_types"), "mcp"),
     "ray": "ray",
     "torchao": "quant",
 }

@@ -1,0 +1,132 @@
+"""What the tools ask: a model that is loaded here, or a pixellm server as a `Segmenter`, over HTTP.
+
+image → PNG in a data URI → POST /v1/segment → JSON → Answer
+"""
+
+import base64
+import io
+import json
+import os
+import re
+from dataclasses import replace
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from PIL import Image
+
+from pixellm.imaging.images import ImageSource, load_image
+from pixellm.types import Answer, Segmenter
+from pixellm.utils.checks import check_min_score
+from pixellm.utils.limits import REQUEST_SECONDS
+
+KEY = "PIXELLM_API_KEY"  # environment variable with the API key of the server that is asked
+SCHEMES = ("http://", "https://")
+DETERMINED = re.compile(
+    r"(?:a|an|the|all|every|each|any|some|this|that|these|those|my|your|our|his|her|its|their)\b", re.I
+)
+MARGIN = 10.0  # seconds that a server may take beyond its own limit, to send its error
+
+
+class RemoteSegmenter(Segmenter):
+    """Ask a `pixellm serve` over HTTP.
+
+    Args:
+        url: the server's address, with or without `/v1`.
+        key: one of its API keys; None: that of PIXELLM_API_KEY, or none.
+        min_score: 0..1, targets with a lower confidence are left out; 0: as the server does without being told.
+        timeout: seconds for an answer.
+
+    Raises:
+        ValueError: an address that is none, or a wrong `min_score`.
+    """
+
+    def __init__(
+        self, url: str, key: str | None = None, min_score: float = 0.0, timeout: float = REQUEST_SECONDS + MARGIN
+    ) -> None:
+        if not url.startswith(SCHEMES):
+            raise ValueError(f"expected the address of a pixellm server, http://HOST:PORT, got {url!r}.")
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self.key = key or os.environ.get(KEY)
+        self.min_score = check_min_score(min_score)
+        self.timeout = timeout
+        self._image: tuple[Image.Image, str] | None = None
+
+    def set_image(self, image: ImageSource) -> None:
+        """Encode the image that the next questions are about as a file; it is sent with each of them.
+
+        Raises:
+            ValueError: nothing that can be read as an image.
+        """
+        loaded = load_image(image)
+        stream = io.BytesIO()
+        loaded.save(stream, "PNG", compress_level=1)  # without loss: the same masks as from a local model
+        self._image = (loaded, "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii"))
+
+    def ask(self, question: str) -> Answer:
+        """Answer a question.
+
+        Raises:
+            ValueError: no image yet, no server there, or the error that it answers with.
+        """
+        if self._image is None:
+            raise ValueError("expected an image before the first question. Call set_image first.")
+        image, uri = self._image
+        fields = {"image": uri, "question": question}
+        answer = self._post("/v1/segment", fields | ({"min_score": self.min_score} if self.min_score else {}))
+        return replace(Answer.from_json(answer), image=image)
+
+    def model_name(self) -> str:
+        """Return the name of the served model; a ValueError as in `ask`."""
+        return self._send(Request(f"{self.url}/v1/models"))["data"][0]["id"]
+
+    def _post(self, path: str, fields: dict) -> dict:
+        body = json.dumps(fields).encode()
+        return self._send(Request(self.url + path, body, {"Content-Type": "application/json"}))
+
+    def _send(self, request: Request) -> dict:
+        request.add_header("Accept", "application/json")
+        if self.key:
+            request.add_header("Authorization", f"Bearer {self.key}")
+        try:
+            with urlopen(request, timeout=self.timeout) as response:
+                return json.load(response)
+        except HTTPError as error:
+            raise ValueError(f"expected an answer of {self.url}, got {error.code}: {_message(error)}") from None
+        except (URLError, TimeoutError, ConnectionError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise ValueError(
+                f"expected a pixellm server at {self.url}, got: {reason}. Start one: pixellm serve"
+            ) from None
+        except json.JSONDecodeError:
+            raise ValueError(f"expected the JSON of a pixellm server at {self.url}, got something else.") from None
+
+
+def _message(error: HTTPError) -> str:
+    """Return the message of a server's error; its reason where the body is not of a pixellm server."""
+    try:
+        return json.load(error)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)
+
+
+def connect(name: str, min_score: float = 0.0) -> Segmenter:
+    """Return a model by its name, loaded here, or the one behind a server's address (http://…).
+
+    Args:
+        name: see `pixellm.segmenter.load_segmenter`, or see `RemoteSegmenter`, whose key is that of PIXELLM_API_KEY.
+        min_score: 0..1, targets with a lower confidence are left out of answers.
+
+    Raises:
+        ValueError: no such model, or a wrong `min_score`.
+    """
+    if name.startswith(SCHEMES):
+        return RemoteSegmenter(name, min_score=min_score)
+    from pixellm.segmenter import load_segmenter  # torch and transformers, which an address does not need
+
+    return load_segmenter(name, min_score=min_score)
+
+
+def question_about(phrase: str) -> str:
+    """Return the question that asks for a phrase, such as the name of a label: "cat" → "Segment the cat."."""
+    words = " ".join(phrase.split()).rstrip(".")
+    return f"Segment {words}." if DETERMINED.match(words) else f"Segment the {words}."

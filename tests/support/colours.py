@@ -1,0 +1,48 @@
+"""A segmenter that finds colours: masks that tests of tools can compute by themselves."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pixellm.imaging.images import load_image
+from pixellm.types import Answer, Segmenter, Target
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+SCORES = {"red": 0.9, "green": 0.6, "blue": 0.3}
+
+
+def flag(width: int = 40, height: int = 30) -> Image.Image:
+    """Red in the upper left corner, green below a third of the height, blue nowhere."""
+    pixels = np.full((height, width, 3), 255, dtype=np.uint8)
+    pixels[: height // 3, : width // 2] = COLOURS["red"]
+    pixels[height // 2 :, 5:-5] = COLOURS["green"]
+    return Image.fromarray(pixels)
+
+
+def mask_of(image: Image.Image, colour: str) -> np.ndarray:
+    return (np.asarray(image) == COLOURS[colour]).all(axis=2)
+
+
+class ColourSegmenter(Segmenter):
+    """Answers with one mask for each colour that a question names and the image has; counts the encoded images."""
+
+    def __init__(self, min_score: float = 0.0) -> None:
+        self.min_score, self.encoded, self.questions = min_score, 0, []
+
+    def set_image(self, image: Image.Image | np.ndarray | str | Path) -> None:
+        self._image = load_image(image)
+        self.encoded += 1
+
+    def ask(self, question: str) -> Answer:
+        self.questions.append(question)
+        text, targets = "", []
+        for colour in COLOURS:
+            mask = mask_of(self._image, colour)
+            if colour in question and mask.any():
+                text += " and " if text else ""
+                span = (len(text), len(text) + len(f"the {colour}"))
+                text += f"the {colour}"
+                targets.append(Target.of_mask(f"the {colour}", span, mask, SCORES[colour]))
+        size = (self._image.height, self._image.width)
+        return Answer(question, text or "Nothing.", tuple(targets), size, self._image).above(self.min_score)
