@@ -24,6 +24,12 @@ SCHEMES = ("http://", "https://")
 DETERMINED = re.compile(
     r"(?:a|an|the|all|every|each|any|some|this|that|these|those|my|your|our|his|her|its|their)\b", re.I
 )
+# A prompt that ends like a sentence, or begins with a word that asks or orders.
+SENTENCE = re.compile(
+    r".*[!?.]$|(?:what|which|who|whose|where|how|why|is|are|does|do|can|could|would|will|segment|find|show|mark|name|list|"
+    r"point|outline|highlight|describe|select|please|give|tell)\b",
+    re.I,
+)
 MARGIN = 10.0  # seconds that a server may take beyond its own limit, to send its error
 
 
@@ -49,10 +55,10 @@ class RemoteSegmenter(Segmenter):
         self.key = key or os.environ.get(KEY)
         self.min_score = check_min_score(min_score)
         self.timeout = timeout
-        self._image: tuple[Image.Image, str] | None = None
+        self._image: tuple[Image.Image, bytes] | None = None
 
     def set_image(self, image: ImageSource) -> None:
-        """Encode the image that the next questions are about as a file; it is sent with each of them.
+        """Encode the image that the next questions are about as PNG, which is sent with each of them.
 
         Raises:
             ValueError: nothing that can be read as an image.
@@ -60,7 +66,7 @@ class RemoteSegmenter(Segmenter):
         loaded = load_image(image)
         stream = io.BytesIO()
         loaded.save(stream, "PNG", compress_level=1)  # without loss: the same masks as from a local model
-        self._image = (loaded, "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii"))
+        self._image = (loaded, stream.getvalue())
 
     def ask(self, question: str) -> Answer:
         """Answer a question.
@@ -70,10 +76,15 @@ class RemoteSegmenter(Segmenter):
         """
         if self._image is None:
             raise ValueError("expected an image before the first question. Call set_image first.")
-        image, uri = self._image
+        image, file = self._image
+        return replace(self.ask_about_file(file, question), image=image)
+
+    def ask_about_file(self, file: bytes, question: str) -> Answer:
+        """Answer a question about an encoded image, which the server decodes; errors as in `ask`."""
+        uri = "data:image/png;base64," + base64.b64encode(file).decode("ascii")  # the server looks at the bytes alone
         fields = {"image": uri, "question": question}
         answer = self._post("/v1/segment", fields | ({"min_score": self.min_score} if self.min_score else {}))
-        return replace(Answer.from_json(answer), image=image)
+        return Answer.from_json(answer)
 
     def model_name(self) -> str:
         """Return the name of the served model; a ValueError as in `ask`."""
@@ -130,3 +141,11 @@ def question_about(phrase: str) -> str:
     """Return the question that asks for a phrase, such as the name of a label: "cat" → "Segment the cat."."""
     words = " ".join(phrase.split()).rstrip(".")
     return f"Segment {words}." if DETERMINED.match(words) else f"Segment the {words}."
+
+
+def read_prompt(prompt: str) -> list[str]:
+    """Return the questions of a text prompt: phrases between commas are asked for one by one, a sentence as it is."""
+    text = " ".join(prompt.split())
+    if re.search(r"\w", text) and SENTENCE.match(text):
+        return [text if text[-1] in ".!?" else f"{text}."]
+    return [question_about(phrase) for phrase in text.split(",") if re.search(r"\w", phrase)]

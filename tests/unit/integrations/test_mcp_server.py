@@ -73,14 +73,14 @@ def test_ask(segmenter, image):
 
 
 def test_pictures_of_large_images_are_scaled_down(segmenter, tmp_path):
-    flag(3000, 1500).save(tmp_path / "large.png")
+    flag(1600, 800).save(tmp_path / "large.png")
     large = {"image": str(tmp_path / "large.png")}
     asked, cut = call(
         segmenter, ["ask", "cut_out"], [large | {"question": "red"}, large | {"phrase": "green"}], out=tmp_path
     )
     assert pictures(asked)[0].size == (SHOWN_SIDE, SHOWN_SIDE // 2)
     assert max(pictures(cut)[0].size) == SHOWN_SIDE
-    assert Image.open(cut.structured_content["cut_outs"][0]["file"]).size == (2990, 750)  # the file is not
+    assert Image.open(cut.structured_content["cut_outs"][0]["file"]).size == (1590, 400)  # the file is not
 
 
 def test_segment(segmenter, image):

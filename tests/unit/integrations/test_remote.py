@@ -1,0 +1,114 @@
+"""Questions of prompts, and a server as a segmenter: what it is sent, and errors (answers: tests/e2e)."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pixellm.integrations.remote import KEY, RemoteSegmenter, connect, question_about, read_prompt
+from tests.support.colours import flag, flag_file
+
+
+@pytest.mark.parametrize(
+    ("phrase", "question"),
+    [
+        ("cat", "Segment the cat."),
+        ("  traffic   light ", "Segment the traffic light."),
+        ("the red cup.", "Segment the red cup."),
+        ("every animal", "Segment every animal."),
+        ("ant", "Segment the ant."),
+        ("theatre", "Segment the theatre."),
+    ],
+)
+def test_question_about_a_phrase(phrase, question):
+    assert question_about(phrase) == question
+
+
+@pytest.mark.parametrize(
+    ("prompt", "questions"),
+    [
+        ("cat", ["Segment the cat."]),
+        ("cat, the dog,  ,tea cup", ["Segment the cat.", "Segment the dog.", "Segment the tea cup."]),
+        ("What can I ride on, and why?", ["What can I ride on, and why?"]),
+        ("segment the cat", ["segment the cat."]),
+        ("It is hot. I want to sit in the shade, please.", ["It is hot. I want to sit in the shade, please."]),
+        ("island", ["Segment the island."]),
+        ("", []),
+        (" , . ", []),
+    ],
+)
+def test_questions_of_a_prompt(prompt, questions):
+    assert read_prompt(prompt) == questions
+
+
+@given(st.text())
+def test_no_question_of_a_prompt_is_empty(prompt):
+    assert all(question.strip(" .") for question in read_prompt(prompt))
+
+
+@pytest.fixture
+def stub():
+    """A server that answers with what it is given; yields its address, the answers to come, and the requests."""
+    answers, seen = [], []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            seen.append((self.path, self.headers.get("Authorization"), json.loads(body)))
+            status, text = answers.pop(0)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", answers, seen
+    server.shutdown()
+
+
+ANSWER = json.dumps({"question": "q", "text": "nothing", "height": 30, "width": 40, "targets": []})
+
+
+def test_key_and_min_score_are_sent(stub, monkeypatch):
+    url, answers, seen = stub
+    answers += [(200, ANSWER)] * 2
+    RemoteSegmenter(f"{url}/v1/").ask_about_file(flag_file(), "q")
+    monkeypatch.setenv(KEY, "secret")
+    segmenter = connect(url, min_score=0.5)
+    segmenter.set_image(flag())
+    assert segmenter.ask("q").image.size == (40, 30)
+    (path, key, first), (_, second_key, second) = seen
+    assert (path, key, second_key) == ("/v1/segment", None, "Bearer secret")
+    assert "min_score" not in first
+    assert (second["min_score"], second["question"]) == (0.5, "q")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((400, '{"error": {"message": "expected a question."}}'), "400: expected a question"),
+        ((502, "<html>"), "502: Bad Gateway"),
+        ((200, "<html>"), "got something else"),
+        ((200, "{}"), "expected the fields text"),
+    ],
+)
+def test_errors_of_a_server(stub, answer, message):
+    url, answers, _ = stub
+    answers.append(answer)
+    with pytest.raises(ValueError, match=message):
+        RemoteSegmenter(url).ask_about_file(flag_file(), "q")
+
+
+def test_no_server_no_image_no_address():
+    with pytest.raises(ValueError, match="pixellm serve"):
+        RemoteSegmenter("http://127.0.0.1:1").ask_about_file(flag_file(), "q")
+    with pytest.raises(ValueError, match="set_image"):
+        RemoteSegmenter("http://127.0.0.1:1").ask("q")
+    with pytest.raises(ValueError, match="http://HOST:PORT"):
+        RemoteSegmenter("127.0.0.1:8000")
