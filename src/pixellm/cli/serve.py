@@ -23,8 +23,13 @@ from pixellm.utils.limits import MAX_PROMPT_TOKENS, MIB
 from pixellm.utils.sockets import LOOPBACK, listen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastapi import APIRouter
+
     from pixellm.serve.authentication import ApiKeys
     from pixellm.serve.messages import WorkerSettings
+    from pixellm.serve.request_handler import RequestHandler
 
 DEFAULTS = ServeSettings(model_name="")
 
@@ -79,6 +84,9 @@ def serve(
     cache_mb: Annotated[int, typer.Option(min=0, help="Cache for encoded images, in MiB.")] = 512,
     image_host: ImageHosts = None,
     page: Annotated[bool, typer.Option("--page", help="Serve the page of `pixellm web`, too.")] = False,
+    x_anylabeling: Annotated[
+        bool, typer.Option("--x-anylabeling", help="Serve X-AnyLabeling under /x-anylabeling, too.")
+    ] = False,
     max_queue: Annotated[int, _limit("Number of questions waiting for the model.")] = DEFAULTS.max_queue,
     max_in_flight: Annotated[int, _limit("Number of requests at once per API key.")] = DEFAULTS.max_in_flight,
     max_body_mb: Annotated[int, _limit("Size of a request in MiB.")] = DEFAULTS.max_body_bytes // MIB,
@@ -119,7 +127,13 @@ def serve(
         "min_score": min_score,
     }
     worker = {"batch_size": batch_size, "cache_bytes": cache_mb * MIB, "max_prompt_tokens": max_prompt_tokens}
-    run_server(model, host, port, name, keys, device, dtype, quantize, joint, limits=limits, worker=worker)
+    integrations = []
+    if x_anylabeling:
+        from pixellm.integrations.x_anylabeling import x_anylabeling_routes
+
+        integrations.append(x_anylabeling_routes)
+    where = (model, host, port, name, keys, device, dtype, quantize, joint)
+    run_server(*where, limits=limits, worker=worker, integrations=integrations)
 
 
 def web(
@@ -154,6 +168,7 @@ def run_server(
     *,
     limits: dict[str, Any],
     worker: dict[str, Any],
+    integrations: "Sequence[Callable[[RequestHandler], APIRouter]]" = (),
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; `limits` and `worker` are fields of `ServeSettings` and `WorkerSettings`."""
     from pixellm.hub.models import resolve
@@ -182,10 +197,17 @@ def run_server(
         joint=torch_device != "cpu" if joint is None else joint,
         **worker,
     )
-    _listen(worker_settings, settings, keys, host, port)
+    _listen(worker_settings, settings, keys, host, port, integrations)
 
 
-def _listen(worker: "WorkerSettings", settings: ServeSettings, keys: "ApiKeys", host: str, port: int) -> None:
+def _listen(
+    worker: "WorkerSettings",
+    settings: ServeSettings,
+    keys: "ApiKeys",
+    host: str,
+    port: int,
+    integrations: "Sequence[Callable[[RequestHandler], APIRouter]]",
+) -> None:
     """Serve on an address; exit code 1 if the model cannot be loaded."""
     from pixellm.serve.app import create_app
     from pixellm.serve.server import Server
@@ -197,7 +219,7 @@ def _listen(worker: "WorkerSettings", settings: ServeSettings, keys: "ApiKeys", 
         server.stop()
 
     log_progress()
-    app = create_app(worker, settings, keys, on_failure)
+    app = create_app(worker, settings, keys, on_failure, integrations)
     with listen(host, port) as listening:
         url_host = f"[{host}]" if ":" in host else host
         address = f"http://{url_host}:{listening.getsockname()[1]}{'' if settings.page else '/v1'}"

@@ -76,7 +76,7 @@ def parse_labels(labels: str) -> dict[str, str]:
     questions: dict[str, str] = {}
     for entry in labels.split(","):
         name, has_words, words = (part.strip() for part in entry.partition("="))
-        asked = read_prompt(words) if has_words else [question_about(name)]
+        asked = [row.question for row in read_prompt(words)] if has_words else [question_about(name)]
         if not name or len(asked) != 1 or name in questions:
             raise ValueError(f"expected labels between commas, such as cat,dog=the black dog, got {labels!r}.")
         questions[name] = asked[0]

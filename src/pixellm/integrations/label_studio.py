@@ -21,7 +21,7 @@ import numpy as np
 from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel, ConfigDict
 
-from pixellm.integrations.remote import RemoteSegmenter, question_about, read_prompt
+from pixellm.integrations.remote import PromptQuestion, RemoteSegmenter, question_about, read_prompt
 from pixellm.types import Answer, Target
 from pixellm.utils.limits import FETCH_SECONDS, MAX_BODY_BYTES
 
@@ -93,15 +93,17 @@ class LabelConfig:
                 return cls(str(brush.get("name")), name, field, tuple(labels), tuple(prompts))
         raise ValueError("expected a labeling configuration with <BrushLabels toName=…> for an <Image>, got none.")
 
-    def label_of(self, target: Target) -> list[str]:
-        """Return the label that a target's phrase names; the only label if there is one; else none."""
+    def label_of(self, *names: str) -> list[str]:
+        """Return the label of the first of these names that has one; else the only label if there is one; else none.
+
+        A name is a typed phrase, or the category of a target.
+        """
         by_name = {label.casefold(): label for label in self.labels}
-        words = target.category.casefold()
-        if words in by_name:
-            return [by_name[words]]
-        inside = [label for name, label in by_name.items() if f" {name} " in f" {words} "]
-        if inside:
-            return [max(inside, key=len)]
+        for words in (name.casefold() for name in names):
+            if words in by_name:
+                return [by_name[words]]
+            if inside := [label for name, label in by_name.items() if f" {name} " in f" {words} "]:
+                return [max(inside, key=len)]
         return list(self.labels) if len(self.labels) == 1 else []
 
 
@@ -207,18 +209,16 @@ class LabelStudioBackend:
         if config.field not in data:
             raise ValueError(f"expected an image in the field {config.field} of a task, got none.")
         asked = typed_prompt(context, config) or str(data.get(self.question_field) or "").strip()
-        # Without words of a user every label is a question, whose targets have that label.
-        pairs = (
-            [(question, None) for question in read_prompt(asked)]
-            if asked
-            else [(question_about(label), label) for label in config.labels]
+        # Without words of a user every label is a question.
+        questions = (
+            read_prompt(asked) if asked else [PromptQuestion(question_about(label), label) for label in config.labels]
         )
         file = self.images.fetch(str(data[config.field]))
         regions, confidences = [], []
-        for question, label in pairs:
+        for question, phrase in questions:
             answer = self.segmenter.ask_about_file(file, question)
             for target in (target for target in answer.targets if target.area):
-                regions.append(region(answer, target, config, [label] if label else config.label_of(target)))
+                regions.append(region(answer, target, config, config.label_of(phrase, target.category)))
                 confidences.append(target.confidence or 0.0)
         return {
             "result": regions,

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -24,10 +25,10 @@ SCHEMES = ("http://", "https://")
 DETERMINED = re.compile(
     r"(?:a|an|the|all|every|each|any|some|this|that|these|those|my|your|our|his|her|its|their)\b", re.I
 )
-# A prompt that ends like a sentence, or begins with a word that asks or orders.
+# A prompt that asks, has more than one sentence, or begins with a word that asks, orders or tells.
 SENTENCE = re.compile(
-    r".*[!?.]$|(?:what|which|who|whose|where|how|why|is|are|does|do|can|could|would|will|segment|find|show|mark|name|list|"
-    r"point|outline|highlight|describe|select|please|give|tell)\b",
+    r".*[!?]$|.*[.!?] \w|(?:i|we|it|there|what|which|who|whose|where|how|why|is|are|does|do|can|could|would|will|"
+    r"segment|find|show|mark|name|list|point|outline|highlight|describe|select|please|give|tell)\b",
     re.I,
 )
 MARGIN = 10.0  # seconds that a server may take beyond its own limit, to send its error
@@ -137,15 +138,23 @@ def connect(name: str, min_score: float = 0.0) -> Segmenter:
     return load_segmenter(name, min_score=min_score)
 
 
+class PromptQuestion(NamedTuple):
+    """A question, and the phrase that it asks for; "" if it is a sentence of the user's."""
+
+    question: str
+    phrase: str
+
+
 def question_about(phrase: str) -> str:
     """Return the question that asks for a phrase, such as the name of a label: "cat" → "Segment the cat."."""
     words = " ".join(phrase.split()).rstrip(".")
     return f"Segment {words}." if DETERMINED.match(words) else f"Segment the {words}."
 
 
-def read_prompt(prompt: str) -> list[str]:
+def read_prompt(prompt: str) -> list[PromptQuestion]:
     """Return the questions of a text prompt: phrases between commas are asked for one by one, a sentence as it is."""
     text = " ".join(prompt.split())
     if re.search(r"\w", text) and SENTENCE.match(text):
-        return [text if text[-1] in ".!?" else f"{text}."]
-    return [question_about(phrase) for phrase in text.split(",") if re.search(r"\w", phrase)]
+        return [PromptQuestion(text if text[-1] in ".!?" else f"{text}.", "")]
+    phrases = [phrase.strip(" .") for phrase in text.split(",") if re.search(r"\w", phrase)]
+    return [PromptQuestion(question_about(phrase), phrase) for phrase in phrases]

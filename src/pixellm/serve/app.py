@@ -1,10 +1,10 @@
 """FastAPI application: routes, error handlers, OpenAPI description, and the worker's lifetime."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 
@@ -21,7 +21,11 @@ from pixellm.utils.allocator import return_freed_memory
 
 
 def create_app(
-    worker: WorkerSettings, settings: ServeSettings, keys: ApiKeys, on_failure: Callable[[str], None]
+    worker: WorkerSettings,
+    settings: ServeSettings,
+    keys: ApiKeys,
+    on_failure: Callable[[str], None],
+    integrations: Sequence[Callable[[RequestHandler], APIRouter]] = (),
 ) -> RequestMiddleware:
     """Build the application, wrapped in the middleware that checks every request.
 
@@ -30,6 +34,7 @@ def create_app(
         settings: limits and timeouts.
         keys: accepted API keys.
         on_failure: is called with the reason if the model cannot be loaded.
+        integrations: build further routes, of other tools, behind the same checks.
     """
     return_freed_memory()
     metrics = Metrics()
@@ -54,6 +59,8 @@ def create_app(
     security = [Depends(HTTPBearer(auto_error=False, description="An API key of this server."))] if keys else []
     app.include_router(routes.chat_routes(handler), dependencies=security)
     app.include_router(routes.segment_routes(handler), dependencies=security)
+    for further_routes in integrations:
+        app.include_router(further_routes(handler), dependencies=security)
     app.include_router(routes.status_routes(handler))
     if settings.page:
         web.mount(app, settings)

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pixellm.integrations.label_studio import LabelConfig, LabelStudioBackend, TaskImages, create_backend, encode_brush
-from pixellm.types import Target
 from tests.support.colours import ColourServer, flag, flag_file, mask_of
 
 CONFIG = """
@@ -83,18 +82,19 @@ def test_a_configuration_without_brush_is_an_error(xml):
 
 
 @pytest.mark.parametrize(
-    ("phrase", "labels", "expected"),
+    ("names", "labels", "expected"),
     [
-        ("The red cup", ("Cup", "Red cup"), ["Red cup"]),
-        ("the red cup", ("Cup", "Spoon"), ["Cup"]),
-        ("the cupboard", ("Cup", "Spoon"), []),
-        ("the cupboard", ("Thing",), ["Thing"]),
-        ("the tea cup", ("tea", "tea cup"), ["tea cup"]),
+        (["red cup"], ("Cup", "Red cup"), ["Red cup"]),
+        (["red cup"], ("Cup", "Spoon"), ["Cup"]),
+        (["cupboard"], ("Cup", "Spoon"), []),
+        (["cupboard"], ("Thing",), ["Thing"]),
+        (["big tea cup"], ("tea", "tea cup"), ["tea cup"]),
+        (["mug", "cup"], ("Cup", "Mug"), ["Mug"]),
+        (["", "cup"], ("Cup", "Mug"), ["Cup"]),
     ],
 )
-def test_label_of_a_phrase(phrase, labels, expected):
-    target = Target.of_mask(phrase, (0, len(phrase)), np.ones((2, 2), dtype=bool))
-    assert LabelConfig("tag", "image", "photo", labels, ()).label_of(target) == expected
+def test_label_of_a_phrase(names, labels, expected):
+    assert LabelConfig("tag", "image", "photo", labels, ()).label_of(*names) == expected
 
 
 def task(**data) -> dict:

@@ -41,12 +41,17 @@ def test_question_about_a_phrase(phrase, question):
     ],
 )
 def test_questions_of_a_prompt(prompt, questions):
-    assert read_prompt(prompt) == questions
+    assert [row.question for row in read_prompt(prompt)] == questions
+
+
+def test_phrases_of_a_prompt():
+    assert [row.phrase for row in read_prompt("cat, the  dog.")] == ["cat", "the dog"]
+    assert [row.phrase for row in read_prompt("Where is it?")] == [""]
 
 
 @given(st.text())
 def test_no_question_of_a_prompt_is_empty(prompt):
-    assert all(question.strip(" .") for question in read_prompt(prompt))
+    assert all(row.question.strip(" .") for row in read_prompt(prompt))
 
 
 @pytest.fixture
