@@ -56,7 +56,9 @@ class CvatFunction:
             yield cvataa.mask(number, encode_mask(target.mask), **scored)
 
 
-def create(labels: str, model: str = MINI, min_score: float = 0.0, tolerance: float = 0.5) -> CvatFunction:
+def create(
+    labels: str, model: str = MINI, min_score: float = 0.0, tolerance: float = 0.5, device: str = "cpu"
+) -> CvatFunction:
     """Return the function; cvat-cli gives the parameters by `-p NAME=TYPE:VALUE`.
 
     Args:
@@ -64,11 +66,12 @@ def create(labels: str, model: str = MINI, min_score: float = 0.0, tolerance: fl
         model: name of a model that is loaded here, or address of a `pixellm serve` (its key: PIXELLM_API_KEY).
         min_score: 0..1, targets with a lower confidence are left out; cvat-cli's --conf-threshold comes on top.
         tolerance: see `CvatFunction`.
+        device: of a model that is loaded here, cpu or cuda.
 
     Raises:
         ValueError: no labels, one without words, one twice, no such model, or a wrong `min_score`.
     """
-    return CvatFunction(connect(model, min_score), parse_labels(labels), tolerance)
+    return CvatFunction(connect(model, min_score, device), parse_labels(labels), tolerance)
 
 
 def parse_labels(labels: str) -> dict[str, str]:

@@ -121,12 +121,13 @@ def _message(error: HTTPError) -> str:
         return str(error.reason)
 
 
-def connect(name: str, min_score: float = 0.0) -> Segmenter:
+def connect(name: str, min_score: float = 0.0, device: str = "cpu") -> Segmenter:
     """Return a model by its name, loaded here, or the one behind a server's address (http://…).
 
     Args:
         name: see `pixellm.segmenter.load_segmenter`, or see `RemoteSegmenter`, whose key is that of PIXELLM_API_KEY.
         min_score: 0..1, targets with a lower confidence are left out of answers.
+        device: of a model that is loaded here.
 
     Raises:
         ValueError: no such model, or a wrong `min_score`.
@@ -135,7 +136,7 @@ def connect(name: str, min_score: float = 0.0) -> Segmenter:
         return RemoteSegmenter(name, min_score=min_score)
     from pixellm.segmenter import load_segmenter  # torch and transformers, which an address does not need
 
-    return load_segmenter(name, min_score=min_score)
+    return load_segmenter(name, device, min_score=min_score)
 
 
 class PromptQuestion(NamedTuple):

@@ -44,7 +44,7 @@ def annotate(monkeypatch):
 
 @pytest.fixture
 def function(monkeypatch):
-    monkeypatch.setattr(cvat, "connect", lambda model, min_score: ColourSegmenter(min_score))
+    monkeypatch.setattr(cvat, "connect", lambda model, min_score, device: ColourSegmenter(min_score))
     return cvat.create("red, grass=green, sea=Where is blue?")
 
 
@@ -82,11 +82,11 @@ def test_an_unknown_confidence_has_no_score(function):
 
 def test_the_command_line_loads_it(monkeypatch):
     common = pytest.importorskip("cvat_cli._internal.common", reason="cvat-cli is not installed")
-    monkeypatch.setattr(cvat, "connect", lambda model, min_score: (model, min_score))
+    monkeypatch.setattr(cvat, "connect", lambda *given: given)
     parameters = {"labels": "cat,dog", "model": "http://127.0.0.1:8000", "min_score": 0.5}
     function = common.FunctionLoader("pixellm.integrations.cvat", None, parameters).load()
     assert [label.name for label in function.spec.labels] == ["cat", "dog"]
-    assert function._segmenter == ("http://127.0.0.1:8000", 0.5)
+    assert function._segmenter == ("http://127.0.0.1:8000", 0.5, "cpu")
 
 
 def test_questions_of_labels():
