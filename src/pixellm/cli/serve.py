@@ -127,13 +127,17 @@ def serve(
         "min_score": min_score,
     }
     worker = {"batch_size": batch_size, "cache_bytes": cache_mb * MIB, "max_prompt_tokens": max_prompt_tokens}
-    integrations = []
-    if x_anylabeling:
-        from pixellm.integrations.x_anylabeling import x_anylabeling_routes
-
-        integrations.append(x_anylabeling_routes)
     where = (model, host, port, name, keys, device, dtype, quantize, joint)
-    run_server(*where, limits=limits, worker=worker, integrations=integrations)
+    run_server(*where, limits=limits, worker=worker, integrations=_integrations(x_anylabeling))
+
+
+def _integrations(x_anylabeling: bool) -> "list[Callable[[RequestHandler], APIRouter]]":
+    """Return what builds the routes of the tools that are asked for."""
+    if not x_anylabeling:
+        return []
+    from pixellm.integrations.x_anylabeling import x_anylabeling_routes
+
+    return [x_anylabeling_routes]
 
 
 def web(

@@ -12,7 +12,7 @@ PRECISIONS = {"bfloat16": "--dtype bfloat16", "int8": "--quantize int8", "int4":
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model takes before any of it is here.
+    """Size, memory and licence of a model, known before any of it is here.
 
     Args:
         parameters: number of parameters, vision encoder included.

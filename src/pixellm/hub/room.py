@@ -3,14 +3,13 @@
 import shutil
 import subprocess
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-
-import psutil
 
 from pixellm.hub.catalogue import PRECISIONS, ReleasedModel
 from pixellm.utils.cache import announce, cache_dir
 
-# While converting: Python, torch, transformers and the largest tensors; weights are mapped, not read (docs/models.md).
+# While converting: Python, torch, transformers and the largest tensors; weights are mapped, not read.
 CONVERSION_BYTES = 1_000_000_000
 
 
@@ -34,6 +33,8 @@ def expect_disk(model: ReleasedModel, place: Path, remaining: int, converted: in
 
 def expect_memory(model: ReleasedModel, size: int, force: bool) -> None:
     """Raise a ValueError if this computer can't convert a checkpoint of `size` bytes, or never run it."""
+    import psutil  # here: every command imports this module
+
     available = psutil.virtual_memory().available
     if available < CONVERSION_BYTES:
         raise ValueError(
@@ -43,7 +44,7 @@ def expect_memory(model: ReleasedModel, size: int, force: bool) -> None:
     memory = model.facts.memory
     needed = {name: size * memory[name] // memory["bfloat16"] for name in PRECISIONS}
     here = machine_memory()
-    best = next((name for name in PRECISIONS if needed[name] <= here), None)
+    best = replace(model.facts, memory=needed).precision_within(here)
     if best is None and not force:
         raise ValueError(
             f"expected {gigabytes(needed['int4'])} of memory to run {model.name} at 4 bits, got a computer with "
@@ -58,6 +59,8 @@ def expect_memory(model: ReleasedModel, size: int, force: bool) -> None:
 
 def machine_memory() -> int:
     """Return the bytes of this computer's memory, or of its largest NVIDIA GPU if that has more."""
+    import psutil
+
     sizes = [psutil.virtual_memory().total]
     if program := shutil.which("nvidia-smi"):
         command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]

@@ -55,7 +55,7 @@ def encode_brush(mask: np.ndarray) -> list[int]:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """What a labeling configuration asks for.
+    """Names in a labeling configuration.
 
     Args:
         brush: name of its BrushLabels.
@@ -164,7 +164,7 @@ def _read(request: Request) -> bytes:
 
 
 class PredictRequest(BaseModel):
-    """What Label Studio posts to /predict; its other fields are not used."""
+    """Body of Label Studio's POST /predict; its other fields are not used."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -24,6 +24,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 import pixellm
+from pixellm.export.directories import cut_out as cut_out_of
 from pixellm.imaging.images import EXAMPLE, URL, load_image
 from pixellm.imaging.overlay import draw
 from pixellm.integrations.remote import question_about
@@ -194,7 +195,8 @@ def create_server(thread: SegmenterThread, out: Path | None = None) -> MCPServer
         with _tool_errors():
             (answer,) = thread.answers(image, [question_about(phrase)], min_score)
             targets = [target for target in answer.targets if target.area][:MAX_CUT_OUTS]
-            pictures = [cut(answer, target) for target in targets]
+            assert answer.image is not None
+            pictures = [cut_out_of(answer.image, target.mask) for target in targets]
             stem = Path(image.removeprefix(EXAMPLE)).stem
             files = [None if out is None else str(save_new(picture, out, f"{stem}-cut-out")) for picture in pictures]
         saved = [SavedCutOut(**_fields(target), file=file) for target, file in zip(targets, files, strict=True)]
@@ -213,22 +215,9 @@ def _fields(target: Target) -> dict:
 def _line(target: Target) -> str:
     """Describe a target in one line: the structured content is not shown by every client."""
     box = "empty mask" if target.box is None else "box x={} y={} width={} height={}".format(*target.box)
-    sure = (
-        ""
-        if target.confidence is None
-        else f", {'score' if target.presence is None else 'presence'} " + (f"{target.confidence:.2f}")
-    )
-    return f"{target.phrase or 'object'}: {box}, {target.area} px{sure}"
-
-
-def cut(answer: Answer, target: Target) -> Image.Image:
-    """Return the box of a target whose mask has a pixel, as RGBA with the mask as alpha."""
-    assert answer.image is not None
-    assert target.box is not None
-    x, y, width, height = target.box
-    picture = answer.image.convert("RGB").crop((x, y, x + width, y + height))
-    picture.putalpha(Image.fromarray(target.mask[y : y + height, x : x + width]).convert("L"))
-    return picture
+    line = f"{target.phrase or 'object'}: {box}, {target.area} px"
+    kind = "score" if target.presence is None else "presence"
+    return line if target.confidence is None else f"{line}, {kind} {target.confidence:.2f}"
 
 
 def save_new(picture: Image.Image, folder: Path, stem: str) -> Path:

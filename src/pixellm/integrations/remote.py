@@ -1,4 +1,4 @@
-"""What the tools ask: a model that is loaded here, or a pixellm server as a `Segmenter`, over HTTP.
+"""Models that tools ask: one that is loaded here, or a pixellm server as a `Segmenter`, over HTTP.
 
 image → PNG in a data URI → POST /v1/segment → JSON → Answer
 """

@@ -40,7 +40,7 @@ class PredictParams(RequestModel):
 
 
 class ShapesRequest(RequestModel):
-    """What X-AnyLabeling posts to /v1/predict."""
+    """Body of X-AnyLabeling's POST /v1/predict."""
 
     model: str
     image: str = Field(description="data:image/…;base64,…")
