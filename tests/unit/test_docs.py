@@ -20,7 +20,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 HISTORY = ("LOG.md", "CHANGELOG.md")  # may name what is gone
 CURRENT = [path for path in DOCUMENTS if path.name not in HISTORY]
-RELEASED_CODE = {"train_ds.py", "utils/matcher.py", "utils/utils.py"}  # of other repositories
+RELEASED_CODE = {  # of other repositories
+    *("train_ds.py", "utils/matcher.py", "utils/utils.py"),
+    *("pbench.py", "r2s_eval.py", "refcoco_eval.py", "sa2va_eval_gcg.py", "vrt_eval_single.py"),
+}
 OPTION = re.compile(r"^--[a-z][a-z0-9-]*$")
 
 

@@ -20,6 +20,7 @@ from pixellm.cli.cost import cost
 from pixellm.cli.export import export
 from pixellm.cli.label_studio import label_studio
 from pixellm.cli.mcp import mcp
+from pixellm.cli.predictions import predictions
 from pixellm.cli.scoring import evaluate, questions, score
 from pixellm.cli.serve import serve, web
 from pixellm.cli.training import compare, train
@@ -33,6 +34,7 @@ PANELS: dict[str, dict[str, Callable | typer.Typer]] = {
         "eval": evaluate,
         "score": score,
         "questions": questions,
+        "predictions": predictions,
         "compare": compare,
     },
     "Serve": {"serve": serve, "web": web, "mcp": mcp, "label-studio": label_studio},
