@@ -70,13 +70,13 @@ def ask(
     """
     reserve_stdout(out, json_path)
     from pixellm.cli.outputs import plan_outputs, save
-    from pixellm.hub.models import resolve
+    from pixellm.hub.systems import resolve_system
     from pixellm.imaging.images import load_image
 
     # Check all that was typed before the model is loaded, which takes seconds or a download.
     loaded = load_image(image)
     outputs = plan_outputs(image, questions, out, json_path)
-    directory = resolve(model) if namer is None else model
+    directory = resolve_system(model) if namer is None else model
     from pixellm.segmenter import load_segmenter
 
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
