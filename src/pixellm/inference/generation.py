@@ -32,12 +32,14 @@ class Prefix:
         cache: KV cache of the P prefix tokens.
         valid: bool (B, P), False for image tokens that lie in the padding.
         text_ids: the prefix without its image tokens, as logits processors see it.
+        next_position: (B,) position of the first token after the prefix; None: P.
     """
 
     images: EncodedImages
     cache: KVCache
     valid: Tensor
     text_ids: list[int]
+    next_position: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,8 @@ class _RowState:
     def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_RowState":
         index = torch.tensor(image_index, device=prefix.valid.device)
         conditioning = prefix.images.conditioning
-        position = torch.full_like(index, prefix.valid.shape[1])
+        begins = prefix.next_position
+        position = torch.full_like(index, prefix.valid.shape[1]) if begins is None else begins[index]
         rows = None if conditioning is None else conditioning[index]
         return cls(prefix.cache.select(index), prefix.valid[index], position, rows)
 

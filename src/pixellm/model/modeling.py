@@ -174,6 +174,11 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         """Fields of `Sampling` that this model needs where the caller gives none."""
         return {}
 
+    @property
+    def text_model(self) -> Any:
+        """Transformer of the language model, without its head."""
+        return self.language_model.base_model
+
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
@@ -249,7 +254,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
 
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor, cache=None) -> Tensor:
         """Last-layer states (B, T, D) after the final norm; `attention_mask` is additive (B, 1, T, keys)."""
-        return self.language_model.base_model(
+        return self.text_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,

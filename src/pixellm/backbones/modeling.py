@@ -1,0 +1,167 @@
+"""PixelLM on a vision-language model of transformers: its tower's layers are the scales, its vocabulary has the codebook.
+
+vision tower → [language model | square of features] → language model → codebook → pixel decoder → masks
+
+The base is used as it is: its own `get_image_features` encodes an image once, its own `forward` reads image and prompt.
+
+Shapes:  P prefix tokens · D width of the tower · S scales · g side of the square of features
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from pixellm.backbones import canvas
+from pixellm.backbones.adapter import View
+from pixellm.backbones.configuration import BackboneConfig
+from pixellm.backbones.families import adapter_for
+from pixellm.model.codebook import Codebook
+from pixellm.model.modeling import (
+    CACHE_ARGUMENT,
+    EncodedImages,
+    PixelLMForConditionalGeneration,
+    Projector,
+)
+from pixellm.model.pixel_decoder import Neck
+from pixellm.model.vision import VisionFeatures
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """One image as the base's processor prepared it.
+
+    Args:
+        prefix_ids: ids of the prompt up to the end of the image, which is expanded to the base's image tokens.
+        pixels: arguments of the base's `get_image_features`.
+        view: what the pixel decoder's features are made of; its pixels are `pixels`, unless those are cropped.
+        image_hw: of the image.
+    """
+
+    prefix_ids: list[int]
+    pixels: Mapping[str, Tensor]
+    view: View
+    image_hw: tuple[int, int]
+
+    def to(self, device: torch.device) -> "ImageInputs":
+        """Copy to a device; pixels that are shared stay shared."""
+        pixels = {name: tensor.to(device) for name, tensor in self.pixels.items()}
+        own = self.view.pixels is not self.pixels
+        seen = {name: tensor.to(device) for name, tensor in self.view.pixels.items()} if own else pixels
+        view = View(seen, self.view.extent_hw, self.view.tiles)
+        return ImageInputs(self.prefix_ids, pixels, view, self.image_hw)
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """One image, encoded.
+
+    Args:
+        features: what the base's `get_image_features` gave; its `forward` takes it in the place of pixels.
+        maps: S maps (1, C, g, g) for the pixel decoder, see `PixelDecoder.prepare`.
+        resized_hw: (1, 2).
+    """
+
+    features: Any
+    maps: list[Tensor]
+    resized_hw: Tensor
+
+
+class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
+    """A base model, and the parts that make it a PixelLM."""
+
+    config: BackboneConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config_class = BackboneConfig  # pyright: ignore[reportAssignmentType]
+    base_model_prefix = "pixellm_backbone"
+
+    def build(self, config: BackboneConfig) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.adapter = adapter_for(config.base_config.model_type)
+        self.backbone = AutoModelForImageTextToText.from_config(config.base_config)
+        self.build_parts(config)
+
+    def build_parts(self, config: BackboneConfig) -> None:
+        """Create what PixelLM adds to the base."""
+        vision = getattr(config.base_config, "vision_config", config.base_config)
+        pixel_width = config.pixel_feature_size or config.text_config.hidden_size
+        self.codebook = Codebook(config)
+        self.pixel_projector = Projector(vision.hidden_size, int(config.projector_ratio * pixel_width), pixel_width)
+        self.neck = Neck(pixel_width, config.decoder_dim)
+        self.pixel_decoder = self.pixel_decoder_class(config)
+
+    @classmethod
+    def from_base(cls, config: BackboneConfig, base: PreTrainedModel) -> "BackboneForConditionalGeneration":
+        """Put new parts on a base model, whose weights are neither copied nor changed."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.backbone = base
+        model.build_parts(config)
+        for part in (model.codebook, model.pixel_decoder):
+            model._init_weights(part)
+            part.to(base.dtype)
+        model.pixel_projector.to(base.dtype)
+        model.neck.to(base.dtype)
+        model.generation_config = base.generation_config
+        return model
+
+    @property
+    def text_model(self) -> Any:
+        """See `PixelLMForConditionalGeneration.text_model`."""
+        return self.backbone.get_decoder()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.backbone.get_output_embeddings()
+
+    def encode_image(self, inputs: ImageInputs) -> EncodedImage:
+        """Run the vision tower: once, or twice where the pixel decoder has a view of its own."""
+        features = self._features(inputs.pixels)
+        own = inputs.view.pixels is not inputs.pixels
+        states = (self._features(inputs.view.pixels) if own else features).hidden_states
+        features["hidden_states"] = None  # not read again; they are the larger part
+        scales = VisionFeatures([self._scale(states[layer], inputs) for layer in self.config.vision_layers])
+        maps = self.pixel_decoder.prepare(self.neck_maps(scales))
+        resized = canvas.resized_hw(inputs.image_hw, self.config.mask_grid)
+        return EncodedImage(features, maps, torch.tensor([resized], device=maps[0].device))
+
+    def read_prefix(self, inputs: ImageInputs, image: EncodedImage, cache: Any) -> Tensor:
+        """Fill the cache with the prefix of an image, by the base's own `forward`, and return its positions.
+
+        Returns:
+            (1, P) or, for M-RoPE, (3, 1, P)
+        """
+        ids = torch.tensor([inputs.prefix_ids], device=self.device)
+        base = self.backbone.base_model
+        positions = self.adapter.positions(base, ids, inputs.pixels)
+        features = {"image": image.features}
+        base(input_ids=ids, position_ids=positions, mm_encoder_outputs=features, **{CACHE_ARGUMENT: cache})
+        return positions
+
+    def _features(self, pixels: Mapping[str, Tensor]) -> Any:
+        """Encode pixels by the base's own code, with the states of every layer."""
+        arguments = self.adapter.feature_arguments(self.config.base_config)
+        encode = self.backbone.base_model.get_image_features
+        return encode(**pixels, **arguments, output_hidden_states=True, return_dict=True)
+
+    def _scale(self, states: Tensor, inputs: ImageInputs) -> Tensor:
+        """Bring a layer's states to the square (1, D, g, g)."""
+        raster = self.adapter.raster(self.backbone.base_model, states, inputs.view)
+        return canvas.place(raster, inputs.view.extent_hw, inputs.image_hw, self.config.mask_grid)[None]
+
+    @property
+    def default_sampling(self) -> dict[str, Any]:
+        """The base's repetition penalty; its temperature is left out: PixelLM is greedy where nobody asks for more."""
+        penalty = self.backbone.generation_config.repetition_penalty
+        return {} if penalty in (None, 1.0) else {"repetition_penalty": penalty}
+
+
+def stack_images(images: list[EncodedImage]) -> EncodedImages:
+    """Stack encoded images for `decode_masks`; their tokens are in the cache alone."""
+    maps = [torch.cat(maps) for maps in zip(*(image.maps for image in images), strict=True)]
+    resized = torch.cat([image.resized_hw for image in images])
+    none = maps[0].new_zeros(len(images), 0)
+    return EncodedImages(none[..., None], none.bool(), maps, resized)

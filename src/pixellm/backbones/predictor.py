@@ -1,0 +1,77 @@
+"""Ask a PixelLM on a vision-language model: as `pixellm.predictor`, with the base's own processor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from pixellm.backbones.modeling import BackboneForConditionalGeneration, ImageInputs, stack_images
+from pixellm.backbones.processing import BackboneProcessor
+from pixellm.inference.generation import Prefix
+from pixellm.inference.kv_cache import KVCache
+from pixellm.predictor import Predictor
+from pixellm.types import Answer
+from pixellm.utils.checks import check_text
+
+
+class BackbonePredictor(Predictor):
+    """See `Predictor`; an image's prefix is as long as the base's processor makes it, so `max_prompt_tokens` differ."""
+
+    teacher_forcing = False
+    model: BackboneForConditionalGeneration
+    processor: BackboneProcessor  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self,
+        model: BackboneForConditionalGeneration,
+        processor: BackboneProcessor,
+        system: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        max_prompt_tokens: int | None = None,
+        min_score: float = 0.0,
+    ) -> None:
+        super().__init__(model, processor, system, sampling, max_prompt_tokens, min_score)  # pyright: ignore[reportArgumentType]
+
+    def encode(self, images: Sequence[Image.Image]) -> Prefix:
+        """See `Predictor.encode`; one image after the other, so that each is as it would be alone."""
+        inputs = [self.processor.image_inputs(image).to(self.model.device) for image in images]
+        return encode_prefix(self.model, inputs, self.processor.text_ids)
+
+    def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
+        """See `BackboneProcessor.prompt_ids`; a ValueError if nothing is asked, or the prompt is too long."""
+        ids = self.processor.prompt_ids(check_text(question), history)
+        room = self.max_prompt_tokens - (0 if self._image is None else self._image[1].valid.shape[1])
+        if len(ids) > room:
+            raise ValueError(
+                f"expected at most {room} tokens of earlier turns and question beside the image, got {len(ids)}. "
+                "Shorten the question, or leave out earlier turns."
+            )
+        return ids
+
+    def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:
+        """Raise a ValueError: teacher forcing of this model comes with its training."""
+        raise ValueError("expected a model that can be teacher-forced, got one on a vision-language model. Ask it.")
+
+
+@torch.inference_mode()
+def encode_prefix(
+    model: BackboneForConditionalGeneration, inputs: Sequence[ImageInputs], text_ids: Sequence[int]
+) -> Prefix:
+    """Encode B images, each with its prompt's prefix, for `generation.generate`.
+
+    Args:
+        model: in eval mode.
+        inputs: B images on the model's device.
+        text_ids: ids before the image, see `BackboneProcessor.text_ids`.
+    """
+    images = [model.encode_image(image) for image in inputs]
+    caches = [KVCache() for _ in inputs]
+    begins = [
+        int(model.read_prefix(*row).max()) + 1  # M-RoPE goes on from the largest of an image's positions
+        for row in zip(inputs, images, caches, strict=True)
+    ]
+    lengths = torch.tensor([len(image.prefix_ids) for image in inputs], device=model.device)
+    valid = torch.arange(int(lengths.max()), device=model.device) < lengths[:, None]
+    position = torch.tensor(begins, device=model.device)
+    return Prefix(stack_images(images), KVCache.concatenated(caches), valid, list(text_ids), position)

@@ -1,0 +1,174 @@
+"""Prompts in the base's own chat template: what users wrote stays text, whatever control tokens the tokenizer has.
+
+A prompt is rendered by the base's template and tokenised as the base's processor does. Only where a user's text holds
+the text of a control token, that text is put in piece by piece, with control tokens switched off.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from transformers import AddedToken, AutoProcessor
+
+from pixellm.backbones.families import adapter_for
+from pixellm.backbones.modeling import ImageInputs
+from pixellm.types import Answer
+from pixellm.utils.model_files import readable
+
+SETTINGS, BASE = "processor_config.json", "base_processor"
+# Stand for texts of users in a rendered template; a private-use character, so that no template has it.
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_FIELD = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+
+
+class BackboneProcessor:
+    """A base's processor with codebook tokens.
+
+    Args:
+        base: the base's processor; its tokenizer has the codebook tokens.
+        model_type: of the base.
+        codebook_tokens: the L·N tokens of a group, in order.
+        eos_ids: ids that end an answer.
+        system: system prompt; empty: none is given, and the template may put its own.
+    """
+
+    def __init__(
+        self, base: Any, model_type: str, codebook_tokens: Sequence[str], eos_ids: Sequence[int], system: str = ""
+    ) -> None:
+        self.base, self.model_type, self.system = base, model_type, system
+        self.adapter = adapter_for(model_type)
+        self.codebook_tokens, self.eos_ids = list(codebook_tokens), list(eos_ids)
+        self.tokenizer = base.tokenizer
+        added = sorted((str(token) for token in self.tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, added)))
+        # Switching control tokens off works for special ones only; that they are special must not change decoding.
+        self._plain = copy.deepcopy(self.tokenizer)
+        self._plain.add_tokens([AddedToken(t, special=True, normalized=False) for t in added], special_tokens=True)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **_settings: object) -> "BackboneProcessor":
+        """Load the processor of a checkpoint directory; a ValueError if its files are malformed."""
+        directory = Path(pretrained_model_name_or_path)
+        with readable(directory, f"a {SETTINGS} and a {BASE}"):
+            settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
+            fields = {name: settings[name] for name in ("model_type", "codebook_tokens", "eos_ids", "system")}
+            return cls(AutoProcessor.from_pretrained(directory / BASE), **fields)
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write the base's processor into a folder of its own, and our settings beside it."""
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.base.save_pretrained(directory / BASE)
+        settings = {
+            "processor_class": type(self).__name__,
+            "model_type": self.model_type,
+            "codebook_tokens": self.codebook_tokens,
+            "eos_ids": self.eos_ids,
+            "system": self.system,
+        }
+        (directory / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def codebook_ids(self) -> list[int]:
+        return [self.tokenizer.convert_tokens_to_ids(token) for token in self.codebook_tokens]
+
+    @property
+    def text_ids(self) -> list[int]:
+        """Ids of the prompt before the image."""
+        return self._encode("", ())[0]
+
+    def image_inputs(self, image: Image.Image) -> ImageInputs:
+        """Prepare an image with the base's processor."""
+        token = self.adapter.image_token(self.base)
+        made = self.base(text=token, images=[image], add_special_tokens=False, return_tensors="pt")
+        pixels: Mapping[str, Any] = {name: made[name] for name in self.adapter.pixel_inputs if name in made}
+        view = self.adapter.view(self.base, image, pixels)
+        return ImageInputs(
+            [*self.text_ids, *made["input_ids"][0].tolist()], pixels, view, (image.height, image.width)
+        )
+
+    def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
+        """Ids of a question, from the end of the image up to where the answer begins.
+
+        `history`: what was asked and answered before it. A codebook group stands where a target's phrase ends.
+        """
+        return self._encode(question, history)[1]
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Text of ids without codebook tokens; control tokens are dropped."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def _encode(self, question: str, history: Sequence[Answer]) -> tuple[list[int], list[int]]:
+        """Ids of the prompt before and after the image."""
+        texts: list[str] = []
+
+        def written(text: str) -> str:
+            texts.append(text)
+            return f"{_OPEN}{len(texts) - 1}{_CLOSE}" if marked else text
+
+        marked = any(map(self._control.search, [self.system, question, *_texts(history)]))
+        messages = self._messages(question, history, written)
+        rendered = self.base.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = self._marked_ids(rendered, texts) if marked else self._ids(rendered)
+        image = self.adapter.image_token_id(self.base)
+        if ids.count(image) != 1:
+            raise ValueError(
+                f"expected a chat template that writes one {self.adapter.image_token(self.base)} for an image, got "
+                f"{ids.count(image)}. Save the base's processor with the template that it was trained with."
+            )
+        at = ids.index(image)
+        return ids[:at], ids[at + 1 :]
+
+    def _messages(self, question: str, history: Sequence[Answer], written: Any) -> list[dict[str, Any]]:
+        group = "".join(self.codebook_tokens)
+
+        def message(role: str, text: str, image: bool = False) -> dict[str, Any]:
+            content = [{"type": "image"}] if image else []
+            return {"role": role, "content": [*content, {"type": "text", "text": text}]}
+
+        messages = [message("system", written(self.system))] if self.system else []
+        for index, answer in enumerate(history):
+            messages.append(message("user", written(answer.question), index == 0))
+            messages.append(message("assistant", group.join(map(written, _pieces(answer)))))
+        return [*messages, message("user", written(question), not history)]
+
+    def _ids(self, rendered: str) -> list[int]:
+        """Tokenise a prompt as transformers' `apply_chat_template` does."""
+        bos = self.tokenizer.bos_token
+        special = not (bos is not None and rendered.startswith(bos))
+        return self.tokenizer(rendered, add_special_tokens=special)["input_ids"]
+
+    def _marked_ids(self, rendered: str, texts: Sequence[str]) -> list[int]:
+        """Tokenise a prompt in which markers stand for `texts`: control tokens of the template alone are such."""
+        runs: list[str | int] = [""]
+        for index, part in enumerate(_FIELD.split(rendered)):
+            if index % 2:
+                runs[-1] += texts[int(part)]
+                continue
+            position = 0
+            for match in self._control.finditer(part):
+                runs[-1] += part[position : match.start()]
+                runs += [self.tokenizer.convert_tokens_to_ids(match.group()), ""]
+                position = match.end()
+            runs[-1] += part[position:]
+        begin = self._ids(rendered)[:1]  # what the tokenizer itself puts before a prompt, if anything
+        ids = begin if begin == [self.tokenizer.bos_token_id] and runs[0] else []
+        for run in runs:
+            plain = {"add_special_tokens": False, "split_special_tokens": True}
+            ids = [*ids, *([run] if isinstance(run, int) else self._plain.encode(run, **plain) if run else [])]
+        return ids
+
+
+def _pieces(answer: Answer) -> list[str]:
+    """Cut an answer's text where its targets' phrases end."""
+    cuts = [0, *sorted(target.span[1] for target in answer.targets), len(answer.text)]
+    return [answer.text[start:end] for start, end in pairwise(cuts)]
+
+
+def _texts(history: Sequence[Answer]) -> list[str]:
+    return [text for answer in history for text in (answer.question, answer.text)]
