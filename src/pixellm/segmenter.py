@@ -10,6 +10,8 @@ from transformers import AutoModel
 
 import pixellm.baselines.lisa
 import pixellm.mini.lisa  # noqa: F401, both register their classes with transformers
+from pixellm.backbones import BackboneConfig, BackboneForConditionalGeneration, BackboneProcessor
+from pixellm.backbones.predictor import BackbonePredictor
 from pixellm.baselines.florence2 import Florence2Segmenter
 from pixellm.baselines.phrases import PhraseSegmenter
 from pixellm.baselines.sam2 import Sam2Grounder
@@ -58,6 +60,12 @@ def load(
     check_min_score(min_score)  # before the weights are read
     directory = resolve(str(name))
     config = read_config(directory)
+    if isinstance(config, BackboneConfig):
+        if quantize is not None:
+            raise ValueError(f"expected no quantize for {name}, which stands on a vision-language model. Leave it out.")
+        backbone = BackboneForConditionalGeneration.from_pretrained(directory, dtype=dtype).to(device)
+        processor = BackboneProcessor.from_pretrained(directory)
+        return BackbonePredictor(backbone, processor, system, sampling, min_score=min_score)
     if not isinstance(config, PixelLMConfig):
         raise ValueError(f"expected a model that writes answers in {directory}, got a {config.model_type!r}.")
     expect_room(directory, config, LoadOptions(dtype, quantize, str(device)))

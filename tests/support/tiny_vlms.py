@@ -1,9 +1,12 @@
 """Tiny random vision-language models of transformers, with real processors, tokenizers and chat templates."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
+import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessor,
@@ -84,7 +87,10 @@ def tiny_tokenizer(special: tuple[str, ...], metaspace: bool = False, **named: s
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=380, special_tokens=["<unk>", "<s>", "</s>", *special], initial_alphabet=alphabet, show_progress=False
+        vocab_size=380,
+        special_tokens=["<unk>", "<s>", "</s>", *special],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     return PreTrainedTokenizerFast(
@@ -102,11 +108,11 @@ def llava() -> tuple[Any, Any]:
     tokenizer = tiny_tokenizer(("<image>",), metaspace=True)
     tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "<s>", "</s>", "<unk>"
     vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14
+        hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=112, patch_size=14
     )
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**_text(tokenizer)), image_token_id=image_token)
-    images = CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    images = CLIPImageProcessor(size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112})
     processor = LlavaProcessor(
         images,
         tokenizer,
@@ -236,3 +242,16 @@ def tiny_vlm(family: str) -> tuple[Any, Any]:
             if parameter.ndim > 1:
                 parameter.normal_(std=0.3)
     return model.eval(), processor
+
+
+needs_num2words = pytest.mark.skipif(find_spec("num2words") is None, reason="SmolVLM's processor needs num2words")
+families = pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=needs_num2words if name == "smolvlm" else ()) for name in FAMILIES]
+)
+
+
+def position_image(height: int, width: int) -> Image.Image:
+    """Red is the row, green the column, both from 0 to 255 over the image."""
+    rows, columns = torch.linspace(0, 255, height), torch.linspace(0, 255, width)
+    planes = [rows[:, None].expand(height, width), columns.expand(height, width), torch.zeros(height, width)]
+    return Image.fromarray(torch.stack(planes, dim=-1).round().to(torch.uint8).numpy())

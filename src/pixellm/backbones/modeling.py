@@ -1,4 +1,4 @@
-"""PixelLM on a vision-language model of transformers: its tower's layers are the scales, its vocabulary has the codebook.
+"""A vision-language model as PixelLM: layers of its tower are the scales, its vocabulary has the codebook.
 
 vision tower → [language model | square of features] → language model → codebook → pixel decoder → masks
 
@@ -56,7 +56,7 @@ class ImageInputs:
 
 
 @dataclass(frozen=True)
-class EncodedImage:
+class BackboneFeatures:
     """One image, encoded.
 
     Args:
@@ -117,7 +117,7 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
     def get_output_embeddings(self) -> nn.Module:
         return self.backbone.get_output_embeddings()
 
-    def encode_image(self, inputs: ImageInputs) -> EncodedImage:
+    def encode_image(self, inputs: ImageInputs) -> BackboneFeatures:
         """Run the vision tower: once, or twice where the pixel decoder has a view of its own."""
         features = self._features(inputs.pixels)
         own = inputs.view.pixels is not inputs.pixels
@@ -126,9 +126,9 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
         scales = VisionFeatures([self._scale(states[layer], inputs) for layer in self.config.vision_layers])
         maps = self.pixel_decoder.prepare(self.neck_maps(scales))
         resized = canvas.resized_hw(inputs.image_hw, self.config.mask_grid)
-        return EncodedImage(features, maps, torch.tensor([resized], device=maps[0].device))
+        return BackboneFeatures(features, maps, torch.tensor([resized], device=maps[0].device))
 
-    def read_prefix(self, inputs: ImageInputs, image: EncodedImage, cache: Any) -> Tensor:
+    def read_prefix(self, inputs: ImageInputs, image: BackboneFeatures, cache: Any) -> Tensor:
         """Fill the cache with the prefix of an image, by the base's own `forward`, and return its positions.
 
         Returns:
@@ -159,7 +159,7 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
         return {} if penalty in (None, 1.0) else {"repetition_penalty": penalty}
 
 
-def stack_images(images: list[EncodedImage]) -> EncodedImages:
+def stack_images(images: list[BackboneFeatures]) -> EncodedImages:
     """Stack encoded images for `decode_masks`; their tokens are in the cache alone."""
     maps = [torch.cat(maps) for maps in zip(*(image.maps for image in images), strict=True)]
     resized = torch.cat([image.resized_hw for image in images])

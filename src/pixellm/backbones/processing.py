@@ -88,9 +88,7 @@ class BackboneProcessor:
         made = self.base(text=token, images=[image], add_special_tokens=False, return_tensors="pt")
         pixels: Mapping[str, Any] = {name: made[name] for name in self.adapter.pixel_inputs if name in made}
         view = self.adapter.view(self.base, image, pixels)
-        return ImageInputs(
-            [*self.text_ids, *made["input_ids"][0].tolist()], pixels, view, (image.height, image.width)
-        )
+        return ImageInputs([*self.text_ids, *made["input_ids"][0].tolist()], pixels, view, (image.height, image.width))
 
     def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
         """Ids of a question, from the end of the image up to where the answer begins.
