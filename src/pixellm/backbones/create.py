@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AddedToken, AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from pixellm.backbones.configuration import BackboneConfig
 from pixellm.backbones.families import adapter_for
@@ -62,6 +62,7 @@ def extend(
     base: Any, base_processor: Any, parts: NewParts, seed: int = 0
 ) -> tuple[BackboneForConditionalGeneration, BackboneProcessor]:
     """Add codebook tokens and the parts for masks to a loaded base; its tokenizer and vocabulary are changed."""
+    _fill_vocabulary(base_processor.tokenizer, base.get_input_embeddings().num_embeddings)
     tokens = add_codebook_tokens(base_processor.tokenizer, parts.num_scales * parts.tokens_per_scale)
     ids = base_processor.tokenizer.convert_tokens_to_ids(tokens)
     with torch.random.fork_rng(devices=[]):
@@ -82,17 +83,25 @@ def extend(
     return model.eval(), processor
 
 
+def _fill_vocabulary(tokenizer: Any, rows: int) -> None:
+    """Name the ids for which the base has rows but its tokenizer no token: further tokens then get rows of their own.
+
+    The base's answers would change if one of these rows, which it may write, became a codebook token's.
+    """
+    spare = [AddedToken(f"<|spare_{number}|>", special=True) for number in range(len(tokenizer), rows)]
+    tokenizer.add_tokens(spare, special_tokens=True)
+
+
 @torch.no_grad()
 def _add_rows(base: Any, ids: list[int]) -> None:
-    """Give the codebook rows of the vocabulary: spare ones that the base has, or new ones.
+    """Append the codebook's rows to the vocabulary; no row of the base changes.
 
     In the output layer each is the mean of the words: its score is the mean of theirs, so that greedy decoding never
     takes it, and texts stay the base's until training makes it likelier. (Tied layers: up to the noise, 2 % of the
     spread of the words.)
     """
     words = ids[0]
-    if max(ids) >= base.get_input_embeddings().num_embeddings:
-        base.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    base.resize_token_embeddings(words + len(ids), mean_resizing=False)
     head = base.get_output_embeddings()
     inputs, outputs = base.get_input_embeddings().weight, head.weight
     mean = inputs[:words].float().mean(dim=0)

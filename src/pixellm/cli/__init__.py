@@ -18,6 +18,7 @@ from pixellm.cli.batch import batch
 from pixellm.cli.common import collect_less, debugging, err_console, out_console, quieten_transformers
 from pixellm.cli.cost import cost
 from pixellm.cli.export import export
+from pixellm.cli.init import init
 from pixellm.cli.label_studio import label_studio
 from pixellm.cli.mcp import mcp
 from pixellm.cli.predictions import predictions
@@ -38,7 +39,7 @@ PANELS: dict[str, dict[str, Callable | typer.Typer]] = {
         "compare": compare,
     },
     "Serve": {"serve": serve, "web": web, "mcp": mcp, "label-studio": label_studio},
-    "Models": {"models": models.app, "convert": models.convert, "cost": cost},
+    "Models": {"models": models.app, "init": init, "convert": models.convert, "cost": cost},
 }
 
 

@@ -61,6 +61,16 @@ def test_text_equals_the_base(family, image, predictors):
 
 
 @families
+def test_no_weight_of_the_base_changes(family, predictors):
+    predictor, base, _ = predictors(family)
+    state = predictor.model.backbone.state_dict()
+    for name, tensor in base.state_dict().items():
+        assert torch.equal(state[name][: len(tensor)] if tensor.ndim else state[name], tensor), name
+    rows = base.get_input_embeddings().num_embeddings
+    assert predictor.processor.codebook_ids == list(range(rows, rows + 6))
+
+
+@families
 def test_system_prompt_and_turns_equal_the_base(family, predictors):
     predictor, base, processor = predictors(family)
     told = "Answer with the masks of what you name."
