@@ -19,12 +19,14 @@ def init(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Hidden states of the vision tower, one per scale, deepest first: -2,-14; default: spread.",
+            help="Hidden states of the vision tower, one per scale, deepest first, as -2,-14; spread if none are named.",
         ),
     ] = None,
     grid: Annotated[
         int | None,
-        typer.Option(min=1, help="Side in cells of the square that the pixel decoder reads; default: by family."),
+        typer.Option(
+            min=1, help="Side in cells of the square that the pixel decoder reads; that of the family if none is named."
+        ),
     ] = None,
     decoder_dim: Annotated[int, typer.Option(min=8, help="Width of the pixel decoder, a multiple of 8.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the new weights.")] = 0,
