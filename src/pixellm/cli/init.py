@@ -19,7 +19,7 @@ def init(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Hidden states of the vision tower, one per scale, deepest first, as -2,-14; spread if none are named.",
+            help="Hidden states of the vision tower, one a scale, deepest first, as -2,-14; spread if none is given.",
         ),
     ] = None,
     grid: Annotated[
