@@ -27,6 +27,7 @@ class BackboneConfig(PreTrainedConfig):
         decoder_heads: see there.
         decoder_mlp_dim: see there.
         num_mask_tokens: see there.
+        token_penalty: repetition penalty of the base's own generation settings, where who asks names none.
     """
 
     model_type = "pixellm_backbone"
@@ -51,6 +52,7 @@ class BackboneConfig(PreTrainedConfig):
         decoder_heads: int = 8,
         decoder_mlp_dim: int = 2048,
         num_mask_tokens: int = 1,
+        token_penalty: float = 1.0,
         **kwargs,
     ) -> None:
         if base_config is None:
@@ -70,6 +72,7 @@ class BackboneConfig(PreTrainedConfig):
         self.vision_layers = list(vision_layers or spread_layers(depth, num_scales))
         self.mask_grid = mask_grid or adapter.default_grid(base_config)
         expect_sizes({"llm_grid": self.mask_grid})
+        self.token_penalty = token_penalty
         self.pixel_feature_size, self.projector_ratio = pixel_feature_size, projector_ratio
         self._validate(count, vocabulary, depth)
         super().__init__(**kwargs)

@@ -76,6 +76,7 @@ def extend(
             vision_layers=parts.vision_layers,
             mask_grid=parts.mask_grid,
             decoder_dim=parts.decoder_dim,
+            token_penalty=base.generation_config.repetition_penalty or 1.0,
             dtype=base.dtype,
         )
         model = BackboneForConditionalGeneration.from_base(config, base)

@@ -103,7 +103,6 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
             part.to(base.dtype)
         model.pixel_projector.to(base.dtype)
         model.neck.to(base.dtype)
-        model.generation_config = base.generation_config
         return model
 
     @property
@@ -155,8 +154,8 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
     @property
     def default_sampling(self) -> dict[str, Any]:
         """The base's repetition penalty; its temperature is left out: PixelLM is greedy where nobody asks for more."""
-        penalty = self.backbone.generation_config.repetition_penalty
-        return {} if penalty in (None, 1.0) else {"repetition_penalty": penalty}
+        penalty = self.config.token_penalty
+        return {} if penalty == 1 else {"repetition_penalty": penalty}
 
 
 def stack_images(images: list[BackboneFeatures]) -> EncodedImages:

@@ -60,6 +60,18 @@ def test_text_equals_the_base(family, image, predictors):
     assert answer.targets == ()
 
 
+def test_the_repetition_penalty_of_the_base_is_kept(tmp_path):
+    base, processor = tiny_vlm("qwen2_5_vl")
+    base.generation_config.repetition_penalty = 1.5
+    _, plain = base_answer(*tiny_vlm("qwen2_5_vl"), [message("user", QUESTION, IMAGE)])
+    _, expected = base_answer(base, processor, [message("user", QUESTION, IMAGE)])
+    model, made = extend(base, processor, NewParts(decoder_dim=32, mask_grid=8))
+    model.save_pretrained(tmp_path)
+    made.save_pretrained(tmp_path)
+    assert expected != plain
+    assert list(pixellm.load(tmp_path)(IMAGE, QUESTION, max_new_tokens=TOKENS).token_ids) == expected
+
+
 @families
 def test_no_weight_of_the_base_changes(family, predictors):
     predictor, base, _ = predictors(family)
