@@ -17,6 +17,7 @@ from pixellm.imaging.postprocess import Binary, binarize
 from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.inference.generation import Prefix, Sampling, Step, encode_prefix, generate
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model.modeling import ForwardStates
 from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, TextPiece
 from pixellm.utils.checks import check_min_score, check_text
 
@@ -147,18 +148,21 @@ class Predictor:
         unread = [np.zeros((answer.count(SEG_SLOT), 1, 1), dtype=bool) for answer in answers]
         turns = tuple(Conversation(*turn) for turn in zip(questions, answers, unread, strict=True))
         batch = self.processor([Sample(image, turns)])
-        device = self.model.device
-        pixels = batch.pixel_values.to(device, self.model.dtype)
-        inputs = (batch.resized_hw.to(device), batch.input_ids.to(device), batch.segment_ids.to(device))
-        context = batch.context_pixel_values
-        context = None if context is None else context.to(device, self.model.dtype)
-        states = self.model.forward_states(pixels, *inputs, context_pixel_values=context)
+        states = self.forward_states(batch)
         (logits,) = states.mask_logits
         presence = self.model.presence_scores(states.images, states.group_states, states.groups[:, 0], logits)
-        resized_hw = (int(batch.resized_hw[0, 0]), int(batch.resized_hw[0, 1]))
-        masks = binarize(logits, resized_hw, (image.height, image.width), self.model.peak_share)
+        height, width = states.images.resized_hw[0].tolist()
+        masks = binarize(logits, (height, width), (image.height, image.width), self.model.peak_share)
         scored = zip(masks, [None] * len(logits) if presence is None else presence.tolist(), strict=True)
         return [self._with_masks(turn, scored, image).above(self.min_score) for turn in turns]
+
+    def forward_states(self, batch: Any) -> ForwardStates:
+        """Run a teacher-forced pass over a batch of the processor, on the model's device."""
+        device, dtype = self.model.device, self.model.dtype
+        inputs = (batch.resized_hw.to(device), batch.input_ids.to(device), batch.segment_ids.to(device))
+        context = batch.context_pixel_values
+        context = None if context is None else context.to(device, dtype)
+        return self.model.forward_states(batch.pixel_values.to(device, dtype), *inputs, context_pixel_values=context)
 
     def _with_masks(
         self, turn: Conversation, masks: Iterator[tuple[Binary, float | None]], image: Image.Image

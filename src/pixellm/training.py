@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from pixellm.backbones.kind import BackboneKind
 from pixellm.baselines.lisa.kind import LisaKind
 from pixellm.baselines.seem.kind import SeemKind
 from pixellm.data.jsonl import split_jsonl
@@ -29,7 +30,7 @@ from pixellm.train.recipe import RENAMED, Recipe, read_fields, recipe_of
 from pixellm.train.run import fine_tune, prepare_output, train
 
 KNOWN_MODELS = KnownModels(
-    (PixelLMKind(), LisaKind(), SeemKind(), MiniKind(), MiniLisaKind()), PRESETS, resolve, resolve_part
+    (PixelLMKind(), BackboneKind(), LisaKind(), SeemKind(), MiniKind(), MiniLisaKind()), PRESETS, resolve, resolve_part
 )
 
 

@@ -19,15 +19,19 @@ from pixellm.backbones import canvas
 from pixellm.backbones.adapter import View
 from pixellm.backbones.configuration import BackboneConfig
 from pixellm.backbones.families import adapter_for
-from pixellm.model.codebook import Codebook
+from pixellm.model.codebook import Codebook, find_groups
+from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.model.modeling import (
     CACHE_ARGUMENT,
     EncodedImages,
+    ForwardStates,
     PixelLMForConditionalGeneration,
     Projector,
 )
+from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck
 from pixellm.model.vision import VisionFeatures
+from pixellm.types import Output
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,27 @@ class ImageInputs:
         return ImageInputs(self.prefix_ids, pixels, view, self.image_hw)
 
 
+@dataclass
+class BackboneBatch:
+    """Training batch as `Batch`, whose images are as the base's processor prepared them, each with a prefix of its own.
+
+    Args:
+        images: B of them.
+        input_ids: (B, T); an image's positions hold the base's image tokens.
+        segment_ids: see `Batch`.
+        labels: see there.
+        target_masks: see there.
+        ignored: see there.
+    """
+
+    images: list[ImageInputs]
+    input_ids: Tensor
+    segment_ids: Tensor
+    labels: Tensor | None = None
+    target_masks: list[Tensor] | None = None
+    ignored: list[Tensor] | None = None
+
+
 @dataclass(frozen=True)
 class BackboneFeatures:
     """One image, encoded.
@@ -76,6 +101,7 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
     config: BackboneConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     config_class = BackboneConfig  # pyright: ignore[reportAssignmentType]
     base_model_prefix = "pixellm_backbone"
+    main_input_name = "input_ids"
 
     def build(self, config: BackboneConfig) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.adapter = adapter_for(config.base_config.model_type)
@@ -140,10 +166,66 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
         base(input_ids=ids, position_ids=positions, mm_encoder_outputs=features, **{CACHE_ARGUMENT: cache})
         return positions
 
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        images: list[ImageInputs],
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        labels: Tensor | None = None,
+        target_masks: list[Tensor] | None = None,
+        ignored: list[Tensor] | None = None,
+        counts: LossCounts | None = None,
+        loss_weights: LossWeights | None = None,
+    ) -> Output:
+        """Run a teacher-forced pass over a `BackboneBatch`; see `PixelLMForConditionalGeneration.forward`."""
+        states = self.forward_states(images, input_ids, segment_ids)
+        counts = counts or self.count_terms(labels=labels, target_masks=target_masks)
+        weights = loss_weights or self.default_loss_weights
+        return self.base_losses(states, segment_ids, labels, target_masks, ignored, counts, weights)
+
+    def forward_states(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: list[ImageInputs], input_ids: Tensor, segment_ids: Tensor
+    ) -> ForwardStates:
+        """Run all parts, without losses; rows one after the other, each without padding, as it would be alone."""
+        encoded = [self.encode_image(image) for image in images]
+        lengths = (segment_ids >= 0).sum(dim=1).tolist()
+        rows = [
+            self.row_states(image, features, ids[:length], segments[:length])
+            for image, features, ids, segments, length in zip(
+                images, encoded, input_ids, segment_ids, lengths, strict=True
+            )
+        ]
+        hidden = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        groups = find_groups(input_ids, self.config.codebook_ids)
+        group_states = self._group_states(hidden, groups)
+        stacked = stack_images(encoded)
+        logits = self.decode_masks(stacked, group_states, groups[:, 0])
+        per_image = torch.bincount(groups[:, 0], minlength=len(images)).tolist()
+        return ForwardStates(stacked, hidden, groups, group_states, list(logits.split(per_image)))
+
+    def row_states(self, inputs: ImageInputs, image: BackboneFeatures, ids: Tensor, segments: Tensor) -> Tensor:
+        """Last-layer states (T, D) of a packed row of `ids` (T,), by the base's own `forward`."""
+        base, prefix = self.backbone.base_model, len(inputs.prefix_ids)
+        seen = self.adapter.positions(base, ids[None, :prefix], inputs.pixels)
+        packed = packed_positions(segments[None])[:, prefix:] + seen.max() + 1 - prefix
+        positions = torch.cat([seen, packed.expand(*seen.shape[:-1], -1)], dim=-1)
+        dtype = self.get_input_embeddings().weight.dtype
+        bias = packed_attention_bias(segments[None], torch.ones_like(segments[None], dtype=torch.bool), dtype)
+        output = base(
+            input_ids=ids[None],
+            attention_mask=bias,
+            position_ids=positions,
+            mm_encoder_outputs={"image": image.features},
+            use_cache=False,
+        )
+        return output.last_hidden_state[0]
+
     def _features(self, pixels: Mapping[str, Tensor]) -> Any:
         """Encode pixels by the base's own code, with the states of every layer."""
         arguments = self.adapter.feature_arguments(self.config.base_config)
         encode = self.backbone.base_model.get_image_features
+        dtype = self.backbone.dtype
+        pixels = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in pixels.items()}
         return encode(**pixels, **arguments, output_hidden_states=True, return_dict=True)
 
     def _scale(self, states: Tensor, inputs: ImageInputs) -> Tensor:

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from pixellm.backbones.modeling import BackboneForConditionalGeneration, ImageInputs, stack_images
+from pixellm.backbones.modeling import BackboneBatch, BackboneForConditionalGeneration, ImageInputs, stack_images
 from pixellm.backbones.processing import BackboneProcessor
 from pixellm.inference.generation import Prefix
 from pixellm.inference.kv_cache import KVCache
+from pixellm.model.modeling import ForwardStates
 from pixellm.predictor import Predictor
 from pixellm.types import Answer
 from pixellm.utils.checks import check_text
@@ -18,7 +19,6 @@ from pixellm.utils.checks import check_text
 class BackbonePredictor(Predictor):
     """See `Predictor`; an image's prefix is as long as the base's processor makes it, so `max_prompt_tokens` differ."""
 
-    teacher_forcing = False
     model: BackboneForConditionalGeneration
     processor: BackboneProcessor  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -49,9 +49,11 @@ class BackbonePredictor(Predictor):
             )
         return ids
 
-    def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:
-        """Raise a ValueError: teacher forcing of this model comes with its training."""
-        raise ValueError("expected a model that can be teacher-forced, got one on a vision-language model. Ask it.")
+    def forward_states(self, batch: BackboneBatch) -> ForwardStates:
+        """See `Predictor.forward_states`."""
+        device = self.model.device
+        images = [image.to(device) for image in batch.images]
+        return self.model.forward_states(images, batch.input_ids.to(device), batch.segment_ids.to(device))
 
 
 @torch.inference_mode()

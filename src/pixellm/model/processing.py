@@ -8,7 +8,6 @@ Shapes:  B images · S side of the square · T tokens
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import cast
 
@@ -20,8 +19,9 @@ from transformers import AddedToken, BatchFeature, PreTrainedTokenizerBase, Proc
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pixellm.imaging import geometry
-from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
-from pixellm.types import SEG_SLOT, Answer, Batch, Conversation, Sample
+from pixellm.model.modeling import IMAGE_TOKEN_ID
+from pixellm.model.training_rows import TrainingRow, batch_of_rows, training_row
+from pixellm.types import SEG_SLOT, Answer, Batch, Sample
 from pixellm.utils.model_files import expect_sizes, readable
 
 _FIELD = re.compile(r"\{(system|question|answer)\}")
@@ -220,81 +220,16 @@ class PixelLMProcessor(ProcessorMixin):
             ValueError: slots and masks of a conversation differ in number, or not one conversation fits.
         """
         pixels = self.images([sample.image for sample in samples])
-        rows = [self._row(sample, max_length) for sample in samples]
-        length = max(len(row.ids) for row in rows)
-
-        def padded(lists: list[list[int]], value: int) -> Tensor:
-            return torch.tensor([ids + [value] * (length - len(ids)) for ids in lists])
-
-        learned = [row.conversations for row in rows]
         return Batch(
             pixel_values=pixels["pixel_values"],
             resized_hw=pixels["resized_hw"],
-            input_ids=padded([row.ids for row in rows], 0),
-            segment_ids=padded([row.segments for row in rows], -1),
-            labels=padded([row.labels for row in rows], IGNORE_INDEX),
-            target_masks=[_joined([c.masks for c in conversations]) for conversations in learned],
-            ignored=_ignored_of(learned),
+            **batch_of_rows([self._row(sample, max_length) for sample in samples]),
             context_pixel_values=pixels.get("context_pixel_values"),
         )
 
-    def _row(self, sample: Sample, max_length: int | None) -> "_TrainingRow":
-        """One image's prefix and as many of its conversations as `max_length` tokens hold."""
-        ids = self.prefix_ids
-        row = _TrainingRow(ids, [0] * len(ids), [IGNORE_INDEX] * len(ids))
-        for conversation in sample.conversations:
-            check_slots(conversation, sample.record_id)
-            question, answer = self.prompt_ids(conversation.question), self.answer_ids(conversation.answer)
-            if max_length is not None:
-                whole, answer = len(answer), self._shorten(answer, max_length - len(row.ids) - len(question))
-                if len(answer) < whole:
-                    kept = answer.count(self.codebook_ids[0])
-                    conversation = replace(conversation, masks=conversation.masks[:kept])
-                    if answer:
-                        row.append(conversation, question, answer)
-                    break
-            row.append(conversation, question, answer)
-        if sample.conversations and not row.conversations:
-            raise ValueError(
-                f"record {sample.record_id or '?'}: expected rows of at most {max_length} tokens, but image and "
-                f"first question leave no room for an answer. Raise max_length."
-            )
-        return row
-
-    def _shorten(self, answer: list[int], room: int) -> list[int]:
-        """At most `room` ids of an answer, up to the end of a group if it has any; none if not even one group fits."""
-        if len(answer) <= room:
-            return answer
-        first, size = self.codebook_ids[0], len(self.codebook_ids)
-        ends = [at + size for at, token in enumerate(answer) if token == first]
-        return answer[: max((end for end in ends if end <= room), default=0) if ends else max(0, room)]
-
-
-@dataclass
-class _TrainingRow:
-    """A row of a batch as it grows; `conversations` are those that it holds."""
-
-    ids: list[int]
-    segments: list[int]
-    labels: list[int]
-    conversations: list[Conversation] = field(default_factory=list)
-
-    def append(self, conversation: Conversation, question: list[int], answer: list[int]) -> None:
-        number = self.segments[-1] + (not conversation.continues)
-        self.ids += [*question, *answer]
-        self.segments += [max(number, 1)] * (len(question) + len(answer))
-        self.labels += [*[IGNORE_INDEX] * len(question), *answer]
-        self.conversations.append(conversation)
-
-
-def check_slots(conversation: Conversation, record_id: str) -> None:
-    """A ValueError if an answer has not one slot for each of its masks."""
-    slots = conversation.answer.count(SEG_SLOT)
-    if slots != len(conversation.masks):
-        raise ValueError(
-            f"record {record_id or '?'}: the answer has {slots} mask slots but {len(conversation.masks)} masks. Write "
-            f"one {SEG_SLOT} for each mask, in the same order."
-        )
+    def _row(self, sample: Sample, max_length: int | None) -> TrainingRow:
+        turns = ((turn, self.prompt_ids(turn.question), self.answer_ids(turn.answer)) for turn in sample.conversations)
+        return training_row(self.prefix_ids, turns, self.codebook_ids, max_length, sample.record_id)
 
 
 def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
@@ -303,20 +238,3 @@ def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[
     # Special, so that they can be switched off in what users write.
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     return tokens
-
-
-def _ignored_of(rows: Sequence[Sequence[Conversation]]) -> list[Tensor] | None:
-    """For each image what each of its masks ignores; None where nothing is ignored in the whole batch."""
-    if all(conversation.ignored is None for row in rows for conversation in row):
-        return None
-
-    def of(c: Conversation) -> np.ndarray:
-        return np.zeros_like(c.masks) if c.ignored is None else np.broadcast_to(c.ignored, c.masks.shape)
-
-    return [_joined([of(conversation) for conversation in row]) for row in rows]
-
-
-def _joined(stacks: Sequence[np.ndarray]) -> Tensor:
-    """Bool (M, H, W) of all masks of one image."""
-    filled = [np.asarray(stack, dtype=bool) for stack in stacks if len(stack)]
-    return torch.from_numpy(np.concatenate(filled) if filled else np.zeros((0, 1, 1), dtype=bool))

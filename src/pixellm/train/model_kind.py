@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from pixellm.model.losses import LossWeights
 from pixellm.train.recipe import AdapterConfig, ModelSource, check_names
@@ -40,10 +40,12 @@ class Tuning:
     Args:
         trained: prefixes of the parameters that train, besides the adapters.
         rates: learning rates of parts, see `TrainingStage.rates`.
+        max_length: see `TrainingStage`.
     """
 
     trained: tuple[str, ...]
     rates: Mapping[str, float] = field(default_factory=dict)
+    max_length: int | None = 2048
 
 
 class ModelKind(Protocol):
@@ -56,7 +58,7 @@ class ModelKind(Protocol):
     """
 
     config_class: type[PreTrainedConfig]
-    processor_class: type[ProcessorMixin]
+    processor_class: Any
     shardable: bool
 
     def describe(self, preset: Any, parts: Parts) -> tuple[Any, Any]:
@@ -84,7 +86,7 @@ class ModelKind(Protocol):
         ...
 
     def text_module(self, model: Any) -> PreTrainedModel:
-        """Return the part that reads text, whose own weights stay as they are."""
+        """Return the part that reads text; its own weights stay as they are unless there are no adapters."""
         ...
 
     def add_adapters(self, model: Any, adapters: AdapterConfig) -> None:
@@ -205,7 +207,14 @@ def config_fields(config: type) -> set[str]:
 def _check_settings(settings: Mapping[str, Any], config: Any) -> None:
     place = "initialise: settings: "
     check_names(settings, config_fields(type(config)), place)
-    check_names(settings.get("vision_config", {}), config_fields(type(config.vision_config)), f"{place}vision_config: ")
+    if vision := settings.get("vision_config"):
+        check_names(vision, config_fields(type(config.vision_config)), f"{place}vision_config: ")
+
+
+def has_tied_embeddings(model: Any) -> bool:
+    """Return whether the language model's head is its embedding table."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def adapt(model: Any, kind: ModelKind, adapters: AdapterConfig, trained: Sequence[str]) -> None:

@@ -45,7 +45,7 @@ class AdapterConfig:
     """Low-rank adapters of the language model.
 
     Args:
-        rank, alpha: the update is alpha / rank · B·A.
+        rank, alpha: the update is alpha / rank · B·A; rank 0: no adapters, the language model itself trains.
         targets: names of the linear layers that get one; by default every linear layer of a LLaMA block.
         dropout: share of an adapter's inputs that is dropped in training.
     """

@@ -19,7 +19,7 @@ from pixellm.checkpoints.lora import merge_trained
 from pixellm.data.catalogue import open_data
 from pixellm.data.mixture import ChatSamples, LengthBatches, Mixture
 from pixellm.eval.comparison import RUN
-from pixellm.train.model_kind import KnownModels, NewModel, WholeModel, adapt
+from pixellm.train.model_kind import KnownModels, NewModel, WholeModel, adapt, has_tied_embeddings
 from pixellm.train.progress import RichProgress
 from pixellm.train.recipe import ModelSource, Recipe, TrainingData, TrainingStage
 from pixellm.train.state import trained_state
@@ -65,7 +65,7 @@ def fine_tune(
         warmup_steps=10,
         weight_decay=0.01,
         rates=tuning.rates,
-        max_length=2048,
+        max_length=tuning.max_length,
         trained=tuning.trained,
         save_steps=50,
         ema=0.98,
@@ -183,7 +183,7 @@ def prepare_output(output: Path, restart: bool) -> None:
 def _save(source: WholeModel | NewModel, recipe: Recipe, trained: dict[str, torch.Tensor], result: Path) -> None:
     """Write the initial model with what was trained merged into it."""
     model, processor = source.load(recipe.seed)
-    tied = model.config.text_config.tie_word_embeddings
+    tied = has_tied_embeddings(model)
     base = {key: tensor for key, tensor in model.state_dict().items() if not (tied and "lm_head" in key)}
     rows = source.kind.codebook_ids(model.config)
     model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, rows), strict=False)
