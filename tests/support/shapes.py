@@ -11,7 +11,7 @@ SHAPES = ("square", "circle", "triangle")
 
 
 def write_scenes(folder: Path, count: int, side: int = 112, seed: int = 0) -> Path:
-    """Write `count` images of two shapes each, and my.jsonl: a question of one target, of both, and of none for each."""
+    """Write `count` images of two shapes each, and my.jsonl: for each a question of one target, both, and none."""
     folder.mkdir(parents=True, exist_ok=True)
     draw, lines = random.Random(seed), []
     for number in range(count):

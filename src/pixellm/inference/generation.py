@@ -251,9 +251,12 @@ class _RowState:
         index = torch.tensor(image_index, device=prefix.valid.device)
         conditioning = prefix.images.conditioning
         begins = prefix.next_position
-        position = torch.full_like(index, prefix.valid.shape[1]) if begins is None else begins[index]
         rows = None if conditioning is None else conditioning[index]
-        return cls(prefix.cache.select(index), prefix.valid[index], position, rows)
+        valid = prefix.valid[index]
+        if begins is None:
+            return cls(prefix.cache.select(index), valid, torch.full_like(index, valid.shape[1]), rows)
+        seen = valid.any(dim=0)  # prefixes of several lengths: not the padding to the longest of others
+        return cls(prefix.cache.select(index, seen), valid[:, seen], begins[index], rows)
 
     def prepare(self, model: PixelLMForConditionalGeneration, rows: list[Row]) -> "_Inputs":
         """Return the inputs of the LLM: every row's pending ids, padded to the longest."""

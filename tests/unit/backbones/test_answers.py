@@ -18,20 +18,6 @@ TOKENS = 10
 IMAGE, WIDE = position_image(90, 120), position_image(60, 200)
 
 
-@pytest.fixture(scope="module")
-def predictors():
-    """Predictor, and a copy of the base as it was before, with its processor, by family."""
-    made = {}
-
-    def of(family: str):
-        if family not in made:
-            model, processor = extend(*tiny_vlm(family), NewParts(decoder_dim=32, mask_grid=8))
-            made[family] = BackbonePredictor(model, processor), *tiny_vlm(family)
-        return made[family]
-
-    return of
-
-
 def base_answer(base, processor, messages) -> tuple[list[int], list[int]]:
     """Prompt ids and answer ids of the base's own `generate`."""
     inputs = processor.apply_chat_template(
