@@ -11,7 +11,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
     GotOcr2ImageProcessor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLProcessor,
@@ -19,6 +27,11 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -27,10 +40,13 @@ from transformers import (
     Qwen2Config,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    SiglipVisionConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
     SmolVLMImageProcessor,
@@ -57,6 +73,11 @@ SMOL = (
     + CONTENT.replace("IMAGE", "<image>")
     + "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+GEMMA = (
+    "<s>{% for message in messages %}<start_of_turn>{{ message['role'].replace('assistant', 'model') }}\n"
+    + CONTENT.replace("IMAGE", "<start_of_image>")
+    + "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -64,6 +85,12 @@ TEXT: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 8192,
+}
+TOWER: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
 }
 QWEN_VISION: dict[str, Any] = {
     "depth": 4,
@@ -164,6 +191,22 @@ def qwen3_vl() -> tuple[Any, Any]:
     return model, Qwen3VLProcessor(images, tokenizer, videos, chat_template=QWEN_TEMPLATE)
 
 
+def qwen3_5() -> tuple[Any, Any]:
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4, "mrope_interleaved": True}
+    text = {
+        "head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "rope_parameters": rope | {"partial_rotary_factor": 1.0},
+    }
+    vision = {"num_position_embeddings": 64}
+    model, tokenizer, images = _qwen(Qwen3_5Config, Qwen3_5ForConditionalGeneration, 16, vision, text)
+    return model, Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(), chat_template=QWEN_TEMPLATE)
+
+
 def internvl() -> tuple[Any, Any]:
     named = {
         "start_image_token": "<img>",
@@ -199,11 +242,74 @@ def internvl() -> tuple[Any, Any]:
     return InternVLForConditionalGeneration(config), processor
 
 
-def smolvlm() -> tuple[Any, Any]:
+def llava_onevision() -> tuple[Any, Any]:
+    tokenizer = tiny_tokenizer(("<image>", "<video>", "<|im_start|>", "<|im_end|>"))
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<unk>"
+    vision = SiglipVisionConfig(**TOWER, image_size=56, patch_size=14)
+    pinpoints = [[56 * rows, 56 * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
+    config = LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=Qwen2Config(**_text(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    images = LlavaOnevisionImageProcessor(size={"height": 56, "width": 56}, image_grid_pinpoints=pinpoints)
+    processor = LlavaOnevisionProcessor(
+        images,
+        tokenizer,
+        LlavaOnevisionVideoProcessor(),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=CHATML.replace("IMAGE", "<image>\n"),
+    )
+    return LlavaOnevisionForConditionalGeneration(config), processor
+
+
+def gemma3() -> tuple[Any, Any]:
+    named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tokenizer = tiny_tokenizer((*named.values(), "<start_of_turn>", "<end_of_turn>"), **named)
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "<s>", "<end_of_turn>", "<unk>"
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in named.items()}
+    text = _text(tokenizer, head_dim=8, sliding_window=24, layer_types=["sliding_attention", "full_attention"])
+    config = Gemma3Config(
+        vision_config=SiglipVisionConfig(**TOWER, image_size=56, patch_size=14),
+        text_config=text,
+        image_token_index=ids["image_token"],
+        boi_token_index=ids["boi_token"],
+        eoi_token_index=ids["eoi_token"],
+        mm_tokens_per_image=4,
+    )
+    images = Gemma3ImageProcessor(size={"height": 56, "width": 56})
+    return Gemma3ForConditionalGeneration(config), Gemma3Processor(images, tokenizer, GEMMA, image_seq_length=4)
+
+
+def idefics3() -> tuple[Any, Any]:
+    tokenizer = _smol_tokenizer()
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    config = Idefics3Config(
+        vision_config=TOWER | {"image_size": 56, "patch_size": 14},
+        text_config=LlamaConfig(**_text(tokenizer)),
+        image_token_id=image_token,
+        scale_factor=2,
+    )
+    images = Idefics3ImageProcessor(size={"longest_edge": 224}, max_image_size={"longest_edge": 56})
+    processor = Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=SMOL)
+    return Idefics3ForConditionalGeneration(config), processor
+
+
+def _smol_tokenizer() -> PreTrainedTokenizerFast:
     places = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
     own = ("<fake_token_around_image>", "<image>", "<global-img>", "<|im_start|>", "<end_of_utterance>")
     tokenizer = tiny_tokenizer((*own, *places))
     tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "<|im_start|>", "<end_of_utterance>", "<unk>"
+    return tokenizer
+
+
+def smolvlm() -> tuple[Any, Any]:
+    tokenizer = _smol_tokenizer()
     vision = {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -224,10 +330,14 @@ def smolvlm() -> tuple[Any, Any]:
 
 FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llava": llava,
+    "llava_onevision": llava_onevision,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "internvl": internvl,
     "smolvlm": smolvlm,
+    "idefics3": idefics3,
+    "gemma3": gemma3,
+    "qwen3_5": qwen3_5,
 }
 
 
@@ -248,6 +358,18 @@ needs_num2words = pytest.mark.skipif(find_spec("num2words") is None, reason="Smo
 families = pytest.mark.parametrize(
     "family", [pytest.param(name, marks=needs_num2words if name == "smolvlm" else ()) for name in FAMILIES]
 )
+
+
+def whole_pass(model: Any, row: torch.Tensor, inputs: Any) -> torch.Tensor:
+    """Last-layer states of the base's own forward over a whole row (1, T): its own mask, no cache."""
+    base = model.backbone.base_model
+    types = {"token_type_ids": (row == base.config.image_token_id).int()} if model.adapter.bidirectional else {}
+    return base(
+        input_ids=row,
+        position_ids=model.adapter.positions(base, row, inputs.pixels),
+        mm_encoder_outputs={"image": model.encode_image(inputs).features},
+        **types,
+    ).last_hidden_state
 
 
 def position_image(height: int, width: int) -> Image.Image:

@@ -34,10 +34,17 @@ class View:
 
 
 class Adapter(ABC):
-    """One family; `model_types` are those of its configurations, `pixel_inputs` the processor's outputs it encodes."""
+    """One family.
+
+    Attributes:
+        model_types: of its configurations.
+        pixel_inputs: outputs of the processor that `get_image_features` takes.
+        bidirectional: the image tokens of an unbroken run see each other in the language model.
+    """
 
     model_types: ClassVar[tuple[str, ...]]
     pixel_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    bidirectional: ClassVar[bool] = False
 
     def num_layers(self, config: Any) -> int:
         """Number of layers of the vision tower; `config` is the base's."""

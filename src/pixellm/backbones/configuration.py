@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from pixellm.backbones.families import adapter_for
+from pixellm.backbones.masks import layer_types
 from pixellm.utils.model_files import expect_sizes
 
 OWN_SIZES = ("num_scales", "tokens_per_scale", "decoder_dim", "decoder_depth", "decoder_heads", "decoder_mlp_dim")
@@ -61,6 +62,7 @@ class BackboneConfig(PreTrainedConfig):
             adapter_for(str(base_config.get("model_type")))  # before transformers tries others
             base_config = AutoConfig.for_model(**base_config)
         self.base_config = base_config
+        layer_types(self.text_config)
         adapter = adapter_for(base_config.model_type)
         self.num_scales, self.tokens_per_scale = num_scales, tokens_per_scale
         self.decoder_dim, self.decoder_depth, self.decoder_heads = decoder_dim, decoder_depth, decoder_heads

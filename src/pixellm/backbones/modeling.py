@@ -19,6 +19,9 @@ from pixellm.backbones import canvas
 from pixellm.backbones.adapter import View
 from pixellm.backbones.configuration import BackboneConfig
 from pixellm.backbones.families import adapter_for
+from pixellm.backbones.hybrid_cache import HybridCache
+from pixellm.backbones.masks import LINEAR, layer_masks, layer_types, with_blocks
+from pixellm.inference.kv_cache import KVCache
 from pixellm.model.codebook import Codebook, find_groups
 from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.model.modeling import (
@@ -162,9 +165,36 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
         ids = torch.tensor([inputs.prefix_ids], device=self.device)
         base = self.backbone.base_model
         positions = self.adapter.positions(base, ids, inputs.pixels)
-        features = {"image": image.features}
-        base(input_ids=ids, position_ids=positions, mm_encoder_outputs=features, **{CACHE_ARGUMENT: cache})
+        mask = self._row_mask(ids, torch.zeros_like(ids)) if self.adapter.bidirectional else None
+        base(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            mm_encoder_outputs={"image": image.features},
+            **{CACHE_ARGUMENT: cache},
+        )
         return positions
+
+    @property
+    def recurrent(self) -> bool:
+        """See `PixelLMForConditionalGeneration.recurrent`: layers of linear attention keep one state for all."""
+        return LINEAR in layer_types(self.config.text_config)
+
+    def new_cache(self) -> KVCache:
+        """Make an empty cache for one prefix."""
+        return HybridCache.empty(layer_types(self.config.text_config)) if self.recurrent else KVCache()
+
+    def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor, cache=None) -> Tensor:
+        masks: Any = layer_masks(attention_mask, self.config.text_config)
+        return super().hidden_states(embeddings, masks, position_ids, cache)
+
+    def _row_mask(self, ids: Tensor, segments: Tensor) -> Any:
+        """Mask of a packed row (1, T) as the language model takes it, image tokens bidirectional where they are so."""
+        dtype = self.get_input_embeddings().weight.dtype
+        bias = packed_attention_bias(segments, torch.ones_like(segments, dtype=torch.bool), dtype)
+        if self.adapter.bidirectional:
+            bias = with_blocks(bias, ids[0] == self.config.base_config.image_token_id)
+        return layer_masks(bias, self.config.text_config)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -204,16 +234,23 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
         return ForwardStates(stacked, hidden, groups, group_states, list(logits.split(per_image)))
 
     def row_states(self, inputs: ImageInputs, image: BackboneFeatures, ids: Tensor, segments: Tensor) -> Tensor:
-        """Last-layer states (T, D) of a packed row of `ids` (T,), by the base's own `forward`."""
+        """Last-layer states (T, D) of a row of `ids` (T,), by the base's own `forward`.
+
+        A recurrent language model reads each conversation after the prefix anew: its states can't skip the others.
+        """
+        last = int(segments.max())
+        if self.recurrent and last > 1:
+            kept = [(segments == 0) | (segments == number) for number in range(1, last + 1)]
+            runs = [self.row_states(inputs, image, ids[own], segments[own].clamp(max=1)) for own in kept]
+            prefix = len(inputs.prefix_ids)
+            return torch.cat([runs[0], *(run[prefix:] for run in runs[1:])])
         base, prefix = self.backbone.base_model, len(inputs.prefix_ids)
         seen = self.adapter.positions(base, ids[None, :prefix], inputs.pixels)
         packed = packed_positions(segments[None])[:, prefix:] + seen.max() + 1 - prefix
         positions = torch.cat([seen, packed.expand(*seen.shape[:-1], -1)], dim=-1)
-        dtype = self.get_input_embeddings().weight.dtype
-        bias = packed_attention_bias(segments[None], torch.ones_like(segments[None], dtype=torch.bool), dtype)
         output = base(
             input_ids=ids[None],
-            attention_mask=bias,
+            attention_mask=self._row_mask(ids[None], segments[None]),
             position_ids=positions,
             mm_encoder_outputs={"image": image.features},
             use_cache=False,

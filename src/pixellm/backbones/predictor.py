@@ -9,7 +9,6 @@ from PIL import Image
 from pixellm.backbones.modeling import BackboneBatch, BackboneForConditionalGeneration, ImageInputs, stack_images
 from pixellm.backbones.processing import BackboneProcessor
 from pixellm.inference.generation import Prefix
-from pixellm.inference.kv_cache import KVCache
 from pixellm.model.modeling import ForwardStates
 from pixellm.predictor import Predictor
 from pixellm.types import Answer
@@ -68,7 +67,7 @@ def encode_prefix(
         text_ids: ids before the image, see `BackboneProcessor.text_ids`.
     """
     images = [model.encode_image(image) for image in inputs]
-    caches = [KVCache() for _ in inputs]
+    caches = [model.new_cache() for _ in inputs]
     begins = [
         int(model.read_prefix(*row).max()) + 1  # M-RoPE goes on from the largest of an image's positions
         for row in zip(inputs, images, caches, strict=True)
@@ -76,4 +75,4 @@ def encode_prefix(
     lengths = torch.tensor([len(image.prefix_ids) for image in inputs], device=model.device)
     valid = torch.arange(int(lengths.max()), device=model.device) < lengths[:, None]
     position = torch.tensor(begins, device=model.device)
-    return Prefix(stack_images(images), KVCache.concatenated(caches), valid, list(text_ids), position)
+    return Prefix(stack_images(images), type(caches[0]).concatenated(caches), valid, list(text_ids), position)

@@ -88,10 +88,16 @@ class BackboneProcessor:
     def image_inputs(self, image: Image.Image) -> ImageInputs:
         """Prepare an image with the base's processor."""
         token = self.adapter.image_token(self.base)
-        made = self.base(text=token, images=[image], add_special_tokens=False, return_tensors="pt")
+        rendered, _ = self._rendered([], "", marked=False)
+        # With the text before it: what the processor puts around an image may join with that to one token.
+        before = "" if self._control.search(self.system) else rendered.partition(token)[0]
+        special = bool(before) and self._adds_special(rendered)
+        made = self.base(text=before + token, images=[image], add_special_tokens=special, return_tensors="pt")
+        ids = made["input_ids"][0].tolist()
         pixels: Mapping[str, Any] = {name: made[name] for name in self.adapter.pixel_inputs if name in made}
         view = self.adapter.view(self.base, image, pixels)
-        return ImageInputs([*self.text_ids, *made["input_ids"][0].tolist()], pixels, view, (image.height, image.width))
+        prefix = ids if before else [*self.text_ids, *ids]
+        return ImageInputs(prefix, pixels, view, (image.height, image.width))
 
     def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
         """Ids of a question, from the end of the image up to where the answer begins.
@@ -191,9 +197,12 @@ class BackboneProcessor:
 
     def _ids(self, rendered: str) -> list[int]:
         """Tokenise a prompt as transformers' `apply_chat_template` does."""
+        return self.tokenizer(rendered, add_special_tokens=self._adds_special(rendered))["input_ids"]
+
+    def _adds_special(self, rendered: str) -> bool:
+        """Return whether the tokenizer has to add what begins a text: the template has not."""
         bos = self.tokenizer.bos_token
-        special = not (bos is not None and rendered.startswith(bos))
-        return self.tokenizer(rendered, add_special_tokens=special)["input_ids"]
+        return not (bos is not None and rendered.startswith(bos))
 
     def _marked_ids(self, rendered: str, texts: Sequence[str]) -> list[int]:
         """Tokenise a prompt in which markers stand for `texts`: control tokens of the template alone are such."""

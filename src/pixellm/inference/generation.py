@@ -116,11 +116,11 @@ class Decoding:
         model: in eval mode.
         eos_ids: ids that end an answer; they are not part of it.
         joint: all rows are one matrix, which is fastest; their last bits then depend on how many there are. False: the
-            states of each row are batch-invariant (`pixellm.inference.batch_invariant`).
+            states of each row are batch-invariant (`pixellm.inference.batch_invariant`), as they always are with a recurrent model.
     """
 
     def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int], joint: bool = True) -> None:
-        self.model, self.eos_ids, self.joint = model, eos_ids, joint
+        self.model, self.eos_ids, self.joint = model, eos_ids, joint and not model.recurrent
         # Joint: one group of running rows, then groups of new rows, whose first step is a whole prompt: padding all
         # rows to its length would cost more than it saves. Not joint: one group for each row.
         self._groups: list[_RowGroup] = []

@@ -175,6 +175,11 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         return {}
 
     @property
+    def recurrent(self) -> bool:
+        """Return whether the language model keeps states that padding would change: rows are decoded one by one."""
+        return False
+
+    @property
     def text_model(self) -> Any:
         """Transformer of the language model, without its head."""
         return self.language_model.base_model

@@ -11,7 +11,7 @@ from pixellm.backbones.families import adapter_for
 from pixellm.backbones.predictor import BackbonePredictor
 from pixellm.imaging.postprocess import binarize
 from pixellm.types import Answer, Target
-from tests.support.tiny_vlms import families, position_image, tiny_vlm
+from tests.support.tiny_vlms import families, position_image, tiny_vlm, whole_pass
 
 QUESTION, SECOND = "What is the dog in this image?", "Where is the cat?\nAnd the table?"
 TOKENS = 10
@@ -140,14 +140,8 @@ def test_group_gives_a_mask_and_the_states_of_single_steps(family, predictors):
     # The same states as the base's own forward over the whole sequence, without a cache.
     inputs = processor.image_inputs(WIDE)
     ids = [*inputs.prefix_ids, *processor.prompt_ids(QUESTION), *answer.token_ids[:7]]
-    row = torch.tensor([ids])
-    base = model.backbone.base_model
     with torch.inference_mode():
-        whole = base(
-            input_ids=row,
-            position_ids=model.adapter.positions(base, row, inputs.pixels),
-            mm_encoder_outputs={"image": model.encode_image(inputs).features},
-        ).last_hidden_state[0, -6:]
+        whole = whole_pass(model, torch.tensor([ids]), inputs)[0, -6:]
         image, prefix = predictor._current()
         logits = model.decode_masks(prefix.images, whole, torch.tensor([0]))
     height, width = prefix.images.resized_hw[0].tolist()
@@ -195,7 +189,9 @@ def test_save_and_load(family, tmp_path, predictors):
 
 
 def test_unknown_family_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"llava, qwen2_5_vl, qwen3_vl, internvl, smolvlm.*'paligemma'"):
+    with pytest.raises(
+        ValueError, match=r"llava, llava_onevision, qwen2_5_vl, qwen3_vl, qwen3_5, internvl, .*'paligemma'"
+    ):
         adapter_for("paligemma")
     (tmp_path / "config.json").write_text('{"model_type": "paligemma"}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"has an adapter.*docs/any_vlm\.md"):

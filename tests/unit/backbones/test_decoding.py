@@ -5,7 +5,7 @@ import torch
 
 from pixellm.backbones.predictor import encode_prefix
 from pixellm.inference.generation import Decoding, Sampling, generate
-from tests.support.tiny_vlms import families, position_image
+from tests.support.tiny_vlms import families, position_image, whole_pass
 
 IMAGES = [position_image(90, 120), position_image(60, 200), position_image(20, 20)]
 QUESTIONS = ["What is the dog in this image?", "Where is the cat?", "table"]
@@ -74,13 +74,8 @@ def test_cache_and_groups_equal_one_pass_of_the_base(family, predictors):
     ((ids, states),) = run(predictor, IMAGES[1:2], QUESTIONS[:1], PLANS[:1])
     inputs = processor.image_inputs(IMAGES[1])
     prompt = [*inputs.prefix_ids, *processor.prompt_ids(QUESTIONS[0])]
-    row, base = torch.tensor([[*prompt, *ids]]), model.backbone.base_model
     with torch.inference_mode():
-        hidden = base(
-            input_ids=row,
-            position_ids=model.adapter.positions(base, row, inputs.pixels),
-            mm_encoder_outputs={"image": model.encode_image(inputs).features},
-        ).last_hidden_state[0]
+        hidden = whole_pass(model, torch.tensor([[*prompt, *ids]]), inputs)[0]
         scores = model.get_output_embeddings()(hidden).float()
         scores[:, [*processor.codebook_ids, processor.eos_ids[0]]] = -torch.inf
     group, free = processor.codebook_ids, [0, 1, 2 + 2 * len(processor.codebook_ids)]
@@ -114,7 +109,7 @@ def test_shared_prefix_equals_one_for_each_question(family, predictors):
         assert all(torch.equal(got, own) for got, own in zip(states, own_states, strict=True))
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 def test_positions_after_an_image_are_kept_for_each_row(family, predictors):
     """What the base keeps on itself (`rope_deltas`, of whatever came last) is not read."""
     predictor, *_ = predictors(family)

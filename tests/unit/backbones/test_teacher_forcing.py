@@ -7,7 +7,7 @@ import torch
 from pixellm.model.codebook import find_groups
 from pixellm.model.modeling import IGNORE_INDEX
 from pixellm.types import Answer, Conversation, Sample, Target
-from tests.support.tiny_vlms import families, position_image
+from tests.support.tiny_vlms import families, position_image, whole_pass
 
 WHERE, SECOND = "What is the dog in this image?", "Where is the cat?"
 TWO = "It is the dog {seg} and the cat {seg}."
@@ -108,12 +108,7 @@ def test_states_are_those_of_the_base_alone(family, predictors):
     inputs = batch.images[0]
     with torch.no_grad():
         states = model.forward_states(batch.images, batch.input_ids, batch.segment_ids)
-        base = model.backbone.base_model
-        whole = base(
-            input_ids=batch.input_ids,
-            position_ids=model.adapter.positions(base, batch.input_ids, inputs.pixels),
-            mm_encoder_outputs={"image": model.encode_image(inputs).features},
-        ).last_hidden_state
+        whole = whole_pass(model, batch.input_ids, inputs)
     torch.testing.assert_close(states.hidden, whole, atol=1e-4, rtol=1e-4)
     assert len(find_groups(batch.input_ids, processor.codebook_ids)) == 2
 

@@ -1,12 +1,22 @@
 """Families of vision-language models that have an adapter."""
 
 from pixellm.backbones.adapter import Adapter
+from pixellm.backbones.families.gemma3 import Gemma3Adapter
 from pixellm.backbones.families.internvl import InternVlAdapter
 from pixellm.backbones.families.llava import LlavaAdapter
+from pixellm.backbones.families.llava_onevision import LlavaOnevisionAdapter
 from pixellm.backbones.families.qwen_vl import Qwen3VlAdapter, Qwen25VlAdapter
 from pixellm.backbones.families.smolvlm import SmolVlmAdapter
 
-ADAPTERS = (LlavaAdapter(), Qwen25VlAdapter(), Qwen3VlAdapter(), InternVlAdapter(), SmolVlmAdapter())
+ADAPTERS = (
+    LlavaAdapter(),
+    LlavaOnevisionAdapter(),
+    Qwen25VlAdapter(),
+    Qwen3VlAdapter(),
+    InternVlAdapter(),
+    SmolVlmAdapter(),
+    Gemma3Adapter(),
+)
 
 
 def known_types() -> list[str]:

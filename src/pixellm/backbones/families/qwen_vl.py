@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL: one view of any height and width, tokens in blocks that are merged, M-RoPE.
+"""Qwen2.5-VL, Qwen3-VL and Qwen3.5: one view of any height and width, tokens in blocks that are merged, M-RoPE.
 
 Qwen2.5-VL's tower works in windows: its states are in the order of the windows, then of the blocks.
 """
@@ -16,7 +16,7 @@ DEFAULT_GRID = 48  # cells of the longer side; these towers have none of their o
 
 
 class Qwen3VlAdapter(Adapter):
-    model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
+    model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl", "qwen3_5")
     pixel_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw")
 
     def num_layers(self, config: Any) -> int:

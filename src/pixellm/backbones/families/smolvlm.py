@@ -1,4 +1,4 @@
-"""SmolVLM and SmolVLM2: square tiles of the stretched image, row by row, then a view of the whole; no class token."""
+"""Idefics3, SmolVLM and SmolVLM2: square tiles of the stretched image, then a view of the whole; no class token."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from pixellm.backbones.adapter import Adapter, View, stitch, tile_maps
 
 
 class SmolVlmAdapter(Adapter):
-    model_types: ClassVar[tuple[str, ...]] = ("smolvlm",)
+    model_types: ClassVar[tuple[str, ...]] = ("smolvlm", "idefics3")
     pixel_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
 
     def view(self, processor: Any, image: Image.Image, pixels: Mapping[str, Tensor]) -> View:
