@@ -33,6 +33,21 @@ class View:
     tiles: tuple[int, int] = (1, 1)
 
 
+@dataclass(frozen=True)
+class ImageLoad:
+    """Tokens of an image of 1024 × 768 pixels, for counting costs.
+
+    Args:
+        sequences: images that the vision tower reads, each with attention of its own.
+        tokens: vision tokens of each.
+        image_tokens: tokens that the language model reads of all, without text between them.
+    """
+
+    sequences: int
+    tokens: int
+    image_tokens: int
+
+
 class Adapter(ABC):
     """One family.
 
@@ -54,6 +69,12 @@ class Adapter(ABC):
         """Side of the square of cells that the pixel decoder gets where the user names none."""
         side, patch = config.vision_config.image_size, config.vision_config.patch_size
         return _first(side) // _first(patch)
+
+    def image_load(self, config: Any) -> ImageLoad:
+        """Return the tokens of an image of 1024 × 768 pixels; `config` is the base's."""
+        raise ValueError(
+            f"expected a family whose costs can be counted, got {config.model_type}: its adapter has no `image_load`."
+        )
 
     def image_token_id(self, processor: Any) -> int:
         """Id that stands for an image in a rendered prompt, before it is expanded."""

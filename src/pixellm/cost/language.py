@@ -62,6 +62,13 @@ class LanguageCostModel:
         self.group = len(config.codebook_ids)
         self.width = config.text_config.hidden_size
 
+    quantizable = True  # `quantize` works when the model is loaded
+
+    @property
+    def mask_side(self) -> int:
+        """Side in pixels of the square that logits are enlarged to."""
+        return self.config.vision_config.image_size
+
     # Calls of each part per answer
 
     def breakdown(self, scenario: Scenario) -> FlopsBreakdown:
@@ -164,7 +171,7 @@ class LanguageCostModel:
         }
         if targets:
             activations[Component.MASKS] = self._decode_masks(targets).peak_bytes
-        weights = weight_bytes(self.model, self.model.language_model)
+        weights = weight_bytes(self.model, self.model.language_model if self.quantizable else None)
         return MemoryBreakdown(weights, kv_cache_bytes(self.config.text_config, cached), activations)
 
     # FLOPs of each part

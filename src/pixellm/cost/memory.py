@@ -109,7 +109,7 @@ def plan_memory(
     needs = {f"weights, {name}": size for name, size in part_bytes(model, options).items()}
     needs["KV cache"] = int(factor * kv_cache_bytes(model.config.text_config, cached))
     needs[f"activations ({busiest})"] = int(factor * memory.peak)
-    size = model.config.vision_config.image_size
+    size = model.mask_side
     # Logits at the encoder's input size, and from there at the image's width; fp32.
     needs["mask decoding"] = 4 * size * (2 * size + width) + CHUNK_BYTES if masks else 0
     if not options.device.startswith("cuda"):

@@ -116,7 +116,7 @@ class Decoding:
         model: in eval mode.
         eos_ids: ids that end an answer; they are not part of it.
         joint: all rows are one matrix, which is fastest; their last bits then depend on how many there are. False: the
-            states of each row are batch-invariant (`pixellm.inference.batch_invariant`), as they always are with a recurrent model.
+            states of each row are batch-invariant (`pixellm.inference.batch_invariant`), as with any recurrent model.
     """
 
     def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int], joint: bool = True) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
 import pixellm
 from pixellm.backbones import BackboneForConditionalGeneration
 from pixellm.backbones.create import NewParts, extend
 from pixellm.backbones.kind import NEW_PARTS, BackboneKind
 from pixellm.checkpoints.lora import merge_trained
+from pixellm.data.records import Segments
 from pixellm.train.model_kind import adapt
 from pixellm.train.recipe import AdapterConfig, ModelSource, Recipe, TrainingData, TrainingStage
 from pixellm.train.run import fine_tune, train
@@ -148,8 +148,6 @@ def test_scenes_are_learned_by_heart(adapters, tmp_path):
         answer = predictor(data.parent / line["image"], line["question"], max_new_tokens=80)
         assert answer.text == line["answer"].replace(" {seg}", "")
         for target, (polygon,) in zip(answer.targets, line["masks"], strict=True):
-            drawn = Image.new("1", (112, 112))
-            ImageDraw.Draw(drawn).polygon(list(zip(polygon[::2], polygon[1::2], strict=True)), fill=1)
-            true = np.array(drawn)
+            true = Segments(((polygon,),)).decode(112, 112)
             overlaps.append((target.mask & true).sum() / (target.mask | true).sum())
     assert np.mean(overlaps) > 0.9

@@ -7,12 +7,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from pixellm.backbones.adapter import Adapter, View, tile_maps
+from pixellm.backbones.adapter import Adapter, ImageLoad, View, tile_maps
 
 
 class Gemma3Adapter(Adapter):
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
     bidirectional: ClassVar[bool] = True
+
+    def image_load(self, config: Any) -> ImageLoad:
+        return ImageLoad(1, self.default_grid(config) ** 2, config.mm_tokens_per_image)
 
     def raster(self, model: Any, states: Tensor, view: View) -> Tensor:
         return tile_maps(states)[0]

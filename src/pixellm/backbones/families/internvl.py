@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-from pixellm.backbones.adapter import Adapter, View, stitch, tile_maps
+from pixellm.backbones.adapter import Adapter, ImageLoad, View, stitch, tile_maps
 
 
 class InternVlAdapter(Adapter):
@@ -27,6 +27,10 @@ class InternVlAdapter(Adapter):
             "vision_feature_layer": config.vision_feature_layer,
             "vision_feature_select_strategy": config.vision_feature_select_strategy,
         }
+
+    def image_load(self, config: Any) -> ImageLoad:
+        tiles = 4 * 3 + 1  # as the released processors make them
+        return ImageLoad(tiles, self.default_grid(config) ** 2 + 1, tiles * config.image_seq_length)
 
     def raster(self, model: Any, states: Tensor, view: View) -> Tensor:
         return stitch(tile_maps(states), view.tiles)

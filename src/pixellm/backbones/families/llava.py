@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor
 
-from pixellm.backbones.adapter import Adapter, View, tile_maps
+from pixellm.backbones.adapter import Adapter, ImageLoad, View, tile_maps
 
 
 class LlavaAdapter(Adapter):
@@ -23,6 +23,10 @@ class LlavaAdapter(Adapter):
         square = Image.new("RGB", (side, side), mean)
         square.paste(image)
         return View({"pixel_values": settings(square, return_tensors="pt")["pixel_values"]}, (side, side))
+
+    def image_load(self, config: Any) -> ImageLoad:
+        cells = self.default_grid(config) ** 2
+        return ImageLoad(1, cells + config.vision_config.model_type.startswith("clip"), cells)
 
     def raster(self, model: Any, states: Tensor, view: View) -> Tensor:
         return tile_maps(states)[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
-from pixellm.backbones.adapter import Adapter, View
+from pixellm.backbones.adapter import Adapter, ImageLoad, View
 
 DEFAULT_GRID = 48  # cells of the longer side; these towers have none of their own
 
@@ -24,6 +24,12 @@ class Qwen3VlAdapter(Adapter):
 
     def default_grid(self, config: Any) -> int:
         return DEFAULT_GRID
+
+    def image_load(self, config: Any) -> ImageLoad:
+        vision = config.vision_config
+        block = vision.patch_size * vision.spatial_merge_size
+        blocks = round(1024 / block) * round(768 / block)
+        return ImageLoad(1, blocks * vision.spatial_merge_size**2, blocks)
 
     def raster(self, model: Any, states: Tensor, view: View) -> Tensor:
         """Un-merge blocks: they follow one another row by row, and within a block its cells do."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor
 
-from pixellm.backbones.adapter import Adapter, View, stitch, tile_maps
+from pixellm.backbones.adapter import Adapter, ImageLoad, View, stitch, tile_maps
 
 
 class SmolVlmAdapter(Adapter):
@@ -18,6 +18,11 @@ class SmolVlmAdapter(Adapter):
         layout = processor.image_processor([image], return_row_col_info=True, return_tensors="pt")
         rows, columns = (max(1, int(layout[name][0][0])) for name in ("rows", "cols"))
         return View(pixels, (image.height, image.width), (rows, columns))
+
+    def image_load(self, config: Any) -> ImageLoad:
+        tiles = 4 * 3 + 1  # as the released processors make them
+        cells = self.default_grid(config) ** 2
+        return ImageLoad(tiles, cells, tiles * cells // config.scale_factor**2)
 
     def raster(self, model: Any, states: Tensor, view: View) -> Tensor:
         return stitch(tile_maps(states), view.tiles)
