@@ -355,9 +355,16 @@ def tiny_vlm(family: str) -> tuple[Any, Any]:
 
 
 needs_num2words = pytest.mark.skipif(find_spec("num2words") is None, reason="SmolVLM's processor needs num2words")
-families = pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=needs_num2words if name == "smolvlm" else ()) for name in FAMILIES]
-)
+QUICK = ("qwen3_vl", "gemma3", "qwen3_5")  # between them: M-RoPE, tied tables, windows, both-way images, states
+
+
+def _marks(name: str, slow: bool) -> list[Any]:
+    return [*([needs_num2words] if name == "smolvlm" else []), *([pytest.mark.slow] if slow else [])]
+
+
+every_family = pytest.mark.parametrize("family", [pytest.param(n, marks=_marks(n, False)) for n in FAMILIES])
+# The others are slow: they take time, and differ from these in geometry and prompt alone.
+families = pytest.mark.parametrize("family", [pytest.param(n, marks=_marks(n, n not in QUICK)) for n in FAMILIES])
 
 
 def whole_pass(model: Any, row: torch.Tensor, inputs: Any) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pixellm.backbones.families import adapter_for
 from pixellm.backbones.predictor import BackbonePredictor
 from pixellm.imaging.postprocess import binarize
 from pixellm.types import Answer, Target
-from tests.support.tiny_vlms import families, position_image, tiny_vlm, whole_pass
+from tests.support.tiny_vlms import every_family, families, position_image, tiny_vlm, whole_pass
 
 QUESTION, SECOND = "What is the dog in this image?", "Where is the cat?\nAnd the table?"
 TOKENS = 10
@@ -34,7 +34,7 @@ def message(role, text, image=None):
     return {"role": role, "content": [*content, {"type": "text", "text": text}]}
 
 
-@families
+@every_family
 @pytest.mark.parametrize("image", [IMAGE, WIDE], ids=["image", "wide"])
 def test_text_equals_the_base(family, image, predictors):
     predictor, base, processor = predictors(family)

@@ -8,7 +8,7 @@ from pixellm.backbones import canvas
 from pixellm.backbones.adapter import View, stitch, tile_maps
 from pixellm.backbones.create import NewParts, extend
 from pixellm.imaging import geometry
-from tests.support.tiny_vlms import families, position_image, tiny_vlm
+from tests.support.tiny_vlms import every_family, families, position_image, tiny_vlm
 
 SIZES = {"square": (112, 112), "wide": (60, 200), "tall": (211, 70), "tiny": (5, 9), "huge": (1400, 1900)}
 GRID = 16
@@ -55,7 +55,7 @@ def embedding_map(model, inputs) -> Tensor:
     return (raster - least[:, None, None]) / (most - least)[:, None, None].clamp(min=1e-6)
 
 
-@families
+@every_family
 @pytest.mark.parametrize("shape", SIZES)
 @torch.inference_mode()
 def test_cells_are_in_raster_order(family, shape, colour_models):
