@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcesso
 from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
 from pixellm.mini.instances import InstanceDecoder
 from pixellm.mini.losses import MiniLossWeights, presence_loss, semantic_loss
-from pixellm.mini.vision import ClassifyingEncoder, DetectedObjects
+from pixellm.mini.vision import ClassifiedFeatures, ClassifyingEncoder, DetectedObjects
 from pixellm.mini.word_mix import WordMix
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.losses import LossCounts
@@ -79,6 +79,12 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         self, pixel_values: Tensor, resized_hw: Tensor, context_pixel_values: Tensor | None = None
     ) -> ClassifiedImages:
         """Run the vision side; see `PixelLMForConditionalGeneration.encode_images`."""
+        return self.encode_with_features(pixel_values, resized_hw)[0]
+
+    def encode_with_features(
+        self, pixel_values: Tensor, resized_hw: Tensor
+    ) -> tuple[ClassifiedImages, ClassifiedFeatures]:
+        """Run the vision side; return also the encoder's features, from which the images were made."""
         config, mix = self.config, self.word_mix
         features = self.vision_encoder(pixel_values, resized_hw)
         words = mix.words(self.get_input_embeddings())
@@ -87,7 +93,7 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         tokens = torch.cat([tokens, mix.tags(presence, words)], dim=1)
         maps = [map_ + mix.to_map(features.class_logits, words, map_.shape[-1]) for map_ in self.neck_maps(features)]
         valid = valid_area(resized_hw, config.vision_config.image_size, config.llm_grid).flatten(1)
-        return ClassifiedImages(
+        images = ClassifiedImages(
             tokens=tokens,
             token_valid=F.pad(valid, (0, config.num_tags), value=True),
             maps=self.pixel_decoder.prepare(maps),
@@ -99,6 +105,7 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
             objects=features.objects,
             mask_maps=self.instances.prepare(features) if self.instances else [],
         )
+        return images, features
 
     def llm_inputs(
         self,
