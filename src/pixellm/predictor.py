@@ -5,7 +5,8 @@ An image is encoded once; all questions on it share its features and the KV cach
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.postprocess import Binary, binarize
 from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.inference.generation import Prefix, Sampling, Step, encode_prefix, generate
+from pixellm.inference.refinement import Refinement
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.modeling import ForwardStates
-from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, TextPiece
+from pixellm.model.prompts import Prompts
+from pixellm.types import SEG_SLOT, Answer, Conversation, Done, Event, Sample, Target, TextPiece
 from pixellm.utils.checks import check_min_score, check_text
 
 
@@ -65,6 +68,7 @@ class Predictor:
         if system is not None:
             self.processor.system = system
         self._image: tuple[Image.Image, Prefix] | None = None
+        self._refinement: Refinement | None = None  # of that image
 
     def set_image(self, image: ImageSource) -> None:
         """Encode an image: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).
@@ -74,6 +78,7 @@ class Predictor:
         """
         loaded = load_image(image)
         self._image = (loaded, self.encode([loaded]))
+        self._refinement = Refinement(self.model, loaded, self._image[1].images)
 
     def __call__(self, image: ImageSource, question: str, min_score: float | None = None, **sampling) -> Answer:
         """Encode an image and answer a question on it; see `set_image` and `ask`."""
@@ -186,6 +191,71 @@ class Predictor:
         image, prefix = self._current()
         for _, event in self._events(prefix, [_Query(question, image, 0, tuple(history))], min_score, sampling):
             yield event
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Return whether the model can `refine` targets."""
+        return self.model.takes_prompts
+
+    @overload
+    def refine(
+        self,
+        target: Target,
+        index: None = None,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Target: ...
+
+    @overload
+    def refine(
+        self,
+        target: Answer,
+        index: int,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Answer: ...
+
+    def refine(
+        self,
+        target: Target | Answer,
+        index: int | None = None,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Target | Answer:
+        """Correct one target on the image of `set_image`; text and other targets of an answer stay as they are.
+
+        Prompts are in pixels of the image, x to the right and y down. A target that was refined already keeps its
+        earlier prompts; a new box replaces the earlier one.
+
+        Args:
+            target: the target, or its answer.
+            index: of the target in the answer.
+            points: (x, y, positive) of each: 1 for a pixel of the object, 0 for one that is not.
+            box: (x, y, width, height) around the object, as `Target.box`.
+            strokes: the points (x, y) of each line, and whether it lies on the object.
+
+        Returns:
+            The target with another mask and score; of an answer, the answer with that target.
+
+        Raises:
+            ValueError: no image yet, no prompt or a malformed one, a target of another image size, no such target, or
+                a model that was not trained with prompts.
+        """
+        image, _ = self._current()
+        assert self._refinement is not None
+        prompts = Prompts.read(points, box, strokes, (image.height, image.width))
+        if isinstance(target, Target):
+            return self._refinement.refine(target, prompts)
+        if index is None or not 0 <= index < len(target.targets):
+            raise ValueError(f"expected the index of one of the answer's {len(target.targets)} targets, got {index}.")
+        refined = self._refinement.refine(target.targets[index], prompts)
+        return replace(target, targets=(*target.targets[:index], refined, *target.targets[index + 1 :]))
 
     def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
         """See `PixelLMProcessor.prompt_ids`; a ValueError if nothing is asked, or the prompt is too long."""

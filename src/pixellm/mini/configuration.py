@@ -65,6 +65,7 @@ class MiniConfig(PixelLMConfig):
             `no_repeat_ngram_size`.
         embedding_skip: the codebook reads each state plus this times the token embedding at its position.
         mask_width: channels of the head that segments detections.
+        refine_width: channels of the head that corrects masks by visual prompts; 0: there is none.
         kwargs: fields of `PixelLMConfig`.
     """
 
@@ -83,14 +84,20 @@ class MiniConfig(PixelLMConfig):
         default_sampling: dict[str, Any] | None = None,
         embedding_skip: float = 0.0,
         mask_width: int = 96,
+        refine_width: int = 0,
         **kwargs: Any,
     ) -> None:
         self.vocabulary_ids = vocabulary_ids or []
         self.num_tags, self.score_noise, self.class_prior = num_tags, score_noise, class_prior
         self.peak_share, self.default_sampling = peak_share, dict(default_sampling or {})
-        self.embedding_skip, self.mask_width = embedding_skip, mask_width
+        self.embedding_skip, self.mask_width, self.refine_width = embedding_skip, mask_width, refine_width
         super().__init__(vision_config, text_config, **kwargs)
         expect_sizes({"mask_width": mask_width}, required=("mask_width",))
+        if refine_width and (refine_width % 32 or not self.vision_config.detector_classes):
+            raise ValueError(
+                f"refine_width: expected a multiple of 32 beside a detector, or 0, got {refine_width} with "
+                f"{len(self.vision_config.detector_classes)} detector_classes."
+            )
         if peak_share is not None and not 0 < peak_share <= 1:
             raise ValueError(f"peak_share: expected a share > 0 and ≤ 1, or none, got {peak_share}.")
         if num_tags > len(self.vision_config.vocabulary):

@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcesso
 from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
 from pixellm.mini.instances import InstanceDecoder
 from pixellm.mini.losses import MiniLossWeights, presence_loss, semantic_loss
+from pixellm.mini.refine_maps import refinement_maps
+from pixellm.mini.refiner import Refiner
 from pixellm.mini.vision import ClassifiedFeatures, ClassifyingEncoder, DetectedObjects
 from pixellm.mini.word_mix import WordMix
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
@@ -26,6 +28,7 @@ from pixellm.model.modeling import (
     ForwardStates,
     PixelLMForConditionalGeneration,
 )
+from pixellm.model.prompts import Prompts
 from pixellm.model.vision import valid_area
 from pixellm.types import Output
 
@@ -42,6 +45,7 @@ class ClassifiedImages(EncodedImages):
         words: (V, D) embeddings of the categories.
         objects: what the detector gives; None without one.
         mask_maps: what `InstanceDecoder.prepare` gave.
+        refine_maps: for each image, what `refinement_maps` gave.
     """
 
     class_logits: Tensor
@@ -49,6 +53,7 @@ class ClassifiedImages(EncodedImages):
     words: Tensor
     objects: DetectedObjects | None = None
     mask_maps: list[Tensor] = field(default_factory=list)
+    refine_maps: list[list[Tensor]] = field(default_factory=list)
 
 
 class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
@@ -63,6 +68,7 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         self.word_mix = WordMix(config)
         detects = config.class_prior and config.vision_config.detector_classes
         self.instances = InstanceDecoder(config) if detects else None
+        self.refiner = Refiner(config.vision_config, config.refine_width) if config.refine_width else None
 
     def build_vision_encoder(self, config: MiniVisionConfig) -> ClassifyingEncoder:
         return ClassifyingEncoder(config)
@@ -104,6 +110,7 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
             words=words,
             objects=features.objects,
             mask_maps=self.instances.prepare(features) if self.instances else [],
+            refine_maps=refinement_maps(features, resized_hw) if self.refiner else [],
         )
         return images, features
 
@@ -149,6 +156,18 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         shares = self.word_mix.shares(self._first_states(states.to(images.maps[0].dtype)), images.words).float()
         known = (shares * images.presence_logits[image_index].float().sigmoid()).sum(dim=1)
         return known + (1 - shares.sum(dim=1)) * mask_logits.float().flatten(1).amax(dim=1).sigmoid()
+
+    @property
+    def takes_prompts(self) -> bool:
+        return self.refiner is not None
+
+    def refine_mask(
+        self, images: EncodedImages, row: int, pixels: Tensor, mask: Tensor, prompts: Prompts
+    ) -> tuple[Tensor, float]:
+        if self.refiner is None:
+            return super().refine_mask(images, row, pixels, mask, prompts)
+        assert isinstance(images, ClassifiedImages)
+        return self.refiner.refine(pixels, images.refine_maps[row], mask, prompts)
 
     def decode_classes(self, images: ClassifiedImages, classes: Tensor, image_index: Tensor) -> Tensor:
         """Decode masks of G categories, given as vocabulary indexes, without the LLM: logits (G, 2g, 2g)."""

@@ -6,7 +6,6 @@ Shapes:  W wanted masks of an image · K first masks · H, W image height and wi
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from pixellm.data.mixture import Mixture
 from pixellm.data.records import AnnotatedImage
-from pixellm.imaging.postprocess import binarize
 from pixellm.imaging import masks
+from pixellm.imaging.postprocess import binarize
 from pixellm.mini.mask_head import paste, with_margin
 from pixellm.mini.modeling import ClassifiedImages, MiniForConditionalGeneration
 from pixellm.mini.refine_maps import refinement_maps
@@ -117,7 +116,7 @@ def cached_image(
     stack = np.stack(first) if first else np.zeros((0, *original), dtype=bool)
     return CachedImage(
         pixels=torch.from_numpy(np.array(annotated.image.convert("RGB"))).permute(2, 0, 1).contiguous(),
-        maps=refinement_maps(features, hw, model.config.vision_config.image_size),
+        maps=refinement_maps(features, hw)[0],
         wanted=torch.from_numpy(np.stack(wanted) if wanted else np.zeros((0, *original), dtype=bool)),
         first=torch.from_numpy(stack),
         first_of=torch.from_numpy(first_of),
@@ -135,9 +134,7 @@ def _wanted(annotated: AnnotatedImage, rng: random.Random) -> tuple[list[np.ndar
     return [row[0] for row in chosen], [row[1] for row in chosen], [row[2] for row in chosen]
 
 
-def _detected(
-    model: MiniForConditionalGeneration, images: ClassifiedImages, features: ClassifiedFeatures
-) -> Tensor:
+def _detected(model: MiniForConditionalGeneration, images: ClassifiedImages, features: ClassifiedFeatures) -> Tensor:
     """Return mask logits (K, S, S) of an image's detections."""
     instances, objects = model.instances, images.objects
     assert instances is not None

@@ -7,8 +7,8 @@ import math
 
 from torch import Tensor
 
-from pixellm.mini.nanodet import FINE_WIDTH, STRIDES, WIDTH
 from pixellm.mini.configuration import MiniVisionConfig
+from pixellm.mini.nanodet import FINE_WIDTH, STRIDES, WIDTH
 from pixellm.mini.vision import ClassifiedFeatures
 
 
@@ -17,19 +17,18 @@ def map_channels(config: MiniVisionConfig) -> tuple[int, ...]:
     return FINE_WIDTH, *[WIDTH] * len(STRIDES), *[config.hidden_size] * len(config.reductions)
 
 
-def refinement_maps(features: ClassifiedFeatures, resized_hw: Tensor, size: int, row: int = 0) -> list[Tensor]:
-    """Return the maps (c, h, w) of one image, the finest of each encoder first, without the square's padding.
+def refinement_maps(features: ClassifiedFeatures, resized_hw: Tensor) -> list[list[Tensor]]:
+    """Return the maps (c, h, w) of each image, the finest of each encoder first, without the square's padding.
 
     Args:
         features: of the vision encoder, with a detector's.
         resized_hw: (B, 2).
-        size: S, in pixels.
-        row: of the image.
     """
     assert features.objects is not None
-    height, width = resized_hw[row].tolist()
-    maps = []
-    for map_ in (*features.objects.maps, *features.scales[::-1]):
-        stride = size / map_.shape[-1]
-        maps.append(map_[row, :, : math.ceil(height / stride), : math.ceil(width / stride)])
-    return maps
+    size = features.objects.pixels.shape[-1]
+    sources = [*features.objects.maps, *features.scales[::-1]]
+    rows = []
+    for row, (height, width) in enumerate(resized_hw.tolist()):
+        cells = [(math.ceil(height * m.shape[-1] / size), math.ceil(width * m.shape[-1] / size)) for m in sources]
+        rows.append([map_[row, :, :h, :w] for map_, (h, w) in zip(sources, cells, strict=True)])
+    return rows

@@ -64,17 +64,18 @@ def cut(map_: Tensor, region: Region, side: int) -> Tensor:
     return F.interpolate(part[None], (side, side), mode="bilinear", align_corners=False, antialias=True)[0]
 
 
-def put_back(logits: Tensor, region: Region, mask: Tensor, keep: bool) -> Tensor:
-    """Return the new mask, bool (H, W).
+def put_back(logits: Tensor, region: Region, size: tuple[int, int]) -> tuple[Tensor, float]:
+    """Return the new mask, bool (H, W), nothing of which lies outside of its region, and its pixels' mean probability.
 
     Args:
         logits: (r, r) of the region.
         region: see there.
-        mask: bool (H, W), the previous mask.
-        keep: what lies outside of the region stays; else nothing does.
+        size: (H, W).
     """
-    new = mask.clone() if keep else torch.zeros_like(mask)
-    size = (region.height, region.width)
-    part = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
-    new[region.top : region.bottom, region.left : region.right] = part > 0
-    return new
+    mask = torch.zeros(size, dtype=torch.bool)
+    shape = (region.height, region.width)
+    part = F.interpolate(logits[None, None].float(), shape, mode="bilinear", align_corners=False)[0, 0]
+    inside = part > 0
+    mask[region.top : region.bottom, region.left : region.right] = inside
+    score = float(part[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
+    return mask, score

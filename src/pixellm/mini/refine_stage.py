@@ -151,7 +151,8 @@ def _earlier(mask: np.ndarray, wanted: np.ndarray, rng: random.Random) -> Prompt
     near = np.zeros_like(wanted)
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     near[
-        max(0, rows[0] - height // 4) : rows[-1] + height // 4, max(0, columns[0] - width // 4) : columns[-1] + width // 4
+        max(0, rows[0] - height // 4) : rows[-1] + height // 4,
+        max(0, columns[0] - width // 4) : columns[-1] + width // 4,
     ] = True
     outside = _pick(near & ~mask & ~wanted, rng, rng.randint(0, MOST_EARLIER // 2))
     return Prompts((*inside, *outside), (FOREGROUND,) * len(inside) + (BACKGROUND,) * len(outside))
@@ -240,7 +241,7 @@ class RefineTraining(nn.Module):
             sums["bce"].append(bce)
             sums["dice"].append(dice)
             for row, region, new in zip(rows, regions, logits.detach().cpu(), strict=True):
-                masks[row] = put_back(new, region, masks[row], prompts[row].box is None)
+                masks[row], _ = put_back(new, region, episodes[row].mask.shape)
         share = 1 / (self.clicks * counts["images"])
         weights = {"bce": loss_weights.bce, "dice": loss_weights.dice}
         zero = self.refiner.previous_gain * 0

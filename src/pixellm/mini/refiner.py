@@ -18,7 +18,7 @@ from torchvision.ops import roi_align
 
 from pixellm.mini.configuration import MiniVisionConfig
 from pixellm.mini.refine_maps import map_channels
-from pixellm.mini.refine_region import Region, cut
+from pixellm.mini.refine_region import Region, cut, put_back, region_of
 from pixellm.model.pixel_decoder import position_code
 from pixellm.model.prompts import BACKGROUND, FOREGROUND, NOTHING, PromptEncoder, Prompts
 from pixellm.model.two_way import TwoWayTransformer
@@ -59,9 +59,7 @@ class RegionInputs:
         )
 
 
-def region_inputs(
-    pixels: Tensor, maps: list[Tensor], mask: Tensor, prompts: Prompts, region: Region
-) -> RegionInputs:
+def region_inputs(pixels: Tensor, maps: list[Tensor], mask: Tensor, prompts: Prompts, region: Region) -> RegionInputs:
     """Cut a region out of what is known about an image.
 
     Args:
@@ -176,6 +174,17 @@ class Refiner(nn.Module):
         half = self.half_again(half + _twice(self.from_quarter(quarter)))
         full = self.full_again(full + _twice(self.from_half(half)))
         return self.output(full)[:, 0] + self.previous_gain * inputs.dense[:, 3]
+
+    def refine(self, pixels: Tensor, maps: list[Tensor], mask: Tensor, prompts: Prompts) -> tuple[Tensor, float]:
+        """Correct one mask; see `PixelLMForConditionalGeneration.refine_mask`.
+
+        A mask that is empty stays so where nothing but background is marked.
+        """
+        region = region_of(mask, prompts)
+        if region is None:
+            return mask, 0.0
+        logits = self(region_inputs(pixels, maps, mask, prompts, region))[0]
+        return put_back(logits.cpu(), region, (mask.shape[0], mask.shape[1]))
 
 
 def _twice(map_: Tensor) -> Tensor:

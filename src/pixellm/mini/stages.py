@@ -31,7 +31,9 @@ from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.mask_stage import MaskSamples, MaskTraining, collate_masks
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
-from pixellm.mini.recipe import AnswerStage, MaskStage, MiniRecipe, VisionStage
+from pixellm.mini.recipe import AnswerStage, MaskStage, MiniRecipe, RefineStage, VisionStage
+from pixellm.mini.refine_cache import cache_images
+from pixellm.mini.refine_stage import Episodes, RefineTraining, collate_episodes
 from pixellm.mini.samples import ConversationSamples, MiniCollator, naming_samples
 from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
 from pixellm.model import PixelLMProcessor
@@ -43,8 +45,8 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_SAMPLES = 16
 HELD_OUT_IMAGES = 300  # of each source, for the calibration of presence
-# Weights that the vision stage, and checkpoints from before the detector, lack.
-DETECTOR_PARTS = ("vision_encoder.detector.", "instances.")
+# Weights that the vision stage, and checkpoints from before the detector or the refiner, lack.
+DETECTOR_PARTS = ("vision_encoder.detector.", "instances.", "refiner.")
 # Parameters that the second stage finds trained.
 FIRST_STAGE_PARTS = (
     *("vision_encoder", "pixel_projector", "neck", "pixel_decoder"),
@@ -67,9 +69,12 @@ def train_mini(recipe: MiniRecipe, output: Path) -> Path:
     masks = output / "masks" / "mask_head.safetensors"
     if recipe.mask_stage and not masks.exists():
         train_masks(recipe, recipe.mask_stage, vocabulary, seeing, masks)
+    refiner = output / "refinement" / "refiner.safetensors"
+    if recipe.refine_stage and not refiner.exists():
+        train_refiner(recipe, recipe.refine_stage, vocabulary, seeing, masks, refiner)
     trained = output / "trained"
     if not (trained / "config.json").exists():
-        train_answers(recipe, sources, vocabulary, seeing, masks, trained)
+        train_answers(recipe, sources, vocabulary, seeing, masks, refiner, trained)
     model = output / "model"
     if not model.exists():
         with atomic_directory(model) as directory:
@@ -129,10 +134,7 @@ def train_masks(recipe: MiniRecipe, stage: MaskStage, vocabulary: list[str], see
     torch.manual_seed(recipe.seed)
     config = build_config(recipe, build_processor(recipe), vocabulary)
     model = build_model(config, fetch_vision_weights(), recipe.detector)
-    if recipe.initialise:
-        load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
-    if seeing.exists():
-        load_pixel_side(model, load_file(seeing), DETECTOR_PARTS)
+    load_earlier(model, recipe, seeing, None)
     sources = [source.load(recipe.data_root) for source in stage.sources]
     weights = [source.weight for source in stage.sources]
     mixture = Mixture.of(sources, weights, stage.steps * stage.batch_size, recipe.seed + 2)
@@ -159,22 +161,62 @@ def train_masks(recipe: MiniRecipe, stage: MaskStage, vocabulary: list[str], see
         save_file(model.instances.mask_head.state_dict(), temporary)
 
 
-def train_answers(
-    recipe: MiniRecipe, sources: list[CocoSource], vocabulary: list[str], seeing: Path, masks: Path, result: Path
+def train_refiner(
+    recipe: MiniRecipe, stage: RefineStage, vocabulary: list[str], seeing: Path, masks: Path, result: Path
 ) -> None:
-    """Last stage, from what the others left in the files `seeing` and `masks`; what was trained goes to `result`."""
+    """Stage of corrections by clicks, with all that earlier stages trained frozen: the refiner goes to `result`."""
+    torch.manual_seed(recipe.seed)
+    processor = build_processor(recipe)
+    model = build_model(build_config(recipe, processor, vocabulary), fetch_vision_weights(), recipe.detector)
+    load_earlier(model, recipe, seeing, masks)
+    sources = [source.load(recipe.data_root) for source in stage.sources]
+    mixture = Mixture.of(sources, [source.weight for source in stage.sources], stage.images, recipe.seed + 3)
+    paths = cache_images(model.eval(), processor.image_processor, mixture, result.parent / "images")
+    trainer = PixelLMTrainer(
+        RefineTraining(model.refiner, stage.clicks),
+        _arguments(stage, recipe, result.parent, bf16=False),
+        train_dataset=Episodes(paths, stage.steps * stage.batch_size, recipe.seed),
+        data_collator=collate_episodes,
+        batches=LengthBatches(same_length, stage.steps, stage.batch_size),
+        learning_rates={},
+        ema=stage.ema,
+        shardable=MiniKind.shardable,
+        loss_weights=MiniLossWeights(**recipe.losses),
+    )
+    trainer.fit()
+    with atomic_write(result) as temporary:
+        save_file(model.refiner.state_dict(), temporary)
+
+
+def load_earlier(model: MiniForConditionalGeneration, recipe: MiniRecipe, seeing: Path, masks: Path | None) -> None:
+    """Load what the recipe starts from, and what its stages so far left in the files `seeing` and `masks`."""
+    if recipe.initialise:
+        load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
+    if seeing.exists():
+        load_pixel_side(model, load_file(seeing), DETECTOR_PARTS)
+    if masks is not None and masks.exists():
+        model.instances.mask_head.load_state_dict(load_file(masks))
+
+
+def train_answers(
+    recipe: MiniRecipe,
+    sources: list[CocoSource],
+    vocabulary: list[str],
+    seeing: Path,
+    masks: Path,
+    refiner: Path,
+    result: Path,
+) -> None:
+    """Last stage, from the files that the others left; what was trained goes to `result`."""
     torch.manual_seed(recipe.seed)  # not the state that an earlier stage left, if it ran in this process
     processor = build_processor(recipe)
     model = build_model(build_config(recipe, processor, vocabulary), fetch_vision_weights(), recipe.detector)
     stage = recipe.answer_stage
     model.language_model.to(torch.bfloat16)
     adapt(model, MiniKind(), recipe.lora, stage.trained if stage else ())
-    if recipe.initialise:
-        load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
-    if seeing.exists():
-        load_pixel_side(model, load_file(seeing), DETECTOR_PARTS)
-    if masks.exists():
-        model.instances.mask_head.load_state_dict(load_file(masks))
+    load_earlier(model, recipe, seeing, masks)
+    if refiner.exists():
+        model.refiner.load_state_dict(load_file(refiner))
     if stage:
         fit_answers(model, processor, recipe, stage, sources, vocabulary, result.parent / "answer")
     if recipe.held_out:
@@ -248,7 +290,7 @@ def _has_masks(source: CocoSource) -> bool:
 
 
 def _arguments(
-    stage: VisionStage | MaskStage | AnswerStage, recipe: MiniRecipe, output: Path, bf16: bool = True
+    stage: VisionStage | MaskStage | RefineStage | AnswerStage, recipe: MiniRecipe, output: Path, bf16: bool = True
 ) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(output),

@@ -23,6 +23,7 @@ from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
+from pixellm.model.prompts import Prompts
 from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
 from pixellm.types import Output
 from pixellm.utils.weights import load_whole
@@ -86,8 +87,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
     """Vision encoder, LLM, segmentation codebook and pixel decoder.
 
     A variant overrides `build` (its parts), `image_tokens` and `llm_inputs` (what the LLM reads), `codebook_inputs` and
-    `decode_masks` (what prompts the pixel decoder), `presence_scores` (how sure each target is), and `forward` with
-    `count_terms` (further losses).
+    `decode_masks` (what prompts the pixel decoder), `presence_scores` (how sure each target is), `refine_mask` with
+    `takes_prompts` (corrections of a mask), and `forward` with `count_terms` (further losses).
     """
 
     config_class = PixelLMConfig
@@ -366,6 +367,35 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             mask_logits: (G, 2g, 2g), its result.
         """
         return None
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Return whether the model was trained with visual prompts; the paper's was not."""
+        return False
+
+    def refine_mask(
+        self, images: EncodedImages, row: int, pixels: Tensor, mask: Tensor, prompts: Prompts
+    ) -> tuple[Tensor, float]:
+        """Correct the mask of one target by visual prompts.
+
+        Args:
+            images: the encoded images.
+            row: of the target's image in them.
+            pixels: uint8 (3, H, W), the image at its own size.
+            mask: bool (H, W), the previous mask; it may be empty.
+            prompts: at least one.
+
+        Returns:
+            The new mask, bool (H, W), and the mean probability of its pixels, 0..1 (0 for an empty mask).
+
+        Raises:
+            ValueError: the model was not trained with prompts.
+        """
+        raise ValueError(
+            "expected a model that was trained with visual prompts (points, boxes, strokes), got one that was not, as "
+            "released and converted checkpoints are. Use pixellm-mini, or ask a further question that says what is "
+            "wrong."
+        )
 
     def _group_states(self, states: Tensor, groups: Tensor) -> Tensor:
         first = 0 if self.config.own_state else -1
