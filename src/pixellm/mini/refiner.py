@@ -175,6 +175,7 @@ class Refiner(nn.Module):
         full = self.full_again(full + _twice(self.from_half(half)))
         return self.output(full)[:, 0] + self.previous_gain * inputs.dense[:, 3]
 
+    @torch.no_grad()
     def refine(self, pixels: Tensor, maps: list[Tensor], mask: Tensor, prompts: Prompts) -> tuple[Tensor, float]:
         """Correct one mask; see `PixelLMForConditionalGeneration.refine_mask`.
 
