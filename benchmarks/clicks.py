@@ -1,6 +1,6 @@
 """Corrections by simulated clicks on COCO-format images: clicks to an IoU of 0.85 and 0.90, IoU after some clicks.
 
-    python benchmarks/clicks.py MODEL annotations.json images [--objects 150] [--single] [--out clicks.json]
+    python benchmarks/clicks.py MODEL annotations.json images [--limit N] [--single] [--out clicks.json]
 
 An object begins with the model's own mask of its category, teacher-forced, so that all categories of an image are
 decoded at once. Wanted is the union of the category's instances, or with --single one instance of it. The protocol is
@@ -9,11 +9,11 @@ that of `pixellm.eval.clicks`. The baseline has no model: each click adds a disk
 
 import argparse
 import json
-import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +39,15 @@ class Wanted:
     mask: np.ndarray
 
 
-def choose(source: CocoSource, single: bool, smallest: int, count: int | None, seed: int) -> list[Wanted]:
-    """Draw objects of at least `smallest` pixels, without crowds where single instances are wanted."""
+def choose(source: CocoSource, single: bool, smallest: int, limit: int | None) -> list[Wanted]:
+    """Return the objects of at least `smallest` pixels of the first images, without crowds among single instances."""
     found = []
-    for record in range(len(source)):
+    for record in range(len(source))[:limit]:
         annotated = source[record].decode()
         alone = [(i.category, i.mask) for i in annotated.instances if not i.merged]
         rows = alone if single else list(annotated.category_masks().items())
         found += [Wanted(record, category, mask) for category, mask in rows if mask.sum() >= smallest]
-    return found if count is None else random.Random(seed).sample(found, min(count, len(found)))
+    return found
 
 
 def with_first_masks(
@@ -98,7 +98,7 @@ def rows_of(curves: ClickCurves, most: int) -> dict[str, float]:
         rows[f"clicks to {threshold:.2f}"] = curves.clicks_to(threshold, most)
         rows[f"share that reaches {threshold:.2f}"] = curves.reached(threshold, most)
     means = [curves.mean_iou(count) for count in range(most + 1)]
-    rows["largest fall of the mean after a click"] = max(0.0, *(a - b for a, b in zip(means, means[1:], strict=False)))
+    rows["largest fall of the mean after a click"] = max(0.0, *(a - b for a, b in pairwise(means)))
     return rows
 
 
@@ -107,29 +107,27 @@ def main() -> None:
     parser.add_argument("model", help="Directory or name of a model that takes visual prompts.")
     parser.add_argument("annotations", type=Path, help="COCO-format file.")
     parser.add_argument("images", type=Path, help="Directory of its images.")
-    parser.add_argument("--objects", type=int, help="Number of objects, drawn at random. (default: all)")
+    parser.add_argument("--limit", type=int, help="Number of images, the first of the file. (default: all)")
     parser.add_argument("--single", action="store_true", help="Want single instances. (default: whole categories)")
     parser.add_argument("--smallest", type=int, default=100, help="Smallest object in pixels. (default: 100)")
     parser.add_argument("--clicks", type=int, default=20, help="Most clicks of an object. (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="Sampling seed of the objects. (default: 0)")
-    parser.add_argument("--out", type=Path, help="JSON file of metrics and curves. (default: none)")
+    parser.add_argument("--out", type=Path, help="JSON file of IoU before and after each click. (default: none)")
     arguments = parser.parse_args()
     predictor = pixellm.load(arguments.model)
     source = CocoSource(arguments.annotations, arguments.images)
-    objects = choose(source, arguments.single, arguments.smallest, arguments.objects, arguments.seed)
+    objects = choose(source, arguments.single, arguments.smallest, arguments.limit)
     refined, disks, seconds = ClickCurves(), ClickCurves(), list[float]()
     for wanted, target in with_first_masks(predictor, source, objects):
         refining = Refining(predictor, target)
         refined.curves.append(click_through(target.mask, wanted.mask, refining, arguments.clicks))
         disks.curves.append(click_through(target.mask, wanted.mask, add_disk, arguments.clicks))
         seconds += refining.seconds
+        if arguments.out:  # as far as it is: all of it takes long
+            arguments.out.write_text(json.dumps({"model": refined.curves, "disks": disks.curves}))
     results = {"model": rows_of(refined, arguments.clicks), "disks": rows_of(disks, arguments.clicks)}
     print(f"{len(objects)} objects, {np.median(seconds):.3f} s a click (median)")
     for name, value in results["model"].items():
         print(f"{name:42} {value:7.3f}   disks {results['disks'][name]:7.3f}")
-    if arguments.out:
-        report = {"metrics": results, "curves": {"model": refined.curves, "disks": disks.curves}}
-        arguments.out.write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

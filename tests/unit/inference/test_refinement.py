@@ -24,7 +24,9 @@ def rectangle(left: int, top: int, right: int, bottom: int, size: tuple[int, int
 def answer() -> Answer:
     dog = Target.of_mask("The dog", (0, 7), rectangle(5, 5, 25, 20), 0.7)
     cat = Target.of_mask("the cat", (12, 19), rectangle(30, 10, 50, 35), 0.6)
-    return Answer("Where?", "The dog and the cat.", (replace(dog, presence=0.4), cat), (40, 60), IMAGE, token_ids=(1, 2))
+    return Answer(
+        "Where?", "The dog and the cat.", (replace(dog, presence=0.4), cat), (40, 60), IMAGE, token_ids=(1, 2)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ def rectangle(left: int, top: int, right: int, bottom: int, size: tuple[int, int
 
 @pytest.fixture(scope="module")
 def model():
+    """Return a tiny pixellm-mini with a refiner."""
     return tiny.build(tiny.detector_config(refine_width=32))
 
 
@@ -159,11 +160,11 @@ def test_only_the_refiner_learns(cached, model):
     _, path = cached
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     training = RefineTraining(model.refiner, clicks=2)
-    batch = collate_episodes([Episodes([path], 4)[index] for index in range(4)])
+    batch = collate_episodes([Episodes([path], 4)[index] for index in range(2)])
     optimizer = torch.optim.AdamW(training.parameters(), 2e-3)
     losses = []
-    for _ in range(5):
-        output = training(**batch, counts=Counter(images=4), loss_weights=MiniLossWeights(bce=1, dice=1))
+    for _ in range(3):
+        output = training(**batch, counts=Counter(images=2), loss_weights=MiniLossWeights(bce=1, dice=1))
         assert set(output.losses) == {"bce", "dice"}
         optimizer.zero_grad()
         output.loss.backward()

@@ -36,8 +36,8 @@ def refiner() -> Refiner:
     return Refiner(tiny.detector_config().vision_config, 32).eval()
 
 
-def inputs(prompts: Prompts, region: Region = Region(10, 5, 50, 45)) -> RegionInputs:
-    return region_inputs(pixels(), maps(), mask(), prompts, region)
+def inputs(prompts: Prompts) -> RegionInputs:
+    return region_inputs(pixels(), maps(), mask(), prompts, Region(10, 5, 50, 45))
 
 
 def test_inputs_by_hand():
