@@ -20,7 +20,7 @@ from pixellm.mini.configuration import MiniVisionConfig
 from pixellm.mini.refine_maps import map_channels
 from pixellm.mini.refine_region import Region, cut, put_back, region_of
 from pixellm.model.pixel_decoder import position_code
-from pixellm.model.prompts import BACKGROUND, FOREGROUND, NOTHING, PromptEncoder, Prompts
+from pixellm.model.prompts import BACKGROUND, FOREGROUND, NOTHING, Prompts, VisualPromptEncoder
 from pixellm.model.two_way import TwoWayTransformer
 
 SIDE = 64  # cells of a region; a multiple of 4
@@ -153,7 +153,7 @@ class Refiner(nn.Module):
         self.half_block = Residual(half)
         self.to_quarter, self.coarse_features = _conv(half, width, 2), nn.Conv2d(sum(channels[1:]), width, 1)
         self.quarter_blocks = nn.Sequential(Residual(width), Residual(width, 2))
-        self.prompt_encoder = PromptEncoder(width)
+        self.prompt_encoder = VisualPromptEncoder(width)
         self.attention = TwoWayTransformer(width, HEADS, 2 * width, 2)
         self.after = Residual(width, 4)
         self.from_quarter, self.from_half = nn.Conv2d(width, half, 1), nn.Conv2d(half, full, 1)

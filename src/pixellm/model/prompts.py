@@ -130,7 +130,7 @@ def sample_stroke(line: Sequence[Point], count: int = STROKE_POINTS) -> list[Poi
     return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
-class PromptEncoder(nn.Module):
+class VisualPromptEncoder(nn.Module):
     """Encode prompt points as tokens: random Fourier code of the place plus the label's embedding, as in SAM.
 
     Args:

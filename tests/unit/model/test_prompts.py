@@ -11,8 +11,8 @@ from pixellm.model.prompts import (
     FOREGROUND,
     NOTHING,
     TOP_LEFT,
-    PromptEncoder,
     Prompts,
+    VisualPromptEncoder,
     sample_stroke,
 )
 
@@ -79,7 +79,7 @@ def test_a_stroke_is_sampled_at_equal_distances_around_its_corners():
 
 def test_encoding_by_formula():
     torch.manual_seed(0)
-    encoder = PromptEncoder(8)
+    encoder = VisualPromptEncoder(8)
     points = torch.tensor([[[0.25, 0.75], [0.5, 0.5], [0.0, 0.0]]])
     tokens = encoder(points, torch.tensor([[FOREGROUND, TOP_LEFT, NOTHING]]))
     angle = 2 * math.pi * (-0.5 * encoder.frequencies[0] + 0.5 * encoder.frequencies[1])
