@@ -102,7 +102,7 @@ class LanguageCostModel:
             Component.SAM: ("sam_encoder",),
             Component.DECODER_FEATURES: ("pixel_projector", "neck", "word_mix"),
             Component.PREFILL: ("language_model",),
-            Component.MASKS: ("codebook", "pixel_decoder", "instances"),
+            Component.MASKS: ("codebook", "pixel_decoder", "instances", "refiner"),
         }
         children = dict(self.model.named_children())
         modules = {key: [children[name] for name in names if name in children] for key, names in named.items()}

@@ -65,7 +65,8 @@ class MiniConfig(PixelLMConfig):
             `no_repeat_ngram_size`.
         embedding_skip: the codebook reads each state plus this times the token embedding at its position.
         mask_width: channels of the head that segments detections.
-        refine_width: channels of the head that corrects masks by visual prompts; 0: there is none.
+        refine_width: channels of the head that corrects masks by visual prompts; 0: there is none, as without a
+            detector.
         kwargs: fields of `PixelLMConfig`.
     """
 
@@ -93,11 +94,10 @@ class MiniConfig(PixelLMConfig):
         self.embedding_skip, self.mask_width, self.refine_width = embedding_skip, mask_width, refine_width
         super().__init__(vision_config, text_config, **kwargs)
         expect_sizes({"mask_width": mask_width}, required=("mask_width",))
-        if refine_width and (refine_width % 32 or not self.vision_config.detector_classes):
-            raise ValueError(
-                f"refine_width: expected a multiple of 32 beside a detector, or 0, got {refine_width} with "
-                f"{len(self.vision_config.detector_classes)} detector_classes."
-            )
+        if refine_width % 32 or refine_width < 0:
+            raise ValueError(f"refine_width: expected a multiple of 32, or 0, got {refine_width}.")
+        if not self.vision_config.detector_classes:
+            self.refine_width = 0  # it reads the detector's maps
         if peak_share is not None and not 0 < peak_share <= 1:
             raise ValueError(f"peak_share: expected a share > 0 and ≤ 1, or none, got {peak_share}.")
         if num_tags > len(self.vision_config.vocabulary):

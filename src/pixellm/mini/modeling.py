@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcesso
 from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
 from pixellm.mini.instances import InstanceDecoder
 from pixellm.mini.losses import MiniLossWeights, presence_loss, semantic_loss
-from pixellm.mini.refine_maps import refinement_maps
+from pixellm.mini.refine_maps import refinement_maps, refinement_sources
 from pixellm.mini.refiner import Refiner
 from pixellm.mini.vision import ClassifiedFeatures, ClassifyingEncoder, DetectedObjects
 from pixellm.mini.word_mix import WordMix
@@ -45,7 +45,7 @@ class ClassifiedImages(EncodedImages):
         words: (V, D) embeddings of the categories.
         objects: what the detector gives; None without one.
         mask_maps: what `InstanceDecoder.prepare` gave.
-        refine_maps: for each image, what `refinement_maps` gave.
+        refine_maps: what `refinement_sources` gave.
     """
 
     class_logits: Tensor
@@ -53,7 +53,7 @@ class ClassifiedImages(EncodedImages):
     words: Tensor
     objects: DetectedObjects | None = None
     mask_maps: list[Tensor] = field(default_factory=list)
-    refine_maps: list[list[Tensor]] = field(default_factory=list)
+    refine_maps: list[Tensor] = field(default_factory=list)
 
 
 class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
@@ -110,7 +110,7 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
             words=words,
             objects=features.objects,
             mask_maps=self.instances.prepare(features) if self.instances else [],
-            refine_maps=refinement_maps(features, resized_hw) if self.refiner else [],
+            refine_maps=refinement_sources(features) if self.refiner else [],
         )
         return images, features
 
@@ -167,7 +167,9 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         if self.refiner is None:
             return super().refine_mask(images, row, pixels, mask, prompts)
         assert isinstance(images, ClassifiedImages)
-        return self.refiner.refine(pixels, images.refine_maps[row], mask, prompts)
+        size = self.config.vision_config.image_size
+        maps = refinement_maps(images.refine_maps, row, images.resized_hw[row], size)
+        return self.refiner.refine(pixels, maps, mask, prompts)
 
     def decode_classes(self, images: ClassifiedImages, classes: Tensor, image_index: Tensor) -> Tensor:
         """Decode masks of G categories, given as vocabulary indexes, without the LLM: logits (G, 2g, 2g)."""

@@ -116,7 +116,7 @@ def cached_image(
     stack = np.stack(first) if first else np.zeros((0, *original), dtype=bool)
     return CachedImage(
         pixels=torch.from_numpy(np.array(annotated.image.convert("RGB"))).permute(2, 0, 1).contiguous(),
-        maps=refinement_maps(features, hw)[0],
+        maps=refinement_maps(images.refine_maps, 0, hw[0], inputs["pixel_values"].shape[-1]),
         wanted=torch.from_numpy(np.stack(wanted) if wanted else np.zeros((0, *original), dtype=bool)),
         first=torch.from_numpy(stack),
         first_of=torch.from_numpy(first_of),

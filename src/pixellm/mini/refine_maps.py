@@ -4,6 +4,7 @@ Shapes:  c channels · h, w sides of a map · S side of the square
 """
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -17,18 +18,21 @@ def map_channels(config: MiniVisionConfig) -> tuple[int, ...]:
     return FINE_WIDTH, *[WIDTH] * len(STRIDES), *[config.hidden_size] * len(config.reductions)
 
 
-def refinement_maps(features: ClassifiedFeatures, resized_hw: Tensor) -> list[list[Tensor]]:
-    """Return the maps (c, h, w) of each image, the finest of each encoder first, without the square's padding.
+def refinement_sources(features: ClassifiedFeatures) -> list[Tensor]:
+    """Return the maps (B, c, h, w) over the square, the finest of each encoder first."""
+    assert features.objects is not None
+    return [*features.objects.maps, *features.scales[::-1]]
+
+
+def refinement_maps(sources: Sequence[Tensor], row: int, resized_hw: Tensor, size: int) -> list[Tensor]:
+    """Return the maps (c, h, w) of one image, without the square's padding.
 
     Args:
-        features: of the vision encoder, with a detector's.
-        resized_hw: (B, 2).
+        sources: what `refinement_sources` gave.
+        row: of the image.
+        resized_hw: (2,) of the image.
+        size: side of the square in pixels.
     """
-    assert features.objects is not None
-    size = features.objects.pixels.shape[-1]
-    sources = [*features.objects.maps, *features.scales[::-1]]
-    rows = []
-    for row, (height, width) in enumerate(resized_hw.tolist()):
-        cells = [(math.ceil(height * m.shape[-1] / size), math.ceil(width * m.shape[-1] / size)) for m in sources]
-        rows.append([map_[row, :, :h, :w] for map_, (h, w) in zip(sources, cells, strict=True)])
-    return rows
+    height, width = resized_hw.tolist()
+    cells = [(math.ceil(height * m.shape[-1] / size), math.ceil(width * m.shape[-1] / size)) for m in sources]
+    return [map_[row, :, :h, :w] for map_, (h, w) in zip(sources, cells, strict=True)]
