@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pixellm.hub.models import resolve
-from pixellm.utils.weights import read_json
+from pixellm.utils.model_files import read_json
 
 SAM2_TYPES = ("sam2", "sam2_video")  # checkpoints of both hold the image model
 SAM3_TYPES = ("sam3", "sam3_video")

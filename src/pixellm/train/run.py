@@ -26,8 +26,7 @@ from pixellm.train.state import trained_state
 from pixellm.train.summary import summary
 from pixellm.train.trainer import ANSWER_BUDGET, Collator, PixelLMTrainer
 from pixellm.utils.files import atomic_directory, write_text
-from pixellm.utils.model_files import read_config
-from pixellm.utils.weights import read_json
+from pixellm.utils.model_files import read_config, read_json
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pixellm.utils.files import make_readable
-from pixellm.utils.model_files import expect_enough_weights, read_config, readable
+from pixellm.utils.model_files import expect_enough_weights, read_config, read_json, readable
 
 MAX_SHARD = "5GB"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -229,15 +229,3 @@ def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
         disjoint[key] = tensor.clone() if overlaps else tensor
         spans.append((start, end))
     return disjoint
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"expected a JSON file at {path} ({error}). Is this the checkpoint's directory?") from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"expected a JSON object in {path}, got {str(content)[:60]}. Is this the checkpoint's directory?"
-        )
-    return content
