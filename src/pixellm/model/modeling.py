@@ -25,11 +25,10 @@ from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.prompts import Prompts
 from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
+from pixellm.prompts import IMAGE_TOKEN_ID
 from pixellm.types import Output
 from pixellm.utils.weights import load_whole
 
-# Stands for one image token in `input_ids`; no text can produce it, since vocabularies have no negative ids.
-IMAGE_TOKEN_ID = -200
 IGNORE_INDEX = -100
 # transformers 5.24 renamed it.
 CACHE_ARGUMENT = "cache" if "cache" in signature(LlamaModel.forward).parameters else "past_key_values"
