@@ -81,12 +81,12 @@ def write_yolo(images: Sequence[AnsweredImage], out: Path, tolerance: float | No
 
 def _polygon(target: Target, tolerance: float, ious: list[float]) -> str:
     """Return a mask's polygon as shares of width and height."""
-    from pixellm.imaging.overlay import sv  # it takes a second
+    from pixellm.imaging.overlay import supervision  # it takes a second
 
     mask = target.mask
     height, width = mask.shape
     (polygon,) = polygons(mask, centres=True, tolerance=tolerance, together=True)
-    ious.append(iou(mask, sv.polygon_to_mask(polygon, (width, height)).astype(bool)))
+    ious.append(iou(mask, supervision().polygon_to_mask(polygon, (width, height)).astype(bool)))
     return " ".join(f"{share:.6f}" for share in ((polygon + INSIDE) / (width, height)).ravel())
 
 
