@@ -28,8 +28,8 @@ def test_an_anchor_is_inside_a_wide_mask_and_above_a_narrow_one():
 
 def test_labels_do_not_overlap_and_stay_inside():
     scene = Image.new("RGB", (300, 200))
-    at = [(290.0, 190.0), (290.0, 190.0), (-20.0, -5.0), (280.0, 185.0)]
-    drawn = [labels.Label("cat", place, colour, "#000000") for place, colour in zip(at, ("#FF0000",) * 4, strict=True)]
+    at = [(150.0, 100.0), (150.0, 100.0), (-20.0, -5.0), (160.0, 105.0)]
+    drawn = [labels.Label("cat", place, "#FF0000", "#FF0000") for place in at]
     labels.draw(scene, drawn, ImageFont.load_default(14), 3)
     red = np.asarray(scene)[..., 0] > 200
     found, count = ndimage.label(red, structure=np.ones((3, 3)))
