@@ -9,18 +9,21 @@ Shapes:  B images · R rows (questions) · P prefix tokens · W tokens of a step
 """
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pixellm.inference.base_predictor import Step
 from pixellm.inference.batch_invariant import RowInputs, hidden_states
 from pixellm.inference.cuda_graphs import Recorder
 from pixellm.inference.kv_cache import KVCache
-from pixellm.inference.sampling import Row, Sampler, Sampling
+from pixellm.inference.sampling import Row, Sampler
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
 from pixellm.model.packing import additive
+from pixellm.sampling import Sampling
 
 
 @dataclass
@@ -41,15 +44,18 @@ class Prefix:
     text_ids: list[int]
     next_position: Tensor | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Size of features, keys and values."""
+        images = [getattr(self.images, field.name) for field in fields(self.images)]
+        cache = [[layer.keys, layer.values] for layer in self.cache.layers]
+        return sum(tensor.nbytes for tensor in _tensors([images, cache]))
 
-@dataclass(frozen=True)
-class Step:
-    """One step of a row: a text token, or a complete codebook group with its (L·N, D) states; maybe the last one."""
 
-    row: int
-    ids: tuple[int, ...]
-    states: Tensor | None = None
-    finished: bool = False
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, list | tuple) else []
 
 
 @torch.inference_mode()
@@ -229,6 +235,12 @@ class _RowGroup:
         self.keep(kept)
 
 
+def _earlier_ids(row: Row, count: int) -> list[int]:
+    """Return the last `count` ids before those that are pending, padded on the left."""
+    ids = row.ids[: len(row.ids) - len(row.pending)][-count:] if count else []
+    return [IMAGE_TOKEN_ID] * (count - len(ids)) + ids
+
+
 def _group_states(model: PixelLMForConditionalGeneration, row: Row, new: Tensor) -> Tensor:
     if model.config.own_state:
         return new
@@ -271,8 +283,7 @@ class _RowState:
         words = model.get_input_embeddings()(ids)
         bias = additive(seen, words.dtype)[:, None]
         positions = self.position[:, None] + offsets
-        conditioned = self.conditioning is not None
-        earlier = [row.ids[: len(row.ids) - len(row.pending)] for row in rows] if conditioned else None
+        earlier = torch.tensor([_earlier_ids(row, model.lookback) for row in rows], device=device)
         inputs = model.llm_inputs(words, ids, self.conditioning, earlier)
         return _Inputs(inputs, bias, positions, self.cache, words, own)
 

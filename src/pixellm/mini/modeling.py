@@ -3,7 +3,6 @@
 Shapes:  B images · T tokens · D LLM width · G targets · V categories
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +22,6 @@ from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.losses import LossCounts
 from pixellm.model.modeling import (
     IGNORE_INDEX,
-    IMAGE_TOKEN_ID,
     EncodedImages,
     ForwardStates,
     PixelLMForConditionalGeneration,
@@ -78,6 +76,10 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         return self.config.peak_share
 
     @property
+    def lookback(self) -> int:
+        return LOOKBACK
+
+    @property
     def default_sampling(self) -> dict[str, Any]:
         return self.config.default_sampling
 
@@ -119,14 +121,12 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         embeddings: Tensor,
         input_ids: Tensor,
         conditioning: Tensor | None,
-        earlier_ids: Sequence[Sequence[int]] | None = None,
+        earlier_ids: Tensor | None = None,
     ) -> Tensor:
         """Add to the last token of each category that the text mentions its presence score."""
         assert conditioning is not None
         if earlier_ids is not None:  # a name of several tokens may have begun in an earlier step
-            recent = [list(ids[-LOOKBACK:]) for ids in earlier_ids]
-            padded = [[IMAGE_TOKEN_ID] * (LOOKBACK - len(ids)) + ids for ids in recent]
-            input_ids = torch.cat([torch.tensor(padded, device=input_ids.device), input_ids], dim=1)
+            input_ids = torch.cat([earlier_ids, input_ids], dim=1)
         scores = self.word_mix.mention_embeddings(input_ids, conditioning)
         return embeddings + scores[:, -embeddings.shape[1] :].to(self.get_input_embeddings().weight.dtype)
 

@@ -121,6 +121,8 @@ class WordMix(nn.Module):
 
     def prior(self, shares: Tensor, class_logits: Tensor, image_index: Tensor) -> Tensor:
         """Return the classifier's map of each target's mixture of categories: shares (T, V) → logits (T, h, w)."""
+        if len(class_logits) == 1:
+            return torch.einsum("tv,vxy->txy", shares, class_logits[0])
         maps = [
             torch.einsum("tv,vxy->txy", shares[image_index == image], logits)
             for image, logits in enumerate(class_logits)

@@ -6,7 +6,6 @@ Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decod
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -170,6 +169,11 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         return None
 
     @property
+    def lookback(self) -> int:
+        """Number of earlier ids that `llm_inputs` reads in decoding."""
+        return 0
+
+    @property
     def default_sampling(self) -> dict[str, Any]:
         """Fields of `Sampling` that this model needs where the caller gives none."""
         return {}
@@ -245,7 +249,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         embeddings: Tensor,
         input_ids: Tensor,
         conditioning: Tensor | None,
-        earlier_ids: Sequence[Sequence[int]] | None = None,
+        earlier_ids: Tensor | None = None,
     ) -> Tensor:
         """Return what the LLM reads at each position (B, T, D): the embeddings themselves.
 
@@ -253,7 +257,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             embeddings: (B, T, D) as given by `embed`.
             input_ids: (B, T).
             conditioning: see `EncodedImages`.
-            earlier_ids: in decoding, the ids of each row before `input_ids`.
+            earlier_ids: in decoding, (B, `lookback`) ids before `input_ids`; `IMAGE_TOKEN_ID` where there are none.
         """
         return embeddings
 

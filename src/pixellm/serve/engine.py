@@ -5,16 +5,13 @@ Independent of processes and HTTP: jobs go in, events come out step by step.
 
 import time
 from collections import deque
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from cachetools import LRUCache
 from PIL import Image
-from torch import Tensor
 
 from pixellm.imaging import masks
-from pixellm.inference.generation import Decoding, Prefix, Step
-from pixellm.predictor import AnswerDecoder, Predictor
+from pixellm.inference.base_predictor import AnswerDecoder, BasePredictor, Encoded, Step
 from pixellm.serve.messages import AnswerEvent, AnswerFailed, AnswerFinished, Job, PastTurn, WorkerSettings
 from pixellm.types import Answer, Done, Event, Target
 
@@ -29,21 +26,12 @@ class EncodedImage:
     """Image with its features and key-value prefix."""
 
     image: Image.Image
-    prefix: Prefix
+    prefix: Encoded
 
     @property
     def nbytes(self) -> int:
         """Size of pixels, features, keys and values."""
-        images = self.prefix.images
-        tensors = _tensors([getattr(images, field.name) for field in fields(images)])
-        tensors += _tensors([[layer.keys, layer.values] for layer in self.prefix.cache.layers])
-        return 3 * self.image.width * self.image.height + sum(tensor.nbytes for tensor in tensors)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    if isinstance(values, Tensor):
-        return [values]
-    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, list | tuple) else []
+        return 3 * self.image.width * self.image.height + self.prefix.nbytes
 
 
 @dataclass
@@ -57,14 +45,13 @@ class _RunningJob:
 class InferenceEngine:
     """Answer jobs with one model in a batch that changes from step to step."""
 
-    def __init__(self, predictor: Predictor, settings: WorkerSettings) -> None:
-        limit = settings.max_prompt_tokens
-        self.predictor = Predictor(predictor.model, predictor.processor, None, predictor.sampling, limit)
+    def __init__(self, predictor: BasePredictor, settings: WorkerSettings) -> None:
+        self.predictor = predictor.with_prompt(None, settings.max_prompt_tokens)
         self.settings = settings
         self.cache: LRUCache[CacheKey, EncodedImage] = LRUCache(
             settings.cache_bytes, getsizeof=lambda encoded: encoded.nbytes
         )
-        self._decoding = Decoding(predictor.model, predictor.processor.eos_ids, settings.joint)
+        self._decoding = predictor.decoding(settings.joint)
         self._waiting: deque[Job] = deque()
         self._running: dict[int, _RunningJob] = {}
 
@@ -112,8 +99,7 @@ class InferenceEngine:
         """Add a job to the batch; return True if its image had to be encoded."""
         predictor = self.predictor
         if job.system is not None:
-            limit = predictor.max_prompt_tokens
-            predictor = Predictor(predictor.model, predictor.processor, job.system, predictor.sampling, limit)
+            predictor = predictor.with_prompt(job.system, None)
         prompt = predictor.prompt_ids(job.question, [_answer(turn) for turn in job.history])
         tokens = len(predictor.processor.prefix_ids) + len(prompt)
         sampling = predictor.settings(**job.sampling)
@@ -123,7 +109,7 @@ class InferenceEngine:
         self._running[job.job_id] = _RunningJob(decoder, tokens, seconds, time.perf_counter())
         return seconds is not None
 
-    def _encode(self, predictor: Predictor, job: Job) -> tuple[EncodedImage, float | None]:
+    def _encode(self, predictor: BasePredictor, job: Job) -> tuple[EncodedImage, float | None]:
         """Return the job's encoded image, and the seconds it took; None for a cache hit."""
         key = (job.tenant, job.digest, job.system)
         if cached := self.cache.get(key):

@@ -1,0 +1,231 @@
+"""PyTorch model → ONNX graphs whose weights lie in one file beside them.
+
+Graphs hold no trained values: each is a tensor of the weights file, so that a graph serves any weights of its shapes.
+"""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript.optimizer import optimize_ir
+from torch import Tensor, nn
+
+from pixellm.graphs.modules import EncodeGraph, LanguageGraph, MaskGraph, named_tensors
+from pixellm.graphs.translations import translations
+from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model.modeling import IMAGE_TOKEN_ID
+from pixellm.runtime.manifest import ALIGNMENT, ENCODE, LANGUAGE, MANIFEST, MASKS, WEIGHTS, Kind, Manifest, Precision
+from pixellm.runtime.manifest import TensorPlace
+from pixellm.runtime.packing import BLOCK, write_weights
+
+OWNER = "model."  # of the modules' weights in a graph
+BITS: dict[str, int] = {"int8": 8, "int4": 4}
+EXAMPLE_ROWS, EXAMPLE_WIDTH, EXAMPLE_PAST = 2, 3, 5  # all different, else the exporter takes them for one size
+
+
+@dataclass
+class _Traced:
+    """A traced graph, and the names of its inputs and outputs."""
+
+    model: ir.Model
+    inputs: list[str]
+
+
+def export(
+    model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, out: Path, precision: Precision = "float32"
+) -> Manifest:
+    """Write the graphs, weights, settings and the manifest of a model into the directory `out`, which must exist.
+
+    Args:
+        model: in fp32.
+        processor: its processor.
+        out: directory.
+        precision: of the language model's matrices; all else is fp32, with the token embeddings in fp16.
+
+    Raises:
+        ValueError: the language model is of another family than Llama.
+    """
+    model = model.eval().requires_grad_(False)
+    size = processor.image_processor.image_size
+    pixels, hw = torch.zeros(1, 3, size, size), torch.tensor([[size, size]])
+    images = model.encode_images(pixels, hw)
+    names, tensors = zip(*named_tensors(images), strict=True)
+    encode = _trace(EncodeGraph(model), (pixels, hw), ["pixel_values", "resized_hw"], list(names))
+    states = torch.zeros(len(model.config.codebook_ids), model.config.text_config.hidden_size)
+    presence = model.presence_scores(images, states, torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, 1))
+    results = ["logits"] if presence is None else ["logits", "presence"]
+    masks = _trace(MaskGraph(model, images), (states, *tensors), ["states", *names], results)
+    language = _trace_language(model, images.conditioning)
+    if precision != "float32":
+        _quantise(language.model, BITS[precision])
+    places = _place([encode.model, language.model, masks.model])
+    used = {value.name for value in masks.model.graph.inputs}
+    text = model.config.text_config
+    manifest = Manifest(
+        precision=precision,
+        image_tensors=list(names),
+        mask_inputs=[name for name in names if name in used],
+        has_presence=presence is not None,
+        lookback=model.lookback,
+        codebook_ids=list(model.config.codebook_ids),
+        own_state=model.config.own_state,
+        num_layers=text.num_hidden_layers,
+        num_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        width=text.hidden_size,
+        max_positions=text.max_position_embeddings,
+        peak_share=model.peak_share,
+        default_sampling=model.default_sampling,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        tensors=places,
+    )
+    state = model.state_dict()
+    write_weights(
+        out / WEIGHTS,
+        places,
+        lambda key: state[key].float().numpy() if state[key].is_floating_point() else state[key].numpy(),
+    )
+    for name, traced in ((ENCODE, encode), (LANGUAGE, language), (MASKS, masks)):
+        ir.save(traced.model, out / name)
+    processor.save_pretrained(out)
+    manifest.write(out / MANIFEST)
+    return manifest
+
+
+def _trace(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: list[str],
+    output_names: list[str],
+    dynamic: Sequence[Any] | None = None,
+) -> _Traced:
+    """Trace a module; operators on constants are computed now, but none on weights."""
+    # With gradients the pixel decoder takes its targets together: without, it asks for their number.
+    with torch.enable_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            inputs,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=dynamic,
+            custom_translation_table=translations(),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model
+    weights = {name for name in graph.graph.initializers if name.startswith(OWNER)}
+    optimize_ir(
+        graph, should_fold=lambda node: False if any(v is not None and v.name in weights for v in node.inputs) else None
+    )
+    return _Traced(graph, input_names)
+
+
+def _trace_language(model: PixelLMForConditionalGeneration, conditioning: Tensor | None) -> _Traced:
+    text, rows, width, past = model.config.text_config, EXAMPLE_ROWS, EXAMPLE_WIDTH, EXAMPLE_PAST
+    layers, heads = text.num_hidden_layers, text.num_key_value_heads
+    read = torch.zeros(rows, 1 if conditioning is None else conditioning.shape[1])
+    inputs = (
+        torch.zeros(rows, width, dtype=torch.long),
+        torch.full((rows, model.lookback), IMAGE_TOKEN_ID),
+        torch.zeros(rows, 4, text.hidden_size),
+        read,
+        torch.zeros(rows, 1, width, past + width),
+        torch.arange(width).expand(rows, -1).clone(),
+        torch.zeros(rows, dtype=torch.long),
+        *[torch.zeros(rows, heads, past, text.head_dim) for _ in range(2 * layers)],
+    )
+    auto = torch.export.Dim.AUTO
+    free = [{0: auto, 1: auto}, {0: auto}, {0: auto, 1: auto}, {0: auto}, {0: auto, 2: auto, 3: auto}]
+    free += [{0: auto, 1: auto}, {0: auto}, tuple({0: auto, 2: auto} for _ in range(2 * layers))]
+    numbers = range(2 * layers)
+    names = ["input_ids", "earlier_ids", "image_tokens", "conditioning", "bias", "position_ids", "last"]
+    results = ["logits", "codebook", *[f"present.{i}" for i in numbers]]
+    return _trace(LanguageGraph(model), inputs, [*names, *[f"past.{i}" for i in numbers]], results, tuple(free))
+
+
+def _quantise(model: ir.Model, bits: int) -> None:
+    """Replace products with matrices by those with blocks of integers, and store the token embeddings in fp16."""
+    graph = model.graph
+    model.opset_imports["com.microsoft"] = 1
+    for node in list(graph):
+        if node.op_type == "Gather" and _weight(node.inputs[0]) is not None:
+            _halve(graph, node)
+        product = node.op_type == "MatMul" and node.inputs[1].producer()
+        weight = _weight(product.inputs[0]) if product and product.op_type == "Transpose" else None
+        if weight is not None and weight.shape[1] % BLOCK == 0:
+            _replace_product(graph, node, weight, bits)
+    for node in [n for n in graph if n.op_type == "Transpose" and not any(o.uses() for o in n.outputs)]:
+        graph.remove(node, safe=True)
+
+
+def _weight(value: ir.Value | None) -> ir.Value | None:
+    return value if value is not None and value.is_initializer() and value.name.startswith(OWNER) else None
+
+
+def _halve(graph: ir.Graph, gather: ir.Node) -> None:
+    """Let a Gather read rows of a table in fp16, which are converted after it."""
+    table = gather.inputs[0]
+    half = _initializer(graph, f"{table.name}:float16", ir.DataType.FLOAT16, table.shape)
+    rows = ir.node("Gather", [half, gather.inputs[1]], {"axis": 0})
+    cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
+    _swap(graph, gather, [rows, cast])
+
+
+def _replace_product(graph: ir.Graph, product: ir.Node, weight: ir.Value, bits: int) -> None:
+    outputs, width = weight.shape
+    blocks = width // BLOCK
+    stored = _initializer(graph, f"{weight.name}:blocks{bits}", ir.DataType.UINT8, (outputs, blocks, BLOCK * bits // 8))
+    scales = _initializer(graph, f"{weight.name}:scales{bits}", ir.DataType.FLOAT, (outputs, blocks))
+    attributes = {"K": width, "N": outputs, "bits": bits, "block_size": BLOCK, "accuracy_level": 4}
+    new = ir.node("MatMulNBits", [product.inputs[0], stored, scales], attributes, domain="com.microsoft")
+    _swap(graph, product, [new])
+
+
+def _swap(graph: ir.Graph, old: ir.Node, new: list[ir.Node]) -> None:
+    """Put nodes in the place of one; the last one's output takes the place of its output."""
+    output, value = new[-1].outputs[0], old.outputs[0]
+    output.name, output.shape, output.type = value.name, value.shape, value.type
+    graph.insert_before(old, new)
+    value.replace_all_uses_with(output, replace_graph_outputs=True)
+    graph.remove(old, safe=True)
+
+
+def _initializer(graph: ir.Graph, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
+    """Return the initializer of a name, made if there is none; its tensor follows in `_place`."""
+    if name not in graph.initializers:
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        value.const_value = ir.ExternalTensor(WEIGHTS, 0, 0, dtype, shape=ir.Shape(shape), name=name, base_dir="")
+        graph.initializers[name] = value
+    return graph.initializers[name]
+
+
+def _place(models: Sequence[ir.Model]) -> list[TensorPlace]:
+    """Give each weight of the graphs its place in the weights file; graphs that share one share its place."""
+    places: dict[str, TensorPlace] = {}
+    end = 0
+    for model in models:
+        for name, value in list(model.graph.initializers.items()):
+            if not name.startswith(OWNER):
+                continue
+            if not value.uses():
+                del model.graph.initializers[name]
+                continue
+            dtype, shape = value.const_value.dtype, tuple(value.const_value.shape)
+            length = math.prod(shape) * dtype.bitwidth // 8
+            if name not in places:
+                source, _, kind = name.removeprefix(OWNER).partition(":")
+                stored: Kind = kind or "plain"
+                places[name] = TensorPlace(source, stored, shape, np.dtype(dtype.numpy()).name, end)
+                end += -(-length // ALIGNMENT) * ALIGNMENT
+            value.const_value = ir.ExternalTensor(
+                WEIGHTS, places[name].offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=""
+            )
+    return list(places.values())
