@@ -5,7 +5,7 @@ Graphs hold no trained values: each is a tensor of the weights file, so that a g
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pixellm.runtime.packing import BLOCK, write_weights
 
 OWNER = "model."  # of the modules' weights in a graph
 BITS: dict[str, int] = {"int8": 8, "int4": 4}
+FOLDED_BYTES = 1 << 14  # larger constants are computed at run time, else the graphs become large
 EXAMPLE_ROWS, EXAMPLE_WIDTH, EXAMPLE_PAST = 2, 3, 5  # all different, else the exporter takes them for one size
 
 
@@ -56,15 +57,18 @@ def export(
     pixels, hw = torch.zeros(1, 3, size, size), torch.tensor([[size, size]])
     images = model.encode_images(pixels, hw)
     names, tensors = zip(*named_tensors(images), strict=True)
-    encode = _trace(EncodeGraph(model), (pixels, hw), ["pixel_values", "resized_hw"], list(names))
+    encode = _trace(EncodeGraph(model), (pixels, hw), ["pixel_values", "hw"], list(names))
     states = torch.zeros(len(model.config.codebook_ids), model.config.text_config.hidden_size)
     presence = model.presence_scores(images, states, torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, 1))
     results = ["logits"] if presence is None else ["logits", "presence"]
     masks = _trace(MaskGraph(model, images), (states, *tensors), ["states", *names], results)
     language = _trace_language(model, images.conditioning)
     if precision != "float32":
+        _halve_tables(encode.model.graph)
+        _halve_tables(language.model.graph)
         _quantise(language.model, BITS[precision])
-    places = _place([encode.model, language.model, masks.model])
+    state = model.state_dict()
+    places = _place([encode.model, language.model, masks.model], state.keys())
     used = {value.name for value in masks.model.graph.inputs}
     text = model.config.text_config
     manifest = Manifest(
@@ -85,7 +89,6 @@ def export(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tensors=places,
     )
-    state = model.state_dict()
     write_weights(
         out / WEIGHTS,
         places,
@@ -121,10 +124,12 @@ def _trace(
         )
     assert program is not None
     graph = program.model
-    weights = {name for name in graph.graph.initializers if name.startswith(OWNER)}
-    optimize_ir(
-        graph, should_fold=lambda node: False if any(v is not None and v.name in weights for v in node.inputs) else None
-    )
+    weights = set(module.state_dict())
+
+    def fold(node: ir.Node) -> bool | None:
+        return False if any(value is not None and value.name in weights for value in node.inputs) else None
+
+    optimize_ir(graph, output_size_limit=FOLDED_BYTES, should_fold=fold)
     return _Traced(graph, input_names)
 
 
@@ -152,12 +157,10 @@ def _trace_language(model: PixelLMForConditionalGeneration, conditioning: Tensor
 
 
 def _quantise(model: ir.Model, bits: int) -> None:
-    """Replace products with matrices by those with blocks of integers, and store the token embeddings in fp16."""
+    """Replace products with matrices by those with blocks of integers."""
     graph = model.graph
     model.opset_imports["com.microsoft"] = 1
     for node in list(graph):
-        if node.op_type == "Gather" and _weight(node.inputs[0]) is not None:
-            _halve(graph, node)
         product = node.op_type == "MatMul" and node.inputs[1].producer()
         weight = _weight(product.inputs[0]) if product and product.op_type == "Transpose" else None
         if weight is not None and weight.shape[1] % BLOCK == 0:
@@ -167,16 +170,19 @@ def _quantise(model: ir.Model, bits: int) -> None:
 
 
 def _weight(value: ir.Value | None) -> ir.Value | None:
-    return value if value is not None and value.is_initializer() and value.name.startswith(OWNER) else None
+    """Return the value if it is a matrix of floats that the graph holds, else None."""
+    held = value is not None and value.is_initializer() and value.const_value.dtype == ir.DataType.FLOAT
+    return value if held and len(value.shape) == 2 else None
 
 
-def _halve(graph: ir.Graph, gather: ir.Node) -> None:
-    """Let a Gather read rows of a table in fp16, which are converted after it."""
-    table = gather.inputs[0]
-    half = _initializer(graph, f"{table.name}:float16", ir.DataType.FLOAT16, table.shape)
-    rows = ir.node("Gather", [half, gather.inputs[1]], {"axis": 0})
-    cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
-    _swap(graph, gather, [rows, cast])
+def _halve_tables(graph: ir.Graph) -> None:
+    """Store the tables whose rows are looked up in fp16, and convert the rows."""
+    for gather in [node for node in graph if node.op_type == "Gather" and _weight(node.inputs[0]) is not None]:
+        table = gather.inputs[0]
+        half = _initializer(graph, f"{table.name}:float16", ir.DataType.FLOAT16, table.shape)
+        rows = ir.node("Gather", [half, gather.inputs[1]], {"axis": 0})
+        cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
+        _swap(graph, gather, [rows, cast])
 
 
 def _replace_product(graph: ir.Graph, product: ir.Node, weight: ir.Value, bits: int) -> None:
@@ -207,13 +213,14 @@ def _initializer(graph: ir.Graph, name: str, dtype: ir.DataType, shape: Sequence
     return graph.initializers[name]
 
 
-def _place(models: Sequence[ir.Model]) -> list[TensorPlace]:
+def _place(models: Sequence[ir.Model], keys: Container[str]) -> list[TensorPlace]:
     """Give each weight of the graphs its place in the weights file; graphs that share one share its place."""
     places: dict[str, TensorPlace] = {}
     end = 0
     for model in models:
         for name, value in list(model.graph.initializers.items()):
-            if not name.startswith(OWNER):
+            source, _, kind = name.removeprefix(OWNER).partition(":")
+            if source not in keys:  # a constant
                 continue
             if not value.uses():
                 del model.graph.initializers[name]
@@ -221,7 +228,6 @@ def _place(models: Sequence[ir.Model]) -> list[TensorPlace]:
             dtype, shape = value.const_value.dtype, tuple(value.const_value.shape)
             length = math.prod(shape) * dtype.bitwidth // 8
             if name not in places:
-                source, _, kind = name.removeprefix(OWNER).partition(":")
                 stored: Kind = kind or "plain"
                 places[name] = TensorPlace(source, stored, shape, np.dtype(dtype.numpy()).name, end)
                 end += -(-length // ALIGNMENT) * ALIGNMENT

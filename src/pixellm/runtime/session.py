@@ -75,7 +75,7 @@ class Graphs:
 
     def encode(self, pixel_values: np.ndarray, resized_hw: np.ndarray) -> dict[str, np.ndarray]:
         """Return the tensors of one image, by name: (1, 3, S, S) fp32 pixels and its (1, 2) int64 size in the square."""
-        results = self._encode.run(None, {"pixel_values": pixel_values, "resized_hw": resized_hw})
+        results = self._encode.run(None, {"pixel_values": pixel_values, "hw": resized_hw})
         return dict(zip(self.manifest.image_tensors, results, strict=True))
 
     def masks(self, states: np.ndarray, image: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float | None]:
