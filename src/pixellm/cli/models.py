@@ -1,5 +1,6 @@
 """`pixellm models` and `pixellm convert`: model directories on this computer."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from pixellm.cli.common import (
     DtypeOption,
     QuantizeOption,
     device_and_dtype,
+    err_console,
     out_console,
     print_lines,
 )
@@ -84,6 +86,47 @@ def pull(
 
     released = find_released(name)
     out_console.print(f"{name} is in {pull(released, force) if released else resolve(name)}")
+
+
+class Format(StrEnum):
+    ONNX = "onnx"
+
+
+class Weights(StrEnum):
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+@app.command()
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; it must not exist.")],
+    format: Annotated[Format, typer.Option(help="Format of the graphs.")] = Format.ONNX,
+    weights: Annotated[
+        Weights, typer.Option(help="Precision of the language model's matrices; all else is float32.")
+    ] = Weights.INT8,
+) -> None:
+    """Export a model as graphs that `pixellm ask --runtime onnx` runs without torch.
+
+    The graphs are checked against torch: with float32 weights the tokens of an answer must be equal, and mask logits
+    within 0.001.
+    """
+    from pixellm.graphs.check import check
+    from pixellm.graphs.export import export
+    from pixellm.segmenter import load
+    from pixellm.utils.files import atomic_directory
+
+    if out.exists():
+        raise ValueError(
+            f"expected a directory that does not exist yet as OUT, got {out}. Remove it, or choose another."
+        )
+    predictor = load(name)
+    with atomic_directory(out) as directory:
+        err_console.print("exporting the graphs, which takes minutes")
+        export(predictor.model, predictor.processor, directory, weights.value)
+        difference = check(predictor, directory, weights.value)
+    print_lines(f"{out}: mask logits within {difference:.1e} of torch's")
 
 
 @app.command()

@@ -4,7 +4,6 @@ Graphs hold no trained values: each is a tensor of the weights file, so that a g
 """
 
 import math
-import shutil
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,18 @@ from pixellm.graphs.modules import EncodeGraph, LanguageGraph, MaskGraph, named_
 from pixellm.graphs.translations import translations
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.modeling import IMAGE_TOKEN_ID
-from pixellm.runtime.manifest import ALIGNMENT, ENCODE, LANGUAGE, MANIFEST, MASKS, WEIGHTS, Kind, Manifest, Precision
-from pixellm.runtime.manifest import TensorPlace
+from pixellm.runtime.manifest import (
+    ALIGNMENT,
+    ENCODE,
+    LANGUAGE,
+    MANIFEST,
+    MASKS,
+    WEIGHTS,
+    Kind,
+    Manifest,
+    Precision,
+    TensorPlace,
+)
 from pixellm.runtime.packing import BLOCK, write_weights
 
 OWNER = "model."  # of the modules' weights in a graph

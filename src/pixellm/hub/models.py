@@ -18,11 +18,14 @@ from typing import Literal
 from pixellm.hub.catalogue import MINI_FACTS, RELEASED, ModelFacts, find_released
 from pixellm.hub.download import explained
 from pixellm.hub.released import directory_of, downloads_of, pull, remove_released
-from pixellm.mini.parts import LANGUAGE_MODEL, PARTS, PRETRAINED, fetch_language_model
+from pixellm.mini.parts import LANGUAGE_MODEL, PARTS, PRETRAINED, fetch_gguf, fetch_language_model
+from pixellm.runtime.manifest import MANIFEST
+from pixellm.runtime.mini import prepare_mini
 from pixellm.utils.cache import announce, build_once, cache_dir, locked
 from pixellm.utils.files import clear_leftovers, directory_size, staging_prefix
 
 MINI = "pixellm-mini"
+GRAPHS = ".graphs"  # of the directory of the default's graphs
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -102,12 +105,35 @@ def materialise_mini() -> Path:
     return build_once(target, build)
 
 
+def has_graphs(name: str | Path) -> bool:
+    """Return whether a model can run without torch: pixellm-mini, or a directory that was exported."""
+    return str(name) == MINI or (Path(name).expanduser() / MANIFEST).is_file()
+
+
+def resolve_graphs(name: str | Path) -> Path:
+    """Return the directory of an exported model; of pixellm-mini, made first if needed.
+
+    Raises:
+        ValueError: the model is not exported, or can't be fetched.
+    """
+    if str(name) != MINI:
+        if has_graphs(name):
+            return Path(name).expanduser()
+        raise ValueError(
+            f"expected {MINI} or a directory of exported graphs, got {str(name)!r}. Export the model first: "
+            f"pixellm models export {name} OUT"
+        )
+    return build_once(_mini_directory().with_suffix(GRAPHS), lambda out, _: prepare_mini(fetch_gguf(), out))
+
+
 def list_models() -> list[ModelInfo]:
     """List the embedded model, the released ones, other builds in our cache, and PixelLM models in the Hub's."""
     built = _built()
     current = _mini_directory() if PRETRAINED.is_dir() else None
     path = built.pop(current.name, None) if current else None
-    size = sum(directory_size(directory) for directory in [path, *(asset.directory for asset in PARTS)] if directory)
+    graphs = current.with_suffix(GRAPHS) if current else None
+    parts = [path, graphs, *(asset.directory for asset in PARTS)]
+    size = sum(directory_size(directory) for directory in parts if directory)
     infos = [ModelInfo(MINI, "embedded", path, size, ready=path is not None, facts=MINI_FACTS)]
     for name, model in RELEASED.items():
         path = built.pop(name, None)
@@ -147,7 +173,7 @@ def remove(name: str) -> int:
     if (released := find_released(name)) and (directory_of(released).is_dir() or downloads_of(released).is_dir()):
         return remove_released(released)
     if name == MINI:
-        directories = [directory for key, directory in built.items() if key.startswith(f"{MINI}-")]
+        directories = sorted((cache_dir() / "models").glob(f"{MINI}-*"))
         directories += [asset.directory for asset in PARTS if asset.directory.is_dir()]
     else:
         directories = [built[name]] if name in built else []

@@ -202,7 +202,9 @@ class _RowGroup:
         offsets = np.arange(width)
         own = offsets < lengths[:, None]
         causal = (offsets[None] <= offsets[:, None]) & own[:, None]
-        seen = np.concatenate([np.broadcast_to(self.valid[:, None], (*causal.shape[:2], self.valid.shape[1])), causal], 2)
+        seen = np.concatenate(
+            [np.broadcast_to(self.valid[:, None], (*causal.shape[:2], self.valid.shape[1])), causal], 2
+        )
         logits, inputs, self.cache = graphs.step(
             {
                 "input_ids": np.array([row.pending + [0] * (width - len(row.pending)) for row in self.rows]),

@@ -14,6 +14,7 @@ from pixellm.mini.parts import PRETRAINED
 from pixellm.runtime.llama_gguf import read_llama, to_bfloat16
 from pixellm.runtime.manifest import MANIFEST, WEIGHTS, Manifest
 from pixellm.runtime.packing import write_weights
+from pixellm.utils.cache import announce
 
 SHIPPED = PRETRAINED / "graphs"
 LLM, ROWS = "language_model.", "language_model.codebook_rows"
@@ -21,13 +22,14 @@ TABLE = "model.embed_tokens.weight"
 _ADAPTER = re.compile(r"(?P<target>.+)\.lora_A(?:\.default)?\.weight")
 
 
-def prepare(gguf: Path, out: Path) -> None:
+def prepare_mini(gguf: Path, out: Path) -> None:
     """Write pixellm-mini as `pixellm.graphs.export` would.
 
     Args:
         gguf: SmolLM2's file.
         out: an empty directory.
     """
+    announce("preparing pixellm-mini")
     for file in SHIPPED.iterdir():
         shutil.copyfile(file, out / file.name)
     write_weights(out / WEIGHTS, Manifest.read(out / MANIFEST).tensors, weight_reader(gguf))

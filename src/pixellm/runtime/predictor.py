@@ -1,7 +1,6 @@
 """Ask an exported model, without torch: set_image → ask."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -1,0 +1,33 @@
+"""Exported models by name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pixellm.hub.models import resolve_graphs
+from pixellm.runtime.predictor import RuntimePredictor
+from pixellm.runtime.processing import RuntimeProcessor
+from pixellm.runtime.session import Graphs
+
+
+def load_graphs(
+    name: str | Path,
+    system: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    min_score: float = 0.0,
+    threads: int = 0,
+) -> RuntimePredictor:
+    """Load a model that is exported, or pixellm-mini, to run without torch.
+
+    Args:
+        name: pixellm-mini, or a directory that `pixellm models export` wrote.
+        system, sampling, min_score: see `BasePredictor`.
+        threads: of onnxruntime; 0: one for each core.
+
+    Raises:
+        ValueError: no such model, a damaged one, or a wrong `min_score`.
+    """
+    directory = resolve_graphs(name)
+    return RuntimePredictor(
+        Graphs(directory, threads), RuntimeProcessor.from_directory(directory), system, sampling, min_score=min_score
+    )
