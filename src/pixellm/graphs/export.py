@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript.optimizer import optimize_ir
+from onnxscript import optimizer
 from torch import Tensor, nn
 
-from pixellm.graphs.modules import EncodeGraph, LanguageGraph, MaskGraph, named_tensors
+from pixellm.graphs.modules import SIZE, EncodeGraph, LanguageGraph, MaskGraph, named_tensors
 from pixellm.graphs.translations import translations
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.modeling import IMAGE_TOKEN_ID
@@ -66,15 +66,18 @@ def export(
     pixels, hw = torch.zeros(1, 3, size, size), torch.tensor([[size, size]])
     images = model.encode_images(pixels, hw)
     names, tensors = zip(*named_tensors(images), strict=True)
-    encode = _trace(EncodeGraph(model), (pixels, hw), ["pixel_values", "hw"], list(names))
+    given = [name for name in names if name != SIZE]
+    encode = _trace(EncodeGraph(model), (pixels, hw), ["pixel_values", SIZE], given)
     states = torch.zeros(len(model.config.codebook_ids), model.config.text_config.hidden_size)
     presence = model.presence_scores(images, states, torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, 1))
     results = ["logits"] if presence is None else ["logits", "presence"]
     masks = _trace(MaskGraph(model, images), (states, *tensors), ["states", *names], results)
     language = _trace_language(model, images.conditioning)
     if precision != "float32":
-        _halve_tables(encode.model.graph)
-        _halve_tables(language.model.graph)
+        words = model.get_input_embeddings().weight
+        tables = {OWNER + key for key, value in model.state_dict().items() if value.data_ptr() == words.data_ptr()}
+        for traced in (encode, language):
+            _halve_rows(traced.model.graph, tables)
         _quantise(language.model, BITS[precision])
     state = model.state_dict()
     places = _place([encode.model, language.model, masks.model], state.keys())
@@ -82,7 +85,7 @@ def export(
     text = model.config.text_config
     manifest = Manifest(
         precision=precision,
-        image_tensors=list(names),
+        image_tensors=given,
         mask_inputs=[name for name in names if name in used],
         has_presence=presence is not None,
         lookback=model.lookback,
@@ -132,14 +135,23 @@ def _trace(
             verbose=False,
         )
     assert program is not None
-    graph = program.model
-    weights = set(module.state_dict())
+    _simplify(program.model, set(module.state_dict()))
+    return _Traced(program.model, input_names)
+
+
+def _simplify(model: ir.Model, weights: Container[str]) -> None:
+    """Compute what depends on constants alone, and drop the traces of the source."""
 
     def fold(node: ir.Node) -> bool | None:
         return False if any(value is not None and value.name in weights for value in node.inputs) else None
 
-    optimize_ir(graph, output_size_limit=FOLDED_BYTES, should_fold=fold)
-    return _Traced(graph, input_names)
+    optimizer.inline(model)
+    optimizer.fold_constants(model, output_size_limit=FOLDED_BYTES, should_fold=fold)
+    optimizer.remove_unused_nodes(model)
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def _trace_language(model: PixelLMForConditionalGeneration, conditioning: Tensor | None) -> _Traced:
@@ -170,12 +182,19 @@ def _quantise(model: ir.Model, bits: int) -> None:
     graph = model.graph
     model.opset_imports["com.microsoft"] = 1
     for node in list(graph):
-        product = node.op_type == "MatMul" and node.inputs[1].producer()
-        weight = _weight(product.inputs[0]) if product and product.op_type == "Transpose" else None
+        weight = _linear_weight(node)
         if weight is not None and weight.shape[1] % BLOCK == 0:
             _replace_product(graph, node, weight, bits)
     for node in [n for n in graph if n.op_type == "Transpose" and not any(o.uses() for o in n.outputs)]:
         graph.remove(node, safe=True)
+
+
+def _linear_weight(node: ir.Node) -> ir.Value | None:
+    """Return the matrix (N, K) of a linear layer without bias, or None for another node."""
+    if node.op_type == "Gemm" and len(node.inputs) == 2 and node.attributes.get_int("transB", 0):
+        return _weight(node.inputs[1])
+    transposed = node.inputs[1].producer() if node.op_type == "MatMul" else None
+    return _weight(transposed.inputs[0]) if transposed is not None and transposed.op_type == "Transpose" else None
 
 
 def _weight(value: ir.Value | None) -> ir.Value | None:
@@ -184,9 +203,9 @@ def _weight(value: ir.Value | None) -> ir.Value | None:
     return value if held and len(value.shape) == 2 else None
 
 
-def _halve_tables(graph: ir.Graph) -> None:
-    """Store the tables whose rows are looked up in fp16, and convert the rows."""
-    for gather in [node for node in graph if node.op_type == "Gather" and _weight(node.inputs[0]) is not None]:
+def _halve_rows(graph: ir.Graph, tables: Container[str]) -> None:
+    """Store tables whose rows are looked up in fp16, and convert the rows."""
+    for gather in [node for node in graph if node.op_type == "Gather" and node.inputs[0].name in tables]:
         table = gather.inputs[0]
         half = _initializer(graph, f"{table.name}:float16", ir.DataType.FLOAT16, table.shape)
         rows = ir.node("Gather", [half, gather.inputs[1]], {"axis": 0})

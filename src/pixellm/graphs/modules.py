@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
 
-OWN_FIELDS = ("tokens", "token_valid", "conditioning")  # of `EncodedImages`: what the language model reads
+SIZE = "resized_hw"  # of `EncodedImages`: what is read, too
 
 
 def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -50,7 +50,7 @@ class EncodeGraph(nn.Module):
 
     def forward(self, pixel_values: Tensor, resized_hw: Tensor) -> tuple[Tensor, ...]:
         images = self.model.encode_images(pixel_values, resized_hw)
-        return tuple(tensor for _, tensor in named_tensors(images))
+        return tuple(tensor for name, tensor in named_tensors(images) if name != SIZE)
 
 
 class MaskGraph(nn.Module):

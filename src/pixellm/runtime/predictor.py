@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pixellm.imaging.masks import Rle
+from pixellm.imaging.postprocess import binarize
 from pixellm.inference.base_predictor import BasePredictor
 from pixellm.runtime.generation import EncodedPrefix, RuntimeDecoding, encode_prefix
 from pixellm.runtime.session import Graphs

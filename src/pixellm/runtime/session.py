@@ -75,8 +75,8 @@ class Graphs:
 
     def encode(self, pixel_values: np.ndarray, resized_hw: np.ndarray) -> dict[str, np.ndarray]:
         """Return the tensors of an image by name: (1, 3, S, S) fp32 pixels and their (1, 2) int64 size in the square."""
-        results = self._encode.run(None, {"pixel_values": pixel_values, "hw": resized_hw})
-        return dict(zip(self.manifest.image_tensors, results, strict=True))
+        results = self._encode.run(None, {"pixel_values": pixel_values, "resized_hw": resized_hw})
+        return {"resized_hw": resized_hw, **dict(zip(self.manifest.image_tensors, results, strict=True))}
 
     def masks(self, states: np.ndarray, image: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float | None]:
         """Return the logits (2g, 2g) of a group's states (G, D), and its presence score where the model has one."""
