@@ -18,7 +18,7 @@ from pixellm.utils.cache import announce
 
 SHIPPED = PRETRAINED / "graphs"
 LLM, ROWS = "language_model.", "language_model.codebook_rows"
-TABLE = "model.embed_tokens.weight"
+TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # one matrix
 _ADAPTER = re.compile(r"(?P<target>.+)\.lora_A(?:\.default)?\.weight")
 
 
@@ -48,8 +48,9 @@ def weight_reader(gguf: Path) -> Callable[[str], np.ndarray]:
     def read(key: str) -> np.ndarray:
         if key in keys:
             return _plain(trained.get_tensor(key))
-        weight = to_bfloat16(base[key.removeprefix(LLM)]).astype(np.float16)
-        if key == LLM + TABLE:
+        own = key.removeprefix(LLM)
+        weight = to_bfloat16(base[TABLE if own == HEAD else own]).astype(np.float16)
+        if own in (TABLE, HEAD):
             return _plain(np.concatenate([weight, trained.get_tensor(ROWS).astype(np.float16)]))
         if a_key := adapters.get(key.removesuffix(".weight")):
             a = trained.get_tensor(a_key).astype(np.float32)
