@@ -24,8 +24,8 @@ import pixellm
 from pixellm.hub.models import resolve_graphs
 from pixellm.imaging.images import load_image
 from pixellm.inference.base_predictor import BasePredictor
+from pixellm.loading import load_graphs
 from pixellm.mini.parts import fetch_gguf
-from pixellm.runtime.load import load_graphs
 
 ROUNDS, TOKENS = 7, 24
 IMAGE, QUESTION = "example:cat", "What can you see?"

@@ -86,7 +86,7 @@ def ask(
     sampling = {name: value for name, value in options.items() if value is not None}
     needs_torch = device is Device.CUDA or dtype is not Dtype.AUTO or quantize is not None or namer is not None
     if runs_graphs(runtime, model, needs_torch):
-        from pixellm.runtime.load import load_graphs
+        from pixellm.loading import load_graphs
 
         segmenter = load_graphs(model, sampling=sampling, min_score=min_score)
     else:

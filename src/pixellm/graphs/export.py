@@ -5,7 +5,6 @@ Graphs hold no trained values: each is a tensor of the weights file, so that a g
 
 import math
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from pixellm.graphs.modules import SIZE, EncodeGraph, LanguageGraph, MaskGraph, named_tensors
+from pixellm.graphs.modules import READ_BY_LANGUAGE, SIZE, EncodeGraph, LanguageGraph, MaskGraph, named_tensors
 from pixellm.graphs.translations import translations
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.modeling import IMAGE_TOKEN_ID
@@ -39,14 +38,6 @@ FOLDED_BYTES = 1 << 14  # larger constants are computed at run time, else the gr
 EXAMPLE_ROWS, EXAMPLE_WIDTH, EXAMPLE_PAST = 2, 3, 5  # all different, else the exporter takes them for one size
 
 
-@dataclass
-class _Traced:
-    """A traced graph, and the names of its inputs and outputs."""
-
-    model: ir.Model
-    inputs: list[str]
-
-
 def export(
     model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, out: Path, precision: Precision = "float32"
 ) -> Manifest:
@@ -61,27 +52,27 @@ def export(
     Raises:
         ValueError: the language model is of another family than Llama.
     """
-    model = model.eval().requires_grad_(False)
+    model.eval()
     size = processor.image_processor.image_size
     pixels, hw = torch.zeros(1, 3, size, size), torch.tensor([[size, size]])
     images = model.encode_images(pixels, hw)
     names, tensors = zip(*named_tensors(images), strict=True)
-    given = [name for name in names if name != SIZE]
-    encode = _trace(EncodeGraph(model), (pixels, hw), ["pixel_values", SIZE], given)
     states = torch.zeros(len(model.config.codebook_ids), model.config.text_config.hidden_size)
     presence = model.presence_scores(images, states, torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, 1))
     results = ["logits"] if presence is None else ["logits", "presence"]
     masks = _trace(MaskGraph(model, images), (states, *tensors), ["states", *names], results)
+    used = {value.name for value in masks.graph.inputs}
+    given = [name for name in names if name in (*READ_BY_LANGUAGE, *used) and name != SIZE]
+    encode = _trace(EncodeGraph(model, given), (pixels, hw), ["pixel_values", SIZE], given)
     language = _trace_language(model, images.conditioning)
     if precision != "float32":
         words = model.get_input_embeddings().weight
         tables = {OWNER + key for key, value in model.state_dict().items() if value.data_ptr() == words.data_ptr()}
-        for traced in (encode, language):
-            _halve_rows(traced.model.graph, tables)
-        _quantise(language.model, BITS[precision])
+        for graph in (encode, language):
+            _halve_rows(graph.graph, tables)
+        _quantise(language, BITS[precision])
     state = model.state_dict()
-    places = _place([encode.model, language.model, masks.model], state.keys())
-    used = {value.name for value in masks.model.graph.inputs}
+    places = _place([encode, language, masks], state.keys())
     text = model.config.text_config
     manifest = Manifest(
         precision=precision,
@@ -101,13 +92,9 @@ def export(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tensors=places,
     )
-    write_weights(
-        out / WEIGHTS,
-        places,
-        lambda key: state[key].float().numpy() if state[key].is_floating_point() else state[key].numpy(),
-    )
-    for name, traced in ((ENCODE, encode), (LANGUAGE, language), (MASKS, masks)):
-        ir.save(traced.model, out / name)
+    write_weights(out / WEIGHTS, places, lambda key: state[key].numpy())
+    for name, graph in ((ENCODE, encode), (LANGUAGE, language), (MASKS, masks)):
+        ir.save(graph, out / name)
     processor.save_pretrained(out)
     manifest.write(out / MANIFEST)
     return manifest
@@ -119,7 +106,7 @@ def _trace(
     input_names: list[str],
     output_names: list[str],
     dynamic: Sequence[Any] | None = None,
-) -> _Traced:
+) -> ir.Model:
     """Trace a module; operators on constants are computed now, but none on weights."""
     # With gradients the pixel decoder takes its targets together: without, it asks for their number.
     with torch.enable_grad():
@@ -136,11 +123,11 @@ def _trace(
         )
     assert program is not None
     _simplify(program.model, set(module.state_dict()))
-    return _Traced(program.model, input_names)
+    return program.model
 
 
 def _simplify(model: ir.Model, weights: Container[str]) -> None:
-    """Compute what depends on constants alone, and drop the traces of the source."""
+    """Compute what depends on constants alone; drop inputs that nothing reads, and the traces of the source."""
 
     def fold(node: ir.Node) -> bool | None:
         return False if any(value is not None and value.name in weights for value in node.inputs) else None
@@ -148,13 +135,15 @@ def _simplify(model: ir.Model, weights: Container[str]) -> None:
     optimizer.inline(model)
     optimizer.fold_constants(model, output_size_limit=FOLDED_BYTES, should_fold=fold)
     optimizer.remove_unused_nodes(model)
+    for value in [value for value in model.graph.inputs if not value.uses()]:
+        model.graph.inputs.remove(value)
     for node in model.graph:
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
 
 
-def _trace_language(model: PixelLMForConditionalGeneration, conditioning: Tensor | None) -> _Traced:
+def _trace_language(model: PixelLMForConditionalGeneration, conditioning: Tensor | None) -> ir.Model:
     text, rows, width, past = model.config.text_config, EXAMPLE_ROWS, EXAMPLE_WIDTH, EXAMPLE_PAST
     layers, heads = text.num_hidden_layers, text.num_key_value_heads
     read = torch.zeros(rows, 1 if conditioning is None else conditioning.shape[1])

@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
 
+READ_BY_LANGUAGE = ("tokens", "token_valid", "conditioning")  # of `EncodedImages`
 SIZE = "resized_hw"  # of `EncodedImages`: what is read, too
 
 
@@ -42,15 +43,15 @@ def with_tensors(value: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 class EncodeGraph(nn.Module):
-    """(1, 3, S, S) pixels and (1, 2) `resized_hw` → the tensors of `EncodedImages`, in the order of `named_tensors`."""
+    """(1, 3, S, S) pixels and (1, 2) `resized_hw` → the tensors of `EncodedImages` with the names `given`."""
 
-    def __init__(self, model: PixelLMForConditionalGeneration) -> None:
+    def __init__(self, model: PixelLMForConditionalGeneration, given: Sequence[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.given = model, given
 
     def forward(self, pixel_values: Tensor, resized_hw: Tensor) -> tuple[Tensor, ...]:
         images = self.model.encode_images(pixel_values, resized_hw)
-        return tuple(tensor for name, tensor in named_tensors(images) if name != SIZE)
+        return tuple(tensor for name, tensor in named_tensors(images) if name in self.given)
 
 
 class MaskGraph(nn.Module):

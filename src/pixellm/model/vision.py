@@ -61,8 +61,8 @@ class ClipEncoder(nn.Module):
         grid = self.image_size // self.clip.config.patch_size
         valid = F.pad(valid_area(resized_hw, self.image_size, grid).flatten(1), (1, 0), value=True)
         bias = additive(valid, embeddings.dtype)[:, None, None].expand(-1, 1, valid.shape[1], -1)
-        # For our own attention function; without data (on the meta device) nobody can tell what is padding. A graph that
-        # is exported has the bias.
+        # For our own attention function; without data (on the meta device) nobody can tell what is padding. An
+        # exported graph has the bias.
         seen = None
         if not torch.compiler.is_exporting():
             seen = [None if row.is_meta or bool(row.all()) else row.nonzero()[:, 0] for row in valid]

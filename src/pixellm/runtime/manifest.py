@@ -1,7 +1,7 @@
 """Manifest of an exported model: what the graphs read, and where each of their tensors lies in the weights file.
 
-A directory holds `manifest.json`, the graphs `encode.onnx`, `language.onnx` and `masks.onnx`, their weights in one file,
-and the processor's settings with the tokenizer.
+A directory holds `manifest.json`, the graphs `encode.onnx`, `language.onnx` and `masks.onnx`, their weights in one
+file, and the processor's settings with the tokenizer.
 """
 
 import json

@@ -74,7 +74,7 @@ class Graphs:
         self._reads = {value.name for value in self._language.get_inputs()}
 
     def encode(self, pixel_values: np.ndarray, resized_hw: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the tensors of an image by name: (1, 3, S, S) fp32 pixels and their (1, 2) int64 size in the square."""
+        """Return the tensors of an image by name, of fp32 pixels (1, 3, S, S) and their int64 size (1, 2)."""
         results = self._encode.run(None, {"pixel_values": pixel_values, "resized_hw": resized_hw})
         return {"resized_hw": resized_hw, **dict(zip(self.manifest.image_tensors, results, strict=True))}
 

@@ -21,7 +21,9 @@ def load_graphs(
 
     Args:
         name: pixellm-mini, or a directory that `pixellm models export` wrote.
-        system, sampling, min_score: see `BasePredictor`.
+        system: see `BasePredictor`.
+        sampling: see `BasePredictor`.
+        min_score: see `BasePredictor`.
         threads: of onnxruntime; 0: one for each core.
 
     Raises:
