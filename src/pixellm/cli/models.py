@@ -88,7 +88,7 @@ def pull(
     out_console.print(f"{name} is in {pull(released, force) if released else resolve(name)}")
 
 
-class Format(StrEnum):
+class GraphFormat(StrEnum):
     ONNX = "onnx"
 
 
@@ -102,7 +102,7 @@ class Weights(StrEnum):
 def export(
     name: Name,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; it must not exist.")],
-    format: Annotated[Format, typer.Option(help="Format of the graphs.")] = Format.ONNX,
+    format: Annotated[GraphFormat, typer.Option(help="GraphFormat of the graphs.")] = GraphFormat.ONNX,
     weights: Annotated[
         Weights, typer.Option(help="Precision of the language model's matrices; all else is float32.")
     ] = Weights.INT8,

@@ -94,7 +94,7 @@ class RuntimeDecoding:
 
     def __init__(self, graphs: Graphs, eos_ids: Sequence[int], joint: bool = True) -> None:
         self.graphs, self.eos_ids, self.joint = graphs, frozenset(eos_ids), joint
-        self._groups: list[_RowGroup] = []
+        self._groups: list[_RowBatch] = []
 
     def __len__(self) -> int:
         """Return the number of rows that are not finished."""
@@ -124,7 +124,7 @@ class RuntimeDecoding:
             conditioning = _conditioning([prefix.images[image] for image in at])
             position = np.full(len(at), prefix.valid.shape[1])
             own = [rows[slot] for slot in slots]
-            self._groups.append(_RowGroup(own, prefix.cache.rows(at), prefix.valid[at], position, conditioning))
+            self._groups.append(_RowBatch(own, prefix.cache.rows(at), prefix.valid[at], position, conditioning))
 
     def drop(self, indices: Container[int]) -> None:
         """Remove rows that need not be finished."""
@@ -137,11 +137,11 @@ class RuntimeDecoding:
         for group in self._groups:
             yield from group.step(self.graphs, self.eos_ids)
         unfinished = [group for group in self._groups if group.rows]
-        self._groups = [_RowGroup.concatenated(unfinished)] if unfinished and self.joint else unfinished
+        self._groups = [_RowBatch.concatenated(unfinished)] if unfinished and self.joint else unfinished
 
 
 @dataclass
-class _RowGroup:
+class _RowBatch:
     """Rows that go through the language model together, with their keys: which are visible, and the next position."""
 
     rows: list[_Row]
@@ -151,7 +151,7 @@ class _RowGroup:
     conditioning: np.ndarray
 
     @classmethod
-    def concatenated(cls, groups: Sequence["_RowGroup"]) -> "_RowGroup":
+    def concatenated(cls, groups: Sequence["_RowBatch"]) -> "_RowBatch":
         """Concatenate rows; shorter ones are padded with masked columns."""
         if len(groups) == 1:
             return groups[0]

@@ -123,6 +123,7 @@ def test_stream_and_system(pair):
     assert runtime.processor.system != "Be short."
 
 
+@pytest.mark.slow
 def test_quantised(clip_model, clip_processor, tmp_path):
     export(clip_model, clip_processor, tmp_path, "int8")
     manifest = Manifest.read(tmp_path / MANIFEST)
