@@ -1,9 +1,10 @@
-# setup: .venv with everything · demo: a first answer · test · test-slow · test-oldest · test-newest · fuzz:
+# setup: .venv with everything · demo: a first answer, with the base alone · test · test-slow · test-oldest · test-newest · fuzz:
 # hostile input · check: what CI runs · docs · bench · full-size · ablations · baselines · muse · clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+BASE_STAMP := $(VENV)/.base-done
 
 .PHONY: setup demo test test-slow test-oldest test-newest fuzz check docs bench full-size ablations baselines muse clean
 
@@ -13,10 +14,17 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("pixellm needs Python 3.11 or newer; choose one: make setup PYTHON=python3.12")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,eval,muse,serve,mcp,ray,quant,docs,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[onnx,train,eval,muse,serve,mcp,ray,quant,docs,dev]'
+	@touch $(BASE_STAMP) $@
+
+# The base answers without torch; after `make setup` it is there already.
+$(BASE_STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("pixellm needs Python 3.11 or newer; choose one: make demo PYTHON=python3.12")'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-demo: setup
+demo: $(BASE_STAMP)
 	@mkdir -p build
 	$(BIN)/pixellm ask example:cat "Segment the cat." --out build/demo.png
 

@@ -36,7 +36,7 @@ def depths(region: np.ndarray) -> tuple[float, tuple[int, int]]:
         return 0.0, (0, 0)
     top, left = int(rows[0]), int(columns[0])
     part = region[top : rows[-1] + 1, left : columns[-1] + 1]  # outside of its box there is nothing to measure
-    distance = distance_transform_edt(np.pad(part, 1))
+    distance = np.asarray(distance_transform_edt(np.pad(part, 1)))
     row, column = np.unravel_index(distance.argmax(), distance.shape)
     return float(distance[row, column]), (top + int(row) - 1, left + int(column) - 1)
 

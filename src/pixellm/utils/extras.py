@@ -2,8 +2,10 @@
 
 # Top-level modules → the extra that they belong to; all others belong to `train`.
 EXTRAS = {
-    **dict.fromkeys(("accelerate", "gguf", "google", "sentencepiece", "timm", "torch", "torchvision"), "torch"),
+    **dict.fromkeys(("accelerate", "google", "sentencepiece", "timm", "torch", "torchvision"), "torch"),
     "transformers": "torch",
+    **dict.fromkeys(("cv2", "scipy", "skimage", "supervision"), "export"),
+    **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "onnx"),
     **dict.fromkeys(("openai", "pyarrow"), "eval"),
     **dict.fromkeys(("aiohttp", "datasketch", "ijson", "py3langid", "tenacity"), "muse"),
     **dict.fromkeys(("cachetools", "fastapi", "h11", "multipart", "prometheus_client", "python_multipart"), "serve"),
