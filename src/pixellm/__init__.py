@@ -1,7 +1,7 @@
 """PixelLM: answer a question about an image with text and one mask for each object it names (arXiv 2312.02228).
 
-The names below are imported when they are first used: `import pixellm` loads neither torch nor transformers. Where torch
-is not installed, `load` is `pixellm.loading.load_graphs`.
+The names below are imported when they are first used: `import pixellm` loads neither torch nor transformers. Where
+torch is not installed, `load` is `pixellm.loading.load_graphs`.
 """
 
 import logging
