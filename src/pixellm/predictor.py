@@ -88,7 +88,7 @@ class Predictor(BasePredictor):
         presence = self.model.presence_scores(images, states, index, logits)
         height, width = images.resized_hw[row].tolist()
         (mask,) = binarize(logits, (height, width), (image.height, image.width), self.model.peak_share)
-        return *mask, None if presence is None else float(presence)
+        return mask.rle, mask.score, None if presence is None else float(presence)
 
     @torch.inference_mode()
     def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:

@@ -6,7 +6,7 @@ Graphs hold no trained values: each is a tensor of the weights file, so that a g
 import math
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -172,7 +172,7 @@ def _quantise(model: ir.Model, bits: int) -> None:
     model.opset_imports["com.microsoft"] = 1
     for node in list(graph):
         weight = _linear_weight(node)
-        if weight is not None and weight.shape[1] % BLOCK == 0:
+        if weight is not None and _sides(weight)[1] % BLOCK == 0:
             _replace_product(graph, node, weight, bits)
     for node in [n for n in graph if n.op_type == "Transpose" and not any(o.uses() for o in n.outputs)]:
         graph.remove(node, safe=True)
@@ -189,21 +189,26 @@ def _linear_weight(node: ir.Node) -> ir.Value | None:
 def _weight(value: ir.Value | None) -> ir.Value | None:
     """Return the value if it is a matrix of floats that the graph holds, else None."""
     held = value is not None and value.is_initializer() and value.const_value.dtype == ir.DataType.FLOAT
-    return value if held and len(value.shape) == 2 else None
+    return value if held and len(_sides(value)) == 2 else None
+
+
+def _sides(value: ir.Value) -> list[int]:
+    """Return the shape of a tensor that a graph holds."""
+    return [int(side) for side in value.shape or ()]
 
 
 def _halve_rows(graph: ir.Graph, tables: Container[str]) -> None:
     """Store tables whose rows are looked up in fp16, and convert the rows."""
     for gather in [node for node in graph if node.op_type == "Gather" and node.inputs[0].name in tables]:
         table = gather.inputs[0]
-        half = _initializer(graph, f"{table.name}:float16", ir.DataType.FLOAT16, table.shape)
+        half = _initializer(graph, f"{table.name}:float16", ir.DataType.FLOAT16, _sides(table))
         rows = ir.node("Gather", [half, gather.inputs[1]], {"axis": 0})
-        cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
-        _swap(graph, gather, [rows, cast])
+        converted = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
+        _swap(graph, gather, [rows, converted])
 
 
 def _replace_product(graph: ir.Graph, product: ir.Node, weight: ir.Value, bits: int) -> None:
-    outputs, width = weight.shape
+    outputs, width = _sides(weight)
     blocks = width // BLOCK
     stored = _initializer(graph, f"{weight.name}:blocks{bits}", ir.DataType.UINT8, (outputs, blocks, BLOCK * bits // 8))
     scales = _initializer(graph, f"{weight.name}:scales{bits}", ir.DataType.FLOAT, (outputs, blocks))
@@ -245,7 +250,7 @@ def _place(models: Sequence[ir.Model], keys: Container[str]) -> list[TensorPlace
             dtype, shape = value.const_value.dtype, tuple(value.const_value.shape)
             length = math.prod(shape) * dtype.bitwidth // 8
             if name not in places:
-                stored: Kind = kind or "plain"
+                stored = cast("Kind", kind or "plain")
                 places[name] = TensorPlace(source, stored, shape, np.dtype(dtype.numpy()).name, end)
                 end += -(-length // ALIGNMENT) * ALIGNMENT
             value.const_value = ir.ExternalTensor(

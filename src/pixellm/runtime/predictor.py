@@ -59,4 +59,4 @@ class RuntimePredictor(BasePredictor):
         logits, presence = self.graphs.masks(states, tensors)
         height, width = tensors["resized_hw"][0].tolist()
         (mask,) = binarize(logits[None], (height, width), (image.height, image.width), self.graphs.manifest.peak_share)
-        return *mask, presence
+        return mask.rle, mask.score, presence

@@ -75,7 +75,7 @@ class Graphs:
 
     def encode(self, pixel_values: np.ndarray, resized_hw: np.ndarray) -> dict[str, np.ndarray]:
         """Return the tensors of an image by name, of fp32 pixels (1, 3, S, S) and their int64 size (1, 2)."""
-        results = self._encode.run(None, {"pixel_values": pixel_values, "resized_hw": resized_hw})
+        results: list[Any] = list(self._encode.run(None, {"pixel_values": pixel_values, "resized_hw": resized_hw}))
         return {"resized_hw": resized_hw, **dict(zip(self.manifest.image_tensors, results, strict=True))}
 
     def masks(self, states: np.ndarray, image: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float | None]:
