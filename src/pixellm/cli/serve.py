@@ -12,10 +12,13 @@ from pixellm.cli.common import (
     DtypeOption,
     Quantization,
     QuantizeOption,
+    Runtime,
+    RuntimeOption,
     device_and_dtype,
     err_console,
     log_progress,
     out_console,
+    runs_graphs,
 )
 from pixellm.hub.models import MINI
 from pixellm.serve.settings import ServeSettings
@@ -78,6 +81,7 @@ def serve(
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
+    runtime: RuntimeOption = Runtime.AUTO,
     min_score: ServedMinScore = 0.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of answers decoded together.")] = 8,
     joint: Joint = None,
@@ -128,7 +132,7 @@ def serve(
     }
     worker = {"batch_size": batch_size, "cache_bytes": cache_mb * MIB, "max_prompt_tokens": max_prompt_tokens}
     where = (model, host, port, name, keys, device, dtype, quantize, joint)
-    run_server(*where, limits=limits, worker=worker, integrations=_integrations(x_anylabeling))
+    run_server(*where, limits=limits, worker=worker, runtime=runtime, integrations=_integrations(x_anylabeling))
 
 
 def _integrations(x_anylabeling: bool) -> "list[Callable[[RequestHandler], APIRouter]]":
@@ -149,6 +153,7 @@ def web(
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
+    runtime: RuntimeOption = Runtime.AUTO,
     min_score: ServedMinScore = 0.0,
 ) -> None:
     """Serve a web page with image, answer and masks, and the API of `pixellm serve` beside it.
@@ -156,7 +161,7 @@ def web(
     The limits are the defaults of `pixellm serve`; `pixellm serve --page` has all of its options.
     """
     limits = {"page": True, "min_score": min_score}
-    run_server(model, host, port, name, keys, device, dtype, quantize, None, limits=limits, worker={})
+    run_server(model, host, port, name, keys, device, dtype, quantize, None, limits=limits, worker={}, runtime=runtime)
 
 
 def run_server(
@@ -172,10 +177,11 @@ def run_server(
     *,
     limits: dict[str, Any],
     worker: dict[str, Any],
+    runtime: Runtime = Runtime.AUTO,
     integrations: "Sequence[Callable[[RequestHandler], APIRouter]]" = (),
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; `limits` and `worker` are fields of `ServeSettings` and `WorkerSettings`."""
-    from pixellm.hub.models import resolve
+    from pixellm.hub.models import resolve, resolve_graphs
     from pixellm.serve.authentication import load_api_keys
     from pixellm.serve.messages import WorkerSettings
 
@@ -186,8 +192,14 @@ def run_server(
             f"expected API keys for {host}, where others can reach it, got none. "
             "Set PIXELLM_API_KEYS or --keys FILE, or listen on 127.0.0.1."
         )
-    directory = resolve(model)
-    torch_device, torch_dtype = device_and_dtype(device, dtype)
+    needs_torch = device is Device.CUDA or dtype is not Dtype.AUTO or quantize is not None
+    loaded: dict[str, Any] = {"runtime": "onnx"}
+    if runs_graphs(runtime, model, needs_torch):
+        directory = resolve_graphs(model)
+    else:
+        directory = resolve(model)
+        where, precision = device_and_dtype(device, dtype)
+        loaded = {"device": where, "dtype": str(precision).removeprefix("torch.")}
     settings = ServeSettings(
         model_name=name or (model if model == MINI or "/" not in model else directory.name),
         trusted_hosts=("127.0.0.1", "localhost", "[::1]") if is_local else None,
@@ -195,10 +207,9 @@ def run_server(
     )
     worker_settings = WorkerSettings(
         model=str(directory),
-        device=torch_device,
-        dtype=str(torch_dtype).removeprefix("torch."),
         quantize=quantize and quantize.value,
-        joint=torch_device != "cpu" if joint is None else joint,
+        joint=loaded.get("device", "cpu") != "cpu" if joint is None else joint,
+        **loaded,
         **worker,
     )
     _listen(worker_settings, settings, keys, host, port, integrations)

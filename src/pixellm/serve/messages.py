@@ -13,7 +13,8 @@ class WorkerSettings:
 
     Args:
         model: directory.
-        device, dtype, quantize: see `pixellm.load`.
+        device, dtype, quantize: see `pixellm.load`; of the runtime torch alone.
+        runtime: what runs the model; onnx: its directory holds graphs.
         batch_size: maximum number of answers decoded together.
         joint: see `pixellm.inference.generation.Decoding`.
         cache_bytes: size of the cache for encoded images.
@@ -24,6 +25,7 @@ class WorkerSettings:
     device: str = "cpu"
     dtype: str = "float32"
     quantize: Literal["int8", "int4"] | None = None
+    runtime: Literal["torch", "onnx"] = "torch"
     batch_size: int = 8
     joint: bool = False
     cache_bytes: int = 512 << 20

@@ -13,10 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-import torch
-from transformers.utils import logging as transformers_logging
-
-from pixellm.segmenter import load
+from pixellm.inference.base_predictor import BasePredictor
 from pixellm.serve.engine import InferenceEngine
 from pixellm.serve.messages import CancelJob, Job, Progress, WorkerReady, WorkerSettings
 
@@ -28,9 +25,7 @@ def run(connection: Connection) -> None:
     """Load the model named by the first message, then answer jobs until the pipe is closed."""
     settings = connection.recv()
     assert isinstance(settings, WorkerSettings)
-    dtype = getattr(torch, settings.dtype)
-    predictor = load(settings.model, settings.device, dtype, quantize=settings.quantize)
-    engine = InferenceEngine(predictor, settings)
+    engine = InferenceEngine(_load(settings), settings)
     inbox: Inbox = SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     connection.send(WorkerReady())
@@ -43,6 +38,20 @@ def run(connection: Connection) -> None:
         else:
             events, rows = engine.step()
         connection.send(Progress(tuple(events), rows, round(engine.cache.currsize)))
+
+
+def _load(settings: WorkerSettings) -> BasePredictor:
+    if settings.runtime == "onnx":
+        from pixellm.loading import load_graphs
+
+        return load_graphs(settings.model)
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from pixellm.segmenter import load
+
+    transformers_logging.disable_progress_bar()
+    return load(settings.model, settings.device, getattr(torch, settings.dtype), quantize=settings.quantize)
 
 
 def _inputs(inbox: Inbox, engine: InferenceEngine) -> Iterator[Job | CancelJob | None]:
@@ -67,7 +76,6 @@ def _read(connection: Connection, inbox: Inbox) -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C and lets answers finish
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s", datefmt="%H:%M:%S")
-    transformers_logging.disable_progress_bar()
     with suppress(BrokenPipeError, ConnectionResetError):
         run(Connection(int(sys.argv[1])))
 
