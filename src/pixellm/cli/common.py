@@ -66,7 +66,7 @@ class Runtime(StrEnum):
 
 RuntimeOption = Annotated[
     Runtime,
-    typer.Option(help="What runs the model; auto: onnx where the model has graphs and no GPU is there, else torch."),
+    typer.Option(help="Runtime of the model; auto: onnx where the model has graphs and no GPU is there, else torch."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Device of the model; auto: a GPU if there is one.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Type of the weights; auto: bfloat16 on a GPU, else float32.")]

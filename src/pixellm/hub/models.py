@@ -20,7 +20,6 @@ from pixellm.hub.download import explained
 from pixellm.hub.released import directory_of, downloads_of, pull, remove_released
 from pixellm.mini.parts import LANGUAGE_MODEL, PARTS, PRETRAINED, fetch_gguf, fetch_language_model
 from pixellm.runtime.manifest import MANIFEST
-from pixellm.runtime.mini import prepare_mini
 from pixellm.utils.cache import announce, build_once, cache_dir, locked
 from pixellm.utils.files import clear_leftovers, directory_size, staging_prefix
 
@@ -123,7 +122,13 @@ def resolve_graphs(name: str | Path) -> Path:
             f"expected {MINI} or a directory of exported graphs, got {str(name)!r}. Export the model first: "
             f"pixellm models export {name} OUT"
         )
-    return build_once(_mini_directory().with_suffix(GRAPHS), lambda out, _: prepare_mini(fetch_gguf(), out))
+
+    def build(out: Path, _scratch: Path) -> None:
+        from pixellm.runtime.mini import prepare_mini
+
+        prepare_mini(fetch_gguf(), out)
+
+    return build_once(_mini_directory().with_suffix(GRAPHS), build)
 
 
 def list_models() -> list[ModelInfo]:

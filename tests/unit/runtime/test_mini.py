@@ -25,8 +25,12 @@ def torch_mini() -> Predictor:
     return load("pixellm-mini")
 
 
-def test_weights():
-    read = weight_reader(fetch_gguf())
+@pytest.fixture(scope="module")
+def read():
+    return weight_reader(fetch_gguf())
+
+
+def test_weights(read):
     assembled = safe_open(materialise_mini() / "model.safetensors", "np")
     sources = {place.source for place in Manifest.read(resolve_graphs("pixellm-mini") / MANIFEST).tensors}
     checked = 0
@@ -38,10 +42,9 @@ def test_weights():
     assert checked > 500
 
 
-def test_plain_tensors_are_in_the_file():
+def test_plain_tensors_are_in_the_file(read):
     directory = resolve_graphs("pixellm-mini")
     content = np.memmap(directory / WEIGHTS, mode="r")
-    read = weight_reader(fetch_gguf())
     for place in Manifest.read(directory / MANIFEST).tensors:
         if place.kind == "plain" and "norm" in place.source:
             count = int(np.prod(place.shape)) * np.dtype(place.dtype).itemsize
