@@ -5,6 +5,7 @@ Shapes:  R rows · W ids of a step · P keys so far · D LLM width
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from pixellm.runtime.manifest import ENCODE, LANGUAGE, MANIFEST, MASKS, Manifest
+from pixellm.runtime.manifest import GRAPHS, MANIFEST, Manifest
 
 ERRORS_ONLY = 3
 
@@ -59,11 +60,13 @@ class Graphs:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = ERRORS_ONLY
+
+        def open_graph(name: str) -> onnxruntime.InferenceSession:
+            return onnxruntime.InferenceSession(directory / name, options, providers=["CPUExecutionProvider"])
+
         try:
-            self._encode, self._language, self._masks = (
-                onnxruntime.InferenceSession(directory / name, options, providers=["CPUExecutionProvider"])
-                for name in (ENCODE, LANGUAGE, MASKS)
-            )
+            with ThreadPoolExecutor(len(GRAPHS)) as pool:  # onnxruntime optimises each graph on one core
+                self._encode, self._language, self._masks = pool.map(open_graph, GRAPHS)
         except Exception as error:  # onnxruntime has a class of its own for each status
             raise ValueError(
                 f"expected the graphs of an exported model in {directory}, got ({error}). Export again."
