@@ -316,7 +316,7 @@ def test_interrupt_is_one_line(monkeypatch, capsys):
 
 def test_missing_package_names_the_extra(monkeypatch, capsys):
     code, stderr = called(monkeypatch, capsys, ModuleNotFoundError("No module named 'peft'", name="peft"))
-    assert code == 1
+    assert code == 2
     assert "pip install 'pixellm[train]'" in stderr
     assert stderr.count("\n") == 1
 
