@@ -14,22 +14,22 @@ class WorkerSettings:
     Args:
         model: directory.
         device, dtype, quantize: see `pixellm.load`; of the runtime torch alone.
-        runtime: what runs the model; onnx: its directory holds graphs.
         batch_size: maximum number of answers decoded together.
         joint: see `pixellm.inference.generation.Decoding`.
         cache_bytes: size of the cache for encoded images.
         max_prompt_tokens: image, system text, earlier turns and question together.
+        runtime: runtime of the model; onnx: its directory holds graphs.
     """
 
     model: str
     device: str = "cpu"
     dtype: str = "float32"
     quantize: Literal["int8", "int4"] | None = None
-    runtime: Literal["torch", "onnx"] = "torch"
     batch_size: int = 8
     joint: bool = False
     cache_bytes: int = 512 << 20
     max_prompt_tokens: int = limits.MAX_PROMPT_TOKENS
+    runtime: Literal["torch", "onnx"] = "torch"
 
 
 @dataclass(frozen=True)
