@@ -17,8 +17,8 @@ from pixellm.inference.base_predictor import BasePredictor
 from pixellm.inference.generation import Decoding, Prefix, encode_prefix
 from pixellm.inference.refinement import Refinement
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
-from pixellm.model.modeling import ForwardStates
 from pixellm.model.prompts import Prompts
+from pixellm.model.states import ForwardStates
 from pixellm.types import SEG_SLOT, Answer, Conversation, Sample, Target
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class View:
-    """What the vision tower reads of one image for the pixel decoder.
+    """Input of the vision tower for the pixel decoder, of one image.
 
     Args:
         pixels: arguments of the base's `get_image_features`.

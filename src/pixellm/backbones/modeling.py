@@ -24,15 +24,10 @@ from pixellm.backbones.masks import LINEAR, layer_masks, layer_types, with_block
 from pixellm.inference.kv_cache import KVCache
 from pixellm.model.codebook import Codebook, find_groups
 from pixellm.model.losses import LossCounts, LossWeights
-from pixellm.model.modeling import (
-    CACHE_ARGUMENT,
-    EncodedImages,
-    ForwardStates,
-    PixelLMForConditionalGeneration,
-    Projector,
-)
+from pixellm.model.modeling import CACHE_ARGUMENT, PixelLMForConditionalGeneration, Projector
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck
+from pixellm.model.states import EncodedImages, ForwardStates
 from pixellm.model.vision import VisionFeatures
 from pixellm.types import Output
 

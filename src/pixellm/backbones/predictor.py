@@ -9,7 +9,7 @@ from PIL import Image
 from pixellm.backbones.modeling import BackboneBatch, BackboneForConditionalGeneration, ImageInputs, stack_images
 from pixellm.backbones.processing import BackboneProcessor
 from pixellm.inference.generation import Prefix
-from pixellm.model.modeling import ForwardStates
+from pixellm.model.states import ForwardStates
 from pixellm.predictor import Predictor
 from pixellm.types import Answer
 from pixellm.utils.checks import check_text

@@ -4,6 +4,7 @@ A question is taken as one phrase. `ground` takes the phrases of known objects.
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,13 +34,13 @@ class PhraseSegmenter(Segmenter):
     def __init__(self) -> None:
         self._image: Image.Image | None = None
 
+    @abstractmethod
     def encode(self, image: Image.Image) -> None:
         """Keep what `segment` needs of an image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def segment(self, phrase: str) -> list[PhraseMask]:
         """Return the masks of a phrase, none to many; it has no control tokens and is not empty."""
-        raise NotImplementedError
 
     def set_image(self, image: ImageSource) -> None:
         """Encode an image: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).

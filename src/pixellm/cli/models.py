@@ -1,6 +1,7 @@
 """`pixellm models` and `pixellm convert`: model directories on this computer."""
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,11 +82,12 @@ def pull(
     is deleted.
     """
     from pixellm.hub.catalogue import find_released
-    from pixellm.hub.models import resolve
+    from pixellm.hub.models import has_graphs, resolve, resolve_graphs
     from pixellm.hub.released import pull
 
     released = find_released(name)
-    out_console.print(f"{name} is in {pull(released, force) if released else resolve(name)}")
+    fetch = resolve_graphs if has_graphs(name) and find_spec("torch") is None else resolve
+    out_console.print(f"{name} is in {pull(released, force) if released else fetch(name)}")
 
 
 class GraphFormat(StrEnum):
@@ -102,7 +104,7 @@ class Weights(StrEnum):
 def export(
     name: Name,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; it must not exist.")],
-    format: Annotated[GraphFormat, typer.Option(help="GraphFormat of the graphs.")] = GraphFormat.ONNX,
+    format: Annotated[GraphFormat, typer.Option(help="Format of the graphs.")] = GraphFormat.ONNX,
     weights: Annotated[
         Weights, typer.Option(help="Precision of the language model's matrices; all else is float32.")
     ] = Weights.INT8,

@@ -70,6 +70,7 @@ ImageHosts = Annotated[
     list[str] | None,
     typer.Option(help="Allow fetching images from HOST[:PORT]; repeat for several. Default: none."),
 ]
+XAnyLabeling = Annotated[bool, typer.Option("--x-anylabeling", help="Serve X-AnyLabeling under /x-anylabeling, too.")]
 
 
 def serve(
@@ -88,9 +89,7 @@ def serve(
     cache_mb: Annotated[int, typer.Option(min=0, help="Cache for encoded images, in MiB.")] = 512,
     image_host: ImageHosts = None,
     page: Annotated[bool, typer.Option("--page", help="Serve the page of `pixellm web`, too.")] = False,
-    x_anylabeling: Annotated[
-        bool, typer.Option("--x-anylabeling", help="Serve X-AnyLabeling under /x-anylabeling, too.")
-    ] = False,
+    x_anylabeling: XAnyLabeling = False,
     max_queue: Annotated[int, _limit("Number of questions waiting for the model.")] = DEFAULTS.max_queue,
     max_in_flight: Annotated[int, _limit("Number of requests at once per API key.")] = DEFAULTS.max_in_flight,
     max_body_mb: Annotated[int, _limit("Size of a request in MiB.")] = DEFAULTS.max_body_bytes // MIB,

@@ -17,7 +17,7 @@ from pixellm.backbones.modeling import BackboneFeatures, stack_images
 from pixellm.cost.breakdown import Component
 from pixellm.cost.counting import BF16, CallCost, measure
 from pixellm.cost.language import LanguageCostModel
-from pixellm.model.modeling import EncodedImages
+from pixellm.model.states import EncodedImages
 from pixellm.model.vision import VisionFeatures
 from pixellm.train.model_kind import has_tied_embeddings
 

@@ -15,7 +15,8 @@ from pixellm.cost.breakdown import Component, FlopsBreakdown, FlopsLine, MemoryB
 from pixellm.cost.counting import CallCost, kv_cache_bytes, measure, on_meta, parameters, weight_bytes
 from pixellm.mini.modeling import ClassifiedImages
 from pixellm.model import PixelLMConfig
-from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.modeling import PixelLMForConditionalGeneration
+from pixellm.model.states import EncodedImages
 
 
 @dataclass(frozen=True)

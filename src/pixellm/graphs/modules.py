@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.modeling import IMAGE_TOKEN_ID, PixelLMForConditionalGeneration
+from pixellm.model.states import EncodedImages
 
 READ_BY_LANGUAGE = ("tokens", "token_valid", "conditioning")  # of `EncodedImages`
 SIZE = "resized_hw"  # of `EncodedImages`: what is read, too

@@ -139,6 +139,8 @@ def list_models() -> list[ModelInfo]:
     graphs = current.with_suffix(GRAPHS) if current else None
     parts = [path, graphs, *(asset.directory for asset in PARTS)]
     size = sum(directory_size(directory) for directory in parts if directory)
+    if path is None and graphs and graphs.is_dir():  # made without torch
+        path = graphs
     infos = [ModelInfo(MINI, "embedded", path, size, ready=path is not None, facts=MINI_FACTS)]
     for name, model in RELEASED.items():
         path = built.pop(name, None)

@@ -4,6 +4,7 @@ An image is encoded once; all questions on it share its features and the KV cach
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
@@ -13,6 +14,7 @@ from PIL import Image
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.masks import Rle
 from pixellm.inference.answer_builder import AnswerBuilder
+from pixellm.prompts import IMAGE_TOKEN_ID
 from pixellm.sampling import Sampling
 from pixellm.types import Answer, Done, Event, TextPiece
 from pixellm.utils.checks import check_min_score, check_text
@@ -71,7 +73,7 @@ class _Query(NamedTuple):
     history: tuple[Answer, ...] = ()
 
 
-class BasePredictor:
+class BasePredictor(ABC):
     """Answers questions about images with text and masks.
 
     A subclass runs a model: it implements `default_sampling`, `encode`, `decoding` and `decode_mask`.
@@ -105,25 +107,25 @@ class BasePredictor:
         self._image: tuple[Image.Image, Any] | None = None
 
     @property
+    @abstractmethod
     def default_sampling(self) -> Mapping[str, Any]:
         """Fields of `Sampling` that the model needs where the caller gives none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, images: Sequence[Image.Image]) -> Any:
         """Encode images and the prompt's prefix, which all questions on them share."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decoding(self, joint: bool = True) -> DecodingBatch:
         """Return an empty batch.
 
         Args:
             joint: all rows are one matrix, which is fastest; their last bits then depend on how many there are.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_mask(self, encoded: Any, row: int, states: Any, image: Image.Image) -> tuple[Rle, float, float | None]:
         """Decode the states of a group to its mask at the image's size, its score, and its presence score."""
-        raise NotImplementedError
 
     def with_prompt(self, system: str | None, max_prompt_tokens: int | None) -> Self:
         """Return the same model with another system prompt and limit; None keeps the own one."""
@@ -253,6 +255,12 @@ class BasePredictor:
         while decoding:
             for step in decoding.step():
                 yield from ((step.row, event) for event in rows[step.row].events(step))
+
+
+def earlier_ids(ids: Sequence[int], pending: int, count: int) -> list[int]:
+    """Return the last `count` ids of a row before its last `pending` ones, padded on the left."""
+    earlier = list(ids[: len(ids) - pending][-count:]) if count else []
+    return [IMAGE_TOKEN_ID] * (count - len(earlier)) + earlier
 
 
 class AnswerDecoder:

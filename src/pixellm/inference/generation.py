@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixellm.inference.base_predictor import Step
+from pixellm.inference.base_predictor import Step, earlier_ids
 from pixellm.inference.batch_invariant import RowInputs, hidden_states
 from pixellm.inference.cuda_graphs import Recorder
 from pixellm.inference.kv_cache import KVCache
 from pixellm.inference.sampling import Row, Sampler
-from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.modeling import IMAGE_TOKEN_ID, PixelLMForConditionalGeneration
 from pixellm.model.packing import additive
+from pixellm.model.states import EncodedImages
 from pixellm.sampling import Sampling
 
 
@@ -235,12 +236,6 @@ class _RowGroup:
         self.keep(kept)
 
 
-def _earlier_ids(row: Row, count: int) -> list[int]:
-    """Return the last `count` ids before those that are pending, padded on the left."""
-    ids = row.ids[: len(row.ids) - len(row.pending)][-count:] if count else []
-    return [IMAGE_TOKEN_ID] * (count - len(ids)) + ids
-
-
 def _group_states(model: PixelLMForConditionalGeneration, row: Row, new: Tensor) -> Tensor:
     if model.config.own_state:
         return new
@@ -283,7 +278,9 @@ class _RowState:
         words = model.get_input_embeddings()(ids)
         bias = additive(seen, words.dtype)[:, None]
         positions = self.position[:, None] + offsets
-        earlier = torch.tensor([_earlier_ids(row, model.lookback) for row in rows], device=device)
+        earlier = None
+        if count := model.lookback:
+            earlier = torch.tensor([earlier_ids(row.ids, len(row.pending), count) for row in rows], device=device)
         inputs = model.llm_inputs(words, ids, self.conditioning, earlier)
         return _Inputs(inputs, bias, positions, self.cache, words, own)
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from pixellm.imaging import masks
-from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.prompts import Prompts
+from pixellm.model.states import EncodedImages
 from pixellm.types import Target
 
 

@@ -20,13 +20,9 @@ from pixellm.mini.vision import ClassifiedFeatures, ClassifyingEncoder, Detected
 from pixellm.mini.word_mix import WordMix
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.losses import LossCounts
-from pixellm.model.modeling import (
-    IGNORE_INDEX,
-    EncodedImages,
-    ForwardStates,
-    PixelLMForConditionalGeneration,
-)
+from pixellm.model.modeling import IGNORE_INDEX, PixelLMForConditionalGeneration
 from pixellm.model.prompts import Prompts
+from pixellm.model.states import EncodedImages, ForwardStates
 from pixellm.model.vision import valid_area
 from pixellm.types import Output
 

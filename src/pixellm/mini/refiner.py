@@ -32,7 +32,7 @@ PIXEL_MEAN, PIXEL_DEVIATION = 0.45, 0.25
 
 @dataclass
 class RegionInputs:
-    """What the refiner reads of regions; see `region_inputs`.
+    """Input of the refiner, of T regions; see `region_inputs`.
 
     Args:
         dense: (T, INPUTS, r, r).

@@ -1,12 +1,16 @@
 """The stages of a `MiniRecipe` one after the other, each resumed where it was left."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from pixellm.checkpoints.assemble import assemble, load_partial_checkpoint, save_partial_checkpoint
@@ -138,25 +142,15 @@ def train_masks(recipe: MiniRecipe, stage: MaskStage, vocabulary: list[str], see
     sources = [source.load(recipe.data_root) for source in stage.sources]
     weights = [source.weight for source in stage.sources]
     mixture = Mixture.of(sources, weights, stage.steps * stage.batch_size, recipe.seed + 2)
-    trainer = PixelLMTrainer(
-        MaskTraining(model),
-        _arguments(stage, recipe, result.parent, bf16=False),
-        train_dataset=MaskSamples(
-            images=AugmentedImages(mixture, recipe.augmentation),
-            classes=config.vision_config.detector_classes,
-            size=config.vision_config.image_size,
-            unseen=[source.unseen for source in stage.sources],
-            mean=TIMM_MEAN[0],
-            std=TIMM_STD[0],
-        ),
-        data_collator=collate_masks,
-        batches=LengthBatches(same_length, stage.steps, stage.batch_size),
-        learning_rates={},
-        ema=stage.ema,
-        shardable=MiniKind.shardable,
-        loss_weights=MiniLossWeights(**recipe.losses),
+    samples = MaskSamples(
+        images=AugmentedImages(mixture, recipe.augmentation),
+        classes=config.vision_config.detector_classes,
+        size=config.vision_config.image_size,
+        unseen=[source.unseen for source in stage.sources],
+        mean=TIMM_MEAN[0],
+        std=TIMM_STD[0],
     )
-    trainer.fit()
+    _fit_head(MaskTraining(model), recipe, stage, samples, collate_masks, result.parent)
     with atomic_write(result) as temporary:
         save_file(model.instances.mask_head.state_dict(), temporary)
 
@@ -172,11 +166,26 @@ def train_refiner(
     sources = [source.load(recipe.data_root) for source in stage.sources]
     mixture = Mixture.of(sources, [source.weight for source in stage.sources], stage.images, recipe.seed + 3)
     paths = cache_images(model.eval(), processor.image_processor, mixture, result.parent / "images")
+    episodes = Episodes(paths, stage.steps * stage.batch_size, recipe.seed)
+    _fit_head(RefineTraining(model.refiner, stage.clicks), recipe, stage, episodes, collate_episodes, result.parent)
+    with atomic_write(result) as temporary:
+        save_file(model.refiner.state_dict(), temporary)
+
+
+def _fit_head(
+    training: nn.Module,
+    recipe: MiniRecipe,
+    stage: MaskStage | RefineStage,
+    samples: Dataset,
+    collate: Callable[[list[Any]], dict[str, Any]],
+    folder: Path,
+) -> None:
+    """Train the head of a stage in fp32, with one learning rate; checkpoints go to `folder`."""
     trainer = PixelLMTrainer(
-        RefineTraining(model.refiner, stage.clicks),
-        _arguments(stage, recipe, result.parent, bf16=False),
-        train_dataset=Episodes(paths, stage.steps * stage.batch_size, recipe.seed),
-        data_collator=collate_episodes,
+        training,
+        _arguments(stage, recipe, folder, bf16=False),
+        train_dataset=samples,
+        data_collator=collate,
         batches=LengthBatches(same_length, stage.steps, stage.batch_size),
         learning_rates={},
         ema=stage.ema,
@@ -184,8 +193,6 @@ def train_refiner(
         loss_weights=MiniLossWeights(**recipe.losses),
     )
     trainer.fit()
-    with atomic_write(result) as temporary:
-        save_file(model.refiner.state_dict(), temporary)
 
 
 def load_earlier(model: MiniForConditionalGeneration, recipe: MiniRecipe, seeing: Path, masks: Path | None) -> None:

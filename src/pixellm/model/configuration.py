@@ -12,7 +12,7 @@ OWN_SIZES = ("llm_grid", "decoder_dim", "decoder_depth", "decoder_heads", "decod
 
 
 class HeadConfig(Protocol):
-    """What codebook and pixel decoder read of a configuration, whatever the vision encoder and the language model are.
+    """Fields that codebook and pixel decoder read of a configuration, whatever the encoder and the language model are.
 
     See `PixelLMConfig` for the fields.
     """

@@ -6,7 +6,6 @@ Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decod
 """
 
 from collections import Counter
-from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -23,6 +22,7 @@ from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.prompts import Prompts
+from pixellm.model.states import EncodedImages, ForwardStates
 from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
 from pixellm.prompts import IMAGE_TOKEN_ID
 from pixellm.types import Output
@@ -41,44 +41,6 @@ class Projector(nn.Sequential):
             super().__init__(nn.Linear(in_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, out_size))
         else:
             super().__init__(nn.Linear(in_size, out_size))
-
-
-@dataclass
-class EncodedImages:
-    """Everything that the LLM and the pixel decoder need of B images; computed once per image, shared by its questions.
-
-    Args:
-        tokens: (B, N, D) image tokens for the LLM.
-        token_valid: bool (B, N), False for tokens that lie in the padding.
-        maps: S maps (B, C, g, g) for the pixel decoder.
-        resized_hw: (B, 2).
-        conditioning: (B, X) what `llm_inputs` of a variant reads beside the text; None for PixelLM itself.
-    """
-
-    tokens: Tensor
-    token_valid: Tensor
-    maps: list[Tensor]
-    resized_hw: Tensor
-    conditioning: Tensor | None = None
-
-
-@dataclass
-class ForwardStates:
-    """Intermediate results of a teacher-forced pass, from which losses are computed.
-
-    Args:
-        images: the encoded images.
-        hidden: (B, T, D) last-layer states of the LLM.
-        groups: (G, 2) row and position of the first token of each codebook group.
-        group_states: (G·S·K, D) what the codebook reads.
-        mask_logits: for each image (M, 2g, 2g).
-    """
-
-    images: EncodedImages
-    hidden: Tensor
-    groups: Tensor
-    group_states: Tensor
-    mask_logits: list[Tensor]
 
 
 class PixelLMForConditionalGeneration(PreTrainedModel):

@@ -24,7 +24,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Prompts:
-    """What was marked about one target, in pixels of the image: x to the right, y down, from the top-left corner.
+    """Marks on one target, in pixels of the image: x to the right, y down, from the top-left corner.
 
     Args:
         points: (x, y) of each point.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pixellm.inference.base_predictor import Step
+from pixellm.inference.base_predictor import Step, earlier_ids
 from pixellm.prompts import IMAGE_TOKEN_ID
 from pixellm.runtime.sampling import next_token
 from pixellm.runtime.session import Cache, Graphs
@@ -205,10 +205,11 @@ class _RowBatch:
         seen = np.concatenate(
             [np.broadcast_to(self.valid[:, None], (*causal.shape[:2], self.valid.shape[1])), causal], 2
         )
+        earlier = [earlier_ids(row.ids, len(row.pending), lookback) for row in self.rows]
         logits, inputs, self.cache = graphs.step(
             {
                 "input_ids": np.array([row.pending + [0] * (width - len(row.pending)) for row in self.rows]),
-                "earlier_ids": np.array([_earlier(row, lookback) for row in self.rows], dtype=np.int64),
+                "earlier_ids": np.array(earlier, dtype=np.int64),
                 "image_tokens": np.zeros((len(self.rows), 1, graphs.manifest.width), np.float32),
                 "conditioning": self.conditioning,
                 "bias": np.where(seen, np.float32(0), MASKED)[:, None],
@@ -220,12 +221,6 @@ class _RowBatch:
         self.valid = np.concatenate([self.valid, own], axis=1)
         self.position = self.position + lengths
         return logits, inputs
-
-
-def _earlier(row: _Row, count: int) -> list[int]:
-    """Return the last `count` ids before those that are pending, padded on the left."""
-    ids = row.ids[: len(row.ids) - len(row.pending)][-count:] if count else []
-    return [IMAGE_TOKEN_ID] * (count - len(ids)) + ids
 
 
 def _sample(row: _Row, scores: np.ndarray, group: list[int]) -> None:

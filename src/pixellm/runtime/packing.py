@@ -5,7 +5,9 @@ Matrices of the language model may be blocks of integers with a scale each, as o
 Shapes:  N outputs · K inputs · B blocks of an output (K / 32)
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +34,22 @@ def quantise(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return values, scales[..., 0]
 
 
-def packed(weight: np.ndarray, place: TensorPlace) -> np.ndarray:
-    """Return a weight as it is stored."""
-    if place.kind.startswith(("blocks", "scales")):
-        values, scales = quantise(weight, int(place.kind[-1]))
-        weight = values if place.kind.startswith("blocks") else scales
-    return np.ascontiguousarray(weight, dtype=place.dtype).reshape(place.shape)
+def packed(weight: np.ndarray, places: Iterable[TensorPlace]) -> Iterator[np.ndarray]:
+    """Yield a weight in the forms in which it is stored, one for each place; it is quantised once."""
+    quantised = cache(lambda bits: quantise(weight, bits))
+    for place in places:
+        stored = weight
+        if place.kind.startswith(("blocks", "scales")):
+            values, scales = quantised(int(place.kind[-1]))
+            stored = values if place.kind.startswith("blocks") else scales
+        yield np.ascontiguousarray(stored, dtype=place.dtype).reshape(place.shape)
 
 
 def write_weights(path: Path, places: Iterable[TensorPlace], read: Callable[[str], np.ndarray]) -> None:
     """Write a weights file; `read` gives the weight of a checkpoint's key."""
     with path.open("wb") as file:
-        for place in places:
-            file.seek(place.offset)
-            file.write(packed(read(place.source), place).data)
+        for source, own in groupby(places, key=lambda place: place.source):
+            forms = list(own)
+            for place, stored in zip(forms, packed(read(source), forms), strict=True):
+                file.seek(place.offset)
+                file.write(stored.data)

@@ -8,55 +8,39 @@ import numpy as np
 from PIL import Image
 
 from pixellm.imaging.geometry import Letterbox
-from pixellm.prompts import PROCESSOR_CONFIG, PromptEncoder
-from pixellm.types import Answer
+from pixellm.prompts import PROCESSOR_CONFIG, PlainTokenizer, PromptEncoder, PromptTemplate
 from pixellm.utils.model_files import read_json, readable
 
 
-class RuntimeProcessor:
-    """What `pixellm.model.PixelLMProcessor` does for questions, without torch.
+class RuntimeProcessor(PromptEncoder):
+    """`PromptEncoder` with the image settings of a checkpoint: `PixelLMProcessor` for questions, without torch.
 
     Args:
-        prompts: encoder of prompts.
+        tokenizer: see `PromptEncoder`.
+        template: see `PromptEncoder`.
         letterbox: of the images.
     """
 
-    def __init__(self, prompts: PromptEncoder, letterbox: Letterbox) -> None:
-        self.prompts, self.letterbox = prompts, letterbox
+    def __init__(self, tokenizer: PlainTokenizer, template: PromptTemplate, letterbox: Letterbox) -> None:
+        super().__init__(tokenizer, template)
+        self.letterbox = letterbox
 
     @classmethod
-    def from_directory(cls, directory: Path) -> "RuntimeProcessor":
-        """Read the processor of a checkpoint; a ValueError if a file is missing or malformed."""
+    def from_directory(cls, directory: Path, system: str | None = None) -> "RuntimeProcessor":
+        """Read the processor of a checkpoint; see `PromptEncoder.from_directory`."""
+        prompts = PromptEncoder.from_directory(directory, system)
         with readable(directory, f"a {PROCESSOR_CONFIG}"):
             letterbox = Letterbox.of(read_json(directory / PROCESSOR_CONFIG).get("image_processor"))
-        return cls(PromptEncoder.from_directory(directory), letterbox)
+        return cls(prompts.tokenizer, prompts.template, letterbox)
 
     @property
     def system(self) -> str:
         """System prompt, plain text."""
-        return self.prompts.template.system
+        return self.template.system
 
     @system.setter
     def system(self, text: str) -> None:
-        self.prompts = PromptEncoder(self.prompts.tokenizer, replace(self.prompts.template, system=text))
-
-    @property
-    def prefix_ids(self) -> list[int]:
-        """See `PromptEncoder.prefix_ids`."""
-        return self.prompts.prefix_ids
-
-    @property
-    def eos_ids(self) -> list[int]:
-        """See `PromptEncoder.eos_ids`."""
-        return self.prompts.eos_ids
-
-    def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
-        """See `PromptEncoder.prompt_ids`."""
-        return self.prompts.prompt_ids(question, history)
-
-    def decode_text(self, ids: Sequence[int]) -> str:
-        """See `PromptEncoder.decode_text`."""
-        return self.prompts.decode_text(ids)
+        self.template = replace(self.template, system=text)
 
     def images(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
         """Letterbox RGB images to fp32 (B, 3, S, S), and their sizes in the square, int64 (B, 2)."""
