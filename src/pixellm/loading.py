@@ -16,6 +16,7 @@ def load_graphs(
     sampling: Mapping[str, Any] | None = None,
     min_score: float = 0.0,
     threads: int = 0,
+    wait: bool = True,
 ) -> RuntimePredictor:
     """Load a model that is exported, or pixellm-mini, to run without torch.
 
@@ -25,11 +26,12 @@ def load_graphs(
         sampling: see `BasePredictor`.
         min_score: see `BasePredictor`.
         threads: of onnxruntime; 0: one for each core.
+        wait: see `Graphs`.
 
     Raises:
         ValueError: no such model, a damaged one, or a wrong `min_score`.
     """
     directory = resolve_graphs(name)
-    return RuntimePredictor(
-        Graphs(directory, threads), RuntimeProcessor.from_directory(directory), system, sampling, min_score=min_score
-    )
+    graphs = Graphs(directory, threads, wait)
+    processor = RuntimeProcessor.from_directory(directory)
+    return RuntimePredictor(graphs, processor, system, sampling, min_score=min_score)

@@ -88,7 +88,7 @@ def ask(
     if runs_graphs(runtime, model, needs_torch):
         from pixellm.loading import load_graphs
 
-        segmenter = load_graphs(model, sampling=sampling, min_score=min_score)
+        segmenter = load_graphs(model, sampling=sampling, min_score=min_score, wait=False)
     else:
         segmenter = _with_torch(model, namer, device_and_dtype(device, dtype), sampling, quantize, min_score)
     segmenter.set_image(loaded)

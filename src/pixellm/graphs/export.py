@@ -3,13 +3,14 @@
 Graphs hold no trained values: each is a tensor of the weights file, so that a graph serves any weights of its shapes.
 """
 
-import math
-from collections.abc import Container, Sequence
+import tempfile
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
@@ -90,11 +91,12 @@ def export(
         peak_share=model.peak_share,
         default_sampling=model.default_sampling,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        tensors=places,
+        tensors=list(places.values()),
     )
-    write_weights(out / WEIGHTS, places, lambda key: state[key].numpy())
+    write_weights(out / WEIGHTS, manifest.tensors, lambda key: state[key].numpy())
     for name, graph in ((ENCODE, encode), (LANGUAGE, language), (MASKS, masks)):
         ir.save(graph, out / name)
+    _optimise(out / LANGUAGE, places)
     processor.save_pretrained(out)
     manifest.write(out / MANIFEST)
     return manifest
@@ -235,7 +237,28 @@ def _initializer(graph: ir.Graph, name: str, dtype: ir.DataType, shape: Sequence
     return graph.initializers[name]
 
 
-def _place(models: Sequence[ir.Model], keys: Container[str]) -> list[TensorPlace]:
+def _optimise(path: Path, places: Mapping[str, TensorPlace]) -> None:
+    """Replace a graph by the one that onnxruntime makes of it at each opening, which takes a second.
+
+    Only for a graph whose weights stay as they are: those of convolutions and transposed matrices become others.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(Path(temporary) / path.name)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1")
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        optimised = ir.load(options.optimized_model_filepath)
+        for name, value in optimised.graph.initializers.items():
+            assert value.const_value is not None
+            value.const_value = (
+                _stored(name, places[name]) if name in places else ir.tensor(value.const_value.numpy(), name=name)
+            )
+        ir.save(optimised, path)
+
+
+def _place(models: Sequence[ir.Model], keys: Container[str]) -> dict[str, TensorPlace]:
     """Give each weight of the graphs its place in the weights file; graphs that share one share its place."""
     places: dict[str, TensorPlace] = {}
     end = 0
@@ -247,13 +270,16 @@ def _place(models: Sequence[ir.Model], keys: Container[str]) -> list[TensorPlace
             if not value.uses():
                 del model.graph.initializers[name]
                 continue
-            dtype, shape = value.const_value.dtype, tuple(value.const_value.shape)
-            length = math.prod(shape) * dtype.bitwidth // 8
             if name not in places:
+                dtype, shape = value.const_value.dtype, tuple(value.const_value.shape)
                 stored = cast("Kind", kind or "plain")
                 places[name] = TensorPlace(source, stored, shape, np.dtype(dtype.numpy()).name, end)
-                end += -(-length // ALIGNMENT) * ALIGNMENT
-            value.const_value = ir.ExternalTensor(
-                WEIGHTS, places[name].offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=""
-            )
-    return list(places.values())
+                end += -(-places[name].nbytes // ALIGNMENT) * ALIGNMENT
+            value.const_value = _stored(name, places[name])
+    return places
+
+
+def _stored(name: str, place: TensorPlace) -> ir.ExternalTensor:
+    """Return the tensor that lies at a place of the weights file."""
+    dtype, shape = ir.DataType.from_numpy(np.dtype(place.dtype)), ir.Shape(place.shape)
+    return ir.ExternalTensor(WEIGHTS, place.offset, place.nbytes, dtype, shape=shape, name=name, base_dir="")

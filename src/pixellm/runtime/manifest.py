@@ -5,9 +5,12 @@ file, and the processor's settings with the tokenizer.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 VERSION = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.bin"
@@ -36,6 +39,10 @@ class TensorPlace:
     shape: tuple[int, ...]
     dtype: str
     offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)

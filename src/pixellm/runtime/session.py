@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from pixellm.runtime.manifest import GRAPHS, MANIFEST, Manifest
+from pixellm.runtime.manifest import ENCODE, GRAPHS, LANGUAGE, MANIFEST, MASKS, Manifest
 
 ERRORS_ONLY = 3
 
@@ -50,40 +50,49 @@ class Graphs:
     Args:
         directory: what `pixellm.graphs.export` wrote.
         threads: of each graph; 0: one for each core.
+        wait: until all graphs are open. False: each is waited for where it is used, and errors are raised there.
 
     Raises:
         ValueError: files are missing or damaged.
     """
 
-    def __init__(self, directory: Path, threads: int = 0) -> None:
-        self.manifest = Manifest.read(directory / MANIFEST)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        options.log_severity_level = ERRORS_ONLY
-
-        def open_graph(name: str) -> onnxruntime.InferenceSession:
-            return onnxruntime.InferenceSession(directory / name, options, providers=["CPUExecutionProvider"])
-
-        try:
-            with ThreadPoolExecutor(len(GRAPHS)) as pool:  # onnxruntime optimises each graph on one core
-                self._encode, self._language, self._masks = pool.map(open_graph, GRAPHS)
-        except Exception as error:  # onnxruntime has a class of its own for each status
-            raise ValueError(
-                f"expected the graphs of an exported model in {directory}, got ({error}). Export again."
-            ) from None
+    def __init__(self, directory: Path, threads: int = 0, wait: bool = True) -> None:
+        self.directory, self.manifest = directory, Manifest.read(directory / MANIFEST)
+        self._threads = threads or len(os.sched_getaffinity(0))
+        pool = ThreadPoolExecutor(len(GRAPHS))  # onnxruntime opens each graph on one core
+        self._sessions = {name: pool.submit(self._open, name) for name in GRAPHS}
+        pool.shutdown(wait=wait)
         numbers = range(2 * self.manifest.num_layers)
         self._past, present = [f"past.{i}" for i in numbers], [f"present.{i}" for i in numbers]
         self._results = ["logits", "codebook", *present]
-        self._reads = {value.name for value in self._language.get_inputs()}
+        if wait:
+            for name in GRAPHS:
+                self._session(name)
+
+    def _open(self, name: str) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = ERRORS_ONLY
+        if name == LANGUAGE:  # optimised when it was exported
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(self.directory / name, options, providers=["CPUExecutionProvider"])
+
+    def _session(self, name: str) -> onnxruntime.InferenceSession:
+        try:
+            return self._sessions[name].result()
+        except Exception as error:  # onnxruntime has a class of its own for each status
+            raise ValueError(
+                f"expected the graphs of an exported model in {self.directory}, got ({error}). Export again."
+            ) from None
 
     def encode(self, pixel_values: np.ndarray, resized_hw: np.ndarray) -> dict[str, np.ndarray]:
         """Return the tensors of an image by name, of fp32 pixels (1, 3, S, S) and their int64 size (1, 2)."""
-        results: list[Any] = list(self._encode.run(None, {"pixel_values": pixel_values, "resized_hw": resized_hw}))
+        results: list[Any] = list(self._session(ENCODE).run(None, {"pixel_values": pixel_values, "resized_hw": resized_hw}))
         return {"resized_hw": resized_hw, **dict(zip(self.manifest.image_tensors, results, strict=True))}
 
     def masks(self, states: np.ndarray, image: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float | None]:
         """Return the logits (2g, 2g) of a group's states (G, D), and its presence score where the model has one."""
-        results = self._masks.run(None, {"states": states, **{name: image[name] for name in self.manifest.mask_inputs}})
+        results = self._session(MASKS).run(None, {"states": states, **{name: image[name] for name in self.manifest.mask_inputs}})
         return results[0][0], float(results[1][0]) if self.manifest.has_presence else None
 
     def step(self, inputs: Mapping[str, np.ndarray], cache: Cache) -> tuple[np.ndarray, np.ndarray, Cache]:
@@ -92,13 +101,13 @@ class Graphs:
         Returns:
             logits (R, V), what the codebook reads (R, W, D), and the keys and values with those of this step.
         """
+        language = self._session(LANGUAGE)
+        reads = {value.name for value in language.get_inputs()}
         feeds: dict[str, Any] = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
-            for name, value in inputs.items()
-            if name in self._reads
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in inputs.items() if name in reads
         }
         feeds |= zip(self._past, cache.values, strict=True)
-        logits, codebook, *present = self._language.run_with_ort_values(self._results, feeds)
+        logits, codebook, *present = language.run_with_ort_values(self._results, feeds)
         return logits.numpy(), codebook.numpy(), Cache(present)
 
     def empty_cache(self, rows: int) -> Cache:
