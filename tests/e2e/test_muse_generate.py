@@ -48,6 +48,7 @@ def records(folder: Path) -> list:
         return list(journal.records())
 
 
+@pytest.mark.slow
 def test_two_thousand_photographs_through_faults(tmp_path) -> None:
     """None is lost or doubled, and the journal's accounts are the server's."""
     source = muse_source.write(tmp_path, 2000)

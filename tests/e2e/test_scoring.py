@@ -165,6 +165,7 @@ def test_teacher_forced(root, model, tmp_path):
     assert "2 questions" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_batch_is_scored_as_an_evaluation_is(root, model, tmp_path):
     """That is, `questions`, `batch` and `score` give what `eval --benchmark` gives."""
     common = (*MUSE, "--root", root)

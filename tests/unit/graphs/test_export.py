@@ -21,7 +21,7 @@ QUESTIONS = ["What is red?", "Where is the dog, and what is next to it?", "a"]
 TOKENS = 24
 
 
-@pytest.fixture(scope="module", params=[pytest.param("clip", marks=pytest.mark.slow), "detector"])
+@pytest.fixture(scope="module", params=["clip", pytest.param("detector", marks=pytest.mark.slow)])
 def pair(request, tmp_path_factory) -> tuple[Predictor, RuntimePredictor]:
     """A predictor with torch, and one with the graphs exported from it."""
     model = talkative(request.getfixturevalue(f"{request.param}_model"))
