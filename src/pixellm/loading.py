@@ -25,7 +25,7 @@ def load_graphs(
         system: see `BasePredictor`.
         sampling: see `BasePredictor`.
         min_score: see `BasePredictor`.
-        threads: of onnxruntime; 0: one for each core.
+        threads: see `Graphs`.
         wait: see `Graphs`.
 
     Raises:

@@ -1,6 +1,5 @@
 """Segmenters by name: PixelLM, the baselines, and two stages of them."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,13 @@ from pixellm.baselines.two_stage import Grounder, ModelGrounder, ModelNamer, Nam
 from pixellm.baselines.vision_server import VisionServer
 from pixellm.cost.memory import LoadOptions, expect_room
 from pixellm.hub.models import MINI, resolve
-from pixellm.hub.systems import FLORENCE2_TYPE, OTHER_TYPES, SAM2_TYPES, SAM3_TYPES, kind_of, resolve_system
+from pixellm.hub.systems import FLORENCE2_TYPE, OTHER_TYPES, SAM2_TYPES, SAM3_TYPES, SERVER, kind_of, resolve_system
 from pixellm.inference.quantization import Quantize, load_quantised
 from pixellm.model import PixelLMConfig, PixelLMProcessor
 from pixellm.predictor import Predictor
 from pixellm.types import Segmenter
 from pixellm.utils.checks import check_min_score
 from pixellm.utils.model_files import read_config, readable
-
-SERVER = "@"  # MODEL@URL
 
 
 def load(
@@ -160,23 +157,6 @@ def _phrase_segmenter(
     if kind == FLORENCE2_TYPE:
         return Florence2Segmenter.load(directory, device, dtype)
     return SeemPredictor.load(directory, device, dtype)
-
-
-def weights_of(name: str | Path, namer: str | None = None, quantize: Quantize | None = None) -> str:
-    """Return what identifies the weights of a system: a digest of each directory, the name of a server."""
-    first = [] if namer is None else [namer if SERVER in namer else identify(resolve(namer))]
-    directory = resolve_system(name)
-    return " ".join([*first, identify(directory), *([quantize] if quantize else [])])
-
-
-def identify(directory: Path) -> str:
-    """Return a digest of everything in a model directory."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(directory).as_posix()} {content}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _two_stages(

@@ -19,11 +19,12 @@ from pixellm.eval.protocols import choose_protocol
 from pixellm.eval.report import BenchmarkReport, score
 from pixellm.hub.models import resolve, resolve_part
 from pixellm.hub.presets import PRESETS
+from pixellm.hub.systems import weights_of
 from pixellm.mini import recipe as mini_recipe
 from pixellm.mini.kind import MiniKind, MiniLisaKind
 from pixellm.mini.recipe import MiniRecipe, mini_recipe_of
 from pixellm.mini.stages import train_mini
-from pixellm.segmenter import load_segmenter, weights_of
+from pixellm.segmenter import load_segmenter
 from pixellm.train.model_kind import KnownModels
 from pixellm.train.pixellm_kind import PixelLMKind
 from pixellm.train.recipe import RENAMED, Recipe, read_fields, recipe_of

@@ -127,7 +127,7 @@ def runs_graphs(runtime: Runtime, model: str | Path, needs_torch: bool) -> bool:
     """
     if runtime is Runtime.ONNX and needs_torch:
         raise ValueError(
-            "expected no --device cuda, --dtype, --quantize or --namer with --runtime onnx. Leave them out."
+            "expected no --device cuda, --dtype, --quantize, --namer or --num-gpus with --runtime onnx. Leave them out."
         )
     if runtime is not Runtime.AUTO:
         return runtime is Runtime.ONNX

@@ -16,8 +16,11 @@ from pixellm.cli.common import (
     Model,
     NamerOption,
     QuantizeOption,
+    Runtime,
+    RuntimeOption,
     device_and_dtype,
     reserve_stdout,
+    runs_graphs,
 )
 from pixellm.hub.models import MINI
 
@@ -52,6 +55,7 @@ def mcp(
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
+    runtime: RuntimeOption = Runtime.AUTO,
 ) -> None:
     """Serve agents over standard input and output (Model Context Protocol): ask, segment, cut out.
 
@@ -61,11 +65,18 @@ def mcp(
     if find_spec("mcp") is None:
         raise ModuleNotFoundError("No module named 'mcp'", name="mcp")
 
+    needs_torch = device is Device.CUDA or dtype is not Dtype.AUTO or quantize is not None or namer is not None
+    by_graphs = server is None and runs_graphs(runtime, model, needs_torch)
+
     def load() -> "Segmenter":
         if server is not None:
             from pixellm.integrations.remote import RemoteSegmenter
 
             return RemoteSegmenter(server, min_score=min_score)
+        if by_graphs:
+            from pixellm.loading import load_graphs
+
+            return load_graphs(model, min_score=min_score)
         from pixellm.segmenter import load_segmenter
 
         where = device_and_dtype(device, dtype)

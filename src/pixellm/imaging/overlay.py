@@ -1,4 +1,4 @@
-"""Draw masks on their image: each in its colour, with its edge and its phrase."""
+"""Draw masks on their image, each in its colour, with its edge and its phrase; or cut their objects out of it."""
 
 import base64
 import io
@@ -84,6 +84,14 @@ def draw(image: Image.Image, rles: Sequence[Rle], phrases: Sequence[str]) -> Ima
     _draw_edges(scene, edges, line)
     _label(scene, filled, phrases)
     return scene
+
+
+def cut_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    """Return the masked part of an image, RGBA of the mask's box; the mask, bool (H, W), is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    cut = image.convert("RGB")
+    cut.putalpha(Image.fromarray(mask).convert("L"))
+    return cut.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
 
 
 def supervision() -> Any:

@@ -16,7 +16,7 @@ from pixellm.imaging.masks import Rle
 from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.prompts import IMAGE_TOKEN_ID
 from pixellm.sampling import Sampling
-from pixellm.types import Answer, Done, Event, TextPiece
+from pixellm.types import Answer, Done, Event, Segmenter, TextPiece
 from pixellm.utils.checks import check_min_score, check_text
 
 
@@ -73,7 +73,7 @@ class _Query(NamedTuple):
     history: tuple[Answer, ...] = ()
 
 
-class BasePredictor(ABC):
+class BasePredictor(Segmenter, ABC):
     """Answers questions about images with text and masks.
 
     A subclass runs a model: it implements `default_sampling`, `encode`, `decoding` and `decode_mask`.

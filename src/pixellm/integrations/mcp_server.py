@@ -24,8 +24,8 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 import pixellm
-from pixellm.export.directories import cut_out as cut_out_of
 from pixellm.imaging.images import EXAMPLE, URL, load_image
+from pixellm.imaging.overlay import cut_out as cut_out_of
 from pixellm.imaging.overlay import draw
 from pixellm.integrations.remote import question_about
 from pixellm.types import Answer, Segmenter, Target

@@ -49,7 +49,7 @@ class Graphs:
 
     Args:
         directory: what `pixellm.graphs.export` wrote.
-        threads: of each graph; 0: one for each core.
+        threads: of each graph; 0: OMP_NUM_THREADS, as torch reads it, or one for each core.
         wait: until all graphs are open. False: each is waited for where it is used, and errors are raised there.
 
     Raises:
@@ -58,7 +58,7 @@ class Graphs:
 
     def __init__(self, directory: Path, threads: int = 0, wait: bool = True) -> None:
         self.directory, self.manifest = directory, Manifest.read(directory / MANIFEST)
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or _cores()
         pool = ThreadPoolExecutor(len(GRAPHS))  # onnxruntime opens each graph on one core
         self._sessions = {name: pool.submit(self._open, name) for name in GRAPHS}
         pool.shutdown(wait=wait)
@@ -114,3 +114,8 @@ class Graphs:
         shape = (rows, self.manifest.num_heads, 0, self.manifest.head_dim)
         empty = [np.zeros(shape, np.float32) for _ in self._past]
         return Cache([onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in empty])
+
+
+def _cores() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))

@@ -25,8 +25,9 @@ from pixellm.baselines.florence2 import Florence2Segmenter
 from pixellm.baselines.phrases import NOTHING, PhraseMask, PhraseSegmenter, phrase_of
 from pixellm.baselines.sam3 import Sam3Grounder, Sam3Segmenter
 from pixellm.baselines.two_stage import NamedObject, TwoStage
+from pixellm.hub.systems import weights_of
 from pixellm.imaging import masks
-from pixellm.segmenter import load_segmenter, weights_of
+from pixellm.segmenter import load_segmenter
 from tests.support import tiny
 
 WIDTH, HEIGHT = 60, 40

@@ -16,6 +16,7 @@ from pixellm import cli
 from pixellm.cli import common
 from pixellm.cost.language import LanguageCostModel
 from pixellm.cost.memory import LoadOptions, part_bytes
+from pixellm.hub.systems import weights_of
 from pixellm.inference import quantization
 from pixellm.inference.quantization import (
     KERNEL_ROWS,
@@ -28,7 +29,7 @@ from pixellm.inference.quantization import (
     torchao_config,
     use_kernels,
 )
-from pixellm.segmenter import load, load_segmenter, weights_of
+from pixellm.segmenter import load, load_segmenter
 from pixellm.serve import worker
 from pixellm.serve.messages import WorkerSettings
 from tests.support import serving, tiny
