@@ -1,25 +1,22 @@
 """Ask a trained model with torch: set_image → ask."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pixellm.imaging.images import ImageSource
 from pixellm.imaging.masks import Rle
 from pixellm.imaging.postprocess import Binary, binarize
+from pixellm.imaging.visual_prompts import Prompts
 from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.inference.base_predictor import BasePredictor
 from pixellm.inference.generation import Decoding, Prefix, encode_prefix
-from pixellm.inference.refinement import Refinement
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
-from pixellm.model.prompts import Prompts
 from pixellm.model.states import ForwardStates
-from pixellm.types import SEG_SLOT, Answer, Conversation, Sample, Target
+from pixellm.types import SEG_SLOT, Answer, Conversation, Sample
 
 
 class Predictor(BasePredictor):
@@ -49,17 +46,15 @@ class Predictor(BasePredictor):
         limit = max_prompt_tokens or model.config.text_config.max_position_embeddings
         super().__init__(processor, limit, system, sampling, min_score)
         self.model = model.eval()
-        self._refinement: Refinement | None = None  # of the current image
 
     @property
     def default_sampling(self) -> Mapping[str, Any]:
         return self.model.default_sampling
 
-    def set_image(self, image: ImageSource) -> None:
-        """See `BasePredictor.set_image`; the prompts of targets that were refined are forgotten."""
-        super().set_image(image)
-        loaded, prefix = self._current()
-        self._refinement = Refinement(self.model, loaded, prefix.images)
+    @property
+    def takes_prompts(self) -> bool:
+        """See `BasePredictor.takes_prompts`."""
+        return self.model.takes_prompts
 
     def encode(self, images: Sequence[Image.Image]) -> Prefix:
         """Encode images and the prompt's prefix, which all questions on them share."""
@@ -89,6 +84,15 @@ class Predictor(BasePredictor):
         height, width = images.resized_hw[row].tolist()
         (mask,) = binarize(logits, (height, width), (image.height, image.width), self.model.peak_share)
         return mask.rle, mask.score, None if presence is None else float(presence)
+
+    @torch.inference_mode()
+    def correct_mask(
+        self, encoded: Prefix, row: int, image: Image.Image, mask: np.ndarray, prompts: Prompts
+    ) -> tuple[np.ndarray, float]:
+        """See `BasePredictor.correct_mask`."""
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        new, score = self.model.refine_mask(encoded.images, row, pixels, torch.from_numpy(mask), prompts)
+        return new.cpu().numpy(), score
 
     @torch.inference_mode()
     def segment_given(self, questions: Sequence[str], answers: Sequence[str]) -> list[Answer]:
@@ -131,68 +135,3 @@ class Predictor(BasePredictor):
             builder.add_target(*mask, presence)
             builder.add_text(piece)
         return builder.finish()
-
-    @property
-    def takes_prompts(self) -> bool:
-        """Return whether the model can `refine` targets."""
-        return self.model.takes_prompts
-
-    @overload
-    def refine(
-        self,
-        target: Target,
-        index: None = None,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Target: ...
-
-    @overload
-    def refine(
-        self,
-        target: Answer,
-        index: int,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Answer: ...
-
-    def refine(
-        self,
-        target: Target | Answer,
-        index: int | None = None,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Target | Answer:
-        """Correct one target on the image of `set_image`; text and other targets of an answer stay as they are.
-
-        Prompts are in pixels of the image, x to the right and y down. A target that was refined already keeps its
-        earlier prompts; a new box replaces the earlier one.
-
-        Args:
-            target: the target, or its answer.
-            index: of the target in the answer.
-            points: (x, y, positive) of each: 1 for a pixel of the object, 0 for one that is not.
-            box: (x, y, width, height) around the object, as `Target.box`.
-            strokes: the points (x, y) of each line, and whether it lies on the object.
-
-        Returns:
-            The target with another mask and score; of an answer, the answer with that target.
-
-        Raises:
-            ValueError: no image yet, no prompt or a malformed one, a target of another image size, no such target, or
-                a model that was not trained with prompts.
-        """
-        image, _ = self._current()
-        assert self._refinement is not None
-        prompts = Prompts.read(points, box, strokes, (image.height, image.width))
-        if isinstance(target, Target):
-            return self._refinement.refine(target, prompts)
-        if index is None or not 0 <= index < len(target.targets):
-            raise ValueError(f"expected the index of one of the answer's {len(target.targets)} targets, got {index}.")
-        refined = self._refinement.refine(target.targets[index], prompts)
-        return replace(target, targets=(*target.targets[:index], refined, *target.targets[index + 1 :]))

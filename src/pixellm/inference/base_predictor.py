@@ -6,17 +6,21 @@ An image is encoded once; all questions on it share its features and the KV cach
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self, overload
 
+import numpy as np
 from PIL import Image
 
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.masks import Rle
+from pixellm.imaging.visual_prompts import Prompts, untrained
 from pixellm.inference.answer_builder import AnswerBuilder
+from pixellm.inference.refinement import Refinement
 from pixellm.prompts import IMAGE_TOKEN_ID
 from pixellm.sampling import Sampling
-from pixellm.types import Answer, Done, Event, Segmenter, TextPiece
+from pixellm.types import Answer, Done, Event, Segmenter, Target, TextPiece
 from pixellm.utils.checks import check_min_score, check_text
 
 
@@ -76,7 +80,8 @@ class _Query(NamedTuple):
 class BasePredictor(Segmenter, ABC):
     """Answers questions about images with text and masks.
 
-    A subclass runs a model: it implements `default_sampling`, `encode`, `decoding` and `decode_mask`.
+    A subclass runs a model: it implements `default_sampling`, `encode`, `decoding` and `decode_mask`; for models that
+    correct masks `takes_prompts` and `correct_mask`, too.
 
     Args:
         processor: of the model.
@@ -105,6 +110,7 @@ class BasePredictor(Segmenter, ABC):
         if system is not None:
             self.processor.system = system
         self._image: tuple[Image.Image, Any] | None = None
+        self._refinement: Refinement | None = None  # of this image
 
     @property
     @abstractmethod
@@ -127,10 +133,86 @@ class BasePredictor(Segmenter, ABC):
     def decode_mask(self, encoded: Any, row: int, states: Any, image: Image.Image) -> tuple[Rle, float, float | None]:
         """Decode the states of a group to its mask at the image's size, its score, and its presence score."""
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Return whether the model can `refine` targets."""
+        return False
+
+    def correct_mask(
+        self, encoded: Any, row: int, image: Image.Image, mask: np.ndarray, prompts: Prompts
+    ) -> tuple[np.ndarray, float]:
+        """Correct a mask, bool (H, W), by at least one prompt; return the new one and its score.
+
+        Raises:
+            ValueError: the model was not trained with prompts.
+        """
+        raise untrained()
+
+    @overload
+    def refine(
+        self,
+        target: Target,
+        index: None = None,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Target: ...
+
+    @overload
+    def refine(
+        self,
+        target: Answer,
+        index: int,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Answer: ...
+
+    def refine(
+        self,
+        target: Target | Answer,
+        index: int | None = None,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Target | Answer:
+        """Correct one target on the image of `set_image`; text and other targets of an answer stay as they are.
+
+        Prompts are in pixels of the image, x to the right and y down. A target that was refined already keeps its
+        earlier prompts; a new box replaces the earlier one.
+
+        Args:
+            target: the target, or its answer.
+            index: of the target in the answer.
+            points: (x, y, positive) of each: 1 for a pixel of the object, 0 for one that is not.
+            box: (x, y, width, height) around the object, as `Target.box`.
+            strokes: the points (x, y) of each line, and whether it lies on the object.
+
+        Returns:
+            The target with another mask and score; of an answer, the answer with that target.
+
+        Raises:
+            ValueError: no image yet, no prompt or a malformed one, a target of another image size, no such target, or
+                a model that was not trained with prompts.
+        """
+        image, encoded = self._current()
+        if self._refinement is None:
+            self._refinement = Refinement(image, partial(self.correct_mask, encoded, 0, image))
+        prompts = Prompts.read(points, box, strokes, (image.height, image.width))
+        if isinstance(target, Target):
+            return self._refinement.refine(target, prompts)
+        if index is None or not 0 <= index < len(target.targets):
+            raise ValueError(f"expected the index of one of the answer's {len(target.targets)} targets, got {index}.")
+        refined = self._refinement.refine(target.targets[index], prompts)
+        return replace(target, targets=(*target.targets[:index], refined, *target.targets[index + 1 :]))
+
     def with_prompt(self, system: str | None, max_prompt_tokens: int | None) -> Self:
         """Return the same model with another system prompt and limit; None keeps the own one."""
         other = copy.copy(self)
-        other.processor, other._image = copy.copy(self.processor), None
+        other.processor, other._image, other._refinement = copy.copy(self.processor), None, None
         other.max_prompt_tokens = max_prompt_tokens or self.max_prompt_tokens
         if system is not None:
             other.processor.system = system
@@ -139,11 +221,13 @@ class BasePredictor(Segmenter, ABC):
     def set_image(self, image: ImageSource) -> None:
         """Encode an image: a path, `example:NAME`, a PIL image, or a NumPy array (H, W[, C]).
 
+        The prompts of targets that were refined are forgotten.
+
         Raises:
             ValueError: nothing that can be read as an image.
         """
         loaded = load_image(image)
-        self._image = (loaded, self.encode([loaded]))
+        self._image, self._refinement = (loaded, self.encode([loaded])), None
 
     def __call__(self, image: ImageSource, question: str, min_score: float | None = None, **sampling) -> Answer:
         """Encode an image and answer a question on it; see `set_image` and `ask`."""

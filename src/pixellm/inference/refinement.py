@@ -3,17 +3,17 @@
 Shapes:  H, W image height and width
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 from PIL import Image
 
 from pixellm.imaging import masks
-from pixellm.model.modeling import PixelLMForConditionalGeneration
-from pixellm.model.prompts import Prompts
-from pixellm.model.states import EncodedImages
+from pixellm.imaging.visual_prompts import Prompts
 from pixellm.types import Target
+
+Correct = Callable[[np.ndarray, Prompts], tuple[np.ndarray, float]]
 
 
 class Refinement:
@@ -22,19 +22,14 @@ class Refinement:
     Prompts are remembered by the mask that they gave, so that a target may go through JSON in between.
 
     Args:
-        model: in eval mode.
         image: the image.
-        images: the image, encoded.
-        row: row of the image in `images`.
+        correct: corrects a mask, bool (H, W), by prompts; see `BasePredictor.correct_mask`.
     """
 
-    def __init__(
-        self, model: PixelLMForConditionalGeneration, image: Image.Image, images: EncodedImages, row: int = 0
-    ) -> None:
-        self.model, self.image, self.images, self.row = model, image, images, row
+    def __init__(self, image: Image.Image, correct: Correct) -> None:
+        self.image, self.correct = image, correct
         self._earlier: dict[str, Prompts] = {}
 
-    @torch.inference_mode()
     def refine(self, target: Target, prompts: Prompts) -> Target:
         """Return the target with a new mask and score; phrase, span and presence stay.
 
@@ -50,9 +45,8 @@ class Refinement:
         if not len(prompts):
             raise ValueError("expected points, a box or strokes, got nothing that could change the target.")
         prompts = self._earlier.get(_key(target.rle), Prompts()).followed_by(prompts)
-        pixels = torch.from_numpy(np.array(self.image.convert("RGB"))).permute(2, 0, 1)
-        mask, score = self.model.refine_mask(self.images, self.row, pixels, torch.from_numpy(target.mask), prompts)
-        rle = masks.encode(mask.cpu().numpy())
+        mask, score = self.correct(target.mask, prompts)
+        rle = masks.encode(mask)
         self._earlier[_key(rle)] = prompts
         return replace(target, rle=rle, score=score)
 

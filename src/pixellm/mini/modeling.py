@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
+from pixellm.imaging.prompt_region import cropped
+from pixellm.imaging.visual_prompts import Prompts
 from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
 from pixellm.mini.instances import InstanceDecoder
 from pixellm.mini.losses import MiniLossWeights, presence_loss, semantic_loss
-from pixellm.mini.refine_maps import refinement_maps, refinement_sources
+from pixellm.mini.refine_maps import refinement_sources
 from pixellm.mini.refiner import Refiner
 from pixellm.mini.vision import ClassifiedFeatures, ClassifyingEncoder, DetectedObjects
 from pixellm.mini.word_mix import WordMix
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.losses import LossCounts
 from pixellm.model.modeling import IGNORE_INDEX, PixelLMForConditionalGeneration
-from pixellm.model.prompts import Prompts
 from pixellm.model.states import EncodedImages, ForwardStates
 from pixellm.model.vision import valid_area
 from pixellm.types import Output
@@ -164,7 +165,7 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
             return super().refine_mask(images, row, pixels, mask, prompts)
         assert isinstance(images, ClassifiedImages)
         size = self.config.vision_config.image_size
-        maps = refinement_maps(images.refine_maps, row, images.resized_hw[row], size)
+        maps = cropped(images.refine_maps, row, images.resized_hw[row].tolist(), size)
         return self.refiner.refine(pixels, maps, mask, prompts)
 
     def decode_classes(self, images: ClassifiedImages, classes: Tensor, image_index: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from pixellm.data.mixture import Mixture
 from pixellm.data.records import AnnotatedImage
 from pixellm.imaging import masks
 from pixellm.imaging.postprocess import binarize
+from pixellm.imaging.prompt_region import cropped
 from pixellm.mini.mask_head import paste, with_margin
 from pixellm.mini.modeling import ClassifiedImages, MiniForConditionalGeneration
-from pixellm.mini.refine_maps import refinement_maps
 from pixellm.mini.vision import ClassifiedFeatures
 from pixellm.model import PixelLMImageProcessor
 from pixellm.utils.files import atomic_write
@@ -37,7 +37,7 @@ class CachedImage:
 
     Args:
         pixels: uint8 (3, H, W).
-        maps: fp16 feature maps (c, h, w), cropped to the image, see `Refiner.crop_maps`.
+        maps: fp16 feature maps (c, h, w), cropped to the image, see `pixellm.imaging.prompt_region.cropped`.
         wanted: bool (W, H, W): instances, and unions of all instances of a category.
         first: bool (K, H, W), masks of the model without any prompt.
         first_of: (W, 2) rows of `first`: the mask of the wanted mask's category, and that of a detection; -1: none.
@@ -116,7 +116,7 @@ def cached_image(
     stack = np.stack(first) if first else np.zeros((0, *original), dtype=bool)
     return CachedImage(
         pixels=torch.from_numpy(np.array(annotated.image.convert("RGB"))).permute(2, 0, 1).contiguous(),
-        maps=refinement_maps(images.refine_maps, 0, hw[0], inputs["pixel_values"].shape[-1]),
+        maps=cropped(images.refine_maps, 0, hw[0].tolist(), inputs["pixel_values"].shape[-1]),
         wanted=torch.from_numpy(np.stack(wanted) if wanted else np.zeros((0, *original), dtype=bool)),
         first=torch.from_numpy(stack),
         first_of=torch.from_numpy(first_of),

@@ -1,10 +1,7 @@
-"""Feature maps that refinement reads, cropped to the image: those of the detector, then those of the encoder.
+"""Feature maps that refinement reads: those of the detector, then those of the encoder.
 
-Shapes:  c channels · h, w sides of a map · S side of the square
+Shapes:  B images · c channels · h, w sides of a map
 """
-
-import math
-from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -22,17 +19,3 @@ def refinement_sources(features: ClassifiedFeatures) -> list[Tensor]:
     """Return the maps (B, c, h, w) over the square, the finest of each encoder first."""
     assert features.objects is not None
     return [*features.objects.maps, *features.scales[::-1]]
-
-
-def refinement_maps(sources: Sequence[Tensor], row: int, resized_hw: Tensor, size: int) -> list[Tensor]:
-    """Return the maps (c, h, w) of one image, without the square's padding.
-
-    Args:
-        sources: what `refinement_sources` gave.
-        row: of the image.
-        resized_hw: (2,) of the image.
-        size: side of the square in pixels.
-    """
-    height, width = resized_hw.tolist()
-    cells = [(math.ceil(height * m.shape[-1] / size), math.ceil(width * m.shape[-1] / size)) for m in sources]
-    return [map_[row, :, :h, :w] for map_, (h, w) in zip(sources, cells, strict=True)]

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pixellm.eval.clicks import depths
+from pixellm.imaging.prompt_region import SIDE, cut, put_back, region_of
+from pixellm.imaging.visual_prompts import BACKGROUND, FOREGROUND, Prompts, sample_stroke
 from pixellm.mini.refine_cache import NONE, CachedImage
-from pixellm.mini.refine_region import cut, put_back, region_of
-from pixellm.mini.refiner import SIDE, Refiner, RegionInputs, region_inputs
+from pixellm.mini.refiner import Refiner, RegionInputs, region_inputs
 from pixellm.model.losses import LossCounts, LossWeights, mask_bce
-from pixellm.model.prompts import BACKGROUND, FOREGROUND, Prompts, sample_stroke
 from pixellm.types import Output
 
 FIRST_RATES = (0.45, 0.25, 0.1, 0.2)  # of first masks: the category's, a detection's, none, a wrong one
@@ -42,7 +42,7 @@ class Episode:
 
     Args:
         pixels: uint8 (3, H, W).
-        maps: see `refinement_maps`.
+        maps: see `CachedImage`.
         mask: bool (H, W), the first mask.
         wanted: bool (H, W).
         prompts: what was marked already.
@@ -226,22 +226,22 @@ class RefineTraining(nn.Module):
             rows, regions, inputs, wanted = [], [], [], []
             for row, episode in enumerate(episodes):
                 clicked = simulated(masks[row].numpy(), episode.wanted.numpy(), rngs[row])
-                region = region_of(masks[row], prompts[row].followed_by(clicked)) if clicked else None
+                region = region_of(masks[row].numpy(), prompts[row].followed_by(clicked)) if clicked else None
                 if clicked is None or region is None:
                     continue
                 prompts[row] = prompts[row].followed_by(clicked)
                 rows.append(row)
                 regions.append(region)
                 inputs.append(region_inputs(episode.pixels, maps[row], masks[row], prompts[row], region))
-                wanted.append(cut(episode.wanted[None], region, SIDE)[0])
+                wanted.append(torch.from_numpy(cut(episode.wanted[None].numpy(), region, SIDE)[0]))
             if not rows:
                 break
             logits = self.refiner(RegionInputs.stack(inputs))
             bce, dice = _losses(logits, torch.stack(wanted).to(device))
             sums["bce"].append(bce)
             sums["dice"].append(dice)
-            for row, region, new in zip(rows, regions, logits.detach().cpu(), strict=True):
-                masks[row], _ = put_back(new, region, episodes[row].mask.shape)
+            for row, region, new in zip(rows, regions, logits.detach().float().cpu().numpy(), strict=True):
+                masks[row] = torch.from_numpy(put_back(new, region, episodes[row].mask.shape)[0])
         share = 1 / (self.clicks * counts["images"])
         weights = {"bce": loss_weights.bce, "dice": loss_weights.dice}
         zero = self.refiner.previous_gain * 0

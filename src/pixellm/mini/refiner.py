@@ -3,12 +3,13 @@
     pixels, prompt maps and previous mask of the region ─► convolutions ──► + features of both encoders ─┐
     prompt tokens (SAM's encoding) ◄─────────────────── two-way attention ◄──────────────────────────────┘─► logits
 
-A region is resized to SIDE × SIDE cells whatever its size: small targets are seen as large ones are. The answer's own
-masks come from the pixel decoder alone; this head only changes a mask that somebody has marked.
+The region is that of `imaging/prompt_region.py`. The answer's own masks come from the pixel decoder alone; this head
+only changes a mask that somebody has marked.
 
 Shapes:  T targets · P prompt points · c channels of a map · r = SIDE · H, W image height and width
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,18 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from pixellm.imaging.prompt_region import INPUTS, SIDE, PromptedRegion, Region, put_back, region_of
+from pixellm.imaging.visual_prompts import NOTHING, Prompts
 from pixellm.mini.configuration import MiniVisionConfig
 from pixellm.mini.refine_maps import map_channels
-from pixellm.mini.refine_region import Region, cut, put_back, region_of
 from pixellm.model.pixel_decoder import position_code
-from pixellm.model.prompts import BACKGROUND, FOREGROUND, NOTHING, Prompts, VisualPromptEncoder
+from pixellm.model.prompts import VisualPromptEncoder
 from pixellm.model.two_way import TwoWayTransformer
 
-SIDE = 64  # cells of a region; a multiple of 4
-NARROW, WIDE = 1.5, 8.0  # cells: standard deviations of the bumps that mark points
 HEADS = 4
-INPUTS = 3 + 1 + 4 + 1  # pixels · previous mask · bumps of both labels · box
-PIXEL_MEAN, PIXEL_DEVIATION = 0.45, 0.25
 
 
 @dataclass
@@ -64,54 +62,29 @@ def region_inputs(pixels: Tensor, maps: list[Tensor], mask: Tensor, prompts: Pro
 
     Args:
         pixels: uint8 (3, H, W).
-        maps: of `refinement_maps`.
+        maps: (c, h, w) each, of `refinement_sources`, cropped to the image.
         mask: bool (H, W), the previous mask.
         prompts: at least one.
         region: where to look.
     """
-    height, width = mask.shape
     device, dtype = maps[0].device, maps[0].dtype
-    points, labels = prompts.tensors(device)
-    origin, size = torch.tensor([region.left, region.top]), torch.tensor([region.width, region.height])
-    points = (points - origin.to(points)) / size.to(points)
-    rgb = cut(pixels, region, SIDE) / 255
-    previous = cut(mask[None], region, SIDE)
-    dense = [(rgb - PIXEL_MEAN) / PIXEL_DEVIATION, 2 * previous - 1, _bumps(points, labels), _box_map(prompts, region)]
-    shares = torch.tensor([[0, region.left / width, region.top / height, region.right / width, region.bottom / height]])
-    parts = []
-    for map_ in maps:
-        scale = torch.tensor([1, map_.shape[2], map_.shape[1], map_.shape[2], map_.shape[1]])
-        side = SIDE // 4 if parts else SIDE // 2
-        roi = (shares * scale).to(device)
-        parts.append(roi_align(map_[None].float(), roi, side, sampling_ratio=1 if parts else 2, aligned=True))
-    stacked = torch.cat([part.to(device) for part in dense])[None]
-    return RegionInputs(
-        stacked.to(dtype), parts[0].to(dtype), torch.cat(parts[1:], dim=1).to(dtype), points[None], labels[None]
+    sizes = [(map_.shape[1], map_.shape[2]) for map_ in maps]
+    found = PromptedRegion.read(pixels.cpu().numpy(), mask.cpu().numpy(), prompts, region, sizes)
+    dense, points, labels, boxes = (
+        torch.from_numpy(values).to(device) for values in (found.dense, found.points, found.labels, found.boxes)
     )
+    fine, coarse = region_features([map_[None].float() for map_ in maps], boxes)
+    return RegionInputs(dense[None].to(dtype), fine.to(dtype), coarse.to(dtype), points[None], labels[None])
 
 
-def _bumps(points: Tensor, labels: Tensor) -> Tensor:
-    """Mark points (P, 2) of each label by their nearest one's Gaussian bump: (4, r, r)."""
-    centre = (torch.arange(SIDE, device=points.device) + 0.5) / SIDE
-    x, y = (centre[None] - points[:, :1]) ** 2, (centre[None] - points[:, 1:]) ** 2
-    distance = (y[:, :, None] + x[:, None, :]) * SIDE**2  # P r r, squared, in cells
-    maps = []
-    for label in (FOREGROUND, BACKGROUND):
-        own = distance[labels == label]
-        nearest = own.amin(dim=0) if len(own) else torch.full_like(distance[0], torch.inf)
-        maps += [(-nearest / (2 * deviation**2)).exp() for deviation in (NARROW, WIDE)]
-    return torch.stack(maps)
-
-
-def _box_map(prompts: Prompts, region: Region) -> Tensor:
-    """Return 1 inside the box and -1 outside; 0 without one: (1, r, r)."""
-    if prompts.box is None:
-        return torch.zeros(1, SIDE, SIDE)
-    left, top, right, bottom = prompts.box
-    centre = (torch.arange(SIDE) + 0.5) / SIDE
-    x, y = region.left + centre * region.width, region.top + centre * region.height
-    inside = ((y >= top) & (y <= bottom))[:, None] & ((x >= left) & (x <= right))[None]
-    return 2 * inside[None].float() - 1
+def region_features(maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `fine` and `coarse` of one region: its boxes (M, 4) in cells of M fp32 maps (1, c, h, w)."""
+    rois = F.pad(boxes, (1, 0))  # all in the first image
+    parts = [
+        roi_align(map_, rois[at : at + 1], SIDE // 4 if at else SIDE // 2, sampling_ratio=1 if at else 2, aligned=True)
+        for at, map_ in enumerate(maps)
+    ]
+    return parts[0], torch.cat(parts[1:], dim=1)
 
 
 class Residual(nn.Module):
@@ -181,11 +154,12 @@ class Refiner(nn.Module):
 
         A mask that is empty stays so where nothing but background is marked.
         """
-        region = region_of(mask, prompts)
+        region = region_of(mask.cpu().numpy(), prompts)
         if region is None:
             return mask, 0.0
         logits = self(region_inputs(pixels, maps, mask, prompts, region))[0]
-        return put_back(logits.cpu(), region, (mask.shape[0], mask.shape[1]))
+        new, score = put_back(logits.float().cpu().numpy(), region, (mask.shape[0], mask.shape[1]))
+        return torch.from_numpy(new), score
 
 
 def _twice(map_: Tensor) -> Tensor:

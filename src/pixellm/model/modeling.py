@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaModel
 
+from pixellm.imaging.visual_prompts import Prompts, untrained
 from pixellm.model import attention, losses
 from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
-from pixellm.model.prompts import Prompts
 from pixellm.model.states import EncodedImages, ForwardStates
 from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
 from pixellm.prompts import IMAGE_TOKEN_ID
@@ -356,11 +356,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         Raises:
             ValueError: the model was not trained with prompts.
         """
-        raise ValueError(
-            "expected a model that was trained with visual prompts (points, boxes, strokes), got one that was not, as "
-            "released and converted checkpoints are. Use pixellm-mini, or ask a further question that says what is "
-            "wrong."
-        )
+        raise untrained()
 
     def _group_states(self, states: Tensor, groups: Tensor) -> Tensor:
         first = 0 if self.config.own_state else -1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.model.prompts import Prompts
+from pixellm.imaging.visual_prompts import Prompts
 from pixellm.predictor import Predictor
 from pixellm.types import Answer, Target
 from tests.support import tiny

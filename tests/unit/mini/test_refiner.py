@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pixellm.mini import refiner as module
-from pixellm.mini.refine_region import Region
-from pixellm.mini.refiner import SIDE, Refiner, RegionInputs, region_inputs
-from pixellm.model.prompts import NOTHING, Prompts
+from pixellm.imaging.prompt_region import INPUTS, SIDE, Region
+from pixellm.imaging.visual_prompts import NOTHING, Prompts
+from pixellm.mini.refine_maps import map_channels
+from pixellm.mini.refiner import Refiner, RegionInputs, region_inputs
 from tests.support import tiny
 
 HW = (48, 64)
@@ -16,7 +16,7 @@ def maps(seed: int = 0) -> list[torch.Tensor]:
     """Maps of a tiny encoder for an image of 64 × 48 in a square of 64 pixels."""
     torch.manual_seed(seed)
     sides = ((12, 16), (6, 8), (3, 4), (2, 2), (6, 8), (3, 4), (2, 2))
-    channels = module.map_channels(tiny.detector_config().vision_config)
+    channels = map_channels(tiny.detector_config().vision_config)
     return [torch.randn(count, *side) for count, side in zip(channels, sides, strict=True)]
 
 
@@ -46,7 +46,7 @@ def test_inputs_by_hand():
     torch.testing.assert_close(found.points[0, :2], torch.tensor([[0.5, 0.5], [0.05, 0.05]]))
     assert found.labels.tolist() == [[1, 0, 2, 3]]
     dense = found.dense[0]
-    assert dense.shape == (module.INPUTS, SIDE, SIDE)
+    assert dense.shape == (INPUTS, SIDE, SIDE)
     cell = SIDE / 40
     assert dense[3, int(15 * cell), int(20 * cell)] == 1  # pixel (30, 20) lies in the mask
     assert dense[3, int(30 * cell), int(20 * cell)] == -1
