@@ -15,16 +15,29 @@ import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from pixellm.graphs.modules import READ_BY_LANGUAGE, SIZE, EncodeGraph, LanguageGraph, MaskGraph, named_tensors
+from pixellm.graphs.modules import (
+    READ_BY_LANGUAGE,
+    SIZE,
+    EncodeGraph,
+    LanguageGraph,
+    MaskGraph,
+    RefineGraph,
+    named_tensors,
+)
 from pixellm.graphs.translations import translations
+from pixellm.imaging.prompt_region import INPUTS, SIDE
+from pixellm.mini.modeling import ClassifiedImages, MiniForConditionalGeneration
+from pixellm.mini.refiner import Refiner
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.modeling import IMAGE_TOKEN_ID
+from pixellm.model.states import EncodedImages
 from pixellm.runtime.manifest import (
     ALIGNMENT,
     ENCODE,
     LANGUAGE,
     MANIFEST,
     MASKS,
+    REFINE,
     WEIGHTS,
     Kind,
     Manifest,
@@ -36,6 +49,7 @@ from pixellm.runtime.packing import BLOCK, write_weights
 OWNER = "model."  # of the modules' weights in a graph
 BITS: dict[str, int] = {"int8": 8, "int4": 4}
 FOLDED_BYTES = 1 << 14  # larger constants are computed at run time, else the graphs become large
+REGION_INPUTS = ("dense", "points", "labels", "boxes")  # fields of `PromptedRegion`
 EXAMPLE_ROWS, EXAMPLE_WIDTH, EXAMPLE_PAST = 2, 3, 5  # all different, else the exporter takes them for one size
 
 
@@ -63,7 +77,8 @@ def export(
     results = ["logits"] if presence is None else ["logits", "presence"]
     masks = _trace(MaskGraph(model, images), (states, *tensors), ["states", *names], results)
     used = {value.name for value in masks.graph.inputs}
-    given = [name for name in names if name in (*READ_BY_LANGUAGE, *used) and name != SIZE]
+    refined = _refined_maps(images, names, tensors)
+    given = [name for name in names if name in (*READ_BY_LANGUAGE, *used, *refined) and name != SIZE]
     encode = _trace(EncodeGraph(model, given), (pixels, hw), ["pixel_values", SIZE], given)
     language = _trace_language(model, images.conditioning)
     if precision != "float32":
@@ -72,13 +87,18 @@ def export(
         for graph in (encode, language):
             _halve_rows(graph.graph, tables)
         _quantise(language, BITS[precision])
+    graphs = {ENCODE: encode, LANGUAGE: language, MASKS: masks}
+    if isinstance(model, MiniForConditionalGeneration) and model.refiner is not None:
+        channels = [tensors[names.index(name)].shape[1] for name in refined]
+        graphs[REFINE] = _trace_refiner(model.refiner, refined, channels)
     state = model.state_dict()
-    places = _place([encode, language, masks], state.keys())
+    places = _place(list(graphs.values()), state.keys())
     text = model.config.text_config
     manifest = Manifest(
         precision=precision,
         image_tensors=given,
         mask_inputs=[name for name in names if name in used],
+        refine_inputs=refined,
         has_presence=presence is not None,
         lookback=model.lookback,
         codebook_ids=list(model.config.codebook_ids),
@@ -94,7 +114,7 @@ def export(
         tensors=list(places.values()),
     )
     write_weights(out / WEIGHTS, manifest.tensors, lambda key: state[key].numpy())
-    for name, graph in ((ENCODE, encode), (LANGUAGE, language), (MASKS, masks)):
+    for name, graph in graphs.items():
         ir.save(graph, out / name)
     _optimise(out / LANGUAGE, places)
     processor.save_pretrained(out)
@@ -166,6 +186,29 @@ def _trace_language(model: PixelLMForConditionalGeneration, conditioning: Tensor
     names = ["input_ids", "earlier_ids", "image_tokens", "conditioning", "bias", "position_ids", "last"]
     results = ["logits", "codebook", *[f"present.{i}" for i in numbers]]
     return _trace(LanguageGraph(model), inputs, [*names, *[f"past.{i}" for i in numbers]], results, tuple(free))
+
+
+def _refined_maps(images: EncodedImages, names: Sequence[str], tensors: Sequence[Tensor]) -> list[str]:
+    """Return the names of the maps that corrections read; those that others read, too, are given once."""
+    if not isinstance(images, ClassifiedImages):
+        return []
+    return [names[[other is map_ for other in tensors].index(True)] for map_ in images.refine_maps]
+
+
+def _trace_refiner(refiner: Refiner, names: Sequence[str], channels: Sequence[int]) -> ir.Model:
+    """Trace the graph of corrections, for any number of points and maps of any size."""
+    # The sizes of the example are all different, see EXAMPLE_ROWS.
+    maps = [torch.zeros(1, count, 7 + 2 * at, 8 + 2 * at) for at, count in enumerate(channels)]
+    inputs = (
+        torch.zeros(1, INPUTS, SIDE, SIDE),
+        torch.zeros(1, EXAMPLE_WIDTH, 2),
+        torch.zeros(1, EXAMPLE_WIDTH, dtype=torch.long),
+        torch.tensor([[0.0, 0.0, 4.0, 4.0]]).repeat(len(maps), 1),
+        *maps,
+    )
+    auto = torch.export.Dim.AUTO
+    free = [{}, {1: auto}, {1: auto}, {}, tuple({2: auto, 3: auto} for _ in maps)]
+    return _trace(RefineGraph(refiner), inputs, [*REGION_INPUTS, *names], ["logits"], tuple(free))
 
 
 def _quantise(model: ir.Model, bits: int) -> None:

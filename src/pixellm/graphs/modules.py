@@ -1,4 +1,4 @@
-"""Parts of a PixelLM as modules of tensors alone, which torch.onnx exports: encode → language model → masks.
+"""Parts of a PixelLM as modules of tensors alone, which torch.onnx exports: encode → language model → masks → refine.
 
 What a variant keeps of an image travels from the first to the last graph as named tensors; no runtime has to know it.
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from pixellm.mini.refiner import Refiner, RegionInputs, region_features
 from pixellm.model.modeling import IMAGE_TOKEN_ID, PixelLMForConditionalGeneration
 from pixellm.model.states import EncodedImages
 
@@ -68,6 +69,21 @@ class MaskGraph(nn.Module):
         logits = self.model.decode_masks(images, states, row)
         presence = self.model.presence_scores(images, states, row, logits)
         return (logits,) if presence is None else (logits, presence)
+
+
+class RefineGraph(nn.Module):
+    """A `PromptedRegion` and the maps (1, c, h, w) of its image, cropped to it → logits (r, r) of the new mask.
+
+    `dense`, `points` and `labels` have a dimension of 1 before those of `PromptedRegion`.
+    """
+
+    def __init__(self, refiner: Refiner) -> None:
+        super().__init__()
+        self.refiner = refiner
+
+    def forward(self, dense: Tensor, points: Tensor, labels: Tensor, boxes: Tensor, *maps: Tensor) -> Tensor:
+        fine, coarse = region_features(maps, boxes)
+        return self.refiner(RegionInputs(dense, fine, coarse, points, labels))[0]
 
 
 class LanguageGraph(nn.Module):

@@ -1,7 +1,7 @@
 """Manifest of an exported model: what the graphs read, and where each of their tensors lies in the weights file.
 
-A directory holds `manifest.json`, the graphs `encode.onnx`, `language.onnx` and `masks.onnx`, their weights in one
-file, and the processor's settings with the tokenizer.
+A directory holds `manifest.json`, the graphs `encode.onnx`, `language.onnx` and `masks.onnx` (of a model that corrects
+masks `refine.onnx`, too), their weights in one file, and the processor's settings with the tokenizer.
 """
 
 import json
@@ -14,8 +14,8 @@ import numpy as np
 
 VERSION = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.bin"
-ENCODE, LANGUAGE, MASKS = "encode.onnx", "language.onnx", "masks.onnx"
-GRAPHS = (ENCODE, LANGUAGE, MASKS)
+ENCODE, LANGUAGE, MASKS, REFINE = "encode.onnx", "language.onnx", "masks.onnx", "refine.onnx"
+GRAPHS = (ENCODE, LANGUAGE, MASKS)  # of every model
 ALIGNMENT = 4096  # bytes; onnxruntime maps tensors that begin at a page
 
 Kind = Literal["plain", "float16", "blocks8", "scales8", "blocks4", "scales4"]
@@ -64,6 +64,7 @@ class Manifest:
         default_sampling: fields of `Sampling` where the caller gives none.
         parameters: number of weights.
         tensors: of the weights file.
+        refine_inputs: names of the maps that `refine.onnx` reads; none: there is no such graph.
     """
 
     precision: Precision
@@ -82,6 +83,7 @@ class Manifest:
     default_sampling: dict[str, Any]
     parameters: int
     tensors: list[TensorPlace] = field(default_factory=list)
+    refine_inputs: list[str] = field(default_factory=list)
     version: int = VERSION
 
     def write(self, path: Path) -> None:

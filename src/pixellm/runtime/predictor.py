@@ -8,6 +8,8 @@ from PIL import Image
 
 from pixellm.imaging.masks import Rle
 from pixellm.imaging.postprocess import binarize
+from pixellm.imaging.prompt_region import PromptedRegion, cropped, put_back, region_of
+from pixellm.imaging.visual_prompts import Prompts, untrained
 from pixellm.inference.base_predictor import BasePredictor
 from pixellm.runtime.generation import EncodedPrefix, RuntimeDecoding, encode_prefix
 from pixellm.runtime.session import Graphs
@@ -60,3 +62,24 @@ class RuntimePredictor(BasePredictor):
         height, width = tensors["resized_hw"][0].tolist()
         (mask,) = binarize(logits[None], (height, width), (image.height, image.width), self.graphs.manifest.peak_share)
         return mask.rle, mask.score, presence
+
+    @property
+    def takes_prompts(self) -> bool:
+        """See `BasePredictor.takes_prompts`."""
+        return bool(self.graphs.manifest.refine_inputs)
+
+    def correct_mask(
+        self, encoded: EncodedPrefix, row: int, image: Image.Image, mask: np.ndarray, prompts: Prompts
+    ) -> tuple[np.ndarray, float]:
+        """See `BasePredictor.correct_mask`."""
+        if not self.takes_prompts:
+            raise untrained()
+        region = region_of(mask, prompts)
+        if region is None:  # an empty mask stays so where nothing but background is marked
+            return mask, 0.0
+        tensors, size = encoded.images[row], self.processor.letterbox.image_size
+        maps = [tensors[name] for name in self.graphs.manifest.refine_inputs]
+        maps = cropped(maps, 0, tensors["resized_hw"][0].tolist(), size)
+        pixels = np.array(image.convert("RGB")).transpose(2, 0, 1)
+        found = PromptedRegion.read(pixels, mask, prompts, region, [map_.shape[1:] for map_ in maps])
+        return put_back(self.graphs.refine(found, maps), region, (image.height, image.width))

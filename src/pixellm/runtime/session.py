@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime: the three graphs of a model.
+"""Sessions of onnxruntime: the graphs of a model.
 
 Shapes:  R rows · W ids of a step · P keys so far · D LLM width
 """
@@ -7,13 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from pixellm.runtime.manifest import ENCODE, GRAPHS, LANGUAGE, MANIFEST, MASKS, Manifest
+from pixellm.imaging.prompt_region import PromptedRegion
+from pixellm.runtime.manifest import ENCODE, GRAPHS, LANGUAGE, MANIFEST, MASKS, REFINE, Manifest
 
 ERRORS_ONLY = 3
 
@@ -79,7 +81,8 @@ class Graphs:
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
         try:
-            return self._sessions[name].result()
+            opened = self._sessions.get(name)
+            return opened.result() if opened else self._open(name)
         except Exception as error:  # onnxruntime has a class of its own for each status
             raise ValueError(
                 f"expected the graphs of an exported model in {self.directory}, got ({error}). Export again."
@@ -87,13 +90,30 @@ class Graphs:
 
     def encode(self, pixel_values: np.ndarray, resized_hw: np.ndarray) -> dict[str, np.ndarray]:
         """Return the tensors of an image by name, of fp32 pixels (1, 3, S, S) and their int64 size (1, 2)."""
-        results: list[Any] = list(self._session(ENCODE).run(None, {"pixel_values": pixel_values, "resized_hw": resized_hw}))
+        results: list[Any] = list(
+            self._session(ENCODE).run(None, {"pixel_values": pixel_values, "resized_hw": resized_hw})
+        )
         return {"resized_hw": resized_hw, **dict(zip(self.manifest.image_tensors, results, strict=True))}
 
     def masks(self, states: np.ndarray, image: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float | None]:
         """Return the logits (2g, 2g) of a group's states (G, D), and its presence score where the model has one."""
-        results = self._session(MASKS).run(None, {"states": states, **{name: image[name] for name in self.manifest.mask_inputs}})
+        results = self._session(MASKS).run(
+            None, {"states": states, **{name: image[name] for name in self.manifest.mask_inputs}}
+        )
         return results[0][0], float(results[1][0]) if self.manifest.has_presence else None
+
+    @cached_property
+    def _refine(self) -> onnxruntime.InferenceSession:
+        """Most processes correct nothing: the graph is opened for the first correction."""
+        return self._session(REFINE)
+
+    def refine(self, region: PromptedRegion, maps: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logits (r, r) of a region's new mask; `maps` (c, h, w) are those of `refine_inputs`, cropped."""
+        feeds = {"dense": region.dense[None], "points": region.points[None], "labels": region.labels[None]}
+        feeds |= {"boxes": region.boxes}
+        feeds |= {name: map_[None] for name, map_ in zip(self.manifest.refine_inputs, maps, strict=True)}
+        results: list[Any] = list(self._refine.run(None, feeds))
+        return results[0]
 
     def step(self, inputs: Mapping[str, np.ndarray], cache: Cache) -> tuple[np.ndarray, np.ndarray, Cache]:
         """Run the language model.
