@@ -11,11 +11,12 @@ from PIL import Image
 from pixellm.graphs.export import export
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import Predictor
-from pixellm.runtime.manifest import MANIFEST, MASKS, WEIGHTS, Manifest
+from pixellm.runtime.manifest import MANIFEST, MASKS, REFINE, WEIGHTS, Manifest
 from pixellm.runtime.predictor import RuntimePredictor
 from pixellm.runtime.processing import RuntimeProcessor
 from pixellm.runtime.session import Graphs
-from pixellm.types import Answer, Done
+from pixellm.types import Answer, Done, Target
+from tests.support import tiny
 
 QUESTIONS = ["What is red?", "Where is the dog, and what is next to it?", "a"]
 TOKENS = 24
@@ -24,8 +25,11 @@ TOKENS = 24
 @pytest.fixture(scope="module", params=["clip", pytest.param("detector", marks=pytest.mark.slow)])
 def pair(request, tmp_path_factory) -> tuple[Predictor, RuntimePredictor]:
     """A predictor with torch, and one with the graphs exported from it."""
-    model = talkative(request.getfixturevalue(f"{request.param}_model"))
-    processor = request.getfixturevalue("clip_processor" if request.param == "clip" else "timm_processor")
+    if request.param == "clip":
+        model, processor = request.getfixturevalue("clip_model"), request.getfixturevalue("clip_processor")
+    else:
+        model, processor = tiny.build(tiny.detector_config(refine_width=32)), request.getfixturevalue("timm_processor")
+    model = talkative(model)
     directory = tmp_path_factory.mktemp("graphs")
     export(model, processor, directory)
     return Predictor(model, processor), load(directory)
@@ -121,6 +125,75 @@ def test_stream_and_system(pair):
         one.set_image(picture(6))
     check_equal(*[one.ask(QUESTIONS[0], max_new_tokens=TOKENS) for one in other])
     assert runtime.processor.system != "Be short."
+
+
+def rectangle(hw: tuple[int, int]) -> Target:
+    mask = np.zeros(hw, dtype=bool)
+    mask[hw[0] // 5 : hw[0] // 2, hw[1] // 6 : hw[1] // 2] = True
+    return Target.of_mask("x", (0, 1), mask, 0.5)
+
+
+MARKS = (
+    {"points": [(10, 10, 1)]},
+    {"points": [(3, 4, 0), (15, 25, 1)]},
+    {"box": (2, 3, 16, 20)},
+    {"strokes": [([(3, 3), (18, 9)], True)]},
+)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (20, 60), (70, 70)])
+def test_corrections(pair, size):
+    """Each goes on from the one before, so that earlier prompts count."""
+    for asked in pair:
+        asked.set_image(picture(8, *size))
+    targets = [rectangle(size[::-1])] * 2
+    if not pair[0].takes_prompts:
+        return check_untrained(pair, targets[0])
+    assert pair[1].takes_prompts
+    for marks in MARKS:
+        before = targets[0].area
+        targets = [asked.refine(target, **marks) for asked, target in zip(pair, targets, strict=True)]
+        theirs, ours = (target.mask for target in targets)
+        assert (ours & theirs).sum() >= 0.999 * (ours | theirs).sum()
+        assert targets[1].score == pytest.approx(targets[0].score, abs=1e-4)
+    assert targets[0].area != before
+
+
+def check_untrained(pair, target: Target) -> None:
+    for asked in pair:
+        assert not asked.takes_prompts
+        with pytest.raises(ValueError, match="trained with visual prompts"):
+            asked.refine(target, points=[(1, 1, 1)])
+
+
+def test_a_correction_changes_one_target(pair):
+    _, runtime = pair
+    runtime.set_image(picture(8))
+    if not runtime.takes_prompts:
+        return
+    target = rectangle((30, 40))
+    answer = Answer("Where?", "x and x", (target, target), (30, 40))
+    corrected = runtime.refine(answer, 1, points=[(30, 20, 1)])
+    assert corrected.targets[0] is target
+    assert corrected.targets[1].rle != target.rle
+    with pytest.raises(ValueError, match="points, a box or strokes"):
+        runtime.refine(answer, 1)
+    nothing = Target.of_mask("x", (0, 1), np.zeros((30, 40), dtype=bool), 0.0)
+    assert runtime.refine(nothing, points=[(3, 3, 0)]).area == 0
+
+
+def test_the_graph_of_corrections_is_opened_when_it_is_used(pair, tmp_path):
+    _, runtime = pair
+    if not runtime.takes_prompts:
+        return
+    for file in runtime.graphs.directory.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / REFINE).unlink()
+    (tmp_path / REFINE).write_bytes(b"nothing")
+    damaged = load(tmp_path)
+    damaged.set_image(picture(8))
+    with pytest.raises(ValueError, match="expected the graphs of an exported model"):
+        damaged.refine(rectangle((30, 40)), points=[(3, 3, 1)])
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from pixellm.predictor import Predictor
 from pixellm.runtime.manifest import MANIFEST, WEIGHTS, Manifest
 from pixellm.runtime.mini import weight_reader
 from pixellm.segmenter import load
+from pixellm.types import Target
 
 STEP = 2.0**-10  # of fp16, relative
 QUESTION = "Segment the cat."
@@ -58,6 +59,20 @@ def test_answer(torch_mini):
     (ours,), (theirs,) = got.targets, expected.targets
     assert (ours.mask & theirs.mask).sum() / (ours.mask | theirs.mask).sum() >= 0.99  # its language model is in int8
     assert ours.presence == pytest.approx(theirs.presence, abs=0.01)
+
+
+def test_corrections(torch_mini):
+    pair = torch_mini, load_graphs("pixellm-mini")
+    for asked in pair:
+        asked.set_image("example:cat")
+    mask = np.zeros((300, 451), dtype=bool)
+    mask[60:200, 100:300] = True
+    targets = [Target.of_mask("The cat", (0, 7), mask, 0.5)] * 2
+    for marks in ({"points": [(60, 200, 1)]}, {"points": [(20, 20, 0)]}, {"box": (100, 60, 250, 200)}):
+        targets = [asked.refine(target, **marks) for asked, target in zip(pair, targets, strict=True)]
+        theirs, ours = (target.mask for target in targets)
+        assert (ours & theirs).sum() >= 0.999 * (ours | theirs).sum()
+        assert targets[1].score == pytest.approx(targets[0].score, abs=1e-4)
 
 
 def test_nothing_of_torch_is_imported(tmp_path):
