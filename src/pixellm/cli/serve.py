@@ -1,5 +1,6 @@
 """`pixellm serve` and `web`: an HTTP server around a model, and a page in the browser."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,7 @@ from pixellm.utils.sockets import LOOPBACK, listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from socket import socket
 
     from fastapi import APIRouter
 
@@ -154,13 +156,44 @@ def web(
     quantize: QuantizeOption = None,
     runtime: RuntimeOption = Runtime.AUTO,
     min_score: ServedMinScore = 0.0,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Run the model in the browser: only static files are served, images stay there."),
+    ] = False,
 ) -> None:
     """Serve a web page with image, answer and masks, and the API of `pixellm serve` beside it.
 
     The limits are the defaults of `pixellm serve`; `pixellm serve --page` has all of its options.
     """
+    if local:
+        serves = keys, device, dtype, quantize, runtime
+        if serves != (None, Device.AUTO, Dtype.AUTO, None, Runtime.AUTO):
+            raise ValueError(
+                "expected --local without --keys, --device, --dtype, --quantize and --runtime, got one of them. The "
+                "model runs in the browser, by onnxruntime-web."
+            )
+        serve_locally(model, host, port, name, min_score)
+        return
     limits = {"page": True, "min_score": min_score}
     run_server(model, host, port, name, keys, device, dtype, quantize, None, limits=limits, worker={}, runtime=runtime)
+
+
+def serve_locally(model: str, host: str, port: int, name: str | None, min_score: float) -> None:
+    """Serve the page that runs the model itself, until Ctrl-C or SIGTERM; arguments as in `web`."""
+    from pixellm.hub.models import resolve_graphs
+    from pixellm.serve.local_page import serve_files, static_files
+
+    with listen(host, port) as listening:
+        directory = resolve_graphs(model)
+        files = static_files(directory, name or (model if model == MINI else directory.name), min_score)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as with Ctrl-C
+        out_console.print(f"{_address(host, listening)}  (Ctrl-C ends)")
+        serve_files(files, listening)
+
+
+def _address(host: str, listening: "socket") -> str:
+    url_host = f"[{host}]" if ":" in host else host
+    return f"http://{url_host}:{listening.getsockname()[1]}"
 
 
 def run_server(
@@ -235,8 +268,7 @@ def _listen(
     log_progress()
     app = create_app(worker, settings, keys, on_failure, integrations)
     with listen(host, port) as listening:
-        url_host = f"[{host}]" if ":" in host else host
-        address = f"http://{url_host}:{listening.getsockname()[1]}{'' if settings.page else '/v1'}"
+        address = _address(host, listening) + ("" if settings.page else "/v1")
         server = Server(app, settings, lambda: out_console.print(f"{address}  (Ctrl-C ends)"))
         server.serve_on(listening)
     for reason in failures:

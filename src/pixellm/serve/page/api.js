@@ -10,7 +10,11 @@ export async function about() {
   return response.json();
 }
 
-export const ready = () => fetch("readyz").then(({ ok }) => ok, () => false);
+// What is still missing before questions are answered; empty: nothing.
+export async function loading() {
+  const { ok } = await fetch("readyz").catch(() => ({ ok: false }));
+  return ok ? "" : "The model is loading; questions wait for it.";
+}
 
 // Ask a question about an image; `onDelta` gets each delta: {content, targets}, and {finish_reason} at the end.
 // All targets are asked for: the page itself hides those below its minimum score.

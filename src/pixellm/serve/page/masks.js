@@ -29,6 +29,21 @@ function runs(counts) {
   return lengths;
 }
 
+// Run lengths as text, which `runs` reads.
+export function encode(lengths) {
+  let text = "";
+  lengths.forEach((length, i) => {
+    let rest = i > 2 ? length - lengths[i - 2] : length;
+    for (let more = true; more; ) {
+      const group = rest & 31;
+      rest >>= 5;
+      more = rest !== (group & 16 ? -1 : 0);
+      text += String.fromCharCode(48 + group + (more ? 32 : 0));
+    }
+  });
+  return text;
+}
+
 const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // right, down, left, up
 
 // The outline as an SVG path for the even-odd rule: through the midpoints of pixel edges, with corners cut.

@@ -8,6 +8,7 @@ import { drawEntry, drawMasks, drawImage, frameOf, isShown, light } from "./view
 
 const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "light", "dark"];
+const LOADING_EVERY = 500; // milliseconds
 const MODES = ["fill", "contour", "cutout"];
 
 let about; // the server's configuration
@@ -285,11 +286,7 @@ function onKeyInQuestion(event) {
 // --- start ---
 
 async function waitForModel() {
-  while (!(await api.ready())) {
-    $("state").textContent = "The model is loading; questions wait for it.";
-    await new Promise((done) => setTimeout(done, 1000));
-  }
-  $("state").textContent = "";
+  while (($("state").textContent = await api.loading())) await new Promise((done) => setTimeout(done, LOADING_EVERY));
 }
 
 async function start() {
