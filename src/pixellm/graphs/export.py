@@ -15,6 +15,7 @@ import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
 
+from pixellm.graphs.browser import OWNER, swap, write_unpacked
 from pixellm.graphs.modules import (
     READ_BY_LANGUAGE,
     SIZE,
@@ -46,7 +47,6 @@ from pixellm.runtime.manifest import (
 )
 from pixellm.runtime.packing import BLOCK, write_weights
 
-OWNER = "model."  # of the modules' weights in a graph
 BITS: dict[str, int] = {"int8": 8, "int4": 4}
 FOLDED_BYTES = 1 << 14  # larger constants are computed at run time, else the graphs become large
 REGION_INPUTS = ("dense", "points", "labels", "boxes")  # fields of `PromptedRegion`
@@ -119,6 +119,8 @@ def export(
     _optimise(out / LANGUAGE, places)
     processor.save_pretrained(out)
     manifest.write(out / MANIFEST)
+    if precision != "float32":
+        write_unpacked(out)
     return manifest
 
 
@@ -249,7 +251,7 @@ def _halve_rows(graph: ir.Graph, tables: Container[str]) -> None:
         half = _initializer(graph, f"{table.name}:float16", ir.DataType.FLOAT16, _sides(table))
         rows = ir.node("Gather", [half, gather.inputs[1]], {"axis": 0})
         converted = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
-        _swap(graph, gather, [rows, converted])
+        swap(graph, gather, [rows, converted])
 
 
 def _replace_product(graph: ir.Graph, product: ir.Node, weight: ir.Value, bits: int) -> None:
@@ -259,16 +261,7 @@ def _replace_product(graph: ir.Graph, product: ir.Node, weight: ir.Value, bits: 
     scales = _initializer(graph, f"{weight.name}:scales{bits}", ir.DataType.FLOAT, (outputs, blocks))
     attributes = {"K": width, "N": outputs, "bits": bits, "block_size": BLOCK, "accuracy_level": 4}
     new = ir.node("MatMulNBits", [product.inputs[0], stored, scales], attributes, domain="com.microsoft")
-    _swap(graph, product, [new])
-
-
-def _swap(graph: ir.Graph, old: ir.Node, new: list[ir.Node]) -> None:
-    """Put nodes in the place of one; the last one's output takes the place of its output."""
-    output, value = new[-1].outputs[0], old.outputs[0]
-    output.name, output.shape, output.type = value.name, value.shape, value.type
-    graph.insert_before(old, new)
-    value.replace_all_uses_with(output, replace_graph_outputs=True)
-    graph.remove(old, safe=True)
+    swap(graph, product, [new])
 
 
 def _initializer(graph: ir.Graph, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:

@@ -15,6 +15,8 @@ import numpy as np
 VERSION = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.bin"
 ENCODE, LANGUAGE, MASKS, REFINE = "encode.onnx", "language.onnx", "masks.onnx", "refine.onnx"
+# Of quantised models, for the browser: its matrices lie in a file of fp32 that the page makes (graphs/browser.py).
+LANGUAGE_UNPACKED, UNPACKED = "language.unpacked.onnx", "unpacked.bin"
 GRAPHS = (ENCODE, LANGUAGE, MASKS)  # of every model
 ALIGNMENT = 4096  # bytes; onnxruntime maps tensors that begin at a page
 

@@ -17,7 +17,7 @@ from socket import socket
 from urllib.parse import urlsplit
 
 from pixellm.prompts import PROCESSOR_CONFIG, TOKENIZER
-from pixellm.runtime.manifest import GRAPHS, MANIFEST, WEIGHTS
+from pixellm.runtime.manifest import ENCODE, LANGUAGE, LANGUAGE_UNPACKED, MANIFEST, MASKS, WEIGHTS, Manifest
 from pixellm.serve import page_content
 from pixellm.utils.limits import MAX_QUESTION_CHARS, MAX_TURNS
 from pixellm.utils.npm import NpmPackage, fetch_npm
@@ -43,7 +43,6 @@ TOKENIZERS = NpmPackage(
     megabytes=0.1,
 )
 PACKAGES = (ONNXRUNTIME, TOKENIZERS)
-MODEL_FILES = (MANIFEST, PROCESSOR_CONFIG, TOKENIZER, *GRAPHS, WEIGHTS)
 API = "api.js"  # of the page; here it asks the model in the browser
 LOCAL = "local"  # directory of what is only here
 MEDIA_TYPES = {
@@ -96,17 +95,19 @@ def static_files(model: Path, name: str, min_score: float = 0.0) -> dict[str, St
     Raises:
         ValueError: a file of the model is missing, or the npm packages can't be fetched.
     """
-    if missing := [file for file in MODEL_FILES if not (model / file).is_file()]:
-        raise ValueError(f"expected an exported model in {model}, got none of {', '.join(missing)}. Export it again.")
+    language = LANGUAGE if Manifest.read(model / MANIFEST).precision == "float32" else LANGUAGE_UNPACKED
+    parts = (MANIFEST, PROCESSOR_CONFIG, TOKENIZER, ENCODE, language, MASKS, WEIGHTS)
+    if missing := [file for file in parts if not (model / file).is_file()]:
+        raise ValueError(f"expected an exported model in {model}, got no {', '.join(missing)}. Export it again.")
     about = page_content.about(f"{name} in this browser", MAX_TURNS, MAX_QUESTION_CHARS, min_score)
-    about["files"] = {file: (model / file).stat().st_size for file in MODEL_FILES}
+    about["files"] = {file: (model / file).stat().st_size for file in parts}
     files = {
         "/": StaticFile.of(page_content.PAGE / "index.html"),
         "/web/about.json": StaticFile(json.dumps(about).encode(), MEDIA_TYPES[".json"]),
         **_directory("/web", page_content.PAGE),
         **_directory(f"/web/{LOCAL}", page_content.PAGE / LOCAL),
         **_directory("/web/shared", page_content.SHARED),
-        **{f"/web/model/{file}": StaticFile.of(model / file) for file in MODEL_FILES},
+        **{f"/web/model/{file}": StaticFile.of(model / file) for file in parts},
     }
     files[f"/web/{API}"] = StaticFile(f'export * from "./{LOCAL}/{API}";\n'.encode(), MEDIA_TYPES[".js"])
     for package in PACKAGES:

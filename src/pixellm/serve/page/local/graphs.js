@@ -3,12 +3,15 @@
 
 import * as ort from "../npm/ort.wasm.min.mjs";
 import { IMAGE_TOKEN_ID } from "./prompts.js";
+import { UNPACKED, unpacked } from "./weights.js";
 
-const GRAPHS = ["encode", "language", "masks"];
+const MOST_THREADS = 8;
 const WEIGHTS = "weights.bin"; // as the graphs name it
+const ERRORS_ONLY = 3;
 const MASKED = -3.4028234663852886e38; // least fp32
 
-ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
+// Browsers give threads only to pages that are isolated from other origins, as the headers of our server ask for.
+ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
 
 const floats = (values, dims) => new ort.Tensor("float32", values, dims);
 const integers = (values, dims) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), dims);
@@ -16,13 +19,19 @@ const integers = (values, dims) => new ort.Tensor("int64", BigInt64Array.from(va
 export class Graphs {
   // `read(name)` gives a file of the model as bytes; `onStage` gets what is being done.
   static async load(manifest, read, onStage) {
-    const weights = await read(WEIGHTS);
-    const sessions = {};
-    for (const name of GRAPHS) {
-      const graph = await read(`${name}.onnx`);
-      onStage("Preparing the model");
-      sessions[name] = await ort.InferenceSession.create(graph, { externalData: [{ path: WEIGHTS, data: weights }], logSeverityLevel: 3 });
-    }
+    const [encode, masks] = [await read("encode.onnx"), await read("masks.onnx")];
+    const plain = manifest.precision === "float32";
+    const language = await read(plain ? "language.onnx" : "language.unpacked.onnx");
+    const weights = { path: WEIGHTS, data: await read(WEIGHTS) };
+    const open = (graph, externalData) => ort.InferenceSession.create(graph, { externalData, logSeverityLevel: ERRORS_ONLY });
+    onStage("Preparing the language model …");
+    await new Promise((done) => setTimeout(done)); // lets the message out
+    const matrices = plain ? [] : [{ path: UNPACKED, data: unpacked(weights.data, manifest.tensors) }];
+    const sessions = { language: await open(language, [weights, ...matrices]) };
+    matrices.length = 0; // half a gigabyte
+    onStage("Preparing the vision encoder …");
+    sessions.encode = await open(encode, [weights]);
+    sessions.masks = await open(masks, [weights]);
     return new Graphs(manifest, sessions);
   }
 
