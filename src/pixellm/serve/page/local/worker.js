@@ -36,7 +36,8 @@ const steps = {
 };
 
 function explained(error) {
-  if (!OUT_OF_MEMORY.test(String(error?.message ?? error))) return String(error?.message ?? error);
+  const text = String(error?.message ?? error);
+  if (!(error instanceof RangeError) && !OUT_OF_MEMORY.test(text)) return text;
   return "This browser has too little memory for the model, which needs about 1.5 GB. Close other tabs and programs, then reload the page.";
 }
 
