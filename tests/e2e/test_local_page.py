@@ -4,7 +4,6 @@ One server, one browser and one load of the model serve all tests that ask; the 
 """
 
 import base64
-import hashlib
 import json
 import os
 import signal
@@ -35,7 +34,7 @@ from tests.support import browsing, tiny
 from tests.support.browsing import expect, needs_browser
 
 pytestmark = needs_browser
-IMAGE, QUESTION, FOLLOW_UP = "coffee", "Segment the cup and the spoon.", "Segment the [SEG0] <image> table."
+IMAGE, QUESTION, FOLLOW_UP = "coffee", "Segment the cup and the spoon.", "<image> [SEG0] Segment the spoon."
 LOADING = 180_000  # milliseconds, on a busy machine
 # Records what the worker sends, with times.
 RECORD = """
@@ -143,6 +142,7 @@ def test_answers_are_those_of_the_runtime(page, runtime):
     assert {urlsplit(url).scheme for url in requests} <= {"blob"}  # nothing left this computer's browser
 
 
+@pytest.mark.slow
 def test_stopped_and_asked_again(page, runtime):
     page.locator("#follow").uncheck()
     page.locator("#question").fill(QUESTION)
@@ -163,21 +163,24 @@ def test_file_that_is_no_image(page):
 
 
 @pytest.mark.parametrize("size", [(700, 500), (300, 640), (512, 512), (40, 31), (1, 9)])
-def test_letterbox_is_pillows(page, size):
+def test_letterbox_is_that_of_the_runtime(page, size):
     image = load_image(tiny.picture(*size))
     settings = {"image_size": 512, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2]}
     square, hw = Letterbox.of(settings)(image)
-    found = page.evaluate(
-        """async ([rgba, width, height, settings]) => {
+    found, different, most = page.evaluate(
+        """async ([rgba, square, width, height, settings]) => {
             const {letterbox} = await import("/web/local/letterbox.js");
-            const data = Uint8ClampedArray.from(atob(rgba), (letter) => letter.charCodeAt(0));
-            const {pixels, hw} = letterbox({data, width, height}, settings);
-            const digest = await crypto.subtle.digest("SHA-256", pixels.buffer);
-            return [hw, Array.from(new Uint8Array(digest))];
+            const bytes = (text) => Uint8ClampedArray.from(atob(text), (letter) => letter.charCodeAt(0));
+            const {pixels, hw} = letterbox({data: bytes(rgba), width, height}, settings);
+            const expected = new Float32Array(bytes(square).buffer);
+            const distances = pixels.map((pixel, i) => Math.abs(pixel - expected[i])).filter((distance) => distance);
+            return [hw, distances.length, Math.max(0, ...distances)];
         }""",
-        [base64.b64encode(image.convert("RGBA").tobytes()).decode(), *size, settings],
+        [*(base64.b64encode(data).decode() for data in (image.convert("RGBA").tobytes(), square)), *size, settings],
     )
-    assert found == [list(hw), list(hashlib.sha256(square.tobytes()).digest())]
+    assert found == list(hw)
+    assert different <= 2  # of 786432; Pillow's compiler may round a weight otherwise
+    assert most <= 1.01 / 255 / min(settings["image_std"])
 
 
 @pytest.mark.parametrize(
@@ -299,7 +302,7 @@ def start(*options: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_command_ends_quietly(files, end):
     with start("--port", "0") as process:
         line = process.stdout.readline()

@@ -1,6 +1,7 @@
 """`pixellm serve` and `web`: an HTTP server around a model, and a page in the browser."""
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,8 +188,9 @@ def serve_locally(model: str, host: str, port: int, name: str | None, min_score:
         directory = resolve_graphs(model)
         files = static_files(directory, name or (model if model == MINI else directory.name), min_score)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as with Ctrl-C
-        out_console.print(f"{_address(host, listening)}  (Ctrl-C ends)")
-        serve_files(files, listening)
+        with suppress(KeyboardInterrupt):
+            out_console.print(f"{_address(host, listening)}  (Ctrl-C ends)")
+            serve_files(files, listening)
 
 
 def _address(host: str, listening: "socket") -> str:

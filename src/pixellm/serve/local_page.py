@@ -123,13 +123,12 @@ def _directory(prefix: str, directory: Path) -> dict[str, StaticFile]:
 
 
 def serve_files(files: Mapping[str, StaticFile], listening: socket) -> None:
-    """Serve files on a listening socket until it is interrupted (KeyboardInterrupt ends it quietly)."""
+    """Serve files on a listening socket until a KeyboardInterrupt."""
     handler = partial(StaticHandler, files)
     with ThreadingHTTPServer(listening.getsockname()[:2], handler, bind_and_activate=False) as server:
         server.socket.close()
         server.socket = listening
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
 
 
 class StaticHandler(BaseHTTPRequestHandler):

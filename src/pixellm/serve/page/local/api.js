@@ -3,11 +3,11 @@
 export class KeyRequired extends Error {} // never here
 export const setKey = () => {};
 
-const worker = start();
 let image = null; // that the worker has
 let progress = "Loading the model …";
 let fault = null; // why the model is not there
 let onMessage = () => {}; // of the running question
+const worker = start();
 
 function start() {
   if (typeof WebAssembly === "undefined" || typeof Worker === "undefined") {

@@ -1,5 +1,5 @@
 // Image → the square that the vision encoder reads: longest side to S, normalised, padded right and bottom with 0.
-// Bit by bit as Pillow's `resize` with BILINEAR, whose pixels the model gets elsewhere (docs/decisions/local-page.md).
+// In the fixed-point numbers of Pillow's `resize` with BILINEAR, whose pixels the model gets elsewhere (docs/decisions/local-page.md).
 
 const BITS = 22; // of Pillow's fixed-point weights
 
