@@ -173,6 +173,32 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Marks:
+    """Prompts that correct a target, as users give them; see `pixellm.Predictor.refine`.
+
+    Args:
+        points: (x, y, positive) of each, in pixels.
+        box: (x, y, width, height).
+        strokes: the points (x, y) of each line, and whether it lies on the object.
+    """
+
+    points: Sequence[Sequence[float]] = ()
+    box: Sequence[float] | None = None
+    strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = ()
+
+    def followed_by(self, later: "Marks") -> "Marks":
+        """Return these marks and later ones; a new box replaces the earlier."""
+        box = self.box if later.box is None else later.box
+        return Marks((*self.points, *later.points), box, (*self.strokes, *later.strokes))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of a request to /v1/refine."""
+        strokes = [{"points": [list(point) for point in line], "positive": side} for line, side in self.strokes]
+        box = None if self.box is None else list(self.box)
+        return {"points": [list(point) for point in self.points], "box": box, "strokes": strokes}
+
+
+@dataclass(frozen=True)
 class Answer:
     """Text, and one target for each object that it names, in order.
 
@@ -348,6 +374,28 @@ class Segmenter(Protocol):
             ValueError: the system can't, see `teacher_forcing`.
         """
         raise ValueError(f"expected a model that can be teacher-forced, got {type(self).__name__}. Ask PixelLM.")
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Return whether the system can `refine` targets."""
+        return False
+
+    def refine(
+        self,
+        target: Target,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Target:
+        """Correct a target on the image of `set_image`; see `pixellm.Predictor.refine`.
+
+        Raises:
+            ValueError: a wrong target or prompt, or a system that can't, see `takes_prompts`.
+        """
+        raise ValueError(
+            f"expected a model that was trained with visual prompts, got {type(self).__name__}. Use pixellm-mini."
+        )
 
     def stream(self, question: str) -> Iterator[Event]:
         """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""

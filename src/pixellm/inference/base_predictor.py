@@ -209,6 +209,24 @@ class BasePredictor(Segmenter, ABC):
         refined = self._refinement.refine(target.targets[index], prompts)
         return replace(target, targets=(*target.targets[:index], refined, *target.targets[index + 1 :]))
 
+    def refine_encoded(
+        self,
+        encoded: Any,
+        image: Image.Image,
+        target: Target,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Target:
+        """Correct a target on the one image of `encoded`; see `refine`, but earlier prompts don't count.
+
+        Raises:
+            ValueError: as `refine`.
+        """
+        prompts = Prompts.read(points, box, strokes, (image.height, image.width))
+        return Refinement(image, partial(self.correct_mask, encoded, 0, image)).refine(target, prompts)
+
     def with_prompt(self, system: str | None, max_prompt_tokens: int | None) -> Self:
         """Return the same model with another system prompt and limit; None keeps the own one."""
         other = copy.copy(self)

@@ -1,6 +1,6 @@
 """Models that tools ask: one that is loaded here, or a pixellm server as a `Segmenter`, over HTTP.
 
-image → PNG in a data URI → POST /v1/segment → JSON → Answer
+image → PNG in a data URI → POST /v1/segment, /v1/refine → JSON → Answer, Target
 """
 
 import base64
@@ -8,16 +8,18 @@ import io
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, overload
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from PIL import Image
 
+from pixellm.imaging import masks
 from pixellm.imaging.images import ImageSource, load_image
-from pixellm.types import Answer, Segmenter
-from pixellm.utils.checks import check_min_score
+from pixellm.types import Answer, Marks, Segmenter, Target
+from pixellm.utils.checks import check_min_score, check_score
 from pixellm.utils.limits import REQUEST_SECONDS
 
 KEY = "PIXELLM_API_KEY"  # environment variable with the API key of the server that is asked
@@ -57,6 +59,7 @@ class RemoteSegmenter(Segmenter):
         self.min_score = check_min_score(min_score)
         self.timeout = timeout
         self._image: tuple[Image.Image, bytes] | None = None
+        self._marks: dict[str, Marks] = {}  # of targets that were refined, by their masks
 
     def set_image(self, image: ImageSource) -> None:
         """Encode the image that the next questions are about as PNG, which is sent with each of them.
@@ -68,6 +71,7 @@ class RemoteSegmenter(Segmenter):
         stream = io.BytesIO()
         loaded.save(stream, "PNG", compress_level=1)  # without loss: the same masks as from a local model
         self._image = (loaded, stream.getvalue())
+        self._marks = {}
 
     def ask(self, question: str) -> Answer:
         """Answer a question.
@@ -75,21 +79,94 @@ class RemoteSegmenter(Segmenter):
         Raises:
             ValueError: no image yet, no server there, or the error that it answers with.
         """
-        if self._image is None:
-            raise ValueError("expected an image before the first question. Call set_image first.")
-        image, file = self._image
+        image, file = self._current()
         return replace(self.ask_about_file(file, question), image=image)
 
     def ask_about_file(self, file: bytes, question: str) -> Answer:
         """Answer a question about an encoded image, which the server decodes; errors as in `ask`."""
-        uri = "data:image/png;base64," + base64.b64encode(file).decode("ascii")  # the server looks at the bytes alone
-        fields = {"image": uri, "question": question}
+        fields = {"image": _data_uri(file), "question": question}
         answer = self._post("/v1/segment", fields | ({"min_score": self.min_score} if self.min_score else {}))
         return Answer.from_json(answer)
 
     def model_name(self) -> str:
         """Return the name of the served model; a ValueError as in `ask`."""
-        return self._send(Request(f"{self.url}/v1/models"))["data"][0]["id"]
+        return self._card()["id"]
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Return whether the served model can `refine` targets; a ValueError as in `ask`."""
+        return bool(self._card().get("takes_prompts"))
+
+    @overload
+    def refine(
+        self,
+        target: Target,
+        index: None = None,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Target: ...
+
+    @overload
+    def refine(
+        self,
+        target: Answer,
+        index: int,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Answer: ...
+
+    def refine(
+        self,
+        target: Target | Answer,
+        index: int | None = None,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Target | Answer:
+        """Correct one target on the image of `set_image`, as `pixellm.Predictor.refine` does.
+
+        The server remembers nothing: earlier prompts of a target are kept here, by its mask, and sent again.
+
+        Raises:
+            ValueError: no image yet, no such target, no server there, or the error that it answers with.
+        """
+        if isinstance(target, Answer):
+            if index is None or not 0 <= index < len(target.targets):
+                count = len(target.targets)
+                raise ValueError(f"expected the index of one of the answer's {count} targets, got {index}.")
+            refined = self.refine(target.targets[index], points=points, box=box, strokes=strokes)
+            return replace(target, targets=(*target.targets[:index], refined, *target.targets[index + 1 :]))
+        _, file = self._current()
+        marks = self._marks.get(str(target.rle["counts"]), Marks()).followed_by(Marks(points, box, strokes))
+        refined = self.refine_in_file(file, target, marks)
+        self._marks[str(refined.rle["counts"])] = marks
+        return refined
+
+    def refine_in_file(self, file: bytes, target: Target | None, marks: Marks) -> Target:
+        """Correct a target of an encoded image by all of its marks; errors as in `refine`.
+
+        Args:
+            file: the image, which the server decodes.
+            target: with its mask before the correction; None: an empty one.
+            marks: all so far.
+        """
+        before = {} if target is None else {"target": {"segmentation": dict(target.rle)}}
+        row = self._post("/v1/refine", {"image": _data_uri(file), **before, **marks.to_json()})
+        rle, score = masks.read_rle(row.get("segmentation")), check_score(row.get("score"))
+        return Target("", (0, 0), rle, score) if target is None else replace(target, rle=rle, score=score)
+
+    def _card(self) -> dict:
+        return self._send(Request(f"{self.url}/v1/models"))["data"][0]
+
+    def _current(self) -> tuple[Image.Image, bytes]:
+        if self._image is None:
+            raise ValueError("expected an image before the first question. Call set_image first.")
+        return self._image
 
     def _post(self, path: str, fields: dict) -> dict:
         body = json.dumps(fields).encode()
@@ -111,6 +188,10 @@ class RemoteSegmenter(Segmenter):
             ) from None
         except json.JSONDecodeError:
             raise ValueError(f"expected the JSON of a pixellm server at {self.url}, got something else.") from None
+
+
+def _data_uri(file: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(file).decode("ascii")  # the server looks at the bytes alone
 
 
 def _message(error: HTTPError) -> str:

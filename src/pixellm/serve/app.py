@@ -59,11 +59,12 @@ def create_app(
     security = [Depends(HTTPBearer(auto_error=False, description="An API key of this server."))] if keys else []
     app.include_router(routes.chat_routes(handler), dependencies=security)
     app.include_router(routes.segment_routes(handler), dependencies=security)
+    app.include_router(routes.refine_routes(handler), dependencies=security)
     for further_routes in integrations:
         app.include_router(further_routes(handler), dependencies=security)
     app.include_router(routes.status_routes(handler))
     if settings.page:
-        web.mount(app, settings)
+        web.mount(app, settings, dispatcher)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return RequestMiddleware(app, settings, keys, metrics, dispatcher.end_answers)
 
@@ -77,7 +78,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             description="Ask a question about an image; get text and one mask for each target it names.",
             routes=app.routes,
         )
-        for model in (schema.ChatRequest, schema.SegmentRequest):
+        for model in (schema.ChatRequest, schema.SegmentRequest, schema.RefineRequest):
             body = model.model_json_schema(ref_template="#/components/schemas/{model}")
             description["components"]["schemas"].update(body.pop("$defs", {}))
             description["components"]["schemas"][model.__name__] = body

@@ -20,6 +20,7 @@ from pixellm.serve.messages import (
     CancelJob,
     Job,
     Progress,
+    RefineJob,
     WorkerReady,
     WorkerSettings,
 )
@@ -36,9 +37,9 @@ STABLE_AFTER = 60.0  # seconds of uptime that reset the delay
 
 
 class PendingAnswer:
-    """Queued question with the events of its answer, due at `due`; the last one is `AnswerFinished`."""
+    """Queued question or refinement with its events, due at `due`; the last one is `AnswerFinished`."""
 
-    def __init__(self, job: Job, due: float) -> None:
+    def __init__(self, job: Job | RefineJob, due: float) -> None:
         self.job, self.due = job, due
         self.queue: asyncio.Queue[AnswerEvent] = asyncio.Queue()
         self.queued_at = time.perf_counter()
@@ -73,6 +74,7 @@ class Dispatcher:
         self.worker_settings, self.settings, self.metrics = worker_settings, settings, metrics
         self.worker: WorkerProcess | None = None
         self.ready = self._is_closed = False
+        self.takes_prompts: bool | None = None  # of the model; None until one has been loaded
         self._ids = itertools.count()
         self._queue: deque[PendingAnswer] = deque()
         self._sent: dict[int, PendingAnswer] = {}
@@ -97,8 +99,8 @@ class Dispatcher:
         self._queue.clear()
         self._fail(answers, CLOSING)
 
-    def submit(self, job: Job, due: float = math.inf) -> PendingAnswer:
-        """Queue a question and set its `job_id`; `due` is the end of its time, by `time.perf_counter`.
+    def submit(self, job: Job | RefineJob, due: float = math.inf) -> PendingAnswer:
+        """Queue a question or refinement and set its `job_id`; `due` is the end of its time, by `time.perf_counter`.
 
         Raises:
             ApiError: 503, the queue is full, or the server is shutting down.
@@ -170,7 +172,7 @@ class Dispatcher:
             if message is None:
                 return
             if isinstance(message, WorkerReady):
-                self.ready = True
+                self.ready, self.takes_prompts = True, message.takes_prompts
                 self.metrics.ready.set(1)
                 logger.info("worker %d is ready", worker.pid)
             else:
@@ -200,7 +202,7 @@ class Dispatcher:
         metrics.tokens.labels("prompt").inc(event.prompt_tokens)
         metrics.tokens.labels("new").inc(event.new_tokens)
         metrics.images.labels("hit" if event.encode_seconds is None else "miss").inc()
-        metrics.stage.labels("decode").observe(event.decode_seconds)
+        metrics.stage.labels("refine" if event.reason == "refined" else "decode").observe(event.decode_seconds)
         if event.encode_seconds is not None:
             metrics.stage.labels("encode").observe(event.encode_seconds)
 

@@ -12,7 +12,15 @@ from PIL import Image
 
 from pixellm.imaging import masks
 from pixellm.inference.base_predictor import AnswerDecoder, BasePredictor, Encoded, Step
-from pixellm.serve.messages import AnswerEvent, AnswerFailed, AnswerFinished, Job, PastTurn, WorkerSettings
+from pixellm.serve.messages import (
+    AnswerEvent,
+    AnswerFailed,
+    AnswerFinished,
+    Job,
+    PastTurn,
+    RefineJob,
+    WorkerSettings,
+)
 from pixellm.types import Answer, Done, Event, Target
 
 NO_MASK = masks.as_text(masks.empty(1, 1))  # the prompt uses only text and spans of earlier turns
@@ -52,7 +60,7 @@ class InferenceEngine:
             settings.cache_bytes, getsizeof=lambda encoded: encoded.nbytes
         )
         self._decoding = predictor.decoding(settings.joint)
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Job | RefineJob] = deque()
         self._running: dict[int, _RunningJob] = {}
 
     @property
@@ -64,7 +72,7 @@ class InferenceEngine:
         """Number of answers in the batch."""
         return len(self._running)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job | RefineJob) -> None:
         self._waiting.append(job)
 
     def cancel(self, job_id: int) -> JobEvents:
@@ -84,16 +92,34 @@ class InferenceEngine:
         return events, rows
 
     def _admit(self) -> JobEvents:
-        """Fill the batch, with at most one new image per step: encoding delays the running answers."""
-        failures: JobEvents = []
-        encoded_image = False
-        while self._waiting and self.rows < self.settings.batch_size and not encoded_image:
+        """Fill the batch, with at most one new image or refinement per step: they delay the running answers."""
+        events: JobEvents = []
+        delayed = False
+        while self._waiting and self.rows < self.settings.batch_size and not delayed:
             job = self._waiting.popleft()
             try:
-                encoded_image = self._join(job)
+                if isinstance(job, RefineJob):
+                    events += [(job.job_id, event) for event in self._refine(job)]
+                    delayed = True
+                else:
+                    delayed = self._join(job)
             except ValueError as error:
-                failures.append((job.job_id, AnswerFailed("invalid", str(error))))
-        return failures
+                events.append((job.job_id, AnswerFailed("invalid", str(error))))
+        return events
+
+    def _refine(self, job: RefineJob) -> list[AnswerEvent]:
+        """Return the refined target, and the end of the job."""
+        encoded, seconds = self._encode(self.predictor, job, None)
+        start = time.perf_counter()
+        target = self.predictor.refine_encoded(
+            encoded.prefix,
+            encoded.image,
+            job.target,
+            points=job.marks.points,
+            box=job.marks.box,
+            strokes=job.marks.strokes,
+        )
+        return [target, AnswerFinished("refined", 0, 0, seconds, time.perf_counter() - start)]
 
     def _join(self, job: Job) -> bool:
         """Add a job to the batch; return True if its image had to be encoded."""
@@ -103,15 +129,17 @@ class InferenceEngine:
         prompt = predictor.prompt_ids(job.question, [_answer(turn) for turn in job.history])
         tokens = len(predictor.processor.prefix_ids) + len(prompt)
         sampling = predictor.settings(**job.sampling)
-        encoded, seconds = self._encode(predictor, job)
+        encoded, seconds = self._encode(predictor, job, job.system)
         decoder = AnswerDecoder(self.predictor, job.question, encoded.image, encoded.prefix, min_score=job.min_score)
         self._decoding.join([job.job_id], encoded.prefix, [0], [prompt], sampling)
         self._running[job.job_id] = _RunningJob(decoder, tokens, seconds, time.perf_counter())
         return seconds is not None
 
-    def _encode(self, predictor: BasePredictor, job: Job) -> tuple[EncodedImage, float | None]:
+    def _encode(
+        self, predictor: BasePredictor, job: Job | RefineJob, system: str | None
+    ) -> tuple[EncodedImage, float | None]:
         """Return the job's encoded image, and the seconds it took; None for a cache hit."""
-        key = (job.tenant, job.digest, job.system)
+        key = (job.tenant, job.digest, system)
         if cached := self.cache.get(key):
             return cached, None
         start = time.perf_counter()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pixellm.types import Target, TextPiece
+from pixellm.types import Marks, Target, TextPiece
 from pixellm.utils import limits
 
 
@@ -71,6 +71,25 @@ class Job:
 
 
 @dataclass(frozen=True)
+class RefineJob:
+    """Correction of one target for the worker.
+
+    Args:
+        job_id, tenant, digest, pixels, size: see `Job`.
+        target: the target, with a mask of the image's size; it may be empty.
+        marks: at least one.
+    """
+
+    job_id: int
+    tenant: str
+    digest: str
+    pixels: bytes = field(repr=False)
+    size: tuple[int, int]
+    target: Target = field(repr=False)
+    marks: Marks = field(repr=False)
+
+
+@dataclass(frozen=True)
 class CancelJob:
     """Request to drop a job whose client has disconnected."""
 
@@ -79,22 +98,24 @@ class CancelJob:
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """The model is loaded, and jobs are accepted."""
+    """The model is loaded, and jobs are accepted; `takes_prompts`: refinements, too."""
+
+    takes_prompts: bool = False
 
 
 @dataclass(frozen=True)
 class AnswerFinished:
-    """Last event of a complete answer.
+    """Last event of a complete answer, or of a refinement.
 
     Args:
-        reason: "stop", the model ended the answer, or "length", it reached its maximum number of tokens.
+        reason: "stop", the model ended the answer, "length", it reached its maximum number of tokens, or "refined".
         prompt_tokens: number of prompt tokens, image included.
         new_tokens: number of generated tokens, codebook tokens included.
         encode_seconds: time to encode the image; None for a cache hit.
-        decode_seconds: time from the first step to the last.
+        decode_seconds: time from the first step to the last, or of the refinement.
     """
 
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "length", "refined"]
     prompt_tokens: int
     new_tokens: int
     encode_seconds: float | None

@@ -21,11 +21,11 @@ from pixellm.serve.dispatcher import Dispatcher, PendingAnswer
 from pixellm.serve.errors import ApiError, invalid
 from pixellm.serve.image_decoder import ImageDecoder, decode_data_uri
 from pixellm.serve.image_fetcher import ImageFetcher
-from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn
+from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn, RefineJob
 from pixellm.serve.request_limits import check_json_size
 from pixellm.serve.schema import AnswerOptions, RequestModel
 from pixellm.serve.settings import ServeSettings
-from pixellm.types import Answer, Target, TextPiece
+from pixellm.types import Answer, Marks, Target, TextPiece
 from pixellm.utils import limits
 
 MIN_TEMPERATURE = 0.01  # lower temperatures overflow, and sample the likeliest token anyway
@@ -132,6 +132,11 @@ class RequestHandler:
         job = Job(-1, _tenant(request), *pixels, question, system, history, sampling, least)
         return self.dispatcher.submit(job, self._due(request))
 
+    def submit_refinement(self, request: Request, image: DecodedImage, target: Target, marks: Marks) -> PendingAnswer:
+        """Queue the correction of a target of the request's tenant."""
+        job = RefineJob(-1, _tenant(request), image.digest, image.pixels, image.size, target, marks)
+        return self.dispatcher.submit(job, self._due(request))
+
     async def events(self, pending: PendingAnswer) -> AsyncGenerator[AnswerEvent, None]:
         """Yield the events of an answer; cancel the question if the caller stops early.
 
@@ -151,14 +156,23 @@ class RequestHandler:
                 self.dispatcher.cancel(pending)
 
     async def complete(self, pending: PendingAnswer) -> tuple[Answer, AnswerFinished]:
-        """Return the complete answer, without its image, and its last event."""
-        async with aclosing(self.events(pending)) as stream:
-            events = [event async for event in stream]
+        """Return the complete answer to a question, without its image, and its last event."""
+        assert isinstance(pending.job, Job)
+        events = await self._all_events(pending)
         text = "".join(event.text for event in events if isinstance(event, TextPiece))
         targets = tuple(event for event in events if isinstance(event, Target))
         (finished,) = (event for event in events if isinstance(event, AnswerFinished))
         width, height = pending.job.size
         return Answer(pending.job.question, text, targets, (height, width)), finished
+
+    async def refined(self, pending: PendingAnswer) -> Target:
+        """Return the target of a refinement."""
+        (target,) = (event for event in await self._all_events(pending) if isinstance(event, Target))
+        return target
+
+    async def _all_events(self, pending: PendingAnswer) -> list[AnswerEvent]:
+        async with aclosing(self.events(pending)) as stream:
+            return [event async for event in stream]
 
 
 def _tenant(request: Request) -> str:

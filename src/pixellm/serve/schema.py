@@ -58,6 +58,7 @@ class ImagePart(RequestModel):
 
 
 PARTS = Field(max_length=limits.MAX_PARTS)
+MARKS = Field(max_length=limits.MAX_MARKS)
 Texts = str | Annotated[list[TextPart], PARTS]
 
 
@@ -151,6 +152,54 @@ class SegmentRequest(SegmentForm):
     image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
 
 
+class PastMask(RequestModel):
+    """Compressed COCO RLE, as answers have it."""
+
+    size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    counts: str
+
+
+class MarkedTarget(PastTarget):
+    """Target of an answer that is corrected; phrase, span and presence come back as they are."""
+
+    span: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] = [0, 0]
+    phrase: str = Field("", max_length=limits.MAX_ANSWER_CHARS)
+    presence: Annotated[float, Field(ge=0, le=1)] | None = None
+    segmentation: PastMask
+
+
+class StrokeModel(RequestModel):
+    """Line on one side of the mask's edge."""
+
+    points: Annotated[list[Annotated[list[float], Field(min_length=2, max_length=2)]], MARKS] = Field(
+        description="(x, y) of each point, in pixels."
+    )
+    positive: bool = Field(True, description="False: the line does not lie on the object.")
+
+
+class RefineForm(RequestModel):
+    """Correction of one target, in the form field `request` beside an uploaded image."""
+
+    target: MarkedTarget | None = Field(
+        None, description="Target of an answer, with its mask before the correction; none: an empty mask."
+    )
+    points: Annotated[list[Annotated[list[float], Field(min_length=3, max_length=3)]], MARKS] = Field(
+        [], description="(x, y, label) of each point, in pixels; label 1: of the object, 0: not."
+    )
+    box: Annotated[list[float], Field(min_length=4, max_length=4)] | None = Field(
+        None, description="x, y, width, height in pixels, around the object."
+    )
+    strokes: Annotated[list[StrokeModel], MARKS] = []
+
+
+class RefineRequest(RefineForm):
+    """Correction of one target: all its points, boxes and strokes so far; nothing is remembered between requests."""
+
+    model_config = _example({"image": EXAMPLE_IMAGE, "target": EXAMPLE_TARGET, "points": [[1, 6, 1], [7, 1, 0]]})
+
+    image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
+
+
 class RleModel(BaseModel):
     """Mask as a compressed COCO RLE, readable by pycocotools."""
 
@@ -222,6 +271,9 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "pixellm"
+    takes_prompts: bool | None = Field(
+        None, description="pixellm's extension: `/v1/refine` works; null until the model is loaded."
+    )
 
 
 class ModelList(BaseModel):

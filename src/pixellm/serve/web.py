@@ -1,6 +1,6 @@
 """Web page of `pixellm web`: static files, example images, and the page's configuration.
 
-page/ (plain HTML, CSS and JavaScript: no build, nothing from the network) → POST /v1/chat/completions
+page/ (plain HTML, CSS and JavaScript: no build, nothing from the network) → POST /v1/chat/completions, /v1/refine
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from pixellm.serve import errors, page_content
+from pixellm.serve.dispatcher import Dispatcher
 from pixellm.serve.page_content import PAGE, QUESTIONS, SHARED
 from pixellm.serve.settings import ServeSettings
 
@@ -26,7 +27,7 @@ def is_page(path: str) -> bool:
     return path == ROOT or path.startswith(f"{FILES}/")
 
 
-def mount(app: FastAPI, settings: ServeSettings) -> None:
+def mount(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None:
     """Mount the page on an application."""
     pages = FastAPI(openapi_url=None)
     errors.install(pages)
@@ -41,7 +42,7 @@ def mount(app: FastAPI, settings: ServeSettings) -> None:
     @pages.get("/about.json")
     async def about() -> dict[str, Any]:
         """Return what the page needs to know of the server."""
-        return configuration
+        return {**configuration, "takes_prompts": dispatcher.takes_prompts}
 
     @pages.get("/examples/{name}.png")
     def example_image(name: str) -> Response:

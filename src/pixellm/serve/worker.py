@@ -15,10 +15,10 @@ from queue import SimpleQueue
 
 from pixellm.inference.base_predictor import BasePredictor
 from pixellm.serve.engine import InferenceEngine
-from pixellm.serve.messages import CancelJob, Job, Progress, WorkerReady, WorkerSettings
+from pixellm.serve.messages import CancelJob, Job, Progress, RefineJob, WorkerReady, WorkerSettings
 
 logger = logging.getLogger(__name__)
-Inbox = SimpleQueue[Job | CancelJob | None]  # None: the server has exited
+Inbox = SimpleQueue[Job | RefineJob | CancelJob | None]  # None: the server has exited
 
 
 def run(connection: Connection) -> None:
@@ -28,9 +28,9 @@ def run(connection: Connection) -> None:
     engine = InferenceEngine(_load(settings), settings)
     inbox: Inbox = SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
-    connection.send(WorkerReady())
+    connection.send(WorkerReady(engine.predictor.takes_prompts))
     for message in _inputs(inbox, engine):
-        if isinstance(message, Job):
+        if isinstance(message, Job | RefineJob):
             engine.submit(message)
             continue
         if isinstance(message, CancelJob):
@@ -54,7 +54,7 @@ def _load(settings: WorkerSettings) -> BasePredictor:
     return load(settings.model, settings.device, getattr(torch, settings.dtype), quantize=settings.quantize)
 
 
-def _inputs(inbox: Inbox, engine: InferenceEngine) -> Iterator[Job | CancelJob | None]:
+def _inputs(inbox: Inbox, engine: InferenceEngine) -> Iterator[Job | RefineJob | CancelJob | None]:
     """Yield messages as they arrive; None if there is none and the engine has work to do."""
     while True:
         if inbox.empty() and not engine.idle:

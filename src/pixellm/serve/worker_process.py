@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import Any
 
-from pixellm.serve.messages import CancelJob, Job, Progress, WorkerReady, WorkerSettings
+from pixellm.serve.messages import CancelJob, Job, Progress, RefineJob, WorkerReady, WorkerSettings
 
 KILL_AFTER = 5.0  # seconds for a worker to exit by itself
 
@@ -29,7 +29,7 @@ class WorkerProcess:
         # A session of its own keeps a Ctrl-C that is meant for the server away from it.
         self._process = subprocess.Popen(command, pass_fds=[worker_end.fileno()], start_new_session=True)
         worker_end.close()
-        self._outbox: SimpleQueue[WorkerSettings | Job | CancelJob | None] = SimpleQueue()
+        self._outbox: SimpleQueue[WorkerSettings | Job | RefineJob | CancelJob | None] = SimpleQueue()
         self._outbox.put(settings)
         for target in (self._read, self._write):
             threading.Thread(target=target, daemon=True).start()
@@ -38,7 +38,7 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, message: Job | CancelJob) -> None:
+    def send(self, message: Job | RefineJob | CancelJob) -> None:
         self._outbox.put(message)
 
     def kill(self) -> None:

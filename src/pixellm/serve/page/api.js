@@ -19,12 +19,7 @@ export async function loading() {
 // Ask a question about an image; `onDelta` gets each delta: {content, targets}, and {finish_reason} at the end.
 // All targets are asked for: the page itself hides those below its minimum score.
 export async function ask(model, { blob, name }, messages, signal, onDelta) {
-  const body = new FormData();
-  body.set("image", blob, name);
-  body.set("request", JSON.stringify({ model, messages, stream: true, min_score: 0 }));
-  const key = sessionStorage.getItem(KEY);
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const response = await request("v1/chat/completions", { method: "POST", body, headers, signal });
+  const response = await post("v1/chat/completions", { blob, name }, { model, messages, stream: true, min_score: 0 }, signal);
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const { error, choices } = JSON.parse(data);
@@ -32,6 +27,21 @@ export async function ask(model, { blob, name }, messages, signal, onDelta) {
     for (const { delta, finish_reason } of choices) onDelta({ ...delta, finish_reason });
   }
   throw new Error("The connection broke before the answer was complete. Ask again.");
+}
+
+// Correct the mask of a target by all of its marks: {points: [[x, y, label]], box: [x, y, width, height] or null}.
+export async function refine(image, { segmentation }, marks, signal) {
+  const response = await post("v1/refine", image, { target: { segmentation }, ...marks }, signal);
+  return response.json();
+}
+
+function post(address, { blob, name }, fields, signal) {
+  const body = new FormData();
+  body.set("image", blob, name);
+  body.set("request", JSON.stringify(fields));
+  const key = sessionStorage.getItem(KEY);
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  return request(address, { method: "POST", body, headers, signal });
 }
 
 async function request(address, options) {

@@ -11,6 +11,12 @@ export function decode({ size: [height, width], counts }) {
   return { width, height, bits };
 }
 
+// What the page draws and says of a target's mask: its outline, and its share of the image.
+export function shapeOf({ segmentation, area }) {
+  const mask = decode(segmentation);
+  return { path: outline(mask), share: area / (mask.width * mask.height) };
+}
+
 // Groups of 5 bits, lowest first; 32: more follow, 16: sign. From the fourth run on, differences to the run before the last.
 function runs(counts) {
   const lengths = [];
