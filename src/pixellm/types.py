@@ -187,9 +187,18 @@ class Marks:
     strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = ()
 
     def followed_by(self, later: "Marks") -> "Marks":
-        """Return these marks and later ones; a new box replaces the earlier."""
-        box = self.box if later.box is None else later.box
-        return Marks((*self.points, *later.points), box, (*self.strokes, *later.strokes))
+        """Return these marks and later ones; a point that is repeated stays once, a new box replaces the earlier."""
+        points = tuple(dict.fromkeys(tuple(point) for point in (*self.points, *later.points)))
+        return Marks(points, self.box if later.box is None else later.box, (*self.strokes, *later.strokes))
+
+    def in_turn(self) -> "Iterator[Marks]":
+        """Yield the marks as if they were made one after another: the box, then with each further point and stroke."""
+        if self.box is not None:
+            yield Marks(box=self.box)
+        for count in range(1, len(self.points) + 1):
+            yield Marks(self.points[:count], self.box)
+        for count in range(1, len(self.strokes) + 1):
+            yield Marks(self.points, self.box, self.strokes[:count])
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of a request to /v1/refine."""

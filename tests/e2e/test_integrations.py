@@ -97,7 +97,7 @@ def test_x_anylabeling_asks_a_question_or_several_phrases(server, answer):
         ({"model": "other"}, 404, "expected the model"),
         ({"text_prompt": ""}, 400, "text prompt"),
         ({"text_prompt": ",".join("abcdefghijklmnopqrstuvwxyz")}, 400, "got 26"),
-        ({"text_prompt": "dog", "marks": [{"type": "point", "data": [1, 2], "label": 1}]}, 400, "clicks"),
+        ({"text_prompt": "dog", "marks": [{"type": "point", "data": [1, 2], "label": 1}]}, 400, "visual prompts"),
         ({"text_prompt": "d" * 3000}, 400, "2,000 characters"),
         ({"text_prompt": "dog", "epsilon_factor": -1}, 400, "epsilon_factor"),
     ],
@@ -143,7 +143,7 @@ def test_an_mcp_client_over_standard_input_and_output(server, answer, tmp_path):
             return tools, await client.call_tool("ask", {"image": str(tmp_path / "a.png"), "question": QUESTION})
 
     tools, result = anyio.run(asked)
-    assert tools == ["ask", "segment", "cut_out"]
+    assert tools == ["ask", "segment", "refine", "cut_out"]
     assert result.structured_content["text"] == answer["text"]
     assert [row["area"] for row in result.structured_content["targets"]] == [row["area"] for row in answer["targets"]]
     picture = Image.open(io.BytesIO(base64.b64decode(result.content[1].data)))

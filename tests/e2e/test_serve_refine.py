@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from pixellm.export.outlines import filled
 from pixellm.imaging import masks
 from pixellm.integrations.remote import RemoteSegmenter
 from pixellm.segmenter import load
-from pixellm.types import Answer
+from pixellm.types import Answer, Target
 from tests.support import serving, tiny
 from tests.support.serving import KEY, MODEL, OTHER_KEY, TOKENS
 
@@ -22,7 +23,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(model):
-    with serving.serving(model, "--max-new-tokens", str(TOKENS), keys=(KEY, OTHER_KEY)) as running:
+    with serving.serving(model, "--x-anylabeling", "--max-new-tokens", str(TOKENS), keys=(KEY, OTHER_KEY)) as running:
         yield running
 
 
@@ -70,10 +71,10 @@ def test_a_form_and_a_mask_from_nothing(server, predictor):
     files = {"image": ("a.png", serving.png(), "image/png")}
     form = {"request": json.dumps({"points": [[30, 20, 1]]})}
     found = server.http.post("/v1/refine", files=files, data=form).json()
-    empty = Answer.from_json({"text": "", "height": 40, "width": 60, "targets": []})
+    empty = Target.of_mask("", (0, 0), np.zeros((40, 60), dtype=bool))
     assert (found["phrase"], found["span"], masks.read_rle(found["segmentation"])["size"]) == ("", [0, 0], [40, 60])
     assert found == refine(server, points=[[30, 20, 1.0]], target=None).json()
-    assert empty.targets == ()
+    assert found == near(predictor.refine(empty, points=[(30, 20, 1)]))
 
 
 def test_images_are_encoded_once_for_questions_and_refinements(server):
@@ -143,6 +144,31 @@ def test_a_server_is_refined_as_a_model_is(server, predictor):
         segmenter.refine(given, 99, points=[(1, 1, 1)])
     with pytest.raises(ValueError, match="400: expected a point inside"):
         segmenter.refine(given.targets[0], points=[(100, 1, 1)])
+
+
+def predict(server, *marks, epsilon_factor=0.0):
+    """What X-AnyLabeling 4.2.1 sends: all marks of an object, after each of them."""
+    params = {"conf_threshold": 0.0, "epsilon_factor": epsilon_factor, "marks": list(marks)}
+    body = {"model": MODEL, "image": serving.data_uri(serving.png()), "params": params}
+    return server.http.post("/x-anylabeling/v1/predict", json=body)
+
+
+def test_marks_of_x_anylabeling(server, predictor):
+    card = server.http.get("/x-anylabeling/v1/models").json()["data"][MODEL]
+    assert {"button_add_point", "button_remove_point", "button_add_rect"} <= {row["name"] for row in card["widgets"]}
+    plus, minus = ({"type": "point", "data": data, "label": label} for data, label in (([30, 20], 1), ([9, 9], 0)))
+    rectangle = {"type": "rectangle", "data": [50, 35, 5, 5], "label": 1}
+    target = Target.of_mask("", (0, 0), np.zeros((40, 60), dtype=bool))
+    for marks in ({"box": (5, 5, 45, 30)}, {"points": [(30, 20, 1)]}, {"points": [(9, 9, 0)]}):
+        target = predictor.refine(target, **marks)
+    assert target.area
+    shapes = predict(server, plus, minus, rectangle).json()["data"]["shapes"]
+    assert {shape["label"] for shape in shapes} == {"AUTOLABEL_OBJECT"}
+    assert np.array_equal(filled([np.array(shape["points"]) for shape in shapes], 40, 60), target.mask)
+    assert predict(server, minus).json()["data"]["shapes"] == []  # nothing to take away from
+    wrong = predict(server, {"type": "rectangle", "data": [1, 1, 9, 9], "label": 0})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "marks")
+    assert predict(server, *[plus] * 33).status_code == 400
 
 
 def test_a_model_without_prompts_says_so(tmp_path):

@@ -1,4 +1,4 @@
-"""Label Studio's ML backend: a text prompt, a question of the task or the labels → brush masks.
+"""Label Studio's ML backend: clicks, a text prompt, a question of the task or the labels → brush masks.
 
 Label Studio → /setup, /predict → image from Label Studio → pixellm server → targets → regions with its run lengths
 """
@@ -21,8 +21,9 @@ import numpy as np
 from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel, ConfigDict
 
+from pixellm.integrations.label_studio_clicks import read_clicks
 from pixellm.integrations.remote import PromptQuestion, RemoteSegmenter, question_about, read_prompt
-from pixellm.types import Answer, Target
+from pixellm.types import Answer, Marks, Target
 from pixellm.utils.limits import FETCH_SECONDS, MAX_BODY_BYTES
 
 logger = logging.getLogger(__name__)
@@ -208,6 +209,9 @@ class LabelStudioBackend:
         data = task.get("data") or {}
         if config.field not in data:
             raise ValueError(f"expected an image in the field {config.field} of a task, got none.")
+        clicks = read_clicks(context, config.image)
+        if clicks is not None:
+            return self._refine(self.images.fetch(str(data[config.field])), config, *clicks)
         asked = typed_prompt(context, config) or str(data.get(self.question_field) or "").strip()
         # Without words of a user every label is a question.
         questions = (
@@ -223,6 +227,21 @@ class LabelStudioBackend:
         return {
             "result": regions,
             "score": round(sum(confidences) / len(confidences), 4) if confidences else 0.0,
+            "model_version": self.segmenter.model_name(),
+        }
+
+    def _refine(self, file: bytes, config: LabelConfig, marks: Marks, labels: list[str]) -> dict[str, Any]:
+        """Return the mask of the object that a user has marked, as if the marks were made one after another."""
+        target = None
+        for step in marks.in_turn():
+            target = self.segmenter.refine_in_file(file, target, step)
+        assert target is not None
+        height, width = target.rle["size"]
+        answer = Answer("", "", (target,), (height, width))
+        known = [label for label in labels if label in config.labels] or config.label_of()
+        return {
+            "result": [region(answer, target, config, known)] if target.area else [],
+            "score": round(target.score or 0.0, 4),
             "model_version": self.segmenter.model_name(),
         }
 

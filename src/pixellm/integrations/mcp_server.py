@@ -1,6 +1,6 @@
 """MCP server: an agent asks about images and gets text, boxes, masks and pictures (`pixellm mcp`).
 
-ask | segment | cut_out → one thread that holds the segmenter → text and pictures, and structured content
+ask | segment | cut_out | refine → one thread that holds the segmenter → text and pictures, and structured content
 
 The official `mcp` package speaks the protocol (the extra `mcp`).
 """
@@ -24,16 +24,19 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 import pixellm
+from pixellm.imaging import masks
 from pixellm.imaging.images import EXAMPLE, URL, load_image
 from pixellm.imaging.overlay import cut_out as cut_out_of
 from pixellm.imaging.overlay import draw
 from pixellm.integrations.remote import question_about
-from pixellm.types import Answer, Segmenter, Target
+from pixellm.types import Answer, Marks, Segmenter, Target
+from pixellm.utils.limits import MAX_MARKS
 
 INSTRUCTIONS = (
     "Answers questions about images with text and a pixel-exact mask for each object that the text names. "
     "ask: any question, in words; segment: masks of objects whose names you know; cut_out: objects without their "
-    "background. Images are paths of files on the user's computer. An answer without targets means: not in the image."
+    "background; refine: correct a mask by points or a box. Images are paths of files on the user's computer. An "
+    "answer without targets means: not in the image."
 )
 SHOWN_SIDE = 1024  # pixels of the longer side of a picture in a result: clients limit a result to about 1 MB
 JPEG_QUALITY = 85
@@ -41,6 +44,18 @@ MAX_PHRASES = 16
 MAX_CUT_OUTS = 8
 
 ImagePath = Annotated[str, Field(description="Path of an image file, file:// URI, or example:NAME (cat, coffee, …).")]
+Segmentation = Annotated[
+    dict | None,
+    Field(description="Mask to correct: `segmentation` of segment or of an earlier refine; none: start from nothing."),
+]
+Points = Annotated[
+    list[Annotated[list[float], Field(min_length=3, max_length=3)]],
+    Field(max_length=MAX_MARKS, description="[x, y, label] in pixels; label 1: part of the object, 0: not part of it."),
+]
+Box = Annotated[
+    Annotated[list[float], Field(min_length=4, max_length=4)] | None,
+    Field(description="[x, y, width, height] in pixels around the object."),
+]
 MinScore = Annotated[
     float, Field(ge=0, le=1, description="Leave out targets whose presence (score without one) is lower; 0: none.")
 ]
@@ -79,6 +94,14 @@ class SegmentResult(BaseModel):
     targets: dict[str, list[FoundMask]]
 
 
+class RefineResult(BaseModel):
+    """Corrected mask."""
+
+    width: int
+    height: int
+    target: FoundMask
+
+
 class SavedCutOut(FoundTarget):
     """Target with the file of its cut-out, if files are written."""
 
@@ -113,7 +136,24 @@ class SegmenterThread:
         """
         return self._pool.submit(self._answers, source, questions, min_score).result()
 
+    def refined(self, source: str, segmentation: dict | None, phrase: str, marks: Marks) -> tuple[Target, Image.Image]:
+        """Correct a mask on the image at a path, and return the target with that image; errors as in `answers`."""
+        return self._pool.submit(self._refined, source, segmentation, phrase, marks).result()
+
     def _answers(self, source: str, questions: Sequence[str], min_score: float) -> list[Answer]:
+        segmenter, image = self._opened(source)
+        answers = segmenter.ask_many(questions)
+        return [replace(answer.above(min_score), image=image) for answer in answers]
+
+    def _refined(self, source: str, segmentation: dict | None, phrase: str, marks: Marks) -> tuple[Target, Image.Image]:
+        segmenter, image = self._opened(source)
+        size = (image.height, image.width)
+        rle = masks.as_text(masks.empty(*size)) if segmentation is None else masks.read_rle(segmentation, *size)
+        target = Target(phrase, (0, 0), rle)
+        return segmenter.refine(target, points=marks.points, box=marks.box), image
+
+    def _opened(self, source: str) -> tuple[Segmenter, Image.Image]:
+        """Return the segmenter, with the image at a path set."""
         place, segmenter = self._place(source), self._loading.result()
         is_file = isinstance(place, Path) and place.is_file()  # `load_image` says what is wrong with all others
         state = (place, place.stat().st_mtime_ns, place.stat().st_size) if is_file else place
@@ -122,8 +162,7 @@ class SegmenterThread:
             image = load_image(place)
             segmenter.set_image(image)
             self._encoded = (state, image)
-        answers = segmenter.ask_many(questions)
-        return [replace(answer.above(min_score), image=self._encoded[1]) for answer in answers]
+        return segmenter, self._encoded[1]
 
     def _place(self, source: str) -> str | Path:
         """Return `example:NAME` as it is, else the path of a file; a ValueError if it may not be read."""
@@ -188,6 +227,21 @@ def create_server(thread: SegmenterThread, out: Path | None = None) -> MCPServer
         absent = [f"{phrase}: not found" for phrase, masks in found.items() if not masks]
         result = SegmentResult(width=width, height=height, targets=found)
         return _result([*map(_line, targets), *absent], [_jpeg(picture)], result)
+
+    @server.tool(annotations=reading)
+    def refine(
+        image: ImagePath,
+        points: Points = [],  # noqa: B006  described as the default, never changed
+        box: Box = None,
+        segmentation: Segmentation = None,
+        phrase: str = "",
+    ) -> Annotated[CallToolResult, RefineResult]:
+        """Correct a mask by points on and off the object, or a box around it: the new mask, and the image with it."""
+        with _tool_errors():
+            target, opened = thread.refined(image, segmentation, phrase, Marks(points, box))
+        found = FoundMask(**_fields(target), segmentation=dict(target.rle))
+        result = RefineResult(width=opened.width, height=opened.height, target=found)
+        return _result([_line(target)], [_jpeg(draw(opened, [target.rle], [target.phrase]))], result)
 
     @server.tool(annotations=writing)
     def cut_out(image: ImagePath, phrase: str, min_score: MinScore = 0.0) -> Annotated[CallToolResult, CutOutResult]:

@@ -132,6 +132,16 @@ class RequestHandler:
         job = Job(-1, _tenant(request), *pixels, question, system, history, sampling, least)
         return self.dispatcher.submit(job, self._due(request))
 
+    def check_takes_prompts(self) -> None:
+        """Raise ApiError 400 if the model is known not to refine targets; an engine that is loading says so itself."""
+        if self.dispatcher.takes_prompts is False:
+            raise ApiError(
+                400,
+                "expected a model that was trained with visual prompts (points, boxes, strokes), got "
+                f"{self.settings.model_name}. Ask a further question that says what is wrong.",
+                "prompts_not_supported",
+            )
+
     def submit_refinement(self, request: Request, image: DecodedImage, target: Target, marks: Marks) -> PendingAnswer:
         """Queue the correction of a target of the request's tenant."""
         job = RefineJob(-1, _tenant(request), image.digest, image.pixels, image.size, target, marks)

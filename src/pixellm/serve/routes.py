@@ -161,13 +161,7 @@ def refine_routes(handler: RequestHandler) -> APIRouter:
         """Correct the mask of one target by points, a box or strokes → the target with its new mask and score."""
         body, uploaded = await handler.read_body(request, FORM_FIELD)
         query = parse(schema.RefineRequest if uploaded is None else schema.RefineForm, body)
-        if handler.dispatcher.takes_prompts is False:
-            raise ApiError(
-                400,
-                "expected a model that was trained with visual prompts (points, boxes, strokes), got "
-                f"{handler.settings.model_name}. Ask a further question that says what is wrong.",
-                "prompts_not_supported",
-            )
+        handler.check_takes_prompts()
         url = query.image if isinstance(query, schema.RefineRequest) else None
         marks = Marks(query.points, query.box, [(stroke.points, stroke.positive) for stroke in query.strokes])
         async with AsyncExitStack() as resources:

@@ -1,4 +1,4 @@
-"""ComfyUI's node, called as ComfyUI calls it: through the class mappings, with tensors."""
+"""ComfyUI's nodes, called as ComfyUI calls it: through the class mappings, with tensors."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,17 @@ from tests.support.colours import ColourSegmenter, flag, mask_of
 @pytest.fixture
 def run(monkeypatch):
     """Run the node on images (B, H, W, C) with the defaults of its inputs."""
+    return runner("PixelLMAsk", monkeypatch)
+
+
+@pytest.fixture
+def refine(monkeypatch):
+    return runner("PixelLMRefine", monkeypatch)
+
+
+def runner(name, monkeypatch):
     monkeypatch.setattr(comfyui, "_segmenter", lambda *_: ColourSegmenter())
-    node = comfyui.NODE_CLASS_MAPPINGS["PixelLMAsk"]
+    node = comfyui.NODE_CLASS_MAPPINGS[name]
     inputs = node.INPUT_TYPES()["required"]
     defaults = {name: options[0]["default"] for name, (_, *options) in inputs.items() if options}
 
@@ -79,3 +88,34 @@ def test_a_model_is_loaded_once(monkeypatch):
         comfyui._segmenter(model, "cpu")
     comfyui._segmenter.cache_clear()
     assert loaded == [("a", "cpu"), ("b", "cpu")]
+
+
+def test_a_mask_is_corrected_by_points_and_a_box(refine):
+    red, green = (torch.from_numpy(mask_of(flag(), colour)).float()[None] for colour in ("red", "green"))
+    (mask,) = refine(images(flag()), mask=red, points="10, 20, 1\n\n1 1 0")
+    assert (mask.dtype, mask.shape) == (torch.float32, (1, 30, 40))
+    assert torch.equal(mask, green)
+    (mask,) = refine(images(flag()), mask=red, box="0, 0, 10, 5")
+    assert mask.sum() == 50
+    (mask,) = refine(images(flag()), points="10, 20, 1")  # from nothing
+    assert torch.equal(mask, green)
+
+
+def test_each_image_of_a_batch_has_its_own_mask(refine):
+    upside_down = flag().rotate(180)
+    before = torch.zeros(2, 30, 40)
+    before[1, 0, 0] = 1
+    (mask,) = refine(images(flag(), upside_down), mask=before, points="20, 20, 1")
+    first = mask_of(flag(), "green")
+    second = (np.asarray(upside_down) == np.asarray(upside_down)[20, 20]).all(axis=2)
+    second[0, 0] = True
+    assert np.array_equal(mask.numpy(), np.stack([first, second]))
+    (mask,) = refine(images(flag(), upside_down), mask=before[:1], points="20, 20, 1")  # one mask for both
+    second[0, 0] = (np.asarray(upside_down)[0, 0] == np.asarray(upside_down)[20, 20]).all()
+    assert np.array_equal(mask.numpy(), np.stack([first, second]))
+
+
+@pytest.mark.parametrize(("given", "message"), [({"points": "1, 2"}, "a point x"), ({"box": "a b c d"}, "a box x")])
+def test_marks_that_are_no_numbers(refine, given, message):
+    with pytest.raises(ValueError, match=message):
+        refine(images(flag()), **given)

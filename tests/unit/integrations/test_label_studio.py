@@ -113,6 +113,46 @@ def labels(prediction):
     return [region["value"]["brushlabels"] for region in prediction["result"]]
 
 
+def click(x, y, positive=True, label="Green", **fields):
+    """A smart keypoint, in percent of the 40 × 30 pixels."""
+    value = {"x": 100 * x / 40, "y": 100 * y / 30, "width": 1, "keypointlabels": [label]}
+    row = {"type": "keypointlabels", "to_name": "image", "value": value, "is_positive": positive}
+    return {**row, "original_width": 40, "original_height": 30, **fields}
+
+
+def box(x, y, width, height, label="Red"):
+    value = {"x": 100 * x / 40, "y": 100 * y / 30, "width": 100 * width / 40, "height": 100 * height / 30}
+    return click(0, 0, type="rectanglelabels", value={**value, "rotation": 0, "rectanglelabels": [label]})
+
+
+def brush(response):
+    (region,) = response.json()["results"][0]["result"]
+    return region["value"]["brushlabels"], decoded(region["value"]["rle"])[3::4].reshape(30, 40) > 0
+
+
+def test_clicks_give_one_mask_with_the_label_of_the_last():
+    red, green = mask_of(flag(), "red"), mask_of(flag(), "green")
+    names, mask = brush(ask([task()], {"result": [click(10.5, 20.5, label="Red")]}))
+    assert (names, np.array_equal(mask, green)) == (["Red"], True)
+    clicks = [click(10.5, 20.5), click(1.5, 1.5), click(11.5, 20.5, positive=False)]
+    names, mask = brush(ask([task()], {"result": clicks}))
+    assert (names, np.array_equal(mask, red)) == (["Green"], True)
+    typed = {"type": "textarea", "from_name": "prompt", "value": {"text": ["blue"]}}
+    names, mask = brush(ask([task()], {"result": [typed, click(1.5, 1.5), box(0, 0, 10, 20)]}))
+    red[:, 10:] = False
+    assert (names, np.array_equal(mask, red)) == (["Red"], True)
+    (prediction,) = ask([task()], {"result": [click(1.5, 1.5, positive=False)]}).json()["results"]
+    assert prediction["result"] == []
+
+
+def test_clicks_without_a_place_are_an_error():
+    response = ask([task()], {"result": [{"type": "keypointlabels", "to_name": "image", "value": {"x": 1}}]})
+    assert response.status_code == 400
+    assert "expected regions with their places" in response.json()["detail"]
+    elsewhere = click(1, 1, to_name="other")
+    assert len(ask([task()], {"result": [elsewhere]}).json()["results"][0]["result"]) == 2  # as if nothing was marked
+
+
 def test_every_label_is_a_question_where_nothing_is_asked():
     (prediction,) = ask([task()]).json()["results"]
     assert labels(prediction) == [["Red"], ["Green"]]

@@ -52,7 +52,7 @@ def test_tools_and_their_schemas(segmenter):
             return (await client.list_tools()).tools
 
     tools = {tool.name: tool for tool in anyio.run(listed)}
-    assert list(tools) == ["ask", "segment", "cut_out"]
+    assert list(tools) == ["ask", "segment", "refine", "cut_out"]
     assert tools["ask"].input_schema["required"] == ["image", "question"]
     assert set(tools["segment"].output_schema["properties"]) == {"width", "height", "targets"}
     assert all(tool.annotations.read_only_hint for tool in tools.values())
@@ -112,6 +112,43 @@ def test_alpha_is_the_mask(tmp_path):
     result = call(ColourSegmenter(), "cut_out", {"image": str(tmp_path / "two.png"), "phrase": "red"})
     assert np.asarray(pictures(result)[0])[..., 3].tolist() == [[255, 0, 0, 255]]
     assert result.structured_content["cut_outs"][0]["file"] is None
+
+
+def test_refine(segmenter, image):
+    """A mask of segment goes back with points; the corrected one again."""
+    segmented = call(segmenter, "segment", {"image": image, "phrases": ["red"]})
+    red = segmented.structured_content["targets"]["red"][0]["segmentation"]
+    both = call(segmenter, "refine", {"image": image, "segmentation": red, "points": [[10, 20, 1]], "phrase": "red"})
+    assert not both.is_error
+    found = both.structured_content["target"]
+    union = mask_of(flag(), "red") | mask_of(flag(), "green")
+    assert np.array_equal(masks.decode(found["segmentation"], 30, 40), union)
+    assert (found["phrase"], found["area"], found["score"]) == ("red", 650, 0.8)
+    assert both.content[0].text == "red: box x=0 y=0 width=35 height=30, 650 px, score 0.80"
+    assert pictures(both)[0].size == (40, 30)
+    again = {"image": image, "segmentation": found["segmentation"], "points": [[1, 1, 0]], "box": [0, 0, 40, 20]}
+    found = call(segmenter, "refine", again).structured_content["target"]
+    expected = mask_of(flag(), "green")
+    expected[20:] = False
+    assert np.array_equal(masks.decode(found["segmentation"], 30, 40), expected)
+
+
+def test_refine_begins_with_nothing_where_no_mask_is_given(segmenter, image):
+    found = call(segmenter, "refine", {"image": image, "points": [[1, 1, 1]]}).structured_content["target"]
+    assert np.array_equal(masks.decode(found["segmentation"], 30, 40), mask_of(flag(), "red"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"points": [[1, 1]]}, "points"),
+        ({"points": [[1, 1, 1]], "segmentation": {"size": [3, 4], "counts": "0"}}, "30×40"),
+    ],
+)
+def test_wrong_refinements(segmenter, image, given, message):
+    result = call(segmenter, "refine", {"image": image, **given})
+    assert result.is_error
+    assert message in result.content[0].text
 
 
 def test_nothing_there(segmenter, image):

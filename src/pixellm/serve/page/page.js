@@ -278,6 +278,7 @@ function listen() {
 }
 
 function onKey(event) {
+  if (event.defaultPrevented) return; // a mask or phrase has handled it
   if (!event.isComposing && !$("key-dialog").open && correction.onKey(event)) return event.preventDefault();
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || $("key-dialog").open) return;
   if (event.target === $("question")) return onKeyInQuestion(event);
