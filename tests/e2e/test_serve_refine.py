@@ -9,7 +9,7 @@ from pixellm.export.outlines import filled
 from pixellm.imaging import masks
 from pixellm.integrations.remote import RemoteSegmenter
 from pixellm.segmenter import load
-from pixellm.types import Answer, Target
+from pixellm.types import Answer, Marks, Target
 from tests.support import serving, tiny
 from tests.support.serving import KEY, MODEL, OTHER_KEY, TOKENS
 
@@ -140,6 +140,9 @@ def test_a_server_is_refined_as_a_model_is(server, predictor):
     own = predictor.refine(predictor.refine(given.targets[0], points=[(30, 20, 1)]), box=(2, 2, 50, 30))
     assert again.targets[0].to_json() == near(own)
     assert np.array_equal(again.targets[0].mask, own.mask)
+    empty = Target.of_mask("", (0, 0), np.zeros((40, 60), dtype=bool))
+    alone = segmenter.refine_in_file(serving.png(), None, Marks([(30, 20, 1)]))
+    assert alone.rle == predictor.refine(empty, points=[(30, 20, 1)]).rle
     with pytest.raises(ValueError, match="index of one of the answer's"):
         segmenter.refine(given, 99, points=[(1, 1, 1)])
     with pytest.raises(ValueError, match="400: expected a point inside"):

@@ -4,11 +4,13 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pixellm.integrations.remote import KEY, RemoteSegmenter, connect, question_about, read_prompt
+from pixellm.types import Answer, Marks, Target
 from tests.support.colours import flag, flag_file
 
 
@@ -92,6 +94,34 @@ def test_key_and_min_score_are_sent(stub, monkeypatch):
     assert (path, key, second_key) == ("/v1/segment", None, "Bearer secret")
     assert "min_score" not in first
     assert (second["min_score"], second["question"]) == (0.5, "q")
+
+
+def refined(*corner):
+    target = Target.of_mask("", (0, 0), np.indices((30, 40)).sum(axis=0) < sum(corner), 0.7)
+    return 200, json.dumps(target.to_json())
+
+
+def test_all_marks_of_a_target_are_sent_again(stub):
+    url, answers, seen = stub
+    answers += [refined(1, 1), refined(2, 2), refined(3, 3), refined(4, 4)]
+    segmenter = RemoteSegmenter(url)
+    segmenter.set_image(flag())
+    before = Target.of_mask("the cat", (3, 10), np.ones((30, 40), dtype=bool), 0.4)
+    first = segmenter.refine(before, points=[(1, 2, 1)], box=(0, 0, 9, 9))
+    assert (first.phrase, first.span, first.score, first.area) == ("the cat", (3, 10), 0.7, 3)
+    answer = Answer("q", "of the cat", (before, first), (30, 40))
+    second = segmenter.refine(answer, 1, points=[(3, 4, 0), (1, 2, 1)], strokes=[([(5, 5), (6, 6)], True)])
+    assert second.targets[0] is before
+    segmenter.refine(before, points=[(1, 2, 1)])
+    alone = segmenter.refine_in_file(flag_file(), None, Marks(box=(1, 1, 5, 5)))
+    assert (alone.phrase, alone.area) == ("", 36)
+    bodies = [body for path, _, body in seen]
+    assert [path for path, _, _ in seen] == ["/v1/refine"] * 4
+    assert [body["points"] for body in bodies] == [[[1, 2, 1]], [[1, 2, 1], [3, 4, 0]], [[1, 2, 1]], []]
+    assert [body["box"] for body in bodies] == [[0, 0, 9, 9], [0, 0, 9, 9], None, [1, 1, 5, 5]]
+    assert bodies[1]["strokes"] == [{"points": [[5, 5], [6, 6]], "positive": True}]
+    assert bodies[1]["target"] == {"segmentation": first.to_json()["segmentation"]}
+    assert "target" not in bodies[3]
 
 
 @pytest.mark.parametrize(
