@@ -15,6 +15,7 @@ from pixellm.export.outlines import filled
 from pixellm.imaging import masks
 from pixellm.integrations.label_studio import LabelStudioBackend, TaskImages, create_backend
 from pixellm.integrations.remote import RemoteSegmenter
+from pixellm.types import Target
 from tests.support import serving, tiny
 from tests.support.serving import KEY, MODEL, TOKENS
 from tests.unit.integrations.test_label_studio import decoded
@@ -48,6 +49,17 @@ def test_a_server_as_a_segmenter(server, answer):
     assert given.overlay().size == (60, 40)
     with pytest.raises(ValueError, match="401"):
         RemoteSegmenter(server.url, "a wrong key").ask_about_file(serving.png(), "q")
+
+
+def test_a_model_without_prompts_says_so(server):
+    assert server.http.get(f"/v1/models/{MODEL}").json()["takes_prompts"] is False
+    response = server.http.post("/v1/refine", json={"image": serving.data_uri(serving.png()), "points": [[1, 1, 1]]})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "prompts_not_supported")
+    segmenter = RemoteSegmenter(server.url, KEY)
+    assert not segmenter.takes_prompts
+    segmenter.set_image(tiny.picture(60, 40))
+    with pytest.raises(ValueError, match="400: expected a model that was trained with visual prompts"):
+        segmenter.refine(Target.of_mask("", (0, 0), np.ones((40, 60), dtype=bool)), points=[(1, 1, 1)])
 
 
 def predict(server, key=KEY, model=MODEL, **params):

@@ -172,13 +172,3 @@ def test_marks_of_x_anylabeling(server, predictor):
     wrong = predict(server, {"type": "rectangle", "data": [1, 1, 9, 9], "label": 0})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "marks")
     assert predict(server, *[plus] * 33).status_code == 400
-
-
-def test_a_model_without_prompts_says_so(tmp_path):
-    with serving.serving(serving.write_model(tmp_path), keys=(KEY,)) as running:
-        assert running.http.get(f"/v1/models/{MODEL}").json()["takes_prompts"] is False
-        response = refine(running, points=[[1, 1, 1]])
-        error = response.json()["error"]
-        assert (response.status_code, error["code"]) == (400, "prompts_not_supported")
-        assert "trained with visual prompts" in error["message"]
-        assert not RemoteSegmenter(running.url, KEY).takes_prompts
