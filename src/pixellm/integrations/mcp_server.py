@@ -228,20 +228,7 @@ def create_server(thread: SegmenterThread, out: Path | None = None) -> MCPServer
         result = SegmentResult(width=width, height=height, targets=found)
         return _result([*map(_line, targets), *absent], [_jpeg(picture)], result)
 
-    @server.tool(annotations=reading)
-    def refine(
-        image: ImagePath,
-        points: Points = [],  # noqa: B006  described as the default, never changed
-        box: Box = None,
-        segmentation: Segmentation = None,
-        phrase: str = "",
-    ) -> Annotated[CallToolResult, RefineResult]:
-        """Correct a mask by points on and off the object, or a box around it: the new mask, and the image with it."""
-        with _tool_errors():
-            target, opened = thread.refined(image, segmentation, phrase, Marks(points, box))
-        found = FoundMask(**_fields(target), segmentation=dict(target.rle))
-        result = RefineResult(width=opened.width, height=opened.height, target=found)
-        return _result([_line(target)], [_jpeg(draw(opened, [target.rle], [target.phrase]))], result)
+    _add_refine(server, thread, reading)
 
     @server.tool(annotations=writing)
     def cut_out(image: ImagePath, phrase: str, min_score: MinScore = 0.0) -> Annotated[CallToolResult, CutOutResult]:
@@ -258,6 +245,25 @@ def create_server(thread: SegmenterThread, out: Path | None = None) -> MCPServer
         return _result(lines or [f"{phrase}: not found"], [*map(_png, pictures)], CutOutResult(cut_outs=saved))
 
     return server
+
+
+def _add_refine(server: MCPServer, thread: SegmenterThread, reading: ToolAnnotations) -> None:
+    """Add the tool that corrects masks."""
+
+    @server.tool(annotations=reading)
+    def refine(
+        image: ImagePath,
+        points: Points = [],  # noqa: B006  described as the default, never changed
+        box: Box = None,
+        segmentation: Segmentation = None,
+        phrase: str = "",
+    ) -> Annotated[CallToolResult, RefineResult]:
+        """Correct a mask by points on and off the object, or a box around it: the new mask, and the image with it."""
+        with _tool_errors():
+            target, opened = thread.refined(image, segmentation, phrase, Marks(points, box))
+        found = FoundMask(**_fields(target), segmentation=dict(target.rle))
+        result = RefineResult(width=opened.width, height=opened.height, target=found)
+        return _result([_line(target)], [_jpeg(draw(opened, [target.rle], [target.phrase]))], result)
 
 
 def _fields(target: Target) -> dict:

@@ -108,7 +108,7 @@ def x_anylabeling_routes(handler: RequestHandler) -> APIRouter:
         asked = parse(ShapesRequest, body)
         _check_model(asked, name)
         if asked.params.marks:
-            return await refined(request, asked)
+            return await _refined(handler, request, asked)
         questions = _questions(asked)
         for row in questions:
             check_text(row.question, handler.settings)
@@ -124,21 +124,22 @@ def x_anylabeling_routes(handler: RequestHandler) -> APIRouter:
             shapes = await until_disconnect(request.receive, outlined)
             return HoldingResponse(ShapesResponse(data=shapes).model_dump_json().encode(), JSON, resources.pop_all())
 
-    async def refined(request: Request, asked: ShapesRequest) -> Response:
-        """Answer marks: as if they were made one after another, from an empty mask on."""
-        handler.check_takes_prompts()
-        marks = _marks(asked.params.marks)
-        async with AsyncExitStack() as resources:
-            image = await resources.enter_async_context(handler.image(request, None, asked.image))
-            target = Target("", (0, 0), masks.as_text(masks.empty(image.size[1], image.size[0])))
-            for step in marks.in_turn():
-                pending = handler.submit_refinement(request, image, target, step)
-                target = await until_disconnect(request.receive, handler.refined(pending))
-            outlined = asyncio.to_thread(_outline, target, CLICKED, 1, asked.params.epsilon_factor)
-            shapes = LabelmeShapes(shapes=await until_disconnect(request.receive, outlined), description="")
-            return HoldingResponse(ShapesResponse(data=shapes).model_dump_json().encode(), JSON, resources.pop_all())
-
     return router
+
+
+async def _refined(handler: RequestHandler, request: Request, asked: ShapesRequest) -> Response:
+    """Answer marks: as if they were made one after another, from an empty mask on."""
+    handler.check_takes_prompts()
+    marks = _marks(asked.params.marks)
+    async with AsyncExitStack() as resources:
+        image = await resources.enter_async_context(handler.image(request, None, asked.image))
+        target = Target("", (0, 0), masks.as_text(masks.empty(image.size[1], image.size[0])))
+        for step in marks.in_turn():
+            pending = handler.submit_refinement(request, image, target, step)
+            target = await until_disconnect(request.receive, handler.refined(pending))
+        outlined = asyncio.to_thread(_outline, target, CLICKED, 1, asked.params.epsilon_factor)
+        shapes = LabelmeShapes(shapes=await until_disconnect(request.receive, outlined), description="")
+        return HoldingResponse(ShapesResponse(data=shapes).model_dump_json().encode(), JSON, resources.pop_all())
 
 
 def _check_model(asked: ShapesRequest, name: str) -> None:
