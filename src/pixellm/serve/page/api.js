@@ -10,6 +10,9 @@ export async function about() {
   return response.json();
 }
 
+// Whether the loaded model corrects masks.
+export const takesPrompts = async () => (await about()).takes_prompts;
+
 // What is still missing before questions are answered; empty: nothing.
 export async function loading() {
   const { ok } = await fetch("readyz").catch(() => ({ ok: false }));

@@ -346,7 +346,7 @@ async function start() {
     button.addEventListener("click", act(() => takeExample(example)));
   }
   await waitForModel();
-  correction.enable((await api.about()).takes_prompts);
+  correction.enable(await api.takesPrompts());
 }
 
 act(start)();

@@ -36,6 +36,8 @@ export async function about() {
   return found;
 }
 
+export const takesPrompts = async () => false; // the graph of corrections is not in the browser
+
 // What is still missing before questions are answered; empty: nothing.
 export async function loading() {
   if (fault) throw new Error(fault);
