@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,6 +75,14 @@ ImageHosts = Annotated[
     typer.Option(help="Allow fetching images from HOST[:PORT]; repeat for several. Default: none."),
 ]
 XAnyLabeling = Annotated[bool, typer.Option("--x-anylabeling", help="Serve X-AnyLabeling under /x-anylabeling, too.")]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False,
+        help="Keep the corrections that clients send to /v1/corrections in this directory, for `pixellm train --data "
+        "DIR/corrections.jsonl`. Default: none are accepted.",
+    ),
+]
 
 
 def serve(
@@ -93,6 +102,7 @@ def serve(
     image_host: ImageHosts = None,
     page: Annotated[bool, typer.Option("--page", help="Serve the page of `pixellm web`, too.")] = False,
     x_anylabeling: XAnyLabeling = False,
+    corrections: Corrections = None,
     max_queue: Annotated[int, _limit("Number of questions waiting for the model.")] = DEFAULTS.max_queue,
     max_in_flight: Annotated[int, _limit("Number of requests at once per API key.")] = DEFAULTS.max_in_flight,
     max_body_mb: Annotated[int, _limit("Size of a request in MiB.")] = DEFAULTS.max_body_bytes // MIB,
@@ -102,6 +112,9 @@ def serve(
     max_chat_chars: Annotated[int, _limit("Length of all texts of a conversation.")] = DEFAULTS.max_chat_chars,
     max_prompt_tokens: Annotated[int, _limit("Number of prompt tokens, image included.")] = MAX_PROMPT_TOKENS,
     max_new_tokens: Annotated[int, _limit("Number of answer tokens.")] = DEFAULTS.max_new_tokens,
+    max_corrections_mb: Annotated[
+        int, _limit("Size of the directory of --corrections in MiB.")
+    ] = DEFAULTS.max_corrections_bytes // MIB,
     request_timeout: Annotated[float, _limit("Seconds for an answer, queue included.", 0.1)] = DEFAULTS.request_timeout,
     body_timeout: Annotated[float, _limit("Seconds to receive a request.", 0.1)] = DEFAULTS.body_timeout,
     write_timeout: Annotated[
@@ -112,7 +125,8 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: OpenAI's chat API with masks, a plain endpoint, health checks and metrics.
 
-    API keys are read from PIXELLM_API_KEYS (comma-separated) and from --keys FILE (one per line).
+    API keys are read from PIXELLM_API_KEYS (comma-separated) and from --keys FILE (one per line). On SIGHUP the model
+    is loaded anew, and takes over when it is ready.
     """
     limits = {
         "max_queue": max_queue,
@@ -131,6 +145,8 @@ def serve(
         "image_hosts": tuple(image_host or ()),
         "page": page,
         "min_score": min_score,
+        "corrections": corrections,
+        "max_corrections_bytes": max_corrections_mb * MIB,
     }
     worker = {"batch_size": batch_size, "cache_bytes": cache_mb * MIB, "max_prompt_tokens": max_prompt_tokens}
     where = (model, host, port, name, keys, device, dtype, quantize, joint)
@@ -215,9 +231,7 @@ def run_server(
     integrations: "Sequence[Callable[[RequestHandler], APIRouter]]" = (),
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; `limits` and `worker` are fields of `ServeSettings` and `WorkerSettings`."""
-    from pixellm.hub.models import resolve, resolve_graphs
     from pixellm.serve.authentication import load_api_keys
-    from pixellm.serve.messages import WorkerSettings
 
     keys = load_api_keys(key_file)
     is_local = host in LOOPBACK
@@ -226,6 +240,33 @@ def run_server(
             f"expected API keys for {host}, where others can reach it, got none. "
             "Set PIXELLM_API_KEYS or --keys FILE, or listen on 127.0.0.1."
         )
+    find = partial(_find_worker, model, device, dtype, quantize, joint, runtime, worker)
+    worker_settings = find()
+    settings = ServeSettings(
+        model_name=name or (model if model == MINI or "/" not in model else Path(worker_settings.model).name),
+        trusted_hosts=("127.0.0.1", "localhost", "[::1]") if is_local else None,
+        **limits,
+    )
+    _listen(worker_settings, settings, keys, host, port, integrations, find)
+
+
+def _find_worker(
+    model: str,
+    device: Device,
+    dtype: Dtype,
+    quantize: Quantization | None,
+    joint: bool | None,
+    runtime: Runtime,
+    limits: dict[str, Any],
+) -> "WorkerSettings":
+    """Return the settings of a worker for the model that a name stands for now; `limits` are fields of them.
+
+    Raises:
+        ValueError: no such model, or options that do not fit it.
+    """
+    from pixellm.hub.models import resolve, resolve_graphs
+    from pixellm.serve.messages import WorkerSettings
+
     needs_torch = device is Device.CUDA or dtype is not Dtype.AUTO or quantize is not None
     loaded: dict[str, Any] = {"runtime": "onnx"}
     if runs_graphs(runtime, model, needs_torch):
@@ -234,19 +275,13 @@ def run_server(
         directory = resolve(model)
         where, precision = device_and_dtype(device, dtype)
         loaded = {"device": where, "dtype": str(precision).removeprefix("torch.")}
-    settings = ServeSettings(
-        model_name=name or (model if model == MINI or "/" not in model else directory.name),
-        trusted_hosts=("127.0.0.1", "localhost", "[::1]") if is_local else None,
-        **limits,
-    )
-    worker_settings = WorkerSettings(
+    return WorkerSettings(
         model=str(directory),
         quantize=quantize and quantize.value,
         joint=loaded.get("device", "cpu") != "cpu" if joint is None else joint,
         **loaded,
-        **worker,
+        **limits,
     )
-    _listen(worker_settings, settings, keys, host, port, integrations)
 
 
 def _listen(
@@ -256,8 +291,9 @@ def _listen(
     host: str,
     port: int,
     integrations: "Sequence[Callable[[RequestHandler], APIRouter]]",
+    find: "Callable[[], WorkerSettings]",
 ) -> None:
-    """Serve on an address; exit code 1 if the model cannot be loaded."""
+    """Serve on an address, with the model that `find` gives after a SIGHUP; exit code 1 if it cannot be loaded."""
     from pixellm.serve.app import create_app
     from pixellm.serve.server import Server
 
@@ -268,7 +304,7 @@ def _listen(
         server.stop()
 
     log_progress()
-    app = create_app(worker, settings, keys, on_failure, integrations)
+    app = create_app(worker, settings, keys, on_failure, integrations, find)
     with listen(host, port) as listening:
         address = _address(host, listening) + ("" if settings.page else "/v1")
         server = Server(app, settings, lambda: out_console.print(f"{address}  (Ctrl-C ends)"))

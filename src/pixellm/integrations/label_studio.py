@@ -1,6 +1,7 @@
 """Label Studio's ML backend: clicks, a text prompt, a question of the task or the labels → brush masks.
 
 Label Studio → /setup, /predict → image from Label Studio → pixellm server → targets → regions with its run lengths
+Label Studio → /webhook → image from Label Studio, regions → corrections → pixellm server
 """
 
 import base64
@@ -21,6 +22,7 @@ import numpy as np
 from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel, ConfigDict
 
+from pixellm.integrations.label_studio_annotations import SUBMITTED, corrections_of
 from pixellm.integrations.label_studio_clicks import read_clicks
 from pixellm.integrations.remote import PromptQuestion, RemoteSegmenter, question_about, read_prompt
 from pixellm.types import Answer, Marks, Target
@@ -205,6 +207,28 @@ class LabelStudioBackend:
                 predictions.append([])
         return predictions
 
+    def keep(self, event: Mapping[str, Any]) -> int:
+        """Send the corrections of a submitted annotation to the pixellm server; return how many.
+
+        Raises:
+            ValueError: no brush in the labeling configuration, no image, or the server keeps none.
+        """
+        try:
+            annotation, data = event["annotation"], event["task"]["data"]
+            xml = event["project"]["label_config"]
+        except (KeyError, TypeError):
+            raise ValueError(
+                "expected an event with annotation, task and project, got less. Switch on the payload of the webhook."
+            ) from None
+        if annotation.get("was_cancelled"):  # skipped: it says nothing
+            return 0
+        config = LabelConfig.parse(xml)
+        corrections = corrections_of(event, config.brush)
+        file = self.images.fetch(str(data.get(config.field))) if corrections else b""
+        for correction in corrections:
+            self.segmenter.send_correction(file, correction)
+        return len(corrections)
+
     def _predict(self, task: dict[str, Any], config: LabelConfig, context: Mapping[str, Any]) -> dict[str, Any]:
         data = task.get("data") or {}
         if config.field not in data:
@@ -322,8 +346,14 @@ def create_backend(backend: LabelStudioBackend, password: str = "") -> FastAPI:
             raise HTTPException(400, str(error)) from None
 
     @app.post("/webhook", dependencies=[Depends(authenticate)])
-    def webhook() -> dict[str, str]:
-        """Accept events; nothing is trained from them."""
-        return {"status": "ignored"}
+    def webhook(event: dict[str, Any]) -> dict[str, Any]:
+        """Keep a submitted annotation as corrections; other events are ignored, and nothing is trained at once."""
+        if event.get("action") not in SUBMITTED:
+            return {"status": "ignored"}
+        try:
+            return {"status": "kept", "corrections": backend.keep(event)}
+        except ValueError as error:  # Label Studio does not show it
+            logger.warning("annotation %s was not kept: %s", (event.get("annotation") or {}).get("id"), error)
+            raise HTTPException(400, str(error)) from None
 
     return app

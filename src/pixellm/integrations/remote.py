@@ -33,6 +33,8 @@ SENTENCE = re.compile(
     r"segment|find|show|mark|name|list|point|outline|highlight|describe|select|please|give|tell)\b",
     re.I,
 )
+CORRECTIONS = "/v1/corrections"
+CORRECTIONS_ADVICE = " Start it with `pixellm serve --corrections DIR`."
 MARGIN = 10.0  # seconds that a server may take beyond its own limit, to send its error
 
 
@@ -87,6 +89,22 @@ class RemoteSegmenter(Segmenter):
         fields = {"image": _data_uri(file), "question": question}
         answer = self._post("/v1/segment", fields | ({"min_score": self.min_score} if self.min_score else {}))
         return Answer.from_json(answer)
+
+    def send_correction(self, file: bytes, correction: dict) -> dict:
+        """Send a correction of an encoded image to /v1/corrections, for `pixellm serve --corrections`.
+
+        Args:
+            file: the image.
+            correction: the fields of the request, but `image`.
+
+        Returns:
+            `id`, `image` and `replaced`.
+
+        Raises:
+            ValueError: as in `ask`; the server keeps no corrections.
+        """
+        uri = "data:image/png;base64," + base64.b64encode(file).decode("ascii")
+        return self._post(CORRECTIONS, correction | {"image": uri})
 
     def model_name(self) -> str:
         """Return the name of the served model; a ValueError as in `ask`."""
@@ -180,7 +198,8 @@ class RemoteSegmenter(Segmenter):
             with urlopen(request, timeout=self.timeout) as response:
                 return json.load(response)
         except HTTPError as error:
-            raise ValueError(f"expected an answer of {self.url}, got {error.code}: {_message(error)}") from None
+            advice = CORRECTIONS_ADVICE if error.code == 404 and request.selector == CORRECTIONS else ""
+            raise ValueError(f"expected an answer of {self.url}, got {error.code}: {_message(error)}{advice}") from None
         except (URLError, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", None) or error
             raise ValueError(

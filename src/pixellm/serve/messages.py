@@ -104,6 +104,13 @@ class WorkerReady:
 
 
 @dataclass(frozen=True)
+class WorkerFailed:
+    """The model can't be loaded; the worker exits."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class AnswerFinished:
     """Last event of a complete answer, or of a refinement.
 

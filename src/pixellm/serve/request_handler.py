@@ -91,7 +91,7 @@ class RequestHandler:
         async with AsyncExitStack() as resources:
             opening = self._open(resources, uploaded, url, _tenant(request))
             try:
-                async with asyncio.timeout(self._due(request) - time.perf_counter()):
+                async with asyncio.timeout(self.remaining(request)):
                     image = await until_disconnect(request.receive, opening)
             except TimeoutError:
                 raise ApiError(504, "The image could not be read in time. Try again later, or scale it down.") from None
@@ -115,6 +115,15 @@ class RequestHandler:
     def _due(self, request: Request) -> float:
         """Return when the answer is due, by `time.perf_counter`: the clock runs from the request's arrival."""
         return request.state.arrived + self.settings.request_timeout
+
+    def remaining(self, request: Request) -> float:
+        """Return the seconds until the answer is due."""
+        return self._due(request) - time.perf_counter()
+
+    def owner(self, request: Request) -> str:
+        """Return the digest of the request's API key; "" where none is needed."""
+        tenant = _tenant(request)
+        return "" if tenant == ANONYMOUS else tenant
 
     def submit(
         self,

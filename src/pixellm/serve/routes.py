@@ -11,9 +11,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from pixellm.data.corrections import CorrectionStore
 from pixellm.imaging import masks
 from pixellm.serve import responses, schema
 from pixellm.serve.chat import check_text, parse_chat
+from pixellm.serve.corrections import Origin, check_correction, keep
 from pixellm.serve.errors import ApiError
 from pixellm.serve.request_handler import RequestHandler, parse, until_disconnect
 from pixellm.types import Marks, Target
@@ -44,6 +46,9 @@ CHAT_FORM = {
 }
 REFINE_FORM = {
     FORM_FIELD: {"type": "string", "description": "JSON of a RefineRequest without its image."},
+}
+CORRECTION_FORM = {
+    FORM_FIELD: {"type": "string", "description": "JSON of a CorrectionRequest without its image."},
 }
 SEGMENT_FORM = {
     "question": {"type": "string"},
@@ -172,6 +177,36 @@ def refine_routes(handler: RequestHandler) -> APIRouter:
             refined = await until_disconnect(request.receive, handler.refined(pending))
             body = JSONResponse(refined.to_json()).body
             return responses.HoldingResponse(body, responses.JSON, resources.pop_all())
+
+    return router
+
+
+def correction_routes(handler: RequestHandler, store: CorrectionStore) -> APIRouter:
+    """Build the endpoint that keeps corrected masks."""
+    router = APIRouter(prefix="/v1", tags=["corrections"])
+    writing = ThreadPoolExecutor(1)  # one at a time: each copies its image, and waits for the others' lock anyway
+
+    @router.post(
+        "/corrections",
+        responses=_errors((*ERROR_STATUSES, 507)),
+        openapi_extra=_body(schema.CorrectionRequest, CORRECTION_FORM, [FORM_FIELD]),
+    )
+    async def correct(request: Request) -> schema.CorrectionResponse:
+        """Keep a corrected mask as training data; the latest of an image and phrase takes the place of earlier ones."""
+        body, uploaded = await handler.read_body(request, FORM_FIELD)
+        sent = parse(schema.CorrectionRequest if uploaded is None else schema.CorrectionForm, body)
+        check_correction(sent, handler.settings)
+        url = sent.image if isinstance(sent, schema.CorrectionRequest) else None
+        origin = Origin(handler.settings.model_name, handler.dispatcher.worker_settings.model, handler.owner(request))
+        async with handler.image(request, uploaded, url) as image:
+            keeping = asyncio.get_running_loop().run_in_executor(writing, keep, store, image, sent, origin)
+            try:
+                async with asyncio.timeout(handler.remaining(request)):
+                    stored = await until_disconnect(request.receive, keeping)
+            except TimeoutError:
+                raise ApiError(504, "The correction could not be kept in time. Try again later.") from None
+        path = stored.image.relative_to(store.folder).as_posix()
+        return schema.CorrectionResponse(id=stored.id, image=path, replaced=stored.replaced)
 
     return router
 

@@ -152,10 +152,12 @@ class SegmentRequest(SegmentForm):
     image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
 
 
-class PastMask(RequestModel):
-    """Compressed COCO RLE, as answers have it."""
+class RleRequest(RequestModel):
+    """Mask as a compressed COCO RLE, as in the targets of an answer."""
 
-    size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] = Field(
+        description="Height and width in pixels."
+    )
     counts: str
 
 
@@ -165,7 +167,7 @@ class MarkedTarget(PastTarget):
     span: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] = [0, 0]
     phrase: str = Field("", max_length=limits.MAX_ANSWER_CHARS)
     presence: Annotated[float, Field(ge=0, le=1)] | None = None
-    segmentation: PastMask
+    segmentation: RleRequest
 
 
 class StrokeModel(RequestModel):
@@ -198,6 +200,43 @@ class RefineRequest(RefineForm):
     model_config = _example({"image": EXAMPLE_IMAGE, "target": EXAMPLE_TARGET, "points": [[1, 6, 1], [7, 1, 0]]})
 
     image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
+
+
+NAME_CHARS = 200  # of a model, tool or user
+ShortText = Annotated[str, Field(max_length=NAME_CHARS)]
+
+
+class CorrectionForm(RequestModel):
+    """Correction of an uploaded image."""
+
+    phrase: str = Field(description="Words of the target.")
+    segmentation: RleRequest = Field(
+        description="The mask as it should be, at the image's size; without a pixel: the image does not show it."
+    )
+    before: RleRequest | None = Field(None, description="The mask that the model gave, if it gave one.")
+    question: str | None = Field(
+        None, description="The question, if it asks for this phrase alone. Default: `Segment the PHRASE.`"
+    )
+    answer: str | None = Field(None, description="Text of the answer that was corrected.")
+    model: ShortText | None = Field(None, description="Name of the model that answered. Default: the served one.")
+    tool: ShortText | None = Field(None, description="Program in which the mask was corrected.")
+    user: ShortText | None = Field(None, description="Who corrected it.")
+
+
+class CorrectionRequest(CorrectionForm):
+    model_config = _example(
+        {"image": EXAMPLE_IMAGE, "phrase": "the cat", "segmentation": {"size": [8, 8], "counts": "o05K0"}}
+    )
+
+    image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
+
+
+class CorrectionResponse(BaseModel):
+    """Where a correction was kept."""
+
+    id: str = Field(description="The `id` of its line in corrections.jsonl.")
+    image: str = Field(description="Path of the image, relative to that file.")
+    replaced: bool = Field(description="It took the place of an earlier one of the same image, phrase and API key.")
 
 
 class RleModel(BaseModel):

@@ -42,7 +42,8 @@ def mount(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None
     @pages.get("/about.json")
     async def about() -> dict[str, Any]:
         """Return what the page needs to know of the server."""
-        return {**configuration, "takes_prompts": dispatcher.takes_prompts}
+        takes = {"takes_prompts": dispatcher.takes_prompts, "corrections": settings.corrections is not None}
+        return configuration | takes
 
     @pages.get("/examples/{name}.png")
     def example_image(name: str) -> Response:

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 from pixellm.inference.base_predictor import BasePredictor
 from pixellm.serve.engine import InferenceEngine
-from pixellm.serve.messages import CancelJob, Job, Progress, RefineJob, WorkerReady, WorkerSettings
+from pixellm.serve.messages import CancelJob, Job, Progress, RefineJob, WorkerFailed, WorkerReady, WorkerSettings
 
 logger = logging.getLogger(__name__)
 Inbox = SimpleQueue[Job | RefineJob | CancelJob | None]  # None: the server has exited
@@ -25,7 +25,11 @@ def run(connection: Connection) -> None:
     """Load the model named by the first message, then answer jobs until the pipe is closed."""
     settings = connection.recv()
     assert isinstance(settings, WorkerSettings)
-    engine = InferenceEngine(_load(settings), settings)
+    try:
+        engine = InferenceEngine(_load(settings), settings)
+    except Exception as error:  # whatever is wrong with a checkpoint: the server says it, and the log has all of it
+        connection.send(WorkerFailed(str(error)))
+        raise
     inbox: Inbox = SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     connection.send(WorkerReady(engine.predictor.takes_prompts))

@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import Any
 
-from pixellm.serve.messages import CancelJob, Job, Progress, RefineJob, WorkerReady, WorkerSettings
+from pixellm.serve.messages import CancelJob, Job, Progress, RefineJob, WorkerFailed, WorkerReady, WorkerSettings
 
 KILL_AFTER = 5.0  # seconds for a worker to exit by itself
 
@@ -22,7 +22,9 @@ class WorkerProcess:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self.messages: asyncio.Queue[WorkerReady | Progress | None] = asyncio.Queue()  # None: the process has ended
+        self.messages: asyncio.Queue[WorkerReady | WorkerFailed | Progress | None] = (
+            asyncio.Queue()
+        )  # None: the process has ended
         self._loop = asyncio.get_running_loop()
         self._connection, worker_end = Pipe()
         command = [sys.executable, "-m", "pixellm.serve.worker", str(worker_end.fileno())]
@@ -44,9 +46,13 @@ class WorkerProcess:
     def kill(self) -> None:
         self._process.kill()
 
+    def stop(self) -> None:
+        """Ask the process to exit."""
+        self._outbox.put(None)
+
     async def close(self) -> int:
         """Stop the process, by force if it does not exit in time; return its exit status."""
-        self._outbox.put(None)
+        self.stop()
         try:
             return await asyncio.to_thread(self._process.wait, KILL_AFTER)
         except subprocess.TimeoutExpired:

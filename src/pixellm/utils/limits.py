@@ -42,6 +42,7 @@ WRITE_SECONDS = 30.0  # seconds for the client to read the next WRITE_BYTES of a
 WRITE_BYTES = 64 << 10  # bytes of a response that are written at once
 FETCH_SECONDS = 10.0  # seconds to fetch an image by its URL
 MAX_FETCHES = 16  # images fetched at once; half of them for one API key
+MAX_CORRECTIONS_BYTES = 4096 * MIB  # bytes of the folder of corrections, of all API keys together
 MAX_REDIRECTS = 3  # redirects of an image's URL
 
 # Text

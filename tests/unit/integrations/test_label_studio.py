@@ -205,7 +205,7 @@ def test_other_endpoints():
     assert client.get("/health").json()["status"] == "UP"
     assert client.post("/setup", json={"project": "1.2", "schema": CONFIG}).json() == {"model_version": "colours"}
     assert client.get("/versions").json() == {"versions": ["colours"]}
-    assert client.post("/webhook", json={"action": "ANNOTATION_CREATED"}).json() == {"status": "ignored"}
+    assert client.post("/webhook", json={"action": "TASKS_CREATED"}).json() == {"status": "ignored"}
 
 
 @pytest.fixture
