@@ -19,8 +19,15 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(model):
-    with serving.serving(model, "--page", "--max-new-tokens", str(TOKENS)) as running:
+def kept(tmp_path_factory):
+    """Directory of the corrections."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def server(model, kept):
+    options = ("--page", "--max-new-tokens", str(TOKENS), "--corrections", str(kept))
+    with serving.serving(model, *options) as running:
         yield running
 
 
@@ -91,6 +98,23 @@ def settled(page, steps):
 def refined(predictor, mask, **marks):
     target = predictor.refine(Target("", (0, 0), mask), **marks)
     return target.to_json()["segmentation"]
+
+
+@needs_browser
+def test_a_correction_is_kept_as_training_data(page, kept):
+    before = saved(page)
+    phrases = page.locator(".target .words").all_inner_texts()
+    number = next(number for number, phrase in enumerate(phrases) if phrase.strip())
+    select(page, number)
+    for point, steps in (((30, 20), 1), ((40, 10), 2)):
+        with page.expect_response("**/v1/corrections"):
+            page.mouse.click(*at(page, *point))
+        settled(page, steps)
+    (row,) = [json.loads(line) for line in (kept / "corrections.jsonl").read_text().splitlines()]
+    (after,) = saved(page)
+    assert row["correction"]["tool"] == "pixellm web"
+    assert row["correction"]["before"] == before[number]
+    assert after in [mask["segmentation"] if "segmentation" in mask else mask for mask in row["masks"]]
 
 
 @needs_browser

@@ -38,6 +38,12 @@ export async function refine(image, { segmentation }, marks, signal) {
   return response.json();
 }
 
+// Have the server keep a corrected mask as training data; `before` is the target as the model gave it.
+export function keep(image, { phrase, segmentation }, before, answer) {
+  const fields = { phrase, segmentation, before: before.segmentation, answer, tool: "pixellm web" };
+  return post("v1/corrections", image, fields);
+}
+
 function post(address, { blob, name }, fields, signal) {
   const body = new FormData();
   body.set("image", blob, name);

@@ -13,7 +13,7 @@ const COARSE = 40; // steps of the crosshair across the image's longer side; wit
 const FINE = 400;
 const NO_MARKS = { points: [], box: null };
 
-// `changed(entry)`: a target is another one; `deselect()`; `act`: reports errors; `ask(entry, words, signal)` → target.
+// `changed(entry, index)`: a target is another one; `deselect()`; `act`: reports errors; `ask(entry, words, signal)` → target.
 export function createCorrection({ changed, deselect, act, ask }) {
   let available = false;
   let entry = null; // the shown entry
@@ -75,7 +75,7 @@ export function createCorrection({ changed, deselect, act, ask }) {
   function put(entry, index, state) {
     const { removed } = entry.targets[index]; // which is no step
     entry.targets[index] = { ...state, removed };
-    changed(entry);
+    changed(entry, index);
     const { area, share, phrase } = state;
     say(`${phrase || `Mask ${index + 1}`}: ${area ? `${(100 * share).toFixed(1)} % of the image` : "empty"}.`);
   }

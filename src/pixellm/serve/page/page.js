@@ -320,14 +320,21 @@ async function waitForModel() {
   while (($("state").textContent = await api.loading())) await new Promise((done) => setTimeout(done, LOADING_EVERY));
 }
 
+// Each state of a correction takes the place of the one before.
+async function keep({ image, steps, targets, text }, index) {
+  const first = steps.find((step) => step.index === index)?.before ?? targets[index];
+  if (about.corrections && targets[index].phrase) await api.keep(image, targets[index], first, text);
+}
+
 async function start() {
   setTheme(localStorage.getItem("pixellm-theme") ?? "auto");
   correction = createCorrection({
     act,
     ask: askAgain,
-    changed(entry) {
+    changed(entry, index) {
       for (const target of entry.targets) target.weak = isWeak(target);
       redraw(entry);
+      act(keep)(entry, index);
     },
     deselect: () => shown && lit !== null && choose(shown, lit),
   });
