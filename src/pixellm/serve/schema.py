@@ -18,7 +18,7 @@ EXAMPLE_CONTENT = [
 ]
 EXAMPLE_TARGET = {
     **{"phrase": "the cat", "span": [0, 7], "score": 0.97, "area": 5, "box": [0, 0, 1, 5]},
-    "segmentation": {"size": [8, 8], "counts": "o05K0"},
+    "segmentation": {"size": [8, 8], "counts": "05k1"},
 }
 EXAMPLE_MESSAGE = {"role": "assistant", "content": "the cat.", "targets": [EXAMPLE_TARGET]}
 EXAMPLE_COMPLETION = {
@@ -225,7 +225,7 @@ class CorrectionForm(RequestModel):
 
 class CorrectionRequest(CorrectionForm):
     model_config = _example(
-        {"image": EXAMPLE_IMAGE, "phrase": "the cat", "segmentation": {"size": [8, 8], "counts": "o05K0"}}
+        {"image": EXAMPLE_IMAGE, "phrase": "the cat", "segmentation": {"size": [8, 8], "counts": "05k1"}}
     )
 
     image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
