@@ -57,19 +57,17 @@ def load(
     check_min_score(min_score)  # before the weights are read
     directory = resolve(str(name))
     config = read_config(directory)
-    if isinstance(config, BackboneConfig):
-        if quantize is not None:
-            raise ValueError(f"expected no quantize for {name}, which stands on a vision-language model. Leave it out.")
-        backbone = BackboneForConditionalGeneration.from_pretrained(directory, dtype=dtype).to(device)
-        processor = BackboneProcessor.from_pretrained(directory)
-        return BackbonePredictor(backbone, processor, system, sampling, min_score=min_score)
-    if not isinstance(config, PixelLMConfig):
+    if not isinstance(config, PixelLMConfig | BackboneConfig):
         raise ValueError(f"expected a model that writes answers in {directory}, got a {config.model_type!r}.")
     expect_room(directory, config, LoadOptions(dtype, quantize, str(device)))
     if quantize is None:
         model = AutoModel.from_pretrained(directory, dtype=dtype).to(device)
     else:
         model = load_quantised(directory, config, quantize, torch.device(device), dtype)
+    if isinstance(model, BackboneForConditionalGeneration):
+        processor = BackboneProcessor.from_pretrained(directory)
+        return BackbonePredictor(model, processor, system, sampling, min_score=min_score)
+    assert isinstance(config, PixelLMConfig)
     return Predictor(model, _processor(directory, config), system, sampling, min_score=min_score)
 
 

@@ -136,9 +136,7 @@ def test_chats(client, body):
 
 
 places = st.lists(numbers, max_size=5) | junk
-rles = st.fixed_dictionaries(
-    {"size": st.just([8, 8]) | places, "counts": st.sampled_from(["05k1", "0", "P2"]) | texts}
-)
+rles = st.fixed_dictionaries({"size": st.just([8, 8]) | places, "counts": st.sampled_from(["05k1", "0", "P2"]) | texts})
 marked = st.fixed_dictionaries(
     {"segmentation": rles | junk}, optional={"phrase": texts, "span": spans, "presence": values}
 )

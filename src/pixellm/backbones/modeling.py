@@ -7,13 +7,14 @@ The base is used as it is: its own `get_image_features` encodes an image once, i
 Shapes:  P prefix tokens · D width of the tower · S scales · g side of the square of features
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pixellm.backbones import canvas
 from pixellm.backbones.adapter import View
@@ -30,6 +31,8 @@ from pixellm.model.pixel_decoder import Neck
 from pixellm.model.states import EncodedImages, ForwardStates
 from pixellm.model.vision import VisionFeatures
 from pixellm.types import Output
+
+READ = ("pooler_output", "deepstack_features")  # of image features, by the bases' own `forward`
 
 
 @dataclass(frozen=True)
@@ -142,14 +145,29 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
 
     def encode_image(self, inputs: ImageInputs) -> BackboneFeatures:
         """Run the vision tower: once, or twice where the pixel decoder has a view of its own."""
+        if self.feature_cache is None:
+            features, scales = self._encoded(inputs)
+        else:
+            view = inputs.view
+            pixels = [*inputs.pixels.values(), *view.pixels.values(), view.extent_hw, view.tiles, inputs.image_hw]
+            kept = self.feature_cache(pixels, lambda: kept_features(*self._encoded(inputs)))
+            features, scales = from_kept(kept)
+        maps = self.pixel_decoder.prepare(self.neck_maps(VisionFeatures(scales)))
+        resized = canvas.resized_hw(inputs.image_hw, self.config.mask_grid)
+        return BackboneFeatures(features, maps, torch.tensor([resized], device=maps[0].device))
+
+    def _encoded(self, inputs: ImageInputs) -> tuple[Any, list[Tensor]]:
+        """Return what the base made of an image, and its scales (1, D, g, g)."""
         features = self._features(inputs.pixels)
         own = inputs.view.pixels is not inputs.pixels
         states = (self._features(inputs.view.pixels) if own else features).hidden_states
         features["hidden_states"] = None  # not read again; they are the larger part
-        scales = VisionFeatures([self._scale(states[layer], inputs) for layer in self.config.vision_layers])
-        maps = self.pixel_decoder.prepare(self.neck_maps(scales))
-        resized = canvas.resized_hw(inputs.image_hw, self.config.mask_grid)
-        return BackboneFeatures(features, maps, torch.tensor([resized], device=maps[0].device))
+        return features, [self._scale(states[layer], inputs) for layer in self.config.vision_layers]
+
+    @property
+    def vision_modules(self) -> list[nn.Module]:
+        """Vision tower, and what projects its tokens to the language model."""
+        return [module for module in self.backbone.base_model.children() if module is not self.text_model]
 
     def read_prefix(self, inputs: ImageInputs, image: BackboneFeatures, cache: Any) -> Tensor:
         """Fill the cache with the prefix of an image, by the base's own `forward`, and return its positions.
@@ -270,6 +288,37 @@ class BackboneForConditionalGeneration(PixelLMForConditionalGeneration):
         """The base's repetition penalty; its temperature is left out: PixelLM is greedy where nobody asks for more."""
         penalty = self.config.token_penalty
         return {} if penalty == 1 else {"repetition_penalty": penalty}
+
+
+def kept_features(features: Any, scales: list[Tensor]) -> dict[str, Tensor]:
+    """Return what is read of an encoded image by name; the base's `forward` reads projected features alone."""
+    fields = {"scale": scales} | {name: getattr(features, name, None) for name in READ}
+    return {key: tensor for name, value in fields.items() for key, tensor in _leaves(name, value)}
+
+
+def from_kept(tensors: Mapping[str, Tensor]) -> tuple[Any, list[Tensor]]:
+    """Undo `kept_features`."""
+    features: Any = BaseModelOutputWithPooling()
+    for name in READ:
+        setattr(features, name, _nested(name, tensors))
+    return features, _nested("scale", tensors)
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested sequences, each with its place in its name."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif value is not None:
+        for index, part in enumerate(value):
+            yield from _leaves(f"{name}.{index}", part)
+
+
+def _nested(name: str, tensors: Mapping[str, Tensor]) -> Any:
+    """Undo `_leaves`; None where there is nothing of this name."""
+    if name in tensors:
+        return tensors[name]
+    count = len({key[len(name) + 1 :].split(".")[0] for key in tensors if key.startswith(f"{name}.")})
+    return [_nested(f"{name}.{index}", tensors) for index in range(count)] or None
 
 
 def stack_images(images: list[BackboneFeatures]) -> EncodedImages:

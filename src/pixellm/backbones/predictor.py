@@ -16,7 +16,7 @@ from pixellm.utils.checks import check_text
 
 
 class BackbonePredictor(Predictor):
-    """See `Predictor`; an image's prefix is as long as the base's processor makes it, so `max_prompt_tokens` differ."""
+    """See `Predictor`; `max_prompt_tokens` are those beside the image, of which the base's processor may make many."""
 
     model: BackboneForConditionalGeneration
     processor: BackboneProcessor  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -40,13 +40,18 @@ class BackbonePredictor(Predictor):
     def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
         """See `BackboneProcessor.prompt_ids`; a ValueError if nothing is asked, or the prompt is too long."""
         ids = self.processor.prompt_ids(check_text(question), history)
-        room = self.max_prompt_tokens - (0 if self._image is None else self._image[1].valid.shape[1])
+        context = self.model.config.text_config.max_position_embeddings
+        room = min(self.max_prompt_tokens, context - (0 if self._image is None else self.prefix_tokens(self._image[1])))
         if len(ids) > room:
             raise ValueError(
                 f"expected at most {room} tokens of earlier turns and question beside the image, got {len(ids)}. "
                 "Shorten the question, or leave out earlier turns."
             )
         return ids
+
+    def prefix_tokens(self, encoded: Prefix) -> int:
+        """See `Predictor.prefix_tokens`; it depends on the image's size."""
+        return encoded.valid.shape[1]
 
     def forward_states(self, batch: BackboneBatch) -> ForwardStates:
         """See `Predictor.forward_states`."""

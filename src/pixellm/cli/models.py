@@ -178,8 +178,6 @@ def plan(
     model = open_cost_model(name)
     if not isinstance(model, LanguageCostModel):
         raise ValueError(f"{name}: expected a PixelLM or LISA model, got one of another kind.")
-    if quantize and not model.quantizable:
-        raise ValueError(f"expected no --quantize for {name}, which stands on a vision-language model. Leave it out.")
     place, precision = device_and_dtype(device, dtype)
     options = LoadOptions(precision, quantize, place)
     text = PHRASE_TOKENS * targets if tokens is None else tokens
@@ -191,8 +189,6 @@ def plan(
     if memory.fits:
         return
     for smaller in options.smaller:
-        if smaller.quantize and not model.quantizable:
-            continue
         other = plan_memory(model, smaller, batch, memory.available)
         print_lines(f"{smaller.flags}: {quantity(other.total)}B, {'fits' if other.fits else 'does not fit'}")
     raise typer.Exit(1)

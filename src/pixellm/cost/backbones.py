@@ -28,8 +28,6 @@ LOOKED_UP = ("position", "pos_embed", "cls_token", "mask_token")
 class BackboneCostModel(LanguageCostModel):
     """See `LanguageCostModel`; `config` is a `BackboneConfig`."""
 
-    quantizable = False
-
     def __init__(self, name: str, config: BackboneConfig) -> None:
         super().__init__(name, config)  # pyright: ignore[reportArgumentType]
         self.load: ImageLoad = adapter_for(config.base_config.model_type).image_load(config.base_config)
@@ -47,17 +45,11 @@ class BackboneCostModel(LanguageCostModel):
         model = self.model
         head = [] if has_tied_embeddings(model) else [model.get_output_embeddings()]
         return {
-            Component.VISION: self._tower,
+            Component.VISION: self.model.vision_modules,
             Component.DECODER_FEATURES: [model.pixel_projector, model.neck],
             Component.PREFILL: [model.text_model, *head],
             Component.MASKS: [model.codebook, model.pixel_decoder],
         }
-
-    @property
-    def _tower(self) -> list[nn.Module]:
-        """Vision tower, and what projects its tokens to the language model."""
-        base = self.model.backbone.base_model  # pyright: ignore[reportAttributeAccessIssue]
-        return [module for module in base.children() if module is not self.model.text_model]
 
     @cached_property
     def _vision(self) -> tuple[CallCost, CallCost]:
@@ -68,7 +60,7 @@ class BackboneCostModel(LanguageCostModel):
             adapter_for(config.base_config.model_type).num_layers(config.base_config),
         )
         flops = layers * load.sequences * 4 * load.tokens**2 * vision.hidden_size
-        for module in self._tower:
+        for module in self.model.vision_modules:
             for name, weight in module.named_parameters():
                 if weight.ndim > 1 and not any(part in name for part in LOOKED_UP):
                     everywhere = any(part in f".{name}" for part in LAYERS)

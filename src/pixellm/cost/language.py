@@ -63,8 +63,6 @@ class LanguageCostModel:
         self.group = len(config.codebook_ids)
         self.width = config.text_config.hidden_size
 
-    quantizable = True  # `quantize` works when the model is loaded
-
     @property
     def mask_side(self) -> int:
         """Side in pixels of the square that logits are enlarged to."""
@@ -172,7 +170,7 @@ class LanguageCostModel:
         }
         if targets:
             activations[Component.MASKS] = self._decode_masks(targets).peak_bytes
-        weights = weight_bytes(self.model, self.model.language_model if self.quantizable else None)
+        weights = weight_bytes(self.model, self.model.text_model)
         return MemoryBreakdown(weights, kv_cache_bytes(self.config.text_config, cached), activations)
 
     # FLOPs of each part
@@ -181,6 +179,11 @@ class LanguageCostModel:
     def vision(self) -> int:
         """FLOPs of the vision encoder."""
         return self._vision[0].flops
+
+    @property
+    def vision_bytes(self) -> int:
+        """Peak of the vision encoder's activations in bf16."""
+        return self._vision[0].peak_bytes
 
     @property
     def llm_projector(self) -> int:

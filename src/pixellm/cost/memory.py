@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 
 from pixellm.cost.breakdown import Component, Scenario
@@ -129,10 +129,10 @@ def part_bytes(model: LanguageCostModel, options: LoadOptions) -> dict[str, int]
     return sizes
 
 
-def _saved(model: nn.Module, options: LoadOptions) -> int:
+def _saved(model: Any, options: LoadOptions) -> int:
     if options.quantize is None:
         return 0
-    return saved_bytes(model.language_model, options.dtype.itemsize, options.quantize)
+    return saved_bytes(model.text_model, options.dtype.itemsize, options.quantize)
 
 
 def available_memory(device: str) -> int:

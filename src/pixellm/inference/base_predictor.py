@@ -328,6 +328,10 @@ class BasePredictor(Segmenter, ABC):
             )
         return ids
 
+    def prefix_tokens(self, encoded: Any) -> int:
+        """Return the number of tokens before the question, those of the image included; `encoded` is of one image."""
+        return len(self.processor.prefix_ids)
+
     def settings(self, **sampling) -> Sampling:
         """Merge sampling settings: the caller's, then this predictor's, then the model's defaults."""
         return Sampling(**{**self.default_sampling, **self.sampling, **sampling})

@@ -20,6 +20,7 @@ class MiniKind(PixelLMKind):
     """PixelLM with a dense classifier."""
 
     config_class = MiniConfig
+    keeps_features = False  # its classifier trains with them
     shardable = False  # the embeddings of its categories are read where no layer runs
 
     def part_settings(

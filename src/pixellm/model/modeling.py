@@ -6,6 +6,7 @@ Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decod
 """
 
 from collections import Counter
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -23,7 +24,7 @@ from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.states import EncodedImages, ForwardStates
-from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
+from pixellm.model.vision import CachedFeatures, VisionFeatures, build_vision_encoder, valid_area
 from pixellm.prompts import IMAGE_TOKEN_ID
 from pixellm.types import Output
 from pixellm.utils.weights import load_whole
@@ -52,6 +53,7 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
     """
 
     config_class = PixelLMConfig
+    feature_cache: CachedFeatures | None = None  # set by a training whose vision encoder is frozen
     pixel_decoder_class: Any = PixelDecoder
     base_model_prefix = "pixellm"
     main_input_name = "pixel_values"
@@ -176,10 +178,29 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             resized_hw: (B, 2) height and width of each image inside the square.
             context_pixel_values: the LLM's own view of each image; unused by PixelLM, read by LISA.
         """
-        features = self.vision_encoder(pixel_values, resized_hw)
+        features = self.vision_features(pixel_values, resized_hw)
         valid = valid_area(resized_hw, self.config.vision_config.image_size, self.config.llm_grid).flatten(1)
         maps = self.pixel_decoder.prepare(self.neck_maps(features))
         return EncodedImages(self.image_tokens(features), valid, maps, resized_hw)
+
+    @property
+    def vision_modules(self) -> list[nn.Module]:
+        """Modules that `feature_cache` stands in for."""
+        return [self.vision_encoder]
+
+    def vision_features(self, pixel_values: Tensor, resized_hw: Tensor) -> VisionFeatures:
+        """Run the vision encoder, or read its features; see `encode_images` for the arguments."""
+        if self.feature_cache is None:
+            return self.vision_encoder(pixel_values, resized_hw)
+
+        def encode(pixels: Tensor, size: Tensor) -> dict[str, Tensor]:
+            scales = self.vision_encoder(pixels, size).scales
+            return {str(scale): map_ for scale, map_ in enumerate(scales)}
+
+        # Each image alone: what is kept does not depend on those that came with it.
+        images = zip(pixel_values.split(1), resized_hw.split(1), strict=True)
+        rows = [self.feature_cache(row, partial(encode, *row)) for row in images]
+        return VisionFeatures([torch.cat([row[str(scale)] for row in rows]) for scale in range(len(rows[0]))])
 
     def image_tokens(self, features: VisionFeatures) -> Tensor:
         """The deepest map of an encoder as (B, g·g, D) tokens of the language model."""

@@ -6,7 +6,9 @@ Two kinds with one interface: CLIP-ViT (hidden states of chosen layers, padding 
 Shapes:  B images · S image side · C channels · h, w grid sides
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import timm
 import torch
@@ -25,6 +27,19 @@ class VisionFeatures:
     """Feature maps of a vision encoder, one (B, C, h, w) for each scale, coarse to fine."""
 
     scales: list[Tensor]
+
+
+class CachedFeatures(Protocol):
+    """Features of a frozen encoder that were kept."""
+
+    def __call__(self, inputs: Sequence[Any], encode: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return what `encode` gives for one image.
+
+        Args:
+            inputs: everything that decides over it besides the encoder and its configuration, tensors among it.
+            encode: called unless its result for these inputs was kept.
+        """
+        ...
 
 
 def valid_area(resized_hw: Tensor, size: int, grid: int) -> Tensor:

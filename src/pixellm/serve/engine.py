@@ -127,9 +127,9 @@ class InferenceEngine:
         if job.system is not None:
             predictor = predictor.with_prompt(job.system, None)
         prompt = predictor.prompt_ids(job.question, [_answer(turn) for turn in job.history])
-        tokens = len(predictor.processor.prefix_ids) + len(prompt)
         sampling = predictor.settings(**job.sampling)
         encoded, seconds = self._encode(predictor, job, job.system)
+        tokens = predictor.prefix_tokens(encoded.prefix) + len(prompt)
         decoder = AnswerDecoder(self.predictor, job.question, encoded.image, encoded.prefix, min_score=job.min_score)
         self._decoding.join([job.job_id], encoded.prefix, [0], [prompt], sampling)
         self._running[job.job_id] = _RunningJob(decoder, tokens, seconds, time.perf_counter())

@@ -29,6 +29,7 @@ class LisaKind(PixelLMKind):
     """LISA with a SAM, or SAM's mask decoder over the vision encoder."""
 
     config_class = LisaConfig
+    keeps_features = False
 
     def part_settings(
         self, preset: LisaConfig, parts: Parts, tokenizer: PreTrainedTokenizerBase, vision: Mapping[str, Any]
