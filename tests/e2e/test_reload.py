@@ -117,6 +117,7 @@ def test_the_earlier_worker_finishes_what_it_has(models):
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_bad_checkpoint_leaves_the_earlier_one(models, tmp_path, capfd):
     expected = serving.offline(models[0], QUESTIONS[0])
     link, bad = tmp_path / "current", tmp_path / "bad"

@@ -51,6 +51,7 @@ def directory(vlm, tmp_path) -> Path:
     return tmp_path / "start"
 
 
+@pytest.mark.slow
 def test_a_step_of_the_paper_holds_weights_gradients_and_scores(configs):
     base = counted(configs["paper"])
     assert base.passes > 4 * base.trained + base.logits
