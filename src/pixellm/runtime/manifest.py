@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 VERSION = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.bin"
 ENCODE, LANGUAGE, MASKS, REFINE = "encode.onnx", "language.onnx", "masks.onnx", "refine.onnx"
@@ -44,6 +42,8 @@ class TensorPlace:
 
     @property
     def nbytes(self) -> int:
+        import numpy as np  # slow, and `pixellm --help` imports this module
+
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
