@@ -67,6 +67,7 @@ bench: setup
 	$(BIN)/python benchmarks/quantised_layers.py
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/runtime.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python benchmarks/muse.py

@@ -1,9 +1,11 @@
 """onnxruntime against torch, for pixellm-mini: tokens, answers with masks, images, imports, and llama.cpp beside them.
 
+    pip install 'pixellm[torch,serve,llama]'
     python benchmarks/runtime.py [--gguf FILE]
 
-Times are medians of alternating runs in one process; the ratio to torch in fp32 is what counts. llama.cpp is measured
-where llama-cpp-python is installed, with the GGUF file of the base (4 bits).
+Times are medians of alternating runs in one process; the ratio to torch in fp32 is what counts. torch in bfloat16 is
+measured where the processor has AVX-512: without it, an image takes many times as long. llama.cpp is measured where
+llama-cpp-python, the extra `llama`, is installed, with the GGUF file of the base (4 bits).
 """
 
 import argparse
@@ -26,9 +28,13 @@ from pixellm.imaging.images import load_image
 from pixellm.inference.base_predictor import BasePredictor
 from pixellm.loading import load_graphs
 from pixellm.mini.parts import fetch_gguf
+from pixellm.serve.engine import InferenceEngine
+from pixellm.serve.messages import Job, WorkerSettings
 
 ROUNDS, TOKENS = 7, 24
 IMAGE, QUESTION = "example:cat", "What can you see?"
+QUESTIONS = ("Segment the cat.", "Where is the cat?", "Segment the person.", QUESTION)
+ANSWERS = 24
 RESULTS = Path(__file__).parent / "results" / "runtime.json"
 
 
@@ -38,23 +44,33 @@ def main() -> None:
     options = parser.parse_args()
     systems: dict[str, BasePredictor] = {
         "torch float32": pixellm.load("pixellm-mini"),
-        "torch bfloat16": pixellm.load("pixellm-mini", dtype=torch.bfloat16),
         "onnxruntime int8": load_graphs("pixellm-mini"),
     }
+    if "AVX512" in torch.backends.cpu.get_cpu_capability():
+        systems["torch bfloat16"] = pixellm.load("pixellm-mini", dtype=torch.bfloat16)
     rows = {name: {} for name in systems}
     for what, measured in (("image", _image), ("token", _token), ("mask", _mask), ("answer with a mask", _answer)):
         for name, median in _medians({name: measured(one) for name, one in systems.items()}).items():
             rows[name][what] = median
     if find_spec("llama_cpp"):
         rows["llama.cpp, base at 4 bits"] = {"token": _llama_token(options.gguf or fetch_gguf())}
+    else:
+        print("llama.cpp: not installed, pip install 'pixellm[llama]'")
     base = rows["torch float32"]
     for name, row in rows.items():
         print(
             name, *(f"{what} {1e3 * t:.1f} ms ({base[what] / t:.2f} × as fast)" for what, t in row.items()), sep="\n  "
         )
+    rates = {
+        f"{name}, {'joint' if joint else 'exact'}": _answers_a_second(one, joint)
+        for name, one in systems.items()
+        for joint in (False, True)
+    }
+    print("answers a second, one image, 8 at once", *(f"{name} {rate:.1f}" for name, rate in rates.items()), sep="\n  ")
     start = _process_seconds()
     print("process to printed answer", *(f"{name} {seconds:.2f} s" for name, seconds in start.items()), sep="\n  ")
-    RESULTS.write_text(json.dumps({"seconds": rows, "process": start}, indent=2) + "\n", encoding="utf-8")
+    results = {"seconds": rows, "answers_a_second": rates, "process": start}
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def _medians(calls: dict[str, Callable[[], float]]) -> dict[str, float]:
@@ -121,6 +137,23 @@ def _answer(predictor: BasePredictor) -> Callable[[], float]:
         return time.perf_counter() - start
 
     return call
+
+
+def _answers_a_second(predictor: BasePredictor, joint: bool) -> float:
+    """Return what the server's engine answers, once the image is encoded."""
+    engine = InferenceEngine(predictor, WorkerSettings(model="pixellm-mini", joint=joint))
+    image = load_image(IMAGE)
+    jobs = [
+        Job(number, "", "", image.tobytes(), image.size, QUESTIONS[number % len(QUESTIONS)], sampling={})
+        for number in range(ANSWERS)
+    ]
+    for batch in (jobs[:1], jobs):
+        start = time.perf_counter()
+        for job in batch:
+            engine.submit(job)
+        while not engine.idle:
+            engine.step()
+    return ANSWERS / (time.perf_counter() - start)
 
 
 def _llama_token(gguf: Path) -> float:
