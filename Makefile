@@ -28,9 +28,10 @@ demo: $(BASE_STAMP)
 	@mkdir -p build
 	$(BIN)/pixellm ask example:cat "Segment the cat." --out build/demo.png
 
-# Files of tests side by side, one thread each; in order, since the longest come first (e2e).
+# Files of tests side by side, one thread each; in order, since the longest come first (e2e). They wait for servers now and
+# then, hence a process more than there are cores.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$($(BIN)/python -c 'import os; print(min(os.cpu_count() + 1, 8))') --dist loadfile --no-loadscope-reorder
 
 # Trainings and counts that take long, which CI leaves out.
 test-slow: setup

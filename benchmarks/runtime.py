@@ -183,7 +183,7 @@ def _process_seconds() -> dict[str, float]:
             "Segment the cat.",
             "--runtime",
             runtime,
-            "--json",
+            "--out",
             "-",
         ]
 

@@ -88,6 +88,7 @@ def test_requests_in_flight(models, tmp_path):
         assert ask(server) == second
 
 
+@pytest.mark.slow
 def test_the_earlier_worker_finishes_what_it_has(models):
     async def run():
         first, second = (WorkerSettings(str(model), batch_size=2) for model in models)

@@ -157,6 +157,7 @@ def test_one_process_and_two_give_the_same(root, model, tmp_path):
     assert report["answers"]["answers"].startswith("by generation")
 
 
+@pytest.mark.slow
 def test_teacher_forced(root, model, tmp_path):
     refer = ("eval", "--model", model, "--root", root, "--benchmark", "refer", "--teacher-forced", "--limit", "1")
     done = pixellm(*refer, "--out", tmp_path / "out")

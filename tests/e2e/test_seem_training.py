@@ -115,6 +115,7 @@ def test_resumed_as_if_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
     assert losses(tmp_path / "halved") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_trained_further(recipe, tmp_path) -> None:
     """From a whole model."""
     result = training.train(recipe, tmp_path / "run", KNOWN_MODELS)

@@ -11,6 +11,7 @@ from tests.support import tiny
 from tests.unit.benchmarks.test_clicks import source  # noqa: F401  a fixture
 
 
+@pytest.mark.slow
 def test_rounds(source, tmp_path, monkeypatch):  # noqa: F811
     for part in (tiny.build(tiny.detector_config(refine_width=32)), tiny.tiny_processor(64, 6)):
         part.save_pretrained(tmp_path / "model")
