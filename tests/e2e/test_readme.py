@@ -75,7 +75,7 @@ def test_python_blocks_run(block, work):
 @pytest.mark.usefixtures("mini")
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=pytest.mark.slow) if page.stem == "notebook" else page for page in PAGES],
+    [pytest.param(page, marks=pytest.mark.slow) if page.stem in ("index", "notebook") else page for page in PAGES],
     ids=lambda page: page.stem,
 )
 def test_pages_run(page, work):
