@@ -26,6 +26,8 @@ from pixellm.model.packing import additive
 from pixellm.model.states import EncodedImages
 from pixellm.sampling import Sampling
 
+CACHED = ("keys", "values", "conv_states", "recurrent_states")  # of a layer, which has the first two or the others
+
 
 @dataclass
 class Prefix:
@@ -47,15 +49,17 @@ class Prefix:
 
     @property
     def nbytes(self) -> int:
-        """Size of features, keys and values."""
+        """Size of features, keys and values, and of the states of linear attention."""
         images = [getattr(self.images, field.name) for field in fields(self.images)]
-        cache = [[layer.keys, layer.values] for layer in self.cache.layers]
+        cache = [getattr(layer, name, None) for layer in self.cache.layers for name in CACHED]
         return sum(tensor.nbytes for tensor in _tensors([images, cache]))
 
 
 def _tensors(values: Any) -> list[Tensor]:
     if isinstance(values, Tensor):
         return [values]
+    if isinstance(values, dict):
+        return _tensors(list(values.values()))
     return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, list | tuple) else []
 
 
