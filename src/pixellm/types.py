@@ -6,7 +6,7 @@ Shapes:  B images · T tokens of a row · M masks of an image · G targets of a 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from PIL import Image
 from pixellm.imaging import masks
 from pixellm.imaging.images import ImageSource, check_pixels
 from pixellm.imaging.masks import Rle
+from pixellm.imaging.visual_prompts import Marks, untrained
 from pixellm.utils.checks import check_score, check_span, expect
 
 if TYPE_CHECKING:
@@ -173,41 +174,6 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Prompts that correct a target, as users give them; see `pixellm.Predictor.refine`.
-
-    Args:
-        points: (x, y, positive) of each, in pixels.
-        box: (x, y, width, height).
-        strokes: the points (x, y) of each line, and whether it lies on the object.
-    """
-
-    points: Sequence[Sequence[float]] = ()
-    box: Sequence[float] | None = None
-    strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = ()
-
-    def followed_by(self, later: "Marks") -> "Marks":
-        """Return these marks and later ones; a point that is repeated stays once, a new box replaces the earlier."""
-        points = tuple(dict.fromkeys(tuple(point) for point in (*self.points, *later.points)))
-        return Marks(points, self.box if later.box is None else later.box, (*self.strokes, *later.strokes))
-
-    def in_turn(self) -> "Iterator[Marks]":
-        """Yield the marks as if they were made one after another: the box, then with each further point and stroke."""
-        if self.box is not None:
-            yield Marks(box=self.box)
-        for count in range(1, len(self.points) + 1):
-            yield Marks(self.points[:count], self.box)
-        for count in range(1, len(self.strokes) + 1):
-            yield Marks(self.points, self.box, self.strokes[:count])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields of a request to /v1/refine."""
-        strokes = [{"points": [list(point) for point in line], "positive": side} for line, side in self.strokes]
-        box = None if self.box is None else list(self.box)
-        return {"points": [list(point) for point in self.points], "box": box, "strokes": strokes}
-
-
-@dataclass(frozen=True)
 class Answer:
     """Text, and one target for each object that it names, in order.
 
@@ -345,6 +311,7 @@ class Done:
 
 
 Event = TextPiece | Target | Done
+Refinable = TypeVar("Refinable", Target, Answer)
 
 
 class Segmenter(Protocol):
@@ -391,20 +358,39 @@ class Segmenter(Protocol):
 
     def refine(
         self,
-        target: Target,
+        target: Refinable,
+        index: int | None = None,
         *,
         points: Sequence[Sequence[float]] = (),
         box: Sequence[float] | None = None,
         strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Target:
-        """Correct a target on the image of `set_image`; see `pixellm.Predictor.refine`.
+    ) -> Refinable:
+        """Correct one target on the image of `set_image`; text and other targets of an answer stay.
+
+        A target that was refined already keeps its earlier marks; a new box replaces the earlier one.
+
+        Args:
+            target: the target, or its answer.
+            index: of the target in the answer.
+            points: see `Marks`.
+            box: see there.
+            strokes: see there.
 
         Raises:
-            ValueError: a wrong target or prompt, or a system that can't, see `takes_prompts`.
+            ValueError: no image yet, no mark or a malformed one, a target of another image size, no such target, or a
+                system that can't, see `takes_prompts`.
         """
-        raise ValueError(
-            f"expected a model that was trained with visual prompts, got {type(self).__name__}. Use pixellm-mini."
-        )
+        marks = Marks(points, box, strokes)
+        if isinstance(target, Target):
+            return self.refine_target(target, marks)
+        if index is None or not 0 <= index < len(target.targets):
+            raise ValueError(f"expected the index of one of the answer's {len(target.targets)} targets, got {index}.")
+        refined = self.refine_target(target.targets[index], marks)
+        return replace(target, targets=(*target.targets[:index], refined, *target.targets[index + 1 :]))
+
+    def refine_target(self, target: Target, marks: Marks) -> Target:
+        """Correct one target; errors as in `refine`."""
+        raise untrained()
 
     def stream(self, question: str) -> Iterator[Event]:
         """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""

@@ -7,9 +7,10 @@ import pytest
 
 from pixellm.export.outlines import filled
 from pixellm.imaging import masks
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.integrations.remote import RemoteSegmenter
 from pixellm.segmenter import load
-from pixellm.types import Answer, Marks, Target
+from pixellm.types import Answer, Target
 from tests.support import serving, tiny
 from tests.support.serving import KEY, MODEL, OTHER_KEY, TOKENS
 

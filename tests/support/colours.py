@@ -9,7 +9,8 @@ from PIL import Image
 
 from pixellm.imaging import masks
 from pixellm.imaging.images import load_image
-from pixellm.types import Answer, Marks, Segmenter, Target
+from pixellm.imaging.visual_prompts import Marks
+from pixellm.types import Answer, Segmenter, Target
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 SCORES = {"red": 0.9, "green": 0.6, "blue": 0.3}

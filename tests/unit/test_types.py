@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pixellm.imaging import masks
-from pixellm.types import Answer, Marks, Target
+from pixellm.imaging.visual_prompts import Marks
+from pixellm.types import Answer, Target
 
 BOOL_MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=25))
 

@@ -83,6 +83,8 @@ Corrections = Annotated[
         "DIR/corrections.jsonl`. Default: none are accepted.",
     ),
 ]
+MaxCorrections = Annotated[int, _limit("Size of the directory of --corrections in MiB.")]
+WriteTimeout = Annotated[float, _limit("Seconds for a client to read what was written.", 0.1)]
 
 
 def serve(
@@ -112,21 +114,16 @@ def serve(
     max_chat_chars: Annotated[int, _limit("Length of all texts of a conversation.")] = DEFAULTS.max_chat_chars,
     max_prompt_tokens: Annotated[int, _limit("Number of prompt tokens, image included.")] = MAX_PROMPT_TOKENS,
     max_new_tokens: Annotated[int, _limit("Number of answer tokens.")] = DEFAULTS.max_new_tokens,
-    max_corrections_mb: Annotated[
-        int, _limit("Size of the directory of --corrections in MiB.")
-    ] = DEFAULTS.max_corrections_bytes // MIB,
+    max_corrections_mb: MaxCorrections = DEFAULTS.max_corrections_bytes // MIB,
     request_timeout: Annotated[float, _limit("Seconds for an answer, queue included.", 0.1)] = DEFAULTS.request_timeout,
     body_timeout: Annotated[float, _limit("Seconds to receive a request.", 0.1)] = DEFAULTS.body_timeout,
-    write_timeout: Annotated[
-        float, _limit("Seconds for a client to read what was written.", 0.1)
-    ] = DEFAULTS.write_timeout,
+    write_timeout: WriteTimeout = DEFAULTS.write_timeout,
     header_timeout: Annotated[float, _limit("Seconds to receive its headers.", 0.1)] = DEFAULTS.header_timeout,
     drain_timeout: Annotated[float, _limit("Seconds to finish answers at shutdown.", 0)] = DEFAULTS.drain_timeout,
 ) -> None:
     """Serve a model over HTTP: OpenAI's chat API with masks, a plain endpoint, health checks and metrics.
 
-    API keys are read from PIXELLM_API_KEYS (comma-separated) and from --keys FILE (one per line). On SIGHUP the model
-    is loaded anew, and takes over when it is ready.
+    API keys come from PIXELLM_API_KEYS (comma-separated) and --keys FILE (one per line). SIGHUP reloads the model.
     """
     limits = {
         "max_queue": max_queue,
@@ -143,14 +140,14 @@ def serve(
         "write_timeout": write_timeout,
         "drain_timeout": drain_timeout,
         "image_hosts": tuple(image_host or ()),
-        "page": page,
-        "min_score": min_score,
-        "corrections": corrections,
         "max_corrections_bytes": max_corrections_mb * MIB,
     }
+    features = {"page": page, "min_score": min_score, "corrections": corrections}
     worker = {"batch_size": batch_size, "cache_bytes": cache_mb * MIB, "max_prompt_tokens": max_prompt_tokens}
     where = (model, host, port, name, keys, device, dtype, quantize, joint)
-    run_server(*where, limits=limits, worker=worker, runtime=runtime, integrations=_integrations(x_anylabeling))
+    run_server(
+        *where, limits=limits | features, worker=worker, runtime=runtime, integrations=_integrations(x_anylabeling)
+    )
 
 
 def _integrations(x_anylabeling: bool) -> "list[Callable[[RequestHandler], APIRouter]]":

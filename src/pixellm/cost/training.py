@@ -1,4 +1,4 @@
-"""Does a training fit? Bytes of a step, counted over shapes alone: the model's own forward and backward pass.
+"""Bytes of a training step, counted over shapes alone: the model's own forward and backward pass.
 
 Tensors without values that say they are on a CPU (`FakeTensorMode`) go through the same code as real ones, so what
 autocast converts, what gradient checkpointing computes again and what fused attention keeps is counted, not guessed.

@@ -110,7 +110,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class StoredCorrection:
-    """Where a correction went: `id` of its line, path of its image, and whether it replaced an earlier line."""
+    """Result of storing: `id` of the line, path of the image, and whether an earlier line was replaced."""
 
     id: str
     image: Path

@@ -5,6 +5,7 @@ Graphs hold no trained values: each is a tensor of the weights file, so that a g
 
 import tempfile
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,7 +69,25 @@ def export(
         ValueError: the language model is of another family than Llama.
     """
     model.eval()
-    size = processor.image_processor.image_size
+    graphs, manifest = _graphs(model, processor.image_processor.image_size, precision)
+    state = model.state_dict()
+    places = _place(list(graphs.values()), state.keys())
+    manifest = replace(manifest, tensors=list(places.values()))
+    write_weights(out / WEIGHTS, manifest.tensors, lambda key: state[key].numpy())
+    for name, graph in graphs.items():
+        ir.save(graph, out / name)
+    _optimise(out / LANGUAGE, places)
+    processor.save_pretrained(out)
+    manifest.write(out / MANIFEST)
+    if precision != "float32":
+        write_unpacked(out)
+    return manifest
+
+
+def _graphs(
+    model: PixelLMForConditionalGeneration, size: int, precision: Precision
+) -> tuple[dict[str, ir.Model], Manifest]:
+    """Trace the graphs of a model that reads images of a side `size`; return them by file, and the manifest."""
     pixels, hw = torch.zeros(1, 3, size, size), torch.tensor([[size, size]])
     images = model.encode_images(pixels, hw)
     names, tensors = zip(*named_tensors(images), strict=True)
@@ -91,8 +110,6 @@ def export(
     if isinstance(model, MiniForConditionalGeneration) and model.refiner is not None:
         channels = [tensors[names.index(name)].shape[1] for name in refined]
         graphs[REFINE] = _trace_refiner(model.refiner, refined, channels)
-    state = model.state_dict()
-    places = _place(list(graphs.values()), state.keys())
     text = model.config.text_config
     manifest = Manifest(
         precision=precision,
@@ -111,17 +128,9 @@ def export(
         peak_share=model.peak_share,
         default_sampling=model.default_sampling,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        tensors=list(places.values()),
+        tensors=[],
     )
-    write_weights(out / WEIGHTS, manifest.tensors, lambda key: state[key].numpy())
-    for name, graph in graphs.items():
-        ir.save(graph, out / name)
-    _optimise(out / LANGUAGE, places)
-    processor.save_pretrained(out)
-    manifest.write(out / MANIFEST)
-    if precision != "float32":
-        write_unpacked(out)
-    return manifest
+    return graphs, manifest
 
 
 def _trace(

@@ -1,7 +1,7 @@
 """Visual prompts: points, boxes and strokes on a target, as users give them and as the points that models read."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,43 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class Marks:
+    """Marks that correct a target, as users give them, in pixels of the image: x to the right, y down.
+
+    Args:
+        points: (x, y, positive) of each: 1 for a pixel of the object, 0 for one that is not.
+        box: (x, y, width, height) around the object, as `Target.box`.
+        strokes: the points (x, y) of each line, and whether it lies on the object.
+    """
+
+    points: Sequence[Sequence[float]] = ()
+    box: Sequence[float] | None = None
+    strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = ()
+
+    def followed_by(self, later: "Marks") -> "Marks":
+        """Return these marks and later ones; a point that is repeated stays once, a new box replaces the earlier."""
+        points = tuple(dict.fromkeys(tuple(point) for point in (*self.points, *later.points)))
+        return Marks(points, self.box if later.box is None else later.box, (*self.strokes, *later.strokes))
+
+    def in_turn(self) -> Iterator["Marks"]:
+        """Yield the marks as if they were made one after another: the box, then with each further point and stroke."""
+        if self.box is not None:
+            yield Marks(box=self.box)
+        for count in range(1, len(self.points) + 1):
+            yield Marks(self.points[:count], self.box)
+        for count in range(1, len(self.strokes) + 1):
+            yield Marks(self.points, self.box, self.strokes[:count])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of a request to /v1/refine."""
+        strokes = [{"points": [list(point) for point in line], "positive": side} for line, side in self.strokes]
+        box = None if self.box is None else list(self.box)
+        return {"points": [list(point) for point in self.points], "box": box, "strokes": strokes}
+
+
+@dataclass(frozen=True)
 class Prompts:
-    """Marks on one target, in pixels of the image: x to the right, y down, from the top-left corner.
+    """Marks as points with labels, checked.
 
     A box is its two corners; a stroke is points along it.
 

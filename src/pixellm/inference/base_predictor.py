@@ -6,16 +6,16 @@ An image is encoded once; all questions on it share its features and the KV cach
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Self, overload
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from PIL import Image
 
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.masks import Rle
-from pixellm.imaging.visual_prompts import Prompts, untrained
+from pixellm.imaging.visual_prompts import Marks, Prompts, untrained
 from pixellm.inference.answer_builder import AnswerBuilder
 from pixellm.inference.refinement import Refinement
 from pixellm.prompts import IMAGE_TOKEN_ID
@@ -148,84 +148,15 @@ class BasePredictor(Segmenter, ABC):
         """
         raise untrained()
 
-    @overload
-    def refine(
-        self,
-        target: Target,
-        index: None = None,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Target: ...
-
-    @overload
-    def refine(
-        self,
-        target: Answer,
-        index: int,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Answer: ...
-
-    def refine(
-        self,
-        target: Target | Answer,
-        index: int | None = None,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Target | Answer:
-        """Correct one target on the image of `set_image`; text and other targets of an answer stay as they are.
-
-        Prompts are in pixels of the image, x to the right and y down. A target that was refined already keeps its
-        earlier prompts; a new box replaces the earlier one.
-
-        Args:
-            target: the target, or its answer.
-            index: of the target in the answer.
-            points: (x, y, positive) of each: 1 for a pixel of the object, 0 for one that is not.
-            box: (x, y, width, height) around the object, as `Target.box`.
-            strokes: the points (x, y) of each line, and whether it lies on the object.
-
-        Returns:
-            The target with another mask and score; of an answer, the answer with that target.
-
-        Raises:
-            ValueError: no image yet, no prompt or a malformed one, a target of another image size, no such target, or
-                a model that was not trained with prompts.
-        """
+    def refine_target(self, target: Target, marks: Marks) -> Target:
         image, encoded = self._current()
         if self._refinement is None:
             self._refinement = Refinement(image, partial(self.correct_mask, encoded, 0, image))
-        prompts = Prompts.read(points, box, strokes, (image.height, image.width))
-        if isinstance(target, Target):
-            return self._refinement.refine(target, prompts)
-        if index is None or not 0 <= index < len(target.targets):
-            raise ValueError(f"expected the index of one of the answer's {len(target.targets)} targets, got {index}.")
-        refined = self._refinement.refine(target.targets[index], prompts)
-        return replace(target, targets=(*target.targets[:index], refined, *target.targets[index + 1 :]))
+        return self._refinement.refine(target, marks)
 
-    def refine_encoded(
-        self,
-        encoded: Any,
-        image: Image.Image,
-        target: Target,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Target:
-        """Correct a target on the one image of `encoded`; see `refine`, but earlier prompts don't count.
-
-        Raises:
-            ValueError: as `refine`.
-        """
-        prompts = Prompts.read(points, box, strokes, (image.height, image.width))
-        return Refinement(image, partial(self.correct_mask, encoded, 0, image)).refine(target, prompts)
+    def refine_encoded(self, encoded: Any, image: Image.Image, target: Target, marks: Marks) -> Target:
+        """Correct a target on the one image of `encoded`; see `refine`, but earlier marks don't count."""
+        return Refinement(image, partial(self.correct_mask, encoded, 0, image)).refine(target, marks)
 
     def with_prompt(self, system: str | None, max_prompt_tokens: int | None) -> Self:
         """Return the same model with another system prompt and limit; None keeps the own one."""

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pixellm.imaging import masks
-from pixellm.imaging.visual_prompts import Prompts
+from pixellm.imaging.visual_prompts import Marks, Prompts
 from pixellm.types import Target
 
 Correct = Callable[[np.ndarray, Prompts], tuple[np.ndarray, float]]
@@ -30,11 +30,11 @@ class Refinement:
         self.image, self.correct = image, correct
         self._earlier: dict[str, Prompts] = {}
 
-    def refine(self, target: Target, prompts: Prompts) -> Target:
+    def refine(self, target: Target, marks: Marks) -> Target:
         """Return the target with a new mask and score; phrase, span and presence stay.
 
         Raises:
-            ValueError: no prompts, a target of an image of another size, or a model without trained prompts.
+            ValueError: no mark or a malformed one, a target of another image size, or a model without trained prompts.
         """
         hw = self.image.height, self.image.width
         if tuple(target.rle["size"]) != hw:
@@ -42,6 +42,7 @@ class Refinement:
                 f"expected a target of the image of set_image, whose masks are {hw[0]}×{hw[1]} pixels (height × "
                 f"width), got one of {target.rle['size']}. Call set_image with the target's image."
             )
+        prompts = Prompts.read(marks.points, marks.box, marks.strokes, hw)
         if not len(prompts):
             raise ValueError("expected points, a box or strokes, got nothing that could change the target.")
         prompts = self._earlier.get(_key(target.rle), Prompts()).followed_by(prompts)

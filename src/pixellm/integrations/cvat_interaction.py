@@ -11,8 +11,9 @@ from PIL import Image
 
 from pixellm.hub.models import MINI
 from pixellm.imaging import masks
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.integrations.remote import connect
-from pixellm.types import Marks, Segmenter, Target
+from pixellm.types import Segmenter, Target
 
 
 class CvatInteraction:

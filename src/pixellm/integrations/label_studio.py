@@ -22,10 +22,11 @@ import numpy as np
 from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel, ConfigDict
 
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.integrations.label_studio_annotations import SUBMITTED, corrections_of
 from pixellm.integrations.label_studio_clicks import read_clicks
 from pixellm.integrations.remote import PromptQuestion, RemoteSegmenter, question_about, read_prompt
-from pixellm.types import Answer, Marks, Target
+from pixellm.types import Answer, Target
 from pixellm.utils.limits import FETCH_SECONDS, MAX_BODY_BYTES
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixellm.types import Marks
+from pixellm.imaging.visual_prompts import Marks
 
 POINTS, BOXES = ("keypointlabels", "keypoint"), ("rectanglelabels", "rectangle")
 

@@ -28,8 +28,9 @@ from pixellm.imaging import masks
 from pixellm.imaging.images import EXAMPLE, URL, load_image
 from pixellm.imaging.overlay import cut_out as cut_out_of
 from pixellm.imaging.overlay import draw
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.integrations.remote import question_about
-from pixellm.types import Answer, Marks, Segmenter, Target
+from pixellm.types import Answer, Segmenter, Target
 from pixellm.utils.limits import MAX_MARKS
 
 INSTRUCTIONS = (

@@ -8,9 +8,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple, overload
+from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -18,7 +17,8 @@ from PIL import Image
 
 from pixellm.imaging import masks
 from pixellm.imaging.images import ImageSource, load_image
-from pixellm.types import Answer, Marks, Segmenter, Target
+from pixellm.imaging.visual_prompts import Marks
+from pixellm.types import Answer, Segmenter, Target
 from pixellm.utils.checks import check_min_score, check_score
 from pixellm.utils.limits import REQUEST_SECONDS
 
@@ -103,8 +103,7 @@ class RemoteSegmenter(Segmenter):
         Raises:
             ValueError: as in `ask`; the server keeps no corrections.
         """
-        uri = "data:image/png;base64," + base64.b64encode(file).decode("ascii")
-        return self._post(CORRECTIONS, correction | {"image": uri})
+        return self._post(CORRECTIONS, correction | {"image": _data_uri(file)})
 
     def model_name(self) -> str:
         """Return the name of the served model; a ValueError as in `ask`."""
@@ -115,58 +114,16 @@ class RemoteSegmenter(Segmenter):
         """Return whether the served model can `refine` targets; a ValueError as in `ask`."""
         return bool(self._card().get("takes_prompts"))
 
-    @overload
-    def refine(
-        self,
-        target: Target,
-        index: None = None,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Target: ...
-
-    @overload
-    def refine(
-        self,
-        target: Answer,
-        index: int,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Answer: ...
-
-    def refine(
-        self,
-        target: Target | Answer,
-        index: int | None = None,
-        *,
-        points: Sequence[Sequence[float]] = (),
-        box: Sequence[float] | None = None,
-        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
-    ) -> Target | Answer:
-        """Correct one target on the image of `set_image`, as `pixellm.Predictor.refine` does.
-
-        The server remembers nothing: earlier prompts of a target are kept here, by its mask, and sent again.
-
-        Raises:
-            ValueError: no image yet, no such target, no server there, or the error that it answers with.
-        """
-        if isinstance(target, Answer):
-            if index is None or not 0 <= index < len(target.targets):
-                count = len(target.targets)
-                raise ValueError(f"expected the index of one of the answer's {count} targets, got {index}.")
-            refined = self.refine(target.targets[index], points=points, box=box, strokes=strokes)
-            return replace(target, targets=(*target.targets[:index], refined, *target.targets[index + 1 :]))
+    def refine_target(self, target: Target, marks: Marks) -> Target:
+        """See `refine`; the server remembers nothing: earlier marks are kept here, by the mask, and sent again."""
         _, file = self._current()
-        marks = self._marks.get(str(target.rle["counts"]), Marks()).followed_by(Marks(points, box, strokes))
+        marks = self._marks.get(str(target.rle["counts"]), Marks()).followed_by(marks)
         refined = self.refine_in_file(file, target, marks)
         self._marks[str(refined.rle["counts"])] = marks
         return refined
 
     def refine_in_file(self, file: bytes, target: Target | None, marks: Marks) -> Target:
-        """Correct a target of an encoded image by all of its marks; errors as in `refine`.
+        """Correct a target of an encoded image by all of its marks; errors as in `ask`.
 
         Args:
             file: the image, which the server decodes.

@@ -14,13 +14,14 @@ from pydantic import BaseModel, Field
 
 from pixellm.export.outlines import polygons
 from pixellm.imaging import masks
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.integrations.remote import PromptQuestion, read_prompt
 from pixellm.serve.chat import check_text
 from pixellm.serve.errors import ApiError
 from pixellm.serve.request_handler import RequestHandler, parse, until_disconnect
 from pixellm.serve.responses import JSON, HoldingResponse
 from pixellm.serve.schema import AnswerOptions, RequestModel
-from pixellm.types import Answer, Marks, Target
+from pixellm.types import Answer, Target
 
 PREFIX = "/x-anylabeling"
 MAX_PHRASES = 16  # questions of one prompt

@@ -116,19 +116,24 @@ class Graphs:
         results: list[Any] = list(self._refine.run(None, feeds))
         return results[0]
 
+    @cached_property
+    def _reads(self) -> set[str]:
+        """Inputs of the language model's graph: a variant may leave some out."""
+        return {value.name for value in self._session(LANGUAGE).get_inputs()}
+
     def step(self, inputs: Mapping[str, np.ndarray], cache: Cache) -> tuple[np.ndarray, np.ndarray, Cache]:
         """Run the language model.
 
         Returns:
             logits (R, V), what the codebook reads (R, W, D), and the keys and values with those of this step.
         """
-        language = self._session(LANGUAGE)
-        reads = {value.name for value in language.get_inputs()}
         feeds: dict[str, Any] = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in inputs.items() if name in reads
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
+            for name, value in inputs.items()
+            if name in self._reads
         }
         feeds |= zip(self._past, cache.values, strict=True)
-        logits, codebook, *present = language.run_with_ort_values(self._results, feeds)
+        logits, codebook, *present = self._session(LANGUAGE).run_with_ort_values(self._results, feeds)
         return logits.numpy(), codebook.numpy(), Cache(present)
 
     def empty_cache(self, rows: int) -> Cache:

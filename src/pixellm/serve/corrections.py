@@ -12,7 +12,7 @@ from pixellm.serve.settings import ServeSettings
 
 @dataclass(frozen=True)
 class Origin:
-    """What the server knows of a correction: name and directory of its model, and the tenant ("": no key needed)."""
+    """Name and directory of the server's model, and the tenant of a correction ("": no key needed)."""
 
     model: str
     checkpoint: str

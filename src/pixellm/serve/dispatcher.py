@@ -19,9 +19,8 @@ from pixellm.serve.messages import (
     AnswerFailed,
     AnswerFinished,
     CancelJob,
-    Job,
+    ImageJob,
     Progress,
-    RefineJob,
     WorkerFailed,
     WorkerReady,
     WorkerSettings,
@@ -41,7 +40,7 @@ STABLE_AFTER = 60.0  # seconds of uptime that reset the delay
 class PendingAnswer:
     """Queued question or refinement with its events, due at `due`; the last one is `AnswerFinished`."""
 
-    def __init__(self, job: Job | RefineJob, due: float) -> None:
+    def __init__(self, job: ImageJob, due: float) -> None:
         self.job, self.due = job, due
         self.queue: asyncio.Queue[AnswerEvent] = asyncio.Queue()
         self.queued_at = time.perf_counter()
@@ -82,7 +81,7 @@ class RunningWorker:
 
     @property
     def has_room(self) -> bool:
-        """Whether it takes a further question now."""
+        """Return whether it takes a further question now."""
         return self.loaded.is_set() and len(self.sent) < self.settings.batch_size + PREFETCH
 
     def retire(self) -> None:
@@ -121,7 +120,7 @@ class Dispatcher:
 
     @property
     def takes_prompts(self) -> bool | None:
-        """Whether the model corrects masks; None until one has been loaded."""
+        """Return whether the model corrects masks; None until one has been loaded."""
         return self._active and self._active.takes_prompts
 
     def open(self) -> asyncio.Task:
@@ -170,7 +169,7 @@ class Dispatcher:
             earlier.retire()
         self._send_next()
 
-    def submit(self, job: Job | RefineJob, due: float = math.inf) -> PendingAnswer:
+    def submit(self, job: ImageJob, due: float = math.inf) -> PendingAnswer:
         """Queue a question or refinement and set its `job_id`; `due` is the end of its time, by `time.perf_counter`.
 
         Raises:

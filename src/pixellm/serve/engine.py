@@ -16,6 +16,7 @@ from pixellm.serve.messages import (
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
+    ImageJob,
     Job,
     PastTurn,
     RefineJob,
@@ -60,7 +61,7 @@ class InferenceEngine:
             settings.cache_bytes, getsizeof=lambda encoded: encoded.nbytes
         )
         self._decoding = predictor.decoding(settings.joint)
-        self._waiting: deque[Job | RefineJob] = deque()
+        self._waiting: deque[ImageJob] = deque()
         self._running: dict[int, _RunningJob] = {}
 
     @property
@@ -72,7 +73,7 @@ class InferenceEngine:
         """Number of answers in the batch."""
         return len(self._running)
 
-    def submit(self, job: Job | RefineJob) -> None:
+    def submit(self, job: ImageJob) -> None:
         self._waiting.append(job)
 
     def cancel(self, job_id: int) -> JobEvents:
@@ -111,14 +112,7 @@ class InferenceEngine:
         """Return the refined target, and the end of the job."""
         encoded, seconds = self._encode(self.predictor, job, None)
         start = time.perf_counter()
-        target = self.predictor.refine_encoded(
-            encoded.prefix,
-            encoded.image,
-            job.target,
-            points=job.marks.points,
-            box=job.marks.box,
-            strokes=job.marks.strokes,
-        )
+        target = self.predictor.refine_encoded(encoded.prefix, encoded.image, job.target, job.marks)
         return [target, AnswerFinished("refined", 0, 0, seconds, time.perf_counter() - start)]
 
     def _join(self, job: Job) -> bool:
@@ -135,9 +129,7 @@ class InferenceEngine:
         self._running[job.job_id] = _RunningJob(decoder, tokens, seconds, time.perf_counter())
         return seconds is not None
 
-    def _encode(
-        self, predictor: BasePredictor, job: Job | RefineJob, system: str | None
-    ) -> tuple[EncodedImage, float | None]:
+    def _encode(self, predictor: BasePredictor, job: ImageJob, system: str | None) -> tuple[EncodedImage, float | None]:
         """Return the job's encoded image, and the seconds it took; None for a cache hit."""
         key = (job.tenant, job.digest, system)
         if cached := self.cache.get(key):

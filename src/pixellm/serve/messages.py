@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pixellm.types import Marks, Target, TextPiece
+from pixellm.imaging.visual_prompts import Marks
+from pixellm.types import Target, TextPiece
 from pixellm.utils import limits
 
 
@@ -42,8 +43,8 @@ class PastTurn:
 
 
 @dataclass(frozen=True)
-class Job:
-    """Question for the worker.
+class ImageJob:
+    """Something that the worker does with an image.
 
     Args:
         job_id: unique number.
@@ -51,11 +52,6 @@ class Job:
         digest: of the image's pixels and size.
         pixels: (H, W, 3) uint8, row-major.
         size: (W, H).
-        question: text of the user.
-        system: replaces the model's own system text.
-        history: earlier turns, oldest first.
-        sampling: fields of `pixellm.inference.generation.Sampling`.
-        min_score: 0..1, targets with a lower confidence are left out.
     """
 
     job_id: int
@@ -63,6 +59,20 @@ class Job:
     digest: str
     pixels: bytes = field(repr=False)
     size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Job(ImageJob):
+    """Question for the worker.
+
+    Args:
+        question: text of the user.
+        system: replaces the model's own system text.
+        history: earlier turns, oldest first.
+        sampling: fields of `pixellm.inference.generation.Sampling`.
+        min_score: 0..1, targets with a lower confidence are left out.
+    """
+
     question: str = field(repr=False)
     system: str | None = field(default=None, repr=False)
     history: tuple[PastTurn, ...] = field(default=(), repr=False)
@@ -71,20 +81,14 @@ class Job:
 
 
 @dataclass(frozen=True)
-class RefineJob:
+class RefineJob(ImageJob):
     """Correction of one target for the worker.
 
     Args:
-        job_id, tenant, digest, pixels, size: see `Job`.
         target: the target, with a mask of the image's size; it may be empty.
         marks: at least one.
     """
 
-    job_id: int
-    tenant: str
-    digest: str
-    pixels: bytes = field(repr=False)
-    size: tuple[int, int]
     target: Target = field(repr=False)
     marks: Marks = field(repr=False)
 

@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.serve.authentication import ANONYMOUS
 from pixellm.serve.decoding import DecodedImage
 from pixellm.serve.dispatcher import Dispatcher, PendingAnswer
@@ -25,7 +26,7 @@ from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn, R
 from pixellm.serve.request_limits import check_json_size
 from pixellm.serve.schema import AnswerOptions, RequestModel
 from pixellm.serve.settings import ServeSettings
-from pixellm.types import Answer, Marks, Target, TextPiece
+from pixellm.types import Answer, Target, TextPiece
 from pixellm.utils import limits
 
 MIN_TEMPERATURE = 0.01  # lower temperatures overflow, and sample the likeliest token anyway

@@ -13,12 +13,13 @@ from fastapi.responses import JSONResponse
 
 from pixellm.data.corrections import CorrectionStore
 from pixellm.imaging import masks
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.serve import responses, schema
 from pixellm.serve.chat import check_text, parse_chat
 from pixellm.serve.corrections import Origin, check_correction, keep
 from pixellm.serve.errors import ApiError
 from pixellm.serve.request_handler import RequestHandler, parse, until_disconnect
-from pixellm.types import Marks, Target
+from pixellm.types import Target
 
 ERROR_STATUSES = (400, 401, 403, 408, 413, 415, 421, 429, 431, 500, 503, 504)
 FORM_FIELD = "request"  # of a chat's form, with the JSON of the request

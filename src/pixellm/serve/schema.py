@@ -232,7 +232,7 @@ class CorrectionRequest(CorrectionForm):
 
 
 class CorrectionResponse(BaseModel):
-    """Where a correction was kept."""
+    """Place of a correction that was kept."""
 
     id: str = Field(description="The `id` of its line in corrections.jsonl.")
     image: str = Field(description="Path of the image, relative to that file.")

@@ -15,10 +15,10 @@ from queue import SimpleQueue
 
 from pixellm.inference.base_predictor import BasePredictor
 from pixellm.serve.engine import InferenceEngine
-from pixellm.serve.messages import CancelJob, Job, Progress, RefineJob, WorkerFailed, WorkerReady, WorkerSettings
+from pixellm.serve.messages import CancelJob, ImageJob, Progress, WorkerFailed, WorkerReady, WorkerSettings
 
 logger = logging.getLogger(__name__)
-Inbox = SimpleQueue[Job | RefineJob | CancelJob | None]  # None: the server has exited
+Inbox = SimpleQueue[ImageJob | CancelJob | None]  # None: the server has exited
 
 
 def run(connection: Connection) -> None:
@@ -34,7 +34,7 @@ def run(connection: Connection) -> None:
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     connection.send(WorkerReady(engine.predictor.takes_prompts))
     for message in _inputs(inbox, engine):
-        if isinstance(message, Job | RefineJob):
+        if isinstance(message, ImageJob):
             engine.submit(message)
             continue
         if isinstance(message, CancelJob):
@@ -58,7 +58,7 @@ def _load(settings: WorkerSettings) -> BasePredictor:
     return load(settings.model, settings.device, getattr(torch, settings.dtype), quantize=settings.quantize)
 
 
-def _inputs(inbox: Inbox, engine: InferenceEngine) -> Iterator[Job | RefineJob | CancelJob | None]:
+def _inputs(inbox: Inbox, engine: InferenceEngine) -> Iterator[ImageJob | CancelJob | None]:
     """Yield messages as they arrive; None if there is none and the engine has work to do."""
     while True:
         if inbox.empty() and not engine.idle:

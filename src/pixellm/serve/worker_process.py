@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import Any
 
-from pixellm.serve.messages import CancelJob, Job, Progress, RefineJob, WorkerFailed, WorkerReady, WorkerSettings
+from pixellm.serve.messages import CancelJob, ImageJob, Progress, WorkerFailed, WorkerReady, WorkerSettings
 
 KILL_AFTER = 5.0  # seconds for a worker to exit by itself
 
@@ -31,7 +31,7 @@ class WorkerProcess:
         # A session of its own keeps a Ctrl-C that is meant for the server away from it.
         self._process = subprocess.Popen(command, pass_fds=[worker_end.fileno()], start_new_session=True)
         worker_end.close()
-        self._outbox: SimpleQueue[WorkerSettings | Job | RefineJob | CancelJob | None] = SimpleQueue()
+        self._outbox: SimpleQueue[WorkerSettings | ImageJob | CancelJob | None] = SimpleQueue()
         self._outbox.put(settings)
         for target in (self._read, self._write):
             threading.Thread(target=target, daemon=True).start()
@@ -40,7 +40,7 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, message: Job | RefineJob | CancelJob) -> None:
+    def send(self, message: ImageJob | CancelJob) -> None:
         self._outbox.put(message)
 
     def kill(self) -> None:

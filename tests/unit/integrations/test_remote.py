@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.integrations.remote import KEY, RemoteSegmenter, connect, question_about, read_prompt
-from pixellm.types import Answer, Marks, Target
+from pixellm.types import Answer, Target
 from tests.support.colours import flag, flag_file
 
 

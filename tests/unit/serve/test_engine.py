@@ -5,11 +5,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.predictor import Predictor
 from pixellm.segmenter import load
 from pixellm.serve.engine import InferenceEngine
 from pixellm.serve.messages import AnswerFailed, AnswerFinished, Job, PastTurn, RefineJob, WorkerSettings
-from pixellm.types import Marks, Target, TextPiece
+from pixellm.types import Target, TextPiece
 from tests.support import serving, tiny
 
 SIZES = [(60, 40), (40, 60), (50, 50), (80, 20)]
