@@ -1,9 +1,10 @@
-# setup: .venv with everything · demo: a first answer · test · test-slow · test-oldest · test-newest · fuzz:
+# setup: .venv with everything · demo: a first answer, with the base alone · test · test-slow · test-oldest · test-newest · fuzz:
 # hostile input · check: what CI runs · docs · bench · full-size · ablations · baselines · muse · clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+BASE_STAMP := $(VENV)/.base-done
 
 .PHONY: setup demo test test-slow test-oldest test-newest fuzz check docs bench full-size ablations baselines muse clean
 
@@ -13,16 +14,24 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("pixellm needs Python 3.11 or newer; choose one: make setup PYTHON=python3.12")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,eval,muse,serve,ray,quant,docs,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[onnx,train,eval,muse,serve,mcp,ray,quant,docs,dev]'
+	@touch $(BASE_STAMP) $@
+
+# The base answers without torch; after `make setup` it is there already.
+$(BASE_STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("pixellm needs Python 3.11 or newer; choose one: make demo PYTHON=python3.12")'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-demo: setup
+demo: $(BASE_STAMP)
 	@mkdir -p build
 	$(BIN)/pixellm ask example:cat "Segment the cat." --out build/demo.png
 
-# Files of tests side by side, one thread each; in order, since the longest come first (e2e).
+# Files of tests side by side, one thread each; in order, since the longest come first (e2e). They wait for servers now and
+# then, hence a process more than there are cores.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$($(BIN)/python -c 'import os; print(min(os.cpu_count() + 1, 8))') --dist loadfile --no-loadscope-reorder
 
 # Trainings and counts that take long, which CI leaves out.
 test-slow: setup
@@ -59,6 +68,7 @@ bench: setup
 	$(BIN)/python benchmarks/quantised_layers.py
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/runtime.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python benchmarks/muse.py

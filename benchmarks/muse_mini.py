@@ -27,8 +27,9 @@ from pixellm.eval.benchmarks import load_benchmark
 from pixellm.eval.predictions import read_predictions
 from pixellm.eval.protocols import choose_protocol
 from pixellm.eval.report import score
+from pixellm.hub.systems import weights_of
 from pixellm.muse import layout, operations
-from pixellm.segmenter import load_segmenter, weights_of
+from pixellm.segmenter import load_segmenter
 from pixellm.utils.files import write_text
 
 SOURCES = {"instances_train": "images", "lvis_val": "images_lvis", "instances_val": "images"}

@@ -7,8 +7,9 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.pixel_decoder import position_code
+from pixellm.model.states import EncodedImages
 from pixellm.model.two_way import Attention
 
 

@@ -67,7 +67,7 @@ def task(predictor: Predictor, size: str, targets: int, photograph: str = PHOTOG
 def _name_ids(predictor: Predictor, size: str) -> list[int]:
     """`PER_TARGET` ids that name a thing."""
     if size != MINI:
-        return predictor.processor._encode(words(PER_TARGET))
+        return predictor.processor.prompts.encode(words(PER_TARGET))
     ids = predictor.processor.answer_ids(f" the striped cat with yellow eyes on the left and{SEG_SLOT}.")[:PER_TARGET]
     assert not set(ids) & set(predictor.processor.codebook_ids)
     return ids

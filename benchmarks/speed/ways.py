@@ -18,8 +18,8 @@ from benchmarks.speed import released_decoder
 from benchmarks.speed.task import Script, Task
 from pixellm.imaging.postprocess import binarize
 from pixellm.inference import cuda_graphs
-from pixellm.model.modeling import EncodedImages
 from pixellm.model.packing import additive
+from pixellm.model.states import EncodedImages
 from pixellm.types import Done, Target, TextPiece
 
 SAMPLES = 6  # lengths at which the released way is timed; what lies between is interpolated

@@ -1,10 +1,12 @@
 """PixelLM: answer a question about an image with text and one mask for each object it names (arXiv 2312.02228).
 
-The names below are imported when they are first used: `import pixellm` loads neither torch nor transformers.
+The names below are imported when they are first used: `import pixellm` loads neither torch nor transformers. Where
+torch is not installed, `load` is `pixellm.loading.load_graphs`.
 """
 
 import logging
 from importlib import import_module
+from importlib.util import find_spec
 
 TYPE_CHECKING = False  # as typing's, whose import takes longer than all of this
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         value = version("pixellm")
+    elif name == "load" and find_spec("torch") is None:
+        value = import_module("pixellm.loading").load_graphs
     elif name in MODULES:
         value = getattr(import_module(MODULES[name]), name)
     else:

@@ -1,33 +1,32 @@
 """Segmenters by name: PixelLM, the baselines, and two stages of them."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import AutoModel
 
 import pixellm.baselines.lisa
 import pixellm.mini.lisa  # noqa: F401, both register their classes with transformers
+from pixellm.backbones import BackboneConfig, BackboneForConditionalGeneration, BackboneProcessor
+from pixellm.backbones.predictor import BackbonePredictor
+from pixellm.baselines.florence2 import Florence2Segmenter
+from pixellm.baselines.phrases import PhraseSegmenter
 from pixellm.baselines.sam2 import Sam2Grounder
+from pixellm.baselines.sam3 import Sam3Grounder, Sam3Segmenter
 from pixellm.baselines.seem import SeemConfig, SeemPredictor
 from pixellm.baselines.two_stage import Grounder, ModelGrounder, ModelNamer, Namer, PhraseGrounder, TwoStage
 from pixellm.baselines.vision_server import VisionServer
 from pixellm.cost.memory import LoadOptions, expect_room
 from pixellm.hub.models import MINI, resolve
+from pixellm.hub.systems import FLORENCE2_TYPE, OTHER_TYPES, SAM2_TYPES, SAM3_TYPES, SERVER, kind_of, resolve_system
 from pixellm.inference.quantization import Quantize, load_quantised
 from pixellm.model import PixelLMConfig, PixelLMProcessor
 from pixellm.predictor import Predictor
 from pixellm.types import Segmenter
 from pixellm.utils.checks import check_min_score
 from pixellm.utils.model_files import read_config, readable
-from pixellm.utils.weights import read_json
-
-SAM2_TYPES = ("sam2", "sam2_video")  # checkpoints of both hold the image model
-SAM2_ID = "facebook/sam2"  # prefix of its Hub ids
-SERVER = "@"  # MODEL@URL
 
 
 def load(
@@ -58,13 +57,17 @@ def load(
     check_min_score(min_score)  # before the weights are read
     directory = resolve(str(name))
     config = read_config(directory)
-    if not isinstance(config, PixelLMConfig):
+    if not isinstance(config, PixelLMConfig | BackboneConfig):
         raise ValueError(f"expected a model that writes answers in {directory}, got a {config.model_type!r}.")
     expect_room(directory, config, LoadOptions(dtype, quantize, str(device)))
     if quantize is None:
         model = AutoModel.from_pretrained(directory, dtype=dtype).to(device)
     else:
         model = load_quantised(directory, config, quantize, torch.device(device), dtype)
+    if isinstance(model, BackboneForConditionalGeneration):
+        processor = BackboneProcessor.from_pretrained(directory)
+        return BackbonePredictor(model, processor, system, sampling, min_score=min_score)
+    assert isinstance(config, PixelLMConfig)
     return Predictor(model, _processor(directory, config), system, sampling, min_score=min_score)
 
 
@@ -99,7 +102,8 @@ def load_segmenter(
     """Load a trained model, or two stages.
 
     Args:
-        name: see `pixellm.hub.models.resolve`; after a namer that points also a SAM 2, its directory or Hub id.
+        name: see `pixellm.hub.models.resolve`; also the directory or Hub id of a SAM 3 or a Florence-2, and after a
+            namer that points of a SAM 2.
         device: device of the weights.
         dtype: precision of the weights.
         sampling: see `pixellm.inference.generation.Sampling`; None: the defaults of the model.
@@ -128,39 +132,29 @@ def _load_segmenter(
 ) -> Segmenter:
     if namer is not None:
         return _two_stages(name, device, dtype, sampling, namer, quantize)
-    directory = resolve(name)
-    if not isinstance(read_config(directory), SeemConfig):
+    directory = resolve_system(name)
+    kind = kind_of(directory)
+    if kind not in (*OTHER_TYPES, SeemConfig.model_type):
         return load(directory, device, dtype, sampling=sampling, quantize=quantize)
     if options := [*(sampling or ()), *(["quantize"] if quantize else [])]:
         raise ValueError(
-            f"expected no {', '.join(options)} for {name}, which is SEEM-style: it writes no text. Leave that out."
+            f"expected no {', '.join(options)} for {name}, which segments phrases: it writes no text. Leave that out."
         )
+    if kind in SAM2_TYPES:
+        raise ValueError(f"expected a system that reads questions, got the SAM 2 {name}. Add a namer that points.")
+    return _phrase_segmenter(directory, kind, device, dtype)
+
+
+def _phrase_segmenter(
+    directory: Path, kind: str, device: str | torch.device, dtype: torch.dtype
+) -> PhraseSegmenter | SeemPredictor:
+    """Load a system that segments phrases."""
+    read_config(directory)  # its errors name what is wrong
+    if kind in SAM3_TYPES:
+        return Sam3Segmenter.load(directory, device, dtype)
+    if kind == FLORENCE2_TYPE:
+        return Florence2Segmenter.load(directory, device, dtype)
     return SeemPredictor.load(directory, device, dtype)
-
-
-def weights_of(name: str | Path, namer: str | None = None, quantize: Quantize | None = None) -> str:
-    """Return what identifies the weights of a system: a digest of each directory, the name of a server."""
-    first = [] if namer is None else [namer if SERVER in namer else identify(resolve(namer))]
-    directory = resolve(name) if namer is None else _second(name)
-    return " ".join([*first, identify(directory), *([quantize] if quantize else [])])
-
-
-def identify(directory: Path) -> str:
-    """Return a digest of everything in a model directory."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(directory).as_posix()} {content}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _second(name: str | Path) -> Path:
-    """Return the directory of a second stage, fetched or built first if it is not there."""
-    config = Path(name) / "config.json"
-    if config.is_file() and read_json(config).get("model_type") in SAM2_TYPES:
-        return Path(name)
-    return Path(snapshot_download(str(name))) if str(name).startswith(SAM2_ID) else resolve(name)
 
 
 def _two_stages(
@@ -171,10 +165,10 @@ def _two_stages(
     namer: str,
     quantize: Quantize | None,
 ) -> TwoStage:
-    directory = _second(name)
-    kind = read_json(directory / "config.json").get("model_type")
+    directory = resolve_system(name)
+    kind = kind_of(directory)
     model, at, url = namer.partition(SERVER)
-    without_text = kind in (*SAM2_TYPES, SeemConfig.model_type)
+    without_text = kind in (*OTHER_TYPES, SeemConfig.model_type)
     if quantize and at and without_text:
         raise ValueError(f"expected no quantize for {name} after {namer}: no language model is loaded. Leave it out.")
     writer = None if at else load(namer, device, dtype, sampling=sampling, quantize=quantize)
@@ -183,9 +177,11 @@ def _two_stages(
     shared = writer is not None and directory == resolve(namer)  # LISA_rec: one model for both
     if kind in SAM2_TYPES:
         grounder = Sam2Grounder.load(directory, device)
+    elif without_text:
+        segmenter = _phrase_segmenter(directory, kind, device, dtype)
+        grounder = Sam3Grounder(segmenter) if isinstance(segmenter, Sam3Segmenter) else PhraseGrounder(segmenter)
     elif writer is not None and shared:
         grounder = ModelGrounder(writer)
     else:
-        segmenter = load_segmenter(directory, device, dtype, quantize=None if without_text else quantize)
-        grounder = PhraseGrounder(segmenter) if isinstance(segmenter, SeemPredictor) else ModelGrounder(segmenter)
+        grounder = ModelGrounder(load(directory, device, dtype, quantize=quantize))
     return TwoStage(names, grounder, shared)

@@ -6,7 +6,7 @@ Shapes:  B images · T tokens of a row · M masks of an image · G targets of a 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from PIL import Image
 from pixellm.imaging import masks
 from pixellm.imaging.images import ImageSource, check_pixels
 from pixellm.imaging.masks import Rle
+from pixellm.imaging.visual_prompts import Marks, untrained
 from pixellm.utils.checks import check_score, check_span, expect
 
 if TYPE_CHECKING:
@@ -310,6 +311,7 @@ class Done:
 
 
 Event = TextPiece | Target | Done
+Refinable = TypeVar("Refinable", Target, Answer)
 
 
 class Segmenter(Protocol):
@@ -348,6 +350,47 @@ class Segmenter(Protocol):
             ValueError: the system can't, see `teacher_forcing`.
         """
         raise ValueError(f"expected a model that can be teacher-forced, got {type(self).__name__}. Ask PixelLM.")
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Return whether the system can `refine` targets."""
+        return False
+
+    def refine(
+        self,
+        target: Refinable,
+        index: int | None = None,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        box: Sequence[float] | None = None,
+        strokes: Sequence[tuple[Sequence[Sequence[float]], bool]] = (),
+    ) -> Refinable:
+        """Correct one target on the image of `set_image`; text and other targets of an answer stay.
+
+        A target that was refined already keeps its earlier marks; a new box replaces the earlier one.
+
+        Args:
+            target: the target, or its answer.
+            index: of the target in the answer.
+            points: see `Marks`.
+            box: see there.
+            strokes: see there.
+
+        Raises:
+            ValueError: no image yet, no mark or a malformed one, a target of another image size, no such target, or a
+                system that can't, see `takes_prompts`.
+        """
+        marks = Marks(points, box, strokes)
+        if isinstance(target, Target):
+            return self.refine_target(target, marks)
+        if index is None or not 0 <= index < len(target.targets):
+            raise ValueError(f"expected the index of one of the answer's {len(target.targets)} targets, got {index}.")
+        refined = self.refine_target(target.targets[index], marks)
+        return replace(target, targets=(*target.targets[:index], refined, *target.targets[index + 1 :]))
+
+    def refine_target(self, target: Target, marks: Marks) -> Target:
+        """Correct one target; errors as in `refine`."""
+        raise untrained()
 
     def stream(self, question: str) -> Iterator[Event]:
         """Answer piece by piece: `TextPiece`, then a `Target` as soon as its mask is there, at the end `Done`."""

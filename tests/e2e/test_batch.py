@@ -99,6 +99,7 @@ def test_a_minimum_score_leaves_masks_out(model, questions) -> None:
     assert (refused.returncode, f"min_score: {least}, now None" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(model, questions) -> None:
     part, rng, kills = questions.with_name("answers.jsonl.part"), random.Random(3), 0
     for wait_for in (4, 16, 28):

@@ -15,6 +15,7 @@ from pixellm import cli
 from pixellm.imaging import masks
 from pixellm.imaging.examples import EXAMPLES
 from tests.support import tiny, trees
+from tests.support.hub import LoopbackHub, point_at, published, running
 
 PIXELLM = Path(sys.executable).with_name("pixellm")
 
@@ -139,7 +140,7 @@ def test_files_that_are_no_image_are_one_line(call, tmp_path):
 @pytest.mark.parametrize(
     ("model", "pattern"),
     [
-        ("nonsense", r"^Error: expected the name of a model, got 'nonsense'\. Known here: pixellm-mini"),
+        ("nonsense", r"^Error: expected the name of a model, got 'nonsense'\. Known: pixellm-mini"),
         ("./nothing", r"^Error: expected a model directory, got \./nothing, which does not exist"),
         ("owner/model", r"^Error: expected the model owner/model on the Hugging Face Hub, got offline mode"),
     ],
@@ -250,7 +251,9 @@ def test_ask_several_questions(run, parrot, tmp_path):
 def test_models_of_an_empty_cache(run):
     listed = run("models", "list")
     assert listed.returncode == 0
-    assert re.match(r"pixellm-mini +0 MB +not ready; .*pixellm models pull pixellm-mini", listed.stdout)
+    for name, licence in (("pixellm-mini", "Apache-2.0"), ("pixellm-7b", "Apache-2.0"), ("lisa-13b", "none stated")):
+        row = rf"^{name} +[\d.]+ [BM] .* GB +(bfloat16|int8|int4|no) +{licence} +0 MB +not ready; .*models pull {name}$"
+        assert re.search(row, listed.stdout, re.MULTILINE)
     assert refused(run("models", "where", "pixellm-mini"), r"^Error: expected a model on this computer")
     assert refused(run("models", "remove", "pixellm-mini"), r"^Error: expected the name of a cached model")
 
@@ -265,6 +268,19 @@ def test_cached_models_are_listed_and_removed(run, parrot, tmp_path):
     assert kept.is_dir()
     assert run("models", "remove", "older", "--yes").returncode == 0
     assert not kept.exists()
+
+
+def test_a_released_model_is_pulled_and_asked_by_name(call, shared, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with running(published(LoopbackHub(), shared)) as hub:
+        point_at(hub, monkeypatch)
+        pulled = call("models", "pull", "pixellm-7b")
+        assert pulled.returncode == 0, pulled.stderr
+        assert pulled.stdout == f"pixellm-7b is in {tmp_path / 'cache' / 'models' / 'pixellm-7b'}\n"
+        assert "downloading maverickrzw/PixelLM-7B (16.9 MB of 16.9 MB to go)" in pulled.stderr
+    answered = call("ask", "example:cat", "Where?", "--model", "pixellm-7b", "--max-new-tokens", "2")
+    assert answered.returncode == 0, answered.stderr
+    assert call("models", "where", "maverickrzw/PixelLM-7B").stdout.endswith("pixellm-7b\n")
 
 
 def test_convert_reports_and_checks(run, shared, tmp_path):
@@ -300,7 +316,7 @@ def test_interrupt_is_one_line(monkeypatch, capsys):
 
 def test_missing_package_names_the_extra(monkeypatch, capsys):
     code, stderr = called(monkeypatch, capsys, ModuleNotFoundError("No module named 'peft'", name="peft"))
-    assert code == 1
+    assert code == 2
     assert "pip install 'pixellm[train]'" in stderr
     assert stderr.count("\n") == 1
 

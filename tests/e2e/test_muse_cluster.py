@@ -38,6 +38,7 @@ def workers(of: int) -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed(tmp_path) -> None:
     """Nothing is lost or doubled, what was written is not paid again, and accounts are exact."""
     source = muse_source.write(tmp_path, IMAGES)
@@ -69,6 +70,7 @@ def test_a_worker_is_killed(tmp_path) -> None:
     assert f"{IMAGES:,} records about {IMAGES:,} images" in output
 
 
+@pytest.mark.slow
 def test_a_cap_holds_for_all_workers_together(tmp_path) -> None:
     source = muse_source.write(tmp_path, IMAGES)
     (tmp_path / "server.yaml").write_text("prices: {vlm: {input: 2.0, output: 10.0}}\nmax_cost: 0.2\n")

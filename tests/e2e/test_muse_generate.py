@@ -48,6 +48,7 @@ def records(folder: Path) -> list:
         return list(journal.records())
 
 
+@pytest.mark.slow
 def test_two_thousand_photographs_through_faults(tmp_path) -> None:
     """None is lost or doubled, and the journal's accounts are the server's."""
     source = muse_source.write(tmp_path, 2000)
@@ -82,6 +83,7 @@ def test_two_thousand_photographs_through_faults(tmp_path) -> None:
     assert "replies broke off" in done.stdout
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path) -> None:
     """Nothing is lost or doubled, and what was written is not paid again."""
     source = muse_source.write(tmp_path, 240)

@@ -73,7 +73,11 @@ def test_python_blocks_run(block, work):
 
 
 @pytest.mark.usefixtures("mini")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow) if page.stem in ("index", "notebook") else page for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_pages_run(page, work):
     listed = blocks("python", page.read_text(encoding="utf-8"))
     assert listed

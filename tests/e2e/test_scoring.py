@@ -157,6 +157,7 @@ def test_one_process_and_two_give_the_same(root, model, tmp_path):
     assert report["answers"]["answers"].startswith("by generation")
 
 
+@pytest.mark.slow
 def test_teacher_forced(root, model, tmp_path):
     refer = ("eval", "--model", model, "--root", root, "--benchmark", "refer", "--teacher-forced", "--limit", "1")
     done = pixellm(*refer, "--out", tmp_path / "out")
@@ -165,6 +166,7 @@ def test_teacher_forced(root, model, tmp_path):
     assert "2 questions" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_batch_is_scored_as_an_evaluation_is(root, model, tmp_path):
     """That is, `questions`, `batch` and `score` give what `eval --benchmark` gives."""
     common = (*MUSE, "--root", root)

@@ -91,7 +91,7 @@ def test_asked_on_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     (target,) = json.loads((tmp_path / "cat.json").read_text())["targets"]
     assert (target["phrase"], target["span"]) == ("Segment the cat.", [0, 16])
     ask("--model", "model", "--temperature", "1")
-    assert "Error: expected no temperature for model, which is SEEM-style" in capsys.readouterr().err
+    assert "Error: expected no temperature for model, which segments phrases" in capsys.readouterr().err
 
 
 def test_resumed_as_if_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
@@ -115,6 +115,7 @@ def test_resumed_as_if_uninterrupted(recipe, tmp_path, monkeypatch) -> None:
     assert losses(tmp_path / "halved") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_trained_further(recipe, tmp_path) -> None:
     """From a whole model."""
     result = training.train(recipe, tmp_path / "run", KNOWN_MODELS)

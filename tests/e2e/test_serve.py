@@ -352,6 +352,7 @@ def test_the_end_lets_answers_finish(model):
             os.kill(worker, 0)
 
 
+@pytest.mark.slow
 def test_the_end_does_not_wait_for_ever(model):
     options = ("--max-new-tokens", "100000", "--drain-timeout", "1")
     with serving.serving(model, *options) as server, ThreadPoolExecutor(2) as pool:

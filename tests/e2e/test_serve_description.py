@@ -19,7 +19,7 @@ from tests.support import serving
 
 EXAMPLES = 15  # of each operation and kind
 OPERATIONS = (
-    *("GET /v1/models", "GET /v1/models/{model}", "POST /v1/chat/completions", "POST /v1/segment"),
+    *("GET /v1/models", "GET /v1/models/{model}", "POST /v1/chat/completions", "POST /v1/segment", "POST /v1/refine"),
     *("GET /healthz", "GET /readyz", "GET /metrics"),
 )
 CHECKS = [
@@ -34,7 +34,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    model = serving.write_model(tmp_path_factory.mktemp("model"))
+    model = serving.write_refining_model(tmp_path_factory.mktemp("model"))
     with serving.serving(model, "--max-new-tokens", "16", keys=(serving.KEY,)) as running:
         yield running
 

@@ -64,6 +64,7 @@ def test_the_openai_client_gets_the_offline_answer(url, model) -> None:
     assert text == expected["text"]
 
 
+@pytest.mark.slow
 def test_more_replicas_where_there_is_more_to_do(url, model) -> None:
     expected = {one: serving.offline(model, one, max_new_tokens=TOKENS)["text"] for one in QUESTIONS}
     limit, most = time.monotonic() + 120, 0

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from pixellm.serve import errors, routes
 from pixellm.serve.authentication import ApiKeys
 from pixellm.serve.dispatcher import Dispatcher
-from pixellm.serve.messages import AnswerFinished, WorkerSettings
+from pixellm.serve.messages import AnswerFinished, RefineJob, WorkerSettings
 from pixellm.serve.metrics import Metrics
 from pixellm.serve.middleware import RequestMiddleware
 from pixellm.serve.request_handler import RequestHandler
@@ -26,7 +26,7 @@ from pixellm.serve.settings import ServeSettings
 from pixellm.types import TextPiece
 from tests.support import serving
 
-CHAT, SEGMENT = "/v1/chat/completions", "/v1/segment"
+CHAT, SEGMENT, REFINE = "/v1/chat/completions", "/v1/segment", "/v1/refine"
 SECONDS = 10  # for one request on a busy machine: none waits for anything
 SETTINGS = ServeSettings(
     serving.MODEL, max_body_bytes=1 << 16, max_pixels=10_000, header_timeout=0.3, body_timeout=0.3, write_timeout=1
@@ -37,11 +37,16 @@ class Answering(Dispatcher):
     """Dispatcher that answers itself, in the place of a worker, whatever the worker would be asked."""
 
     def submit(self, job, due):
-        job.question.encode()
-        for text in (job.system or "", *(turn.question + turn.text for turn in job.history)):
-            text.encode()
+        if isinstance(job, RefineJob):
+            job.target.phrase.encode()
+            events = (job.target, AnswerFinished("refined", 0, 0, None, 0.0))
+        else:
+            job.question.encode()
+            for text in (job.system or "", *(turn.question + turn.text for turn in job.history)):
+                text.encode()
+            events = (TextPiece("a"), AnswerFinished("stop", 1, 1, None, 0.0))
         pending = super().submit(job, due)
-        for event in (TextPiece("a"), AnswerFinished("stop", 1, 1, None, 0.0)):
+        for event in events:
             pending.queue.put_nowait(event)
         self._queue.clear()
         return pending
@@ -59,8 +64,8 @@ def build() -> RequestMiddleware:
 
     app = FastAPI(lifespan=lifespan)
     errors.install(app)
-    for router in (routes.chat_routes(handler), routes.segment_routes(handler), routes.status_routes(handler)):
-        app.include_router(router)
+    for build_routes in (routes.chat_routes, routes.segment_routes, routes.refine_routes, routes.status_routes):
+        app.include_router(build_routes(handler))
     return RequestMiddleware(app, SETTINGS, ApiKeys(), metrics, dispatcher.end_answers)
 
 
@@ -128,6 +133,26 @@ past = {"role": "assistant", "content": "the dog", "targets": [{"span": [0, 7]}]
 @example(body={"model": serving.MODEL, "messages": [ask, past, {"role": "user", "content": "b"}]})
 def test_chats(client, body):
     check(client.post(CHAT, content=json.dumps(body), headers={"Content-Type": "application/json"}))
+
+
+places = st.lists(numbers, max_size=5) | junk
+rles = st.fixed_dictionaries({"size": st.just([8, 8]) | places, "counts": st.sampled_from(["05k1", "0", "P2"]) | texts})
+marked = st.fixed_dictionaries(
+    {"segmentation": rles | junk}, optional={"phrase": texts, "span": spans, "presence": values}
+)
+strokes = st.fixed_dictionaries({"points": st.lists(places, max_size=4)}, optional={"positive": st.booleans() | junk})
+marks = {
+    "target": marked | junk,
+    "points": st.lists(places, max_size=4) | junk,
+    "box": places,
+    "strokes": st.lists(strokes),
+}
+
+
+@given(body=st.fixed_dictionaries({"image": urls}, optional=marks))
+@example(body={"image": IMAGE, "target": {"segmentation": {"size": [8, 8], "counts": "05k1"}}, "points": [[1, 1, 1]]})
+def test_corrections(client, body):
+    check(client.post(REFINE, content=json.dumps(body), headers={"Content-Type": "application/json"}))
 
 
 kinds = st.sampled_from(["*/*", "image/png", "application/vnd.coco+json", "text/html", "image/*;q=.1", "*;q=x", ",;="])

@@ -144,7 +144,7 @@ def commands(folder: Path) -> Any:
         for number, (image, text) in enumerate(questions)
     ]
     jsonl(folder, rows, "questions.jsonl")
-    pixellm("batch", "questions.jsonl", "--out", "answers.jsonl", *_quick())
+    pixellm("batch", "questions.jsonl", "--out", "answers.jsonl", "--runtime", "torch", *_quick())
     _, *lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     return {
         "ask": [without_masks(row) for row in asked],

@@ -47,9 +47,9 @@ class Golden:
 # On two threads instead of one, numbers in float32 differ by up to 1e-6.
 FLOAT32, BFLOAT16 = 0.001, 0.03
 GOLDEN = (
-    Golden("train_nano", "trainings.nano", shared=True, noise=FLOAT32),
-    Golden("train_lisa", "trainings.lisa", shared=True, noise=FLOAT32),
-    Golden("train_seem", "trainings.seem", shared=True, noise=FLOAT32),
+    Golden("train_nano", "trainings.nano", shared=True, noise=FLOAT32, slow=True),
+    Golden("train_lisa", "trainings.lisa", shared=True, noise=FLOAT32, slow=True),
+    Golden("train_seem", "trainings.seem", shared=True, noise=FLOAT32, slow=True),
     Golden("train_mini", "trainings.mini", slow=True, shared=True, noise=BFLOAT16),
     Golden("fine_tune", "trainings.fine_tune", noise=BFLOAT16),
     Golden("fine_tune_mini", "trainings.fine_tune_mini", slow=True, noise=FLOAT32),

@@ -187,6 +187,7 @@ MINI_FIELDS = {
     "peak_share": 0.25,
     "default_sampling": {"no_repeat_ngram_size": 7},
     "embedding_skip": 1.5,
+    "refine_width": 32,
     "mask_width": 24,
 }
 

@@ -13,21 +13,9 @@ import pixellm
 PACKAGE = Path(pixellm.__file__).parent
 # Every package and top-level module, the lowest first; each may import what stands before it (ARCHITECTURE.md).
 ORDER = (
-    *("utils", "imaging", "types", "data", "model", "inference", "checkpoints", "predictor", "eval", "train"),
-    *(
-        "baselines",
-        "mini",
-        "hub",
-        "cost",
-        "segmenter",
-        "training",
-        "batch",
-        "muse",
-        "export",
-        "serve",
-        "cli",
-        "__main__",
-    ),
+    *("utils", "imaging", "types", "prompts", "sampling", "data", "model", "inference", "checkpoints", "predictor"),
+    *("eval", "train", "backbones", "baselines", "mini", "runtime", "hub", "cost", "graphs", "segmenter", "loading"),
+    *("training", "batch", "muse", "export", "serve", "integrations", "cli", "__main__"),
 )
 
 

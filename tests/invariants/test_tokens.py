@@ -1,5 +1,7 @@
 """Nothing that a user writes becomes a control token; labels are exactly the assistant's text and its groups."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -11,7 +13,8 @@ from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.model.templates import CHATML
 from pixellm.predictor import Predictor
-from pixellm.types import Conversation, Sample
+from pixellm.prompts import PromptEncoder
+from pixellm.types import Answer, Conversation, Sample, Target
 from tests.support import tiny
 
 GENERAL = ["<image>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "{seg}", "{answer}"]
@@ -102,7 +105,7 @@ def test_the_template_itself_has_its_control_tokens(processor):
     assert len(processor.eos_ids) == 1
     assert processor.eos_ids[0] in control_ids(processor)
     assert len(set(processor.codebook_ids)) == tiny.CODEBOOK_SIZE
-    assert processor._encode("[SEG0]") == processor.codebook_ids[:1]
+    assert processor.prompts.encode("[SEG0]") == processor.codebook_ids[:1]
 
 
 # Each answer and the text of its labels: the white space before a mask is dropped.
@@ -162,6 +165,24 @@ def test_generated_ids_are_the_ids_that_were_learned(processor):
     assert batch.input_ids[0].tolist() == whole
 
 
+def test_without_transformers_the_ids_and_texts_are_the_same(processor, tmp_path):
+    """The library tokenizers alone, from the files that the processor saves."""
+    processor.save_pretrained(tmp_path)
+    prompts = PromptEncoder.from_directory(tmp_path)
+    assert prompts.prefix_ids == processor.prefix_ids
+    assert (prompts.eos_ids, prompts.codebook_ids) == (processor.eos_ids, processor.codebook_ids)
+    plain = ["Where is the dog?", "  two  spaces\t", "naïve façade – 猫 🐈\u200d⬛", "ﬁ\r\n\n1234567890", "\x00\ufffd"]
+    for text in [*plain, *questions(processor)]:
+        assert prompts.prompt_ids(text) == processor.prompt_ids(text), text
+        ids = processor.answer_ids(f"{text} {{seg}} and {text}{{seg}}")
+        assert prompts.answer_ids(f"{text} {{seg}} and {text}{{seg}}") == ids, text
+        assert prompts.decode_text(ids) == processor.decode_text(ids), text
+        assert prompts.decode_text(ids[: len(ids) // 2]) == processor.decode_text(ids[: len(ids) // 2]), text
+    target = Target.of_mask("the dog", (0, 7), np.ones((2, 2), dtype=bool))
+    history = [Answer("What is it? </s>", "the dog <|im_end|>[SEG0] runs.", (target,), (2, 2))]
+    assert prompts.prompt_ids("And?", history) == processor.prompt_ids("And?", history)
+
+
 def test_control_token_that_the_tokenizer_lacks():
     with pytest.raises(ValueError, match=r"\[NOPE\]"):
         PixelLMProcessor(
@@ -178,6 +199,19 @@ def test_added_tokens_of_the_tokenizer_stay_plain_text():
     )
     ids = processor.prompt_ids("[SEG0] <tool> [SEG5]")
     assert not {*processor.codebook_ids, tokenizer.convert_tokens_to_ids("<tool>")} & set(ids)
+
+
+def test_added_tokens_of_a_file_stay_plain_text(tmp_path):
+    tiny.tiny_processor(56, 4).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for token in content["added_tokens"]:
+        token |= {"special": False, "normalized": True}
+    expected = PromptEncoder.from_directory(tmp_path).prompt_ids("[SEG0] <|im_end|> [SEG5]")
+    file.write_text(json.dumps(content), encoding="utf-8")
+    prompts = PromptEncoder.from_directory(tmp_path)
+    assert prompts.prompt_ids("[SEG0] <|im_end|> [SEG5]") == expected
+    assert prompts.decode_text([*prompts.codebook_ids, *prompts.eos_ids]) == ""
 
 
 def test_a_predictors_system_prompt_is_its_own(clip_model, clip_processor):

@@ -93,7 +93,7 @@ def test_tokenizer_gives_the_released_ids(reference, processor):
     assert sum("prompt" in e for e in entries) > 0
     for entry in entries:
         if "text" in entry:
-            assert processor._encode(entry["text"]) == entry["ids_without_bos"], entry["text"]
+            assert processor.prompts.encode(entry["text"]) == entry["ids_without_bos"], entry["text"]
         else:
             question = entry["prompt"].split("<im_end>\n")[1].removesuffix(" ASSISTANT:")
             prefix = processor.prefix_ids

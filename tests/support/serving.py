@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import torch
 
+from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.segmenter import load
 from tests.support import tiny
 
@@ -24,8 +25,15 @@ TOKENS = 24  # the longest answer in tests that wait for it
 
 def write_model(directory: Path) -> Path:
     """Random weights, but for a head that prefers whole words to bytes, likes masks, and finds no end by itself."""
-    model = tiny.build(tiny.clip_config(), seed=1)
-    processor = tiny.tiny_processor(image_size=56, num_image_tokens=4)
+    return _write(tiny.build(tiny.clip_config(), seed=1), tiny.tiny_processor(56, 4), directory)
+
+
+def write_refining_model(directory: Path) -> Path:
+    """The same with a tiny pixellm-mini, whose masks can be refined."""
+    return _write(tiny.build(tiny.detector_config(refine_width=32), seed=1), tiny.tiny_processor(64, 6), directory)
+
+
+def _write(model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, directory: Path) -> Path:
     words = processor.tokenizer.get_vocab()
     with torch.no_grad():
         head = model.get_output_embeddings().weight

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pixellm.imaging import masks
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.types import Answer, Target
 
 BOOL_MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=25))
@@ -79,3 +80,24 @@ def test_answers_above_a_score():
         ValueError, match=r"7/0: expected a score for every target, which min_score 0\.5 is compared with"
     ):
         unscored.above(0.5)
+
+
+def test_marks_that_follow_others():
+    first = Marks([(1, 2, 1), (3, 4, 0)], (0, 0, 5, 5), [([(1, 1), (2, 2)], True)])
+    both = first.followed_by(Marks([[3, 4, 0], [5, 6, 1]], None, [([(7, 7)], False)]))
+    assert both.points == ((1, 2, 1), (3, 4, 0), (5, 6, 1))
+    assert both.box == (0, 0, 5, 5)
+    assert both.followed_by(Marks(box=(1, 1, 2, 2))).box == (1, 1, 2, 2)
+    assert json.loads(json.dumps(both.to_json())) == {
+        "points": [[1, 2, 1], [3, 4, 0], [5, 6, 1]],
+        "box": [0, 0, 5, 5],
+        "strokes": [{"points": [[1, 1], [2, 2]], "positive": True}, {"points": [[7, 7]], "positive": False}],
+    }
+
+
+def test_marks_one_after_another():
+    points, strokes = [(1, 2, 1), (3, 4, 0)], [([(1, 1)], True)]
+    steps = list(Marks(points, (0, 0, 5, 5), strokes).in_turn())
+    box = (0, 0, 5, 5)
+    assert steps == [Marks(box=box), Marks(points[:1], box), Marks(points, box), Marks(points, box, strokes)]
+    assert list(Marks().in_turn()) == []

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
+from pixellm.baselines.phrases import NOTHING, PhraseMask, PhraseSegmenter
 from pixellm.baselines.seem import SeemPredictor
 from pixellm.data.templates import join
 from pixellm.imaging import masks
@@ -43,7 +44,7 @@ class PresentMask(NamedTuple):
     """A mask with its score and presence score, see `Target`."""
 
     rle: masks.Rle
-    score: float
+    score: float | None
     presence: float | None
 
 
@@ -62,7 +63,7 @@ class Grounder(Protocol):
 
     def set_image(self, image: Image.Image) -> None: ...
 
-    def ground(self, objects: Sequence[NamedObject]) -> Sequence[Binary | PresentMask]:
+    def ground(self, objects: Sequence[NamedObject]) -> Sequence[Binary | PhraseMask | PresentMask]:
         """Return a mask at the image's size for each object."""
         ...
 
@@ -101,13 +102,13 @@ class ModelGrounder:
 class PhraseGrounder:
     """A model that segments phrases."""
 
-    def __init__(self, model: SeemPredictor) -> None:
+    def __init__(self, model: SeemPredictor | PhraseSegmenter) -> None:
         self.model = model
 
     def set_image(self, image: Image.Image) -> None:
         self.model.set_image(image)
 
-    def ground(self, objects: Sequence[NamedObject]) -> list[Binary]:
+    def ground(self, objects: Sequence[NamedObject]) -> Sequence[Binary | PhraseMask]:
         return self.model.ground([item.phrase for item in objects])
 
 
@@ -139,7 +140,7 @@ class TwoStage(Segmenter):
         hw = (self._image.height, self._image.width)
         objects = self.namer.names(question)
         if not objects:
-            return Answer(question, "Nothing here fits that.", (), hw, self._image)
+            return Answer(question, NOTHING, (), hw, self._image)
         text = join([f"the {item.phrase}" for item in objects])
         text = f"{text[0].upper()}{text[1:]}."
         targets, start = [], 0

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from pixellm.checkpoints.lora import merge_lora
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor, add_codebook_tokens
 from pixellm.utils.files import make_readable
-from pixellm.utils.weights import mapped_weights, read_json, save_state
+from pixellm.utils.model_files import read_json
+from pixellm.utils.weights import mapped_weights, save_state
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _ROWS = "language_model.codebook_rows"

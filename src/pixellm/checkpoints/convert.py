@@ -21,7 +21,8 @@ from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.processing import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.templates import VICUNA
 from pixellm.utils.files import atomic_directory, expect_empty
-from pixellm.utils.weights import read_json, read_weights, save_state
+from pixellm.utils.model_files import read_json
+from pixellm.utils.weights import read_weights, save_state
 
 RELEASED_LORA_ALPHA = 16  # of the released training code
 

@@ -18,9 +18,14 @@ from pixellm.cli.batch import batch
 from pixellm.cli.common import collect_less, debugging, err_console, out_console, quieten_transformers
 from pixellm.cli.cost import cost
 from pixellm.cli.export import export
+from pixellm.cli.init import init
+from pixellm.cli.label_studio import label_studio
+from pixellm.cli.mcp import mcp
+from pixellm.cli.predictions import predictions
 from pixellm.cli.scoring import evaluate, questions, score
 from pixellm.cli.serve import serve, web
 from pixellm.cli.training import compare, train
+from pixellm.utils.extras import missing_package
 
 # The panels of `pixellm --help`.
 PANELS: dict[str, dict[str, Callable | typer.Typer]] = {
@@ -31,10 +36,11 @@ PANELS: dict[str, dict[str, Callable | typer.Typer]] = {
         "eval": evaluate,
         "score": score,
         "questions": questions,
+        "predictions": predictions,
         "compare": compare,
     },
-    "Serve": {"serve": serve, "web": web},
-    "Models": {"models": models.app, "convert": models.convert, "cost": cost},
+    "Serve": {"serve": serve, "web": web, "mcp": mcp, "label-studio": label_studio},
+    "Models": {"models": models.app, "init": init, "convert": models.convert, "cost": cost},
 }
 
 
@@ -73,15 +79,6 @@ ADVICE = {
     errno.ELOOP: "A link in the path leads back to itself: remove it, or choose another path.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EROFS: "Write to a disk that is not read-only.",
-}
-# Extras of pyproject.toml that packages belong to; all others belong to `train`.
-EXTRAS = {
-    **dict.fromkeys(("openai", "pyarrow"), "eval"),
-    **dict.fromkeys(("aiohttp", "datasketch", "ijson", "py3langid", "tenacity"), "muse"),
-    **dict.fromkeys(("cachetools", "fastapi", "h11", "multipart", "prometheus_client", "python_multipart"), "serve"),
-    **dict.fromkeys(("sse_starlette", "uvicorn", "werkzeug"), "serve"),
-    "ray": "ray",
-    "torchao": "quant",
 }
 
 
@@ -137,9 +134,8 @@ def main() -> None:
             raise
         if isinstance(error, ValueError):
             _fail(f"Error: {error}", 2)
-        if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("pixellm"):
-            extra = EXTRAS.get(error.name or "", "train")
-            _fail(f"Error: expected the package {error.name}, got none. Install it: pip install 'pixellm[{extra}]'", 1)
+        if isinstance(error, ModuleNotFoundError) and (missing := missing_package(error)):
+            _fail(f"Error: {missing}", 2)
         if isinstance(error, OSError) and error.strerror:
             _fail(f"Error: {_describe(error)}", 1)
         import sqlite3

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,17 +16,23 @@ from pixellm.cli.common import (
     MinScoreOption,
     Model,
     NamerOption,
+    Quantization,
     QuantizeOption,
+    Runtime,
+    RuntimeOption,
     device_and_dtype,
     out_console,
     output_file,
     print_lines,
     reserve_stdout,
+    runs_graphs,
 )
 from pixellm.hub.models import MINI
 
 if TYPE_CHECKING:
-    from pixellm.types import Answer, Event
+    import torch
+
+    from pixellm.types import Answer, Event, Segmenter
 
 Image = Annotated[
     str, typer.Argument(metavar="IMAGE", help="Path of an image, or example:NAME (see `pixellm examples`).")
@@ -63,6 +69,7 @@ def ask(
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
+    runtime: RuntimeOption = Runtime.AUTO,
 ) -> None:
     """Answer questions about an image and draw the masks on it.
 
@@ -70,23 +77,42 @@ def ask(
     """
     reserve_stdout(out, json_path)
     from pixellm.cli.outputs import plan_outputs, save
-    from pixellm.hub.models import resolve
     from pixellm.imaging.images import load_image
 
     # Check all that was typed before the model is loaded, which takes seconds or a download.
     loaded = load_image(image)
     outputs = plan_outputs(image, questions, out, json_path)
-    directory = resolve(model) if namer is None else model
-    from pixellm.segmenter import load_segmenter
-
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     sampling = {name: value for name, value in options.items() if value is not None}
-    where = device_and_dtype(device, dtype)
-    segmenter = load_segmenter(directory, *where, sampling, namer, quantize, min_score)
+    needs_torch = device is Device.CUDA or dtype is not Dtype.AUTO or quantize is not None or namer is not None
+    if runs_graphs(runtime, model, needs_torch):
+        from pixellm.loading import load_graphs
+
+        segmenter = load_graphs(model, sampling=sampling, min_score=min_score, wait=False)
+    else:
+        segmenter = _with_torch(model, namer, device_and_dtype(device, dtype), sampling, quantize, min_score)
     segmenter.set_image(loaded)
     several = len(questions) > 1
     answers = [show(question, segmenter.stream(question), several) for question in questions]
     save(answers, outputs)
+
+
+def _with_torch(
+    model: str,
+    namer: str | None,
+    where: "tuple[str, torch.dtype]",
+    sampling: dict[str, Any],
+    quantize: Quantization | None,
+    min_score: float,
+) -> "Segmenter":
+    from pixellm.hub.systems import resolve_system
+
+    directory = (
+        resolve_system(model) if namer is None else model
+    )  # fetched before torch is imported, which takes seconds
+    from pixellm.segmenter import load_segmenter
+
+    return load_segmenter(directory, *where, sampling, namer, quantize, min_score)
 
 
 def show(question: str, events: "Iterator[Event]", several: bool) -> "Answer":

@@ -17,20 +17,28 @@ from pixellm.cli.common import (
     MinScoreOption,
     Model,
     NamerOption,
+    Quantization,
     QuantizeOption,
+    Runtime,
+    RuntimeOption,
     device_and_dtype,
     err_console,
     interrupting,
     output_file,
     print_lines,
     reserve_stdout,
+    runs_graphs,
 )
 from pixellm.hub.models import MINI
 from pixellm.utils.files import exclusive_lock
 from pixellm.utils.limits import MAX_PROMPT_TOKENS
 
 if TYPE_CHECKING:
+    import torch
+
     from pixellm.batch.run import BatchFiles, BatchResult
+
+    Loader = tuple[str, str, Callable[[], Any]]  # digest of the weights, their precision, what loads the segmenter
 
 LISTED = 5  # bad questions
 
@@ -60,6 +68,7 @@ def batch(
     device: DeviceOption = Device.AUTO,
     dtype: DtypeOption = Dtype.AUTO,
     quantize: QuantizeOption = None,
+    runtime: RuntimeOption = Runtime.AUTO,
     engine: Annotated[BatchBackend, typer.Option(help="Backend: this machine, or a Ray cluster.")] = (
         BatchBackend.LOCAL
     ),
@@ -75,17 +84,16 @@ def batch(
     """
     reserve_stdout(out)
     from pixellm.batch.run import BatchFiles
-    from pixellm.segmenter import load_segmenter, weights_of
 
-    where, precision = device_and_dtype(device, dtype)
     sampling = {"max_new_tokens": max_new_tokens} if max_new_tokens else None
-
-    def load() -> Any:
-        return _limited(load_segmenter(model, where, precision, sampling, namer, quantize, min_score))
-
+    needs_torch = device is Device.CUDA or dtype is not Dtype.AUTO or quantize is not None or namer is not None
+    if runs_graphs(runtime, model, needs_torch or num_gpus > 0):
+        weights, precision, load = _with_graphs(model, sampling, min_score)
+    else:
+        where = device_and_dtype(device, dtype)
+        weights, precision, load = _with_torch(model, namer, where, sampling, quantize, min_score)
     stops: list[str] = []
     with output_file(out) as path:
-        weights = weights_of(model, namer, quantize)
         files = BatchFiles(questions, path, _settings(weights, precision, sampling, min_score))
         with exclusive_lock(path), interrupting(stops.append):
             if engine is BatchBackend.LOCAL:
@@ -99,18 +107,46 @@ def batch(
     raise typer.Exit(1 if result.bad else 0)
 
 
+def _with_graphs(model: str, sampling: dict[str, Any] | None, min_score: float) -> "Loader":
+    from pixellm.hub.models import resolve_graphs
+    from pixellm.hub.systems import identify
+    from pixellm.loading import load_graphs
+
+    def load() -> Any:
+        return _limited(load_graphs(model, sampling=sampling, min_score=min_score))
+
+    return identify(resolve_graphs(model)), Runtime.ONNX.value, load
+
+
+def _with_torch(
+    model: str,
+    namer: str | None,
+    where: "tuple[str, torch.dtype]",
+    sampling: dict[str, Any] | None,
+    quantize: Quantization | None,
+    min_score: float,
+) -> "Loader":
+    from pixellm.hub.systems import weights_of
+    from pixellm.segmenter import load_segmenter
+
+    def load() -> Any:
+        return _limited(load_segmenter(model, *where, sampling, namer, quantize, min_score))
+
+    return weights_of(model, namer, quantize), str(where[1]).removeprefix("torch."), load
+
+
 def _limited(segmenter: Any) -> Any:
     """Return a segmenter that refuses prompts longer than the server's limit."""
-    from pixellm.predictor import Predictor
+    from pixellm.inference.base_predictor import BasePredictor
 
-    if isinstance(segmenter, Predictor):
+    if isinstance(segmenter, BasePredictor):
         segmenter.max_prompt_tokens = MAX_PROMPT_TOKENS
     return segmenter
 
 
-def _settings(weights: str, precision: Any, sampling: dict[str, Any] | None, min_score: float) -> dict[str, Any]:
+def _settings(weights: str, precision: str, sampling: dict[str, Any] | None, min_score: float) -> dict[str, Any]:
     """Return what answers depend on; a file made with other settings is not resumed."""
-    made = {"model": weights, "dtype": str(precision).removeprefix("torch."), "sampling": sampling}
+    made = {"model": weights, "dtype": precision, "sampling": sampling}
     return made | {"min_score": min_score or None}  # None, as in files from before there was one
 
 

@@ -58,6 +58,16 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Runtime(StrEnum):
+    AUTO = "auto"
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+RuntimeOption = Annotated[
+    Runtime,
+    typer.Option(help="Runtime of the model; auto: onnx where the model has graphs and no GPU is there, else torch."),
+]
 DeviceOption = Annotated[Device, typer.Option(help="Device of the model; auto: a GPU if there is one.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Type of the weights; auto: bfloat16 on a GPU, else float32.")]
 
@@ -102,6 +112,30 @@ def device_and_dtype(device: Device, dtype: Dtype) -> "tuple[str, torch.dtype]":
     # `torchrun` gives each of its processes a GPU of its own.
     where = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if available else "cpu"
     return where, automatic if dtype is Dtype.AUTO else getattr(torch, dtype.value)
+
+
+def runs_graphs(runtime: Runtime, model: str | Path, needs_torch: bool) -> bool:
+    """Return whether onnxruntime runs a model.
+
+    Args:
+        runtime: as chosen.
+        model: its name or directory.
+        needs_torch: other options ask for what only torch can do.
+
+    Raises:
+        ValueError: onnxruntime is chosen together with such options.
+    """
+    if runtime is Runtime.ONNX and needs_torch:
+        raise ValueError(
+            "expected no --device cuda, --dtype, --quantize, --namer or --num-gpus with --runtime onnx. Leave them out."
+        )
+    if runtime is not Runtime.AUTO:
+        return runtime is Runtime.ONNX
+    from pixellm.hub.models import has_graphs
+
+    if needs_torch or not has_graphs(model):
+        return False
+    return find_spec("torch") is None or shutil.which("nvidia-smi") is None
 
 
 def quieten_transformers() -> None:

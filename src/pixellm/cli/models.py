@@ -1,7 +1,9 @@
 """`pixellm models` and `pixellm convert`: model directories on this computer."""
 
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,12 +15,17 @@ from pixellm.cli.common import (
     DtypeOption,
     QuantizeOption,
     device_and_dtype,
+    err_console,
     out_console,
     print_lines,
 )
 from pixellm.cost.breakdown import PHRASE_TOKENS, Scenario
 
+if TYPE_CHECKING:
+    from pixellm.hub.models import ModelInfo
+
 WIDE = 100  # least number of characters of a table
+HEADER = ("NAME", "PARAMETERS", "DOWNLOAD", "MEMORY (bf16 int8 int4)", "FITS", "LICENCE", "ON DISK", "DIRECTORY")
 
 app = typer.Typer(help="Manage the models kept on this computer.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm models list`, or a Hub id.")]
@@ -26,20 +33,102 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `pixellm mo
 
 @app.command("list")
 def list_models() -> None:
-    """List the models on this computer, and those that can be fetched by name."""
-    from pixellm.hub.models import list_models
+    """List the models that can be had by name, and others on this computer.
 
-    for info in list_models():
-        state = f"{info.path}" if info.ready else f"not ready; prepare it with: pixellm models pull {info.name}"
-        out_console.print(f"{info.name:<28} {_megabytes(info.size):>9}  {state}")
+    Memory is that of answering a question with bfloat16, 8-bit and 4-bit weights; FITS says which of them this computer
+    has the memory for. `pixellm models plan NAME` counts in detail.
+    """
+    from pixellm.hub.models import list_models
+    from pixellm.hub.room import machine_memory
+
+    memory = machine_memory()
+    rows = [HEADER, *(_row(info, memory) for info in list_models())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    for name, *cells in rows:
+        padded = [f"{cell:>{width}}" for cell, width in zip(cells[:-1], widths[1:-1], strict=True)]
+        out_console.print("  ".join([f"{name:<{widths[0]}}", *padded, cells[-1]]))
+
+
+def _row(info: "ModelInfo", memory: int) -> tuple[str, ...]:
+    """Return the cells of a model on a computer with `memory` bytes."""
+    facts = info.facts
+    state = f"not ready; prepare it with: pixellm models pull {info.name}"
+    if info.ready:
+        state = f"{info.path}"
+    elif info.source == "released" and info.size:
+        state = f"download unfinished; go on with: pixellm models pull {info.name}"
+    if facts is None:
+        return (info.name, "", "", "", "", "", _megabytes(info.size), state)
+    needed = " ".join(f"{size / 1e9:.1f}" for size in facts.memory.values())
+    counted = f"{facts.parameters / 1e9:.1f} B" if facts.parameters >= 1e9 else f"{facts.parameters / 1e6:.0f} M"
+    fits = facts.precision_within(memory) or "no"
+    return (
+        *(info.name, counted, _megabytes(facts.download), f"{needed} GB", fits, facts.licence),
+        *(_megabytes(info.size), state),
+    )
 
 
 @app.command()
-def pull(name: Name) -> None:
-    """Fetch a model for use without a network."""
-    from pixellm.hub.models import resolve
+def pull(
+    name: Name,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Download a released model even if this computer lacks the memory to run it."),
+    ] = False,
+) -> None:
+    """Fetch a model for use without a network; what a killed download left is continued.
 
-    out_console.print(f"{name} is in {resolve(name)}")
+    A released checkpoint (pixellm-7b, lisa-7b …) is downloaded, checked, converted and checked again; then the download
+    is deleted.
+    """
+    from pixellm.hub.catalogue import find_released
+    from pixellm.hub.models import has_graphs, resolve, resolve_graphs
+    from pixellm.hub.released import pull
+
+    released = find_released(name)
+    fetch = resolve_graphs if has_graphs(name) and find_spec("torch") is None else resolve
+    out_console.print(f"{name} is in {pull(released, force) if released else fetch(name)}")
+
+
+class GraphFormat(StrEnum):
+    ONNX = "onnx"
+
+
+class Weights(StrEnum):
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+@app.command()
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; it must not exist.")],
+    format: Annotated[GraphFormat, typer.Option(help="Format of the graphs.")] = GraphFormat.ONNX,
+    weights: Annotated[
+        Weights, typer.Option(help="Precision of the language model's matrices; all else is float32.")
+    ] = Weights.INT8,
+) -> None:
+    """Export a model as graphs that `pixellm ask --runtime onnx` runs without torch.
+
+    The graphs are checked against torch: with float32 weights the tokens of an answer must be equal, and mask logits
+    within 0.001.
+    """
+    from pixellm.graphs.check import check
+    from pixellm.graphs.export import export
+    from pixellm.segmenter import load
+    from pixellm.utils.files import atomic_directory
+
+    if out.exists():
+        raise ValueError(
+            f"expected a directory that does not exist yet as OUT, got {out}. Remove it, or choose another."
+        )
+    predictor = load(name)
+    with atomic_directory(out) as directory:
+        err_console.print("exporting the graphs, which takes minutes")
+        export(predictor.model, predictor.processor, directory, weights.value)
+        difference = check(predictor, directory, weights.value)
+    print_lines(f"{out}: mask logits within {difference:.1e} of torch's")
 
 
 @app.command()

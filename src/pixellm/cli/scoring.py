@@ -187,7 +187,8 @@ def evaluate(
     choose_protocol(name.value, protocol)
     loaded = _load(name, root, split, dataset, grouping, annotations, images, data, limit)
     from pixellm.eval.answering import answer_all, fingerprint
-    from pixellm.segmenter import load_segmenter, weights_of
+    from pixellm.hub.systems import weights_of
+    from pixellm.segmenter import load_segmenter
 
     title = model if namer is None else f"{model} after {namer}"
     made = fingerprint(loaded, weights_of(model, namer, quantize), title, teacher_forced)

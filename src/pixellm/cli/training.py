@@ -2,12 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines, print_whole
 from pixellm.hub.models import MINI
+from pixellm.utils.sizes import bytes_of
+
+if TYPE_CHECKING:
+    from pixellm.train.recipe import Recipe
 
 
 def train(
@@ -33,6 +37,13 @@ def train(
             min=1, help="Number of images to hold out, with --data: the model is asked about them before and after."
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory to train in, with --data, like 24GB: chooses LoRA or QLoRA, gradient checkpointing and number "
+            "of images at once, prints what they take, and refuses what does not fit."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Training seed, in place of the recipe's.")] = None,
     restart: Annotated[
         bool, typer.Option("--restart/--resume", help="Start anew, or resume from the last checkpoint.")
@@ -48,28 +59,60 @@ def train(
         raise ValueError("--held-out: expected --data with it, got a recipe. Give it a `validation`.")
     if held_out is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("--held-out: expected one process, got several. Run `pixellm eval` before and after.")
+    if recipe is not None and memory is not None:
+        raise ValueError("--memory: expected --data with it, got a recipe, which names its settings. Leave it out.")
+    room = None if memory is None else bytes_of(memory)
     log_progress()
-    from pixellm.train.run import fine_tune
-    from pixellm.training import KNOWN_MODELS, run
+    from pixellm.training import run
 
-    if data is not None:
+    if data is None:
+        result = run(recipe, out, restart, seed)
+    else:
         output = out or Path("runs") / data.stem
         if held_out is not None:
-            _compare(data, held_out, model, output, steps, restart)
+            _compare(data, held_out, model, output, steps, restart, room)
             return
-        result = fine_tune(data, model, output, KNOWN_MODELS, steps, restart)
-    else:
-        result = run(recipe, out, restart, seed)
+        result = _fine_tune(data, model, output, steps, restart, room)
     if is_first_process():
         out_console.print(f"trained: {result}")
 
 
-def _compare(data: Path, held_out: int, model: str, output: Path, steps: int | None, restart: bool) -> None:
+def _fine_tune(data: Path, model: str, output: Path, steps: int | None, restart: bool, memory: int | None) -> Path:
+    """Fine-tune with settings that suit a few images, and the memory if it is given."""
+    from pixellm.train.run import fine_tune, prepare_output, train
+    from pixellm.training import KNOWN_MODELS
+
+    if memory is None:
+        return fine_tune(data, model, output, KNOWN_MODELS, steps, restart)
+    recipe = _fitted(data, model, output, steps, memory)
+    prepare_output(output, restart)
+    return train(recipe, output, KNOWN_MODELS)
+
+
+def _fitted(data: Path, model: str, output: Path, steps: int | None, memory: int) -> "Recipe":
+    """Print what a fine-tuning takes, and return its recipe."""
+    from pixellm.training import plan_fine_tuning
+
+    plan = plan_fine_tuning(data, model, output.name, memory, steps)
+    if is_first_process():
+        print_whole(plan.table().rich())
+    return plan.recipe
+
+
+def _compare(
+    data: Path, held_out: int, model: str, output: Path, steps: int | None, restart: bool, memory: int | None
+) -> None:
     """Fine-tune, and show the metrics on held-out images before and after."""
     from pixellm.eval.before_after import table, write_before_after
     from pixellm.training import fine_tune_and_compare
 
-    result, before, after = fine_tune_and_compare(data, held_out, model, output, steps, restart)
+    def recipe_for(training: Path) -> "Recipe":
+        assert memory is not None
+        return _fitted(training, model, output, steps, memory)
+
+    result, before, after = fine_tune_and_compare(
+        data, held_out, model, output, steps, restart, None if memory is None else recipe_for
+    )
     print_whole(table(before, after))
     print_lines(*map(str, write_before_after(before, after, output)), f"trained: {result}")
 

@@ -57,6 +57,8 @@ class PeakMemory(TorchDispatchMode):
         self._known: dict[int, weakref.finalize] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.prim.device.default:  # of tensors without values autograd asks it thousands of times
+            return func(*args)
         inputs = {_key(tensor) for tensor in tree_iter((args, kwargs)) if isinstance(tensor, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
@@ -101,10 +103,11 @@ def weight_bytes(model: nn.Module, language_model: PreTrainedModel | None) -> di
 def saved_bytes(language_model: PreTrainedModel, width: int, quantize: Quantize) -> int:
     """Bytes saved by quantising a language model whose weights take `width` bytes each."""
     layers = quantised_layers(language_model).values()
-    return sum(width * layer.weight.numel() - _quantised_bytes(layer, quantize) for layer in layers)
+    return sum(width * layer.weight.numel() - quantised_bytes(layer, quantize) for layer in layers)
 
 
-def _quantised_bytes(layer: nn.Linear, quantize: Quantize) -> int:
+def quantised_bytes(layer: nn.Linear, quantize: Quantize) -> int:
+    """Bytes of a layer's quantised weights with their scales, see `weight_bytes`."""
     if quantize == "int8":
         return layer.weight.numel() + BF16 * layer.out_features
     return layer.weight.numel() // 2 + layer.out_features * 2 * BF16 * (

@@ -16,7 +16,8 @@ from pixellm.cost.counting import CallCost, kv_cache_bytes, measure, on_meta, pa
 from pixellm.mini.candidates import Candidates
 from pixellm.mini.modeling import ClassifiedImages, MiniForConditionalGeneration
 from pixellm.model import PixelLMConfig
-from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.modeling import PixelLMForConditionalGeneration
+from pixellm.model.states import EncodedImages
 from pixellm.model.vision import VisionFeatures
 
 
@@ -64,6 +65,11 @@ class LanguageCostModel:
         self.group = len(config.codebook_ids)
         self.width = config.text_config.hidden_size
 
+    @property
+    def mask_side(self) -> int:
+        """Side in pixels of the square that logits are enlarged to."""
+        return self.config.vision_config.image_size
+
     # Calls of each part per answer
 
     def breakdown(self, scenario: Scenario) -> FlopsBreakdown:
@@ -97,7 +103,7 @@ class LanguageCostModel:
             Component.SAM: ("sam_encoder",),
             Component.DECODER_FEATURES: ("pixel_projector", "neck", "class_prompts"),
             Component.PREFILL: ("language_model",),
-            Component.MASKS: ("codebook", "pointer", "pixel_decoder", "instances"),
+            Component.MASKS: ("codebook", "pointer", "pixel_decoder", "instances", "refiner"),
         }
         children = dict(self.model.named_children())
         modules = {key: [children[name] for name in names if name in children] for key, names in named.items()}
@@ -166,7 +172,7 @@ class LanguageCostModel:
         }
         if targets:
             activations[Component.MASKS] = self._decode_masks(targets).peak_bytes
-        weights = weight_bytes(self.model, self.model.language_model)
+        weights = weight_bytes(self.model, self.model.text_model)
         return MemoryBreakdown(weights, kv_cache_bytes(self.config.text_config, cached), activations)
 
     # FLOPs of each part
@@ -175,6 +181,11 @@ class LanguageCostModel:
     def vision(self) -> int:
         """FLOPs of the vision encoder."""
         return self._vision[0].flops
+
+    @property
+    def vision_bytes(self) -> int:
+        """Peak of the vision encoder's activations in bf16."""
+        return self._vision[0].peak_bytes
 
     @property
     def llm_projector(self) -> int:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 
 from pixellm.cost.breakdown import Component, Scenario
@@ -109,7 +109,7 @@ def plan_memory(
     needs = {f"weights, {name}": size for name, size in part_bytes(model, options).items()}
     needs["KV cache"] = int(factor * kv_cache_bytes(model.config.text_config, cached))
     needs[f"activations ({busiest})"] = int(factor * memory.peak)
-    size = model.config.vision_config.image_size
+    size = model.mask_side
     # Logits at the encoder's input size, and from there at the image's width; fp32.
     needs["mask decoding"] = 4 * size * (2 * size + width) + CHUNK_BYTES if masks else 0
     if not options.device.startswith("cuda"):
@@ -129,10 +129,10 @@ def part_bytes(model: LanguageCostModel, options: LoadOptions) -> dict[str, int]
     return sizes
 
 
-def _saved(model: nn.Module, options: LoadOptions) -> int:
+def _saved(model: Any, options: LoadOptions) -> int:
     if options.quantize is None:
         return 0
-    return saved_bytes(model.language_model, options.dtype.itemsize, options.quantize)
+    return saved_bytes(model.text_model, options.dtype.itemsize, options.quantize)
 
 
 def available_memory(device: str) -> int:

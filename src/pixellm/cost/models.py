@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pixellm.backbones import BackboneConfig
+from pixellm.backbones.presets import PRESETS as BACKBONE_PRESETS
 from pixellm.baselines.seem import SeemConfig
+from pixellm.cost.backbones import BackboneCostModel
 from pixellm.cost.breakdown import Component, CostModel, FlopsBreakdown, FlopsLine, MemoryBreakdown, Scenario
 from pixellm.cost.counting import parameters
 from pixellm.cost.language import LanguageCostModel
@@ -13,8 +16,8 @@ from pixellm.hub.presets import PRESETS as MODEL_PRESETS
 from pixellm.model import PixelLMConfig
 from pixellm.utils.model_files import read_config
 
-Config = PixelLMConfig | SeemConfig
-PRESETS = MODEL_PRESETS | {"seem": MODEL_PRESETS["seem-focal-large"]}
+Config = PixelLMConfig | SeemConfig | BackboneConfig
+PRESETS = MODEL_PRESETS | BACKBONE_PRESETS | {"seem": MODEL_PRESETS["seem-focal-large"]}
 BY_PHRASE = ":rec"
 # "Segment ….", with its role markers; and "Sure, it is … ."
 ASK_TOKENS, REPLY_TOKENS = 12, 6
@@ -46,7 +49,7 @@ class ByPhraseCostModel:
         mean = (text.total + targets * answer.total) / max(1, tokens)
         lines = [
             *model.image_lines(1),
-            FlopsLine(Component.PREFILL, model.prefill(scenario), 1, parameters(model.model.language_model)),
+            FlopsLine(Component.PREFILL, model.prefill(scenario), 1, parameters(*model.parts[Component.PREFILL])),
             FlopsLine(Component.PHRASES, model.step(question, prefix), targets),
             FlopsLine(Component.TEXT, mean, tokens),
             FlopsLine(Component.GROUP, group.flops, targets),
@@ -86,7 +89,8 @@ def open_cost_model(name: str, image_size: int | None = None) -> CostModel:
         if name.endswith(BY_PHRASE):
             raise ValueError(f"{name}: expected a model that writes text, got a SEEM-style one. Leave :rec out.")
         return SeemCostModel(plain, config)
-    model = LanguageCostModel(plain, config)
+    kind = BackboneCostModel if isinstance(config, BackboneConfig) else LanguageCostModel
+    model = kind(plain, config)  # pyright: ignore[reportArgumentType]
     return ByPhraseCostModel(model) if name.endswith(BY_PHRASE) else model
 
 
@@ -104,6 +108,8 @@ def open_cost_models(names: Sequence[str], image_size: int | None = None) -> lis
 
 def with_image_size(config: Config, size: int) -> Config:
     """Copy a configuration with another side of the square that masks are made from: SAM's, or the vision encoder's."""
+    if isinstance(config, BackboneConfig):
+        raise ValueError("image size: expected none for a vision-language model, whose images have sizes of their own.")
     settings = config.to_dict()
     sam = settings.get("sam_vision_config")
     if sam is not None and size % sam["patch_size"]:

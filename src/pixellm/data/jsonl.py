@@ -2,11 +2,12 @@
 
     {"image": "photos/1.jpg", "question": "What may I eat?", "answer": "The apple {seg} and the pear {seg}.",
      "masks": [[[x0, y0, x1, y1, …]], {"size": [h, w], "counts": "…"}], "id": "optional",
-     "kind": "optional"}
+     "kind": "optional", "correction": {…}}
 
 An entry of `masks` is a list of polygons in pixels, a COCO RLE, or the path of a PNG whose pixels other than 0 are the
 mask; one for each `{seg}`, in the same order. An answer without `{seg}` has no masks. Paths are relative to the file.
 Lines about one image are asked together, and its image is encoded once. Evaluations report each `kind` of question.
+`correction` is the provenance of a line that `pixellm.data.corrections` wrote; nothing is read from it.
 """
 
 import json
@@ -23,7 +24,7 @@ from pixellm.types import SEG_SLOT
 from pixellm.utils.checks import check_text, check_unicode, expect, read_object
 from pixellm.utils.files import read_lines, write_text
 
-FIELDS = {"image", "question", "answer", "masks", "id", "kind"}
+FIELDS = {"image", "question", "answer", "masks", "id", "kind", "correction"}
 
 
 def read_jsonl(file: Path, max_bad_fraction: float = MAX_BAD_FRACTION) -> RecordList:
@@ -88,6 +89,8 @@ def _parse(line: bytes, folder: Path) -> tuple[Path, Exchange]:
         stored = expect(row.get("masks", []), list, "a list of masks")
     with field("kind"):
         kind = check_unicode(expect(row.get("kind", ""), str, "a kind of question"))
+    with field("correction"):
+        expect(row.get("correction", {}), dict, "a JSON object")
     slots = answer.count(SEG_SLOT)
     if slots != len(stored):
         raise ValueError(f"the answer has {slots} {SEG_SLOT} but {len(stored)} masks")

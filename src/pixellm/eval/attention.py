@@ -19,7 +19,7 @@ from torch import Tensor
 from pixellm.imaging.geometry import restore
 from pixellm.inference.generation import generate
 from pixellm.model import PixelLMForConditionalGeneration
-from pixellm.model.modeling import EncodedImages
+from pixellm.model.states import EncodedImages
 from pixellm.predictor import Predictor
 from pixellm.types import Answer
 from pixellm.utils.files import atomic_write

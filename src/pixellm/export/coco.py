@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pixellm.export.answers import AnsweredImage, category_ids, file_names, with_slots
-from pixellm.export.outlines import iou, polygons
 from pixellm.imaging import masks
 from pixellm.imaging.images import EXAMPLE
 from pixellm.muse import layout
@@ -143,6 +142,8 @@ def _shape(target: Target, tolerance: float | None, ious: list[float]) -> dict[s
     """
     if tolerance is None:
         return {"segmentation": target.rle, "area": target.area, "bbox": list(target.box or ())}
+    from pixellm.export.outlines import iou, polygons  # SciPy and scikit-image, which run lengths do not need
+
     mask = target.mask
     parts: list[list[float]] = [polygon.ravel().tolist() for polygon in polygons(mask, tolerance=tolerance)]
     written = masks.decode(parts, *mask.shape)

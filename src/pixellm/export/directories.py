@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from pixellm.export.answers import AnsweredImage, category_ids, with_slots
 from pixellm.export.outlines import filled, iou, polygons
 from pixellm.imaging.images import EXAMPLE
+from pixellm.imaging.overlay import cut_out
 from pixellm.types import UNNAMED, Answer, Target
 from pixellm.utils.files import atomic_directory
 
@@ -81,12 +81,12 @@ def write_yolo(images: Sequence[AnsweredImage], out: Path, tolerance: float | No
 
 def _polygon(target: Target, tolerance: float, ious: list[float]) -> str:
     """Return a mask's polygon as shares of width and height."""
-    from pixellm.imaging.overlay import sv  # it takes a second
+    from pixellm.imaging.overlay import supervision  # it takes a second
 
     mask = target.mask
     height, width = mask.shape
     (polygon,) = polygons(mask, centres=True, tolerance=tolerance, together=True)
-    ious.append(iou(mask, sv.polygon_to_mask(polygon, (width, height)).astype(bool)))
+    ious.append(iou(mask, supervision().polygon_to_mask(polygon, (width, height)).astype(bool)))
     return " ".join(f"{share:.6f}" for share in ((polygon + INSIDE) / (width, height)).ravel())
 
 
@@ -119,14 +119,6 @@ def write_cutouts(images: Sequence[AnsweredImage], out: Path) -> None:
             pixels = image.load()
             for target, name in zip(image.targets, _names(image), strict=True):
                 cut_out(pixels, target.mask).save(folder / name)
-
-
-def cut_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """Return the masked part of an image, RGBA of the mask's box; the mask, bool (H, W), is not empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    cut = image.convert("RGB")
-    cut.putalpha(Image.fromarray(mask).convert("L"))
-    return cut.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
 
 
 def _names(image: AnsweredImage) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""Model names → local directories: the embedded default, the Hugging Face Hub, or a path.
+"""Model names → local directories: the embedded default, released checkpoints, the Hugging Face Hub, or a path.
 
 `resolve` returns the directory of a model and fetches or builds it if needed; `list_models`, `where` and `remove`
-manage the caches: `models/` (the assembled default) and `parts/` (its base models) in ours, PixelLM models in the
-Hub's.
+manage the caches: `models/` (the assembled default, converted released checkpoints) and `parts/` (base models of the
+default) in ours, PixelLM models in the Hub's.
 """
 
 import hashlib
@@ -11,49 +11,67 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pixellm.mini.parts import LANGUAGE_MODEL, PARTS, PRETRAINED, fetch_language_model
+from pixellm.hub.catalogue import MINI_FACTS, RELEASED, ModelFacts, find_released
+from pixellm.hub.download import explained
+from pixellm.hub.released import directory_of, downloads_of, pull, remove_released
+from pixellm.mini.parts import LANGUAGE_MODEL, PARTS, PRETRAINED, fetch_gguf, fetch_language_model
+from pixellm.runtime.manifest import MANIFEST
 from pixellm.utils.cache import announce, build_once, cache_dir, locked
-from pixellm.utils.files import clear_leftovers, staging_prefix
+from pixellm.utils.files import clear_leftovers, directory_size, staging_prefix
 
 MINI = "pixellm-mini"
+GRAPHS = ".graphs"  # of the directory of the default's graphs
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Named model; `size` in bytes on disk, base models included; `ready`: usable without a network."""
+    """Named model.
+
+    Args:
+        name: its name.
+        source: what it is made from.
+        path: its directory; None if it is not here.
+        size: bytes on disk, base models and unfinished downloads included.
+        ready: usable without a network.
+        facts: what it takes, where that is known.
+    """
 
     name: str
-    source: Literal["embedded", "cache"]
+    source: Literal["embedded", "released", "cache"]
     path: Path | None
     size: int
     ready: bool
+    facts: ModelFacts | None = None
 
 
 def resolve(name: str | Path) -> Path:
     """Return the directory of a model, fetched or built first if needed.
 
-    A name is a directory with a `config.json`, the embedded `pixellm-mini`, a name that `list_models` gives, or a
-    Hugging Face Hub id `owner/name`. An unknown name, or a model that cannot be fetched, is a
-    ValueError.
+    A name is a directory with a `config.json`, the embedded `pixellm-mini`, a name that `list_models` gives (released
+    checkpoints among them, also by the id of their repository), or a Hugging Face Hub id `owner/name`. An unknown name,
+    or a model that cannot be fetched, is a ValueError.
     """
     text = os.path.expanduser(str(name))
     if _is_model(text):
         return _pixellm_in(Path(text))
     if text == MINI:
         return materialise_mini()
+    if text in RELEASED:
+        return pull(RELEASED[text])
     if built := _built().get(text):
         return built
     _refuse_as_path(text)
+    if released := find_released(text):
+        return pull(released)
     if HUB_ID.fullmatch(text):
         return _from_hub(text)
     raise ValueError(
-        f"expected the name of a model, got {text!r}. Known here: {', '.join([MINI, *_built()])}; "
+        f"expected the name of a model, got {text!r}. Known: {', '.join(dict.fromkeys([MINI, *RELEASED, *_built()]))}; "
         "or give a directory with a config.json, or a Hugging Face Hub id owner/name."
     )
 
@@ -86,14 +104,51 @@ def materialise_mini() -> Path:
     return build_once(target, build)
 
 
+def has_graphs(name: str | Path) -> bool:
+    """Return whether a model can run without torch: pixellm-mini, or a directory that was exported."""
+    return str(name) == MINI or (Path(name).expanduser() / MANIFEST).is_file()
+
+
+def resolve_graphs(name: str | Path) -> Path:
+    """Return the directory of an exported model; of pixellm-mini, made first if needed.
+
+    Raises:
+        ValueError: the model is not exported, or can't be fetched.
+    """
+    if str(name) != MINI:
+        if has_graphs(name):
+            return Path(name).expanduser()
+        raise ValueError(
+            f"expected {MINI} or a directory of exported graphs, got {str(name)!r}. Export the model first: "
+            f"pixellm models export {name} OUT"
+        )
+
+    def build(out: Path, _scratch: Path) -> None:
+        from pixellm.runtime.mini import prepare_mini
+
+        prepare_mini(fetch_gguf(), out)
+
+    return build_once(_mini_directory().with_suffix(GRAPHS), build)
+
+
 def list_models() -> list[ModelInfo]:
-    """List the embedded model, cached builds of other versions, and PixelLM models in the Hub's cache."""
+    """List the embedded model, the released ones, other builds in our cache, and PixelLM models in the Hub's."""
     built = _built()
     current = _mini_directory() if PRETRAINED.is_dir() else None
     path = built.pop(current.name, None) if current else None
-    size = sum(_size(directory) for directory in [path, *(asset.directory for asset in PARTS)] if directory)
-    infos = [ModelInfo(MINI, "embedded", path, size, ready=path is not None)]
-    infos += [ModelInfo(name, "cache", directory, _size(directory), ready=True) for name, directory in built.items()]
+    graphs = current.with_suffix(GRAPHS) if current else None
+    parts = [path, graphs, *(asset.directory for asset in PARTS)]
+    size = sum(directory_size(directory) for directory in parts if directory)
+    if path is None and graphs and graphs.is_dir():  # made without torch
+        path = graphs
+    infos = [ModelInfo(MINI, "embedded", path, size, ready=path is not None, facts=MINI_FACTS)]
+    for name, model in RELEASED.items():
+        path = built.pop(name, None)
+        size = directory_size(path or downloads_of(model))
+        infos.append(ModelInfo(name, "released", path, size, ready=path is not None, facts=model.facts))
+    infos += [
+        ModelInfo(name, "cache", directory, directory_size(directory), ready=True) for name, directory in built.items()
+    ]
     for repo, snapshot in _hub_cached():
         infos.append(ModelInfo(repo.repo_id, "cache", snapshot, repo.size_on_disk, ready=True))
     return infos
@@ -104,8 +159,10 @@ def where(name: str | Path) -> Path:
     text = os.path.expanduser(str(name))
     if _is_model(text):
         return Path(text)
+    released = find_released(text)
+    known = released.name if released else text
     for info in list_models():
-        if info.name == text and info.path:
+        if info.name == known and info.path:
             return info.path
     raise ValueError(
         f"expected a model on this computer, got {text!r}, which is not ({', '.join(_ready()) or 'none'} is). "
@@ -116,12 +173,14 @@ def where(name: str | Path) -> Path:
 def remove(name: str) -> int:
     """Delete the cached files of a model and return the bytes freed.
 
-    `pixellm-mini` is every build of it and its base models. Only caches are touched, never a directory given by path. A
-    name that is not cached is a ValueError.
+    `pixellm-mini` is every build of it and its base models; a released model includes its unfinished download. Only
+    caches are touched, never a directory given by path. A name that is not cached is a ValueError.
     """
     built = _built()
+    if (released := find_released(name)) and (directory_of(released).is_dir() or downloads_of(released).is_dir()):
+        return remove_released(released)
     if name == MINI:
-        directories = [directory for key, directory in built.items() if key.startswith(f"{MINI}-")]
+        directories = sorted((cache_dir() / "models").glob(f"{MINI}-*"))
         directories += [asset.directory for asset in PARTS if asset.directory.is_dir()]
     else:
         directories = [built[name]] if name in built else []
@@ -186,18 +245,9 @@ def _ready() -> list[str]:
     return [info.name for info in list_models() if info.ready]
 
 
-def _size(directory: Path) -> int:
-    """Count the bytes in a directory; files removed meanwhile count nothing."""
-    sizes = 0
-    for file in directory.rglob("*"):
-        with suppress(FileNotFoundError):
-            sizes += file.stat().st_size if file.is_file() else 0
-    return sizes
-
-
 def _delete(directory: Path) -> int:
     """Delete a cache directory atomically (rename, then delete), and return its bytes."""
-    size = _size(directory)
+    size = directory_size(directory)
     with locked(directory):
         if not directory.is_dir():  # another process was faster
             return 0
@@ -247,28 +297,14 @@ def _pixellm_in(directory: Path) -> Path:
 
 def _from_hub(repo_id: str) -> Path:
     """Download a model from the Hugging Face Hub into its cache; a cached one needs no network."""
-    from huggingface_hub import errors, snapshot_download
-
-    def refuse(got: str, advice: str) -> ValueError:
-        return ValueError(f"expected the model {repo_id} on the Hugging Face Hub, got {got}. {advice}")
+    from huggingface_hub import snapshot_download
 
     mistyped = f"There is no directory {repo_id} here either; the embedded model is called {MINI}."
-    try:
+    with explained(repo_id, mistyped):
         directory = Path(snapshot_download(repo_id))
-    except errors.HFValidationError as error:
-        raise refuse(f"a name that cannot be one there ({error})", mistyped) from error
-    except errors.GatedRepoError as error:
-        raise refuse("no access: it is gated", "Ask for access on its page, then run: hf auth login") from error
-    except errors.RepositoryNotFoundError as error:
-        raise refuse("no such model (or a private one)", f"{mistyped} For a private one: hf auth login") from error
-    except errors.LocalEntryNotFoundError as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-        got = "offline mode (HF_HUB_OFFLINE), and it is not in the cache" if offline else "no connection to the Hub"
-        raise refuse(
-            got, f"Connect and try again, or copy the model here and give its directory. {mistyped}"
-        ) from error
-    except (OSError, errors.HTTPError) as error:  # server trouble, a broken connection, a full disk
-        raise refuse(f"{type(error).__name__}: {error}", "Try again; what was downloaded is kept.") from error
     if not _is_model(str(directory)):
-        raise refuse("a repository without a config.json", "It is not a model that transformers can load.")
+        raise ValueError(
+            f"expected the model {repo_id} on the Hugging Face Hub, got a repository without a config.json. "
+            "It is not a model that transformers can load."
+        )
     return _pixellm_in(directory)

@@ -1,4 +1,4 @@
-"""Example images, read from the installed scikit-image: nothing to ship, nothing to download."""
+"""Example images: three in the package, others read from scikit-image where it is installed."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,8 @@ class Example(NamedTuple):
     caption: str
 
 
+# CC0 by the photographers (cat: Stefan van der Walt, coffee: Rachel Michetti) and public domain (rocket: SpaceX).
+SHIPPED = Path(__file__).parent / "example_images"
 # Only images inside the scikit-image wheel itself: most of `skimage.data` is downloaded on demand. Public domain,
 # CC0 or no known restrictions (docstrings of `skimage.data`); the motorcycle: Middlebury 2014 stereo benchmark.
 EXAMPLES: dict[str, Example] = {
@@ -30,6 +32,15 @@ def load_example(name: str) -> Image.Image:
     """Return the example image `name` in RGB; an unknown name is a ValueError that lists all of them."""
     if name not in EXAMPLES:
         raise ValueError(f"expected the name of an example image, got {name!r}. Examples: {', '.join(EXAMPLES)}.")
+    path = SHIPPED / EXAMPLES[name].file
+    if not path.is_file():
+        path = _of_scikit_image(name)
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _of_scikit_image(name: str) -> Path:
+    """Return the file of an example; a ValueError if this scikit-image has none, or a ModuleNotFoundError."""
     import skimage
 
     # Not through `skimage.data`, which may go to the network for a file that it does not find.
@@ -39,5 +50,4 @@ def load_example(name: str) -> Image.Image:
             f"expected the example {name!r} at {path}, got no such file in scikit-image {skimage.__version__}. "
             "Install scikit-image again, or use an image file."
         )
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    return path

@@ -3,6 +3,7 @@
 path | PIL image | NumPy array | example:NAME  →  checks of size and scans → full decode → EXIF orientation → RGB
 """
 
+import hashlib
 import os
 import re
 import warnings
@@ -64,6 +65,11 @@ def count_scans(image: Image.Image) -> int:
 def max_scans(width: int, height: int) -> int:
     """Return the largest number of scans of a JPEG of this size."""
     return min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, width * height))
+
+
+def pixel_digest(size: tuple[int, int], pixels: bytes) -> str:
+    """Return the SHA-256 of an RGB image's size (W, H) and pixels (H, W, 3), in hex: the same for every encoding."""
+    return hashlib.sha256(f"{size[0]}x{size[1]} ".encode() + pixels).hexdigest()
 
 
 def load_image(source: ImageSource) -> Image.Image:

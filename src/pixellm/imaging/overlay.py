@@ -1,21 +1,20 @@
-"""Draw masks on their image: each in its colour, with its edge and its phrase."""
+"""Draw masks on their image, each in its colour, with its edge and its phrase; or cut their objects out of it."""
 
 import base64
 import io
 import warnings
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageFont
 
-from pixellm.imaging import masks
+from pixellm.imaging import labels, masks
 from pixellm.imaging.masks import Rle
 
-with warnings.catch_warnings():
-    # It recommends OpenCV at every start; its NumPy code draws the same and is quick enough for single images.
-    warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
-    import supervision as sv
+if TYPE_CHECKING:
+    from supervision import Detections
 
 # Distinct with any colour vision: Okabe and Ito, "Color Universal Design" (2008), without its black, then four of
 # Paul Tol's "muted" scheme (SRON/EPS/TN/09-002). Neighbours differ in lightness as well.
@@ -27,7 +26,9 @@ OPACITY = 0.45
 # Shares of sqrt(height · width): legible at any size of display. The minimum is in pixels.
 FONT_SHARE, MIN_FONT_SIZE = 0.038, 12
 LINE_SHARE = 0.003
+WHITE_EDGE = 1.5  # pixels on either side of an edge
 LABEL_SHARE = 0.6  # of the width: longer phrases are cut short
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
 def colour_of(index: int) -> str:
@@ -74,19 +75,39 @@ def draw(image: Image.Image, rles: Sequence[Rle], phrases: Sequence[str]) -> Ima
         return image
     line = max(1, round(LINE_SHARE * _side(image)))
     edged = min(image.size) >= 16 * line  # an image of a few pixels would be all edge
-    scene, rings = image.copy(), {}
+    scene, edges = image.copy(), {}
     for index in sorted(filled, key=lambda index: (-masks.area(filled[index]), -index)):  # small masks on large ones
         mask, box = _cut(filled[index])
         scene.paste(_tinted(image.crop(box), colour_of(index)), box[:2], Image.fromarray(mask))
-        rings[index] = [ring + box[:2] for ring in sv.mask_to_polygons(mask)] if edged else []
-    return _label(_edge(scene, rings, line), filled, phrases)
+        if edged:
+            edges[index] = (masks.encode(_outline(mask)), box)
+    _draw_edges(scene, edges, line)
+    _label(scene, filled, phrases)
+    return scene
 
 
-def detections(rles: Sequence[Rle], phrases: Sequence[str], scores: Sequence[float | None]) -> sv.Detections:
+def cut_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    """Return the masked part of an image, RGBA of the mask's box; the mask, bool (H, W), is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    cut = image.convert("RGB")
+    cut.putalpha(Image.fromarray(mask).convert("L"))
+    return cut.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+
+
+def supervision() -> Any:
+    """Return the package supervision, imported without its advice to install OpenCV; drawing needs none of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
+        import supervision as sv
+    return sv
+
+
+def detections(rles: Sequence[Rle], phrases: Sequence[str], scores: Sequence[float | None]) -> "Detections":
     """Return masks for supervision: `class_id` is a mask's index, `data["class_name"]` its phrase.
 
     `confidence` is None unless all have a score.
     """
+    sv = supervision()
     if not rles:
         return sv.Detections.empty()
     stack = np.empty((len(rles), *rles[0]["size"]), dtype=bool)
@@ -112,19 +133,45 @@ def _tinted(image: Image.Image, colour: str) -> Image.Image:
     return image.point([round(OPACITY * tint + (1 - OPACITY) * value) for tint in tints for value in range(256)])
 
 
-def _edge(scene: Image.Image, rings: dict[int, list[np.ndarray]], line: int) -> Image.Image:
-    """Draw the edge of each target, `rings` (N, 2) in pixels; white below the colour shows on every ground."""
-    canvas = sv.pillow_to_cv2(scene)
-    for index in sorted(rings):
-        for ring in rings[index]:
-            canvas = sv.draw_polygon(canvas, ring, sv.Color.WHITE, line + 2)
-    for index in sorted(rings):
-        for ring in rings[index]:
-            canvas = sv.draw_polygon(canvas, ring, sv.Color.from_hex(colour_of(index)), line)
-    return sv.cv2_to_pillow(canvas)
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Return the pixels of a bool (H, W) mask that have a neighbour outside, above, below, left or right."""
+    closed = np.pad(mask, 1)
+    return mask & ~(closed[:-2, 1:-1] & closed[2:, 1:-1] & closed[1:-1, :-2] & closed[1:-1, 2:])
 
 
-def _label(scene: Image.Image, filled: dict[int, Rle], phrases: Sequence[str]) -> Image.Image:
+def _draw_edges(scene: Image.Image, edges: dict[int, tuple[Rle, Box]], line: int) -> None:
+    """Draw the edge of each target, `line` pixels wide; white below the colour shows on every ground.
+
+    `edges`: by index the outline within the mask's box, as RLE, and the box.
+    """
+    for white in (True, False):
+        for index in sorted(edges):
+            rle, (left, top, _, _) = edges[index]
+            radius = line / 2 + (WHITE_EDGE if white else 0)
+            margin = int(radius)
+            stroke = _thicken(np.pad(masks.decode(rle, *rle["size"]), margin), radius)
+            colour = "#FFFFFF" if white else colour_of(index)
+            scene.paste(colour, (left - margin, top - margin), Image.fromarray(stroke))
+
+
+def _thicken(outline: np.ndarray, radius: float) -> np.ndarray:
+    """Return the pixels at most `radius` from those of a bool (H, W) line."""
+    reach = int(radius)
+    thick = np.zeros_like(outline)
+    # The disc row by row: the line is widened to a row's length, from the shortest, and shifted there.
+    spans = {dy: int(max(0.0, radius**2 - dy**2) ** 0.5) for dy in range(reach + 1)}
+    row, half = outline.copy(), 0
+    for dy in sorted(spans, key=lambda dy: spans[dy]):
+        while half < spans[dy]:
+            half += 1
+            row[:, half:] |= outline[:, :-half]
+            row[:, :-half] |= outline[:, half:]
+        thick[dy:] |= row[: len(row) - dy]
+        thick[: len(row) - dy] |= row[dy:]
+    return thick
+
+
+def _label(scene: Image.Image, filled: dict[int, Rle], phrases: Sequence[str]) -> None:
     """Write each phrase on its mask where there is room, otherwise just above it."""
     size = max(MIN_FONT_SIZE, round(FONT_SHARE * _side(scene)))
     padding = max(2, size // 4)
@@ -133,34 +180,12 @@ def _label(scene: Image.Image, filled: dict[int, Rle], phrases: Sequence[str]) -
     texts = {index: shorten(" ".join(phrases[index].split()), font, room) for index in filled}
     texts = {index: text for index, text in texts.items() if text}
     if not texts or scene.height < 3 * size:
-        return scene
-    anchors = [_anchor(masks.decode(filled[index], *filled[index]["size"]), size + 2 * padding) for index in texts]
-    annotator = sv.RichLabelAnnotator(
-        color=sv.ColorPalette.from_hex(list(COLOURS)),
-        text_color=sv.ColorPalette.from_hex([ink_on(index) for index in range(len(COLOURS))]),
-        font_size=size,
-        text_padding=padding,
-        text_position=sv.Position.BOTTOM_CENTER,
-        border_radius=padding,
-        smart_position=True,
-    )
-    places = sv.Detections(
-        xyxy=np.array([(x, y, x, y) for x, y in anchors], dtype=np.float32), class_id=np.array(list(texts))
-    )
-    return annotator.annotate(scene, places, list(texts.values()))
-
-
-def _anchor(mask: np.ndarray, height: int) -> tuple[float, float]:
-    """Return the middle of the upper edge of a label `height` high: in the widest part of the mask, or above it."""
-    from scipy.ndimage import distance_transform_edt  # scikit-image brings SciPy
-
-    step = max(1, min(mask.shape) // 256)  # coarse is exact enough for a label, unless nothing is left of the mask
-    step = step if mask[::step, ::step].any() else 1
-    # With a border, so that the edge of the image counts as the mask's edge.
-    depth = np.asarray(distance_transform_edt(np.pad(mask[::step, ::step], 1)))[1:-1, 1:-1] * step
-    y, x = (int(v) * step for v in np.unravel_index(depth.argmax(), depth.shape))
-    radius = float(depth.max())
-    return (x, y - height / 2) if radius > 0.9 * height else (x, y - radius - height)
+        return
+    anchors = {
+        index: labels.anchor(masks.decode(filled[index], *filled[index]["size"]), size + 2 * padding) for index in texts
+    }
+    written = [labels.Label(text, anchors[index], colour_of(index), ink_on(index)) for index, text in texts.items()]
+    labels.draw(scene, written, font, padding)
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:

@@ -27,7 +27,7 @@ class RowInputs:
 
 def hidden_states(model: PixelLMForConditionalGeneration, rows: Sequence[RowInputs]) -> list[Tensor]:
     """Return the last-layer states (1, W, D) of each row, bitwise identical to those of `model.hidden_states`."""
-    base = model.language_model.base_model
+    base = model.text_model
     if len(rows) == 1 or type(base) is not LlamaModel:  # others do more between their layers
         return [model.hidden_states(row.embeddings, row.attention_mask, row.position_ids, row.cache) for row in rows]
     states = [row.embeddings for row in rows]

@@ -22,7 +22,7 @@ WARMUP_STEPS = 3  # plain steps of a width before it is recorded, which takes as
 
 def recordable(model: PixelLMForConditionalGeneration) -> bool:
     """Return whether steps can be recorded: on an NVIDIA GPU, by models that never synchronise with it."""
-    base = model.language_model.base_model
+    base = model.text_model
     return model.device.type == "cuda" and type(base) is LlamaModel and "dynamic" not in base.rotary_emb.rope_type
 
 

@@ -9,18 +9,24 @@ Shapes:  B images · R rows (questions) · P prefix tokens · W tokens of a step
 """
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pixellm.inference.base_predictor import Step, earlier_ids
 from pixellm.inference.batch_invariant import RowInputs, hidden_states
 from pixellm.inference.cuda_graphs import Recorder
 from pixellm.inference.kv_cache import KVCache
-from pixellm.inference.sampling import Row, Sampler, Sampling
-from pixellm.model.modeling import IMAGE_TOKEN_ID, EncodedImages, PixelLMForConditionalGeneration
+from pixellm.inference.sampling import Row, Sampler
+from pixellm.model.modeling import IMAGE_TOKEN_ID, PixelLMForConditionalGeneration
 from pixellm.model.packing import additive
+from pixellm.model.states import EncodedImages
+from pixellm.sampling import Sampling
+
+CACHED = ("keys", "values", "conv_states", "recurrent_states")  # of a layer, which has the first two or the others
 
 
 @dataclass
@@ -32,22 +38,29 @@ class Prefix:
         cache: KV cache of the P prefix tokens.
         valid: bool (B, P), False for image tokens that lie in the padding.
         text_ids: the prefix without its image tokens, as logits processors see it.
+        next_position: (B,) position of the first token after the prefix; None: P.
     """
 
     images: EncodedImages
     cache: KVCache
     valid: Tensor
     text_ids: list[int]
+    next_position: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of features, keys and values, and of the states of linear attention."""
+        images = [getattr(self.images, field.name) for field in fields(self.images)]
+        cache = [getattr(layer, name, None) for layer in self.cache.layers for name in CACHED]
+        return sum(tensor.nbytes for tensor in _tensors([images, cache]))
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of a row: a text token, or a complete codebook group with its (L·N, D) states; maybe the last one."""
-
-    row: int
-    ids: tuple[int, ...]
-    states: Tensor | None = None
-    finished: bool = False
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        return _tensors(list(values.values()))
+    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, list | tuple) else []
 
 
 @torch.inference_mode()
@@ -70,7 +83,7 @@ def encode_prefix(
     images = model.encode_images(pixel_values, resized_hw, context_pixel_values)
     ids = torch.tensor([prefix_ids] * len(pixel_values), device=pixel_values.device)
     valid = torch.ones_like(ids, dtype=torch.bool).masked_scatter(ids == IMAGE_TOKEN_ID, images.token_valid)
-    embeddings = model.embed(ids, images)
+    embeddings = model.llm_inputs(model.embed(ids, images), ids, images.conditioning)
     length = ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     bias = additive(causal & valid[:, None, :], embeddings.dtype)[:, None]
@@ -114,11 +127,11 @@ class Decoding:
         model: in eval mode.
         eos_ids: ids that end an answer; they are not part of it.
         joint: all rows are one matrix, which is fastest; their last bits then depend on how many there are. False: the
-            states of each row are batch-invariant (`pixellm.inference.batch_invariant`).
+            states of each row are batch-invariant (`pixellm.inference.batch_invariant`), as with any recurrent model.
     """
 
     def __init__(self, model: PixelLMForConditionalGeneration, eos_ids: Sequence[int], joint: bool = True) -> None:
-        self.model, self.eos_ids, self.joint = model, eos_ids, joint
+        self.model, self.eos_ids, self.joint = model, eos_ids, joint and not model.recurrent
         # Joint: one group of running rows, then groups of new rows, whose first step is a whole prompt: padding all
         # rows to its length would cost more than it saves. Not joint: one group for each row.
         self._groups: list[_RowGroup] = []
@@ -165,7 +178,7 @@ class Decoding:
                 group.state.recorder = Recorder()  # the KV cache may have moved
         for group, step_inputs, hidden in zip(self._groups, inputs, states, strict=True):
             group.state.advance(step_inputs)
-            yield from group.step(self.model, hidden, self.model.codebook_inputs(hidden, step_inputs.embeddings))
+            yield from group.step(self.model, hidden, self.model.codebook_inputs(hidden, step_inputs.words))
         unfinished = [group for group in self._groups if group.rows]
         self._groups = [_RowGroup.concatenated(unfinished)] if unfinished and self.joint else unfinished
 
@@ -236,18 +249,25 @@ def _group_states(model: PixelLMForConditionalGeneration, row: Row, new: Tensor)
 
 @dataclass
 class _RowState:
-    """State of all rows: KV cache, which of its entries are visible, and the next position."""
+    """State of all rows: KV cache, which of its entries are visible, the next position, and the conditioning."""
 
     cache: KVCache
     valid: Tensor
     position: Tensor
+    conditioning: Tensor | None
     recorder: Recorder = field(default_factory=Recorder)
 
     @classmethod
     def start(cls, prefix: Prefix, image_index: Sequence[int]) -> "_RowState":
         index = torch.tensor(image_index, device=prefix.valid.device)
-        position = torch.full_like(index, prefix.valid.shape[1])
-        return cls(prefix.cache.select(index), prefix.valid[index], position)
+        conditioning = prefix.images.conditioning
+        begins = prefix.next_position
+        rows = None if conditioning is None else conditioning[index]
+        valid = prefix.valid[index]
+        if begins is None:
+            return cls(prefix.cache.select(index), valid, torch.full_like(index, valid.shape[1]), rows)
+        seen = valid.any(dim=0)  # prefixes of several lengths: not the padding to the longest of others
+        return cls(prefix.cache.select(index, seen), valid[:, seen], begins[index], rows)
 
     def prepare(self, model: PixelLMForConditionalGeneration, rows: list[Row]) -> "_Inputs":
         """Return the inputs of the LLM: every row's pending ids, padded to the longest."""
@@ -259,10 +279,14 @@ class _RowState:
         own = offsets < lengths[:, None]
         causal = (offsets[None] <= offsets[:, None]) & own[:, None, :]
         seen = torch.cat([self.valid[:, None].expand(-1, width, -1), causal], dim=2)
-        embeddings = model.get_input_embeddings()(ids)
-        bias = additive(seen, embeddings.dtype)[:, None]
+        words = model.get_input_embeddings()(ids)
+        bias = additive(seen, words.dtype)[:, None]
         positions = self.position[:, None] + offsets
-        return _Inputs(embeddings, bias, positions, self.cache, own)
+        earlier = None
+        if count := model.lookback:
+            earlier = torch.tensor([earlier_ids(row.ids, len(row.pending), count) for row in rows], device=device)
+        inputs = model.llm_inputs(words, ids, self.conditioning, earlier)
+        return _Inputs(inputs, bias, positions, self.cache, words, own)
 
     def advance(self, inputs: "_Inputs") -> None:
         """Append inputs that the model has read; the cache has them already."""
@@ -275,7 +299,8 @@ class _RowState:
         width = max(state.valid.shape[1] for state in states)
         cache = KVCache.concatenated([state.cache for state in states])
         valid = torch.cat([F.pad(state.valid, (0, width - state.valid.shape[1])) for state in states])
-        return cls(cache, valid, torch.cat([state.position for state in states]))
+        rows = [state.conditioning for state in states if state.conditioning is not None]
+        return cls(cache, valid, torch.cat([state.position for state in states]), torch.cat(rows) if rows else None)
 
     def keep(self, slots: Tensor) -> None:
         """Keep only these rows, and only the columns that one of them sees."""
@@ -283,10 +308,12 @@ class _RowState:
         seen = self.valid.any(dim=0)
         self.valid = self.valid[:, seen]
         self.cache, self.recorder = self.cache.select(slots, seen), Recorder()
+        self.conditioning = None if self.conditioning is None else self.conditioning[slots]
 
 
 @dataclass(frozen=True)
 class _Inputs(RowInputs):
-    """Inputs of R rows, with a mask (R, W) of the ids that are not padding."""
+    """Inputs of R rows, with the token embeddings (R, W, D) alone, and a mask of the ids that are not padding."""
 
+    words: Tensor
     own: Tensor

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, TorchAoConfig
 
@@ -51,7 +52,7 @@ def group_size(inputs: int) -> int:
 def load_quantised(
     directory: Any, config: PreTrainedConfig, quantize: Quantize, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """Load a PixelLM or LISA model and quantise its language model meanwhile: at no time are all its weights there.
+    """Load a model and quantise its language model meanwhile: at no time are all its weights there.
 
     Args:
         directory: of the checkpoint.
@@ -73,7 +74,7 @@ def load_quantised(
         device_map=None if device.type == "cpu" else {"": device},
     )
     if device.type == "cpu":
-        use_kernels(model.language_model)
+        use_kernels(model.text_model)
         _give_back_freed()
     return model
 
@@ -90,15 +91,14 @@ def torchao_config(config: PreTrainedConfig, quantize: Quantize, device: torch.d
 
     with torch.device("meta"):
         model = AutoModel.from_config(config)
-    layers = quantised_layers(model.language_model)
+    layers = quantised_layers(model.text_model)
     if not layers:
         raise ValueError(
             f"quantize: expected linear layers with a multiple of {INPUTS} inputs and of {OUTPUTS} outputs in the "
             f"language model, found none in a {config.text_config.model_type!r}. Load it as it is."
         )
-    settings = {
-        f"language_model.{name}": layer_config(quantize, layer.in_features, device) for name, layer in layers.items()
-    }
+    (path,) = (name for name, module in model.named_modules() if module is model.text_model)
+    settings = {f"{path}.{name}": layer_config(quantize, layer.in_features, device) for name, layer in layers.items()}
     return TorchAoConfig(FqnToConfig(settings), modules_to_not_convert=[])
 
 
@@ -128,6 +128,19 @@ def use_kernels(language_model: PreTrainedModel) -> None:
         language_model.set_submodule(name, module)
 
 
+class _FrozenProduct(torch.autograd.Function):
+    """Product with quantised weights, which never train: gradients reach only what is multiplied by them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, layer: "_KernelLinear | FrozenLinear") -> Tensor:
+        ctx.layer = layer
+        return layer.product(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.product_of_gradient(gradients[0]), None
+
+
 class _KernelLinear(nn.Module, ABC):
     """A linear layer whose product is computed in bf16, whatever the dtype of what it reads."""
 
@@ -137,23 +150,55 @@ class _KernelLinear(nn.Module, ABC):
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("scales", scales.to(torch.bfloat16))
-        self.register_buffer("bias", bias)
+        # Not in checkpoints: a quantised model is quantised at each load.
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("scales", scales.to(torch.bfloat16), persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    @property
+    @abstractmethod
+    def in_features(self) -> int:
+        """K."""
+
+    @property
+    def out_features(self) -> int:
+        """N."""
+        return len(self.weight)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(…, K) → (…, N), in the dtype of `states`."""
+        """(…, K) → (…, N), in the dtype of `states`; gradients reach `states`."""
         rows = states.reshape(-1, states.shape[-1]).to(torch.bfloat16)
-        product = self.product(rows).to(states.dtype).unflatten(0, states.shape[:-1])
+        product = _FrozenProduct.apply(rows, self).to(states.dtype).unflatten(0, states.shape[:-1])
         return product if self.bias is None else product + self.bias
 
     @abstractmethod
     def product(self, rows: Tensor) -> Tensor:
         """Multiply rows (R, K) in bfloat16 by the weights: (R, N)."""
 
+    def product_of_gradient(self, gradient: Tensor) -> Tensor:
+        """Multiply the gradient (R, N) of a product by the weights: (R, K); a block of outputs at a time."""
+        inputs = self.in_features
+        total = torch.zeros(len(gradient), inputs, dtype=torch.float32, device=gradient.device)
+        step = max(BLOCK, CHUNK["int4"] // inputs // BLOCK * BLOCK)
+        for start in range(0, self.out_features, step):
+            block = slice(start, start + step)
+            total += gradient[:, block].to(torch.bfloat16) @ self.dequantised(block)
+        return total.to(gradient.dtype)
+
+    @abstractmethod
+    def dequantised(self, outputs: slice) -> Tensor:
+        """Weights of some outputs in bf16 (outputs, K); the slice begins at a multiple of `BLOCK`."""
+
 
 class Int8Linear(_KernelLinear):
     """Weights int8 (N, K), scales bf16 (N,)."""
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    def dequantised(self, outputs: slice) -> Tensor:
+        return self.weight[outputs].to(torch.bfloat16) * self.scales[outputs, None]
 
     def product(self, rows: Tensor) -> Tensor:
         if len(rows) <= KERNEL_ROWS["int8"]:
@@ -174,6 +219,19 @@ class Int4Linear(_KernelLinear):
         super().__init__(weight, scales, bias)
         self.group = group
 
+    @property
+    def in_features(self) -> int:
+        return len(self.scales) * self.group
+
+    def dequantised(self, outputs: slice) -> Tensor:
+        if len(self.weight) % BLOCK == 0 and packing_is_known():
+            blocks = slice(outputs.start // BLOCK, -(-min(outputs.stop, len(self.weight)) // BLOCK))
+            return self._unpacked_blocks(blocks).flatten(1, 2).mT.flatten(0, 1)
+        # What a product with the identity gives; the whole, since a kernel takes no part of packed weights.
+        identity = torch.eye(self.in_features, dtype=torch.bfloat16)
+        packed = torch.ops.aten._weight_int4pack_mm_for_cpu
+        return packed(identity, self.weight, self.group, self.scales)[:, outputs].T
+
     def product(self, rows: Tensor) -> Tensor:
         if len(rows) > KERNEL_ROWS["int4"] and len(self.weight) % BLOCK == 0 and packing_is_known():
             return self._unpacking_product(rows)
@@ -181,17 +239,60 @@ class Int4Linear(_KernelLinear):
 
     def _unpacking_product(self, rows: Tensor) -> Tensor:
         count, inputs = rows.shape
-        packed = self.weight.view(-1, inputs, BLOCK // 2)
-        # Each (blocks, groups of inputs, 1, BLOCK).
-        scales, zeros = self.scales.view(-1, len(packed), 1, BLOCK, 2).transpose(0, 1).movedim(-1, 0).contiguous()
-        product = rows.new_empty(count, len(packed), BLOCK)
+        blocks = len(self.weight) // BLOCK
+        product = rows.new_empty(count, blocks, BLOCK)
         step = max(1, CHUNK["int4"] // (BLOCK * inputs))
-        for start in range(0, len(packed), step):
+        for start in range(0, blocks, step):
             block = slice(start, start + step)
-            weights = unpacked(packed[block]).unflatten(1, (-1, self.group))
-            weights.mul_(scales[block]).add_(zeros[block])
-            product[:, block] = torch.matmul(rows, weights.flatten(1, 2)).transpose(0, 1)
+            weights = self._unpacked_blocks(block).flatten(1, 2)
+            product[:, block] = torch.matmul(rows, weights).transpose(0, 1)
         return product.flatten(1)
+
+    def _unpacked_blocks(self, blocks: slice) -> Tensor:
+        """Weights of some blocks of outputs in bf16 (blocks, K / G, G, BLOCK)."""
+        packed = self.weight.view(-1, self.in_features, BLOCK // 2)[blocks]
+        # (K / G, N, 2) → each (blocks, groups of inputs, 1, BLOCK).
+        chosen = self.scales.view(len(self.scales), -1, BLOCK, 2)[:, blocks]
+        scales, zeros = chosen.permute(3, 1, 0, 2)[:, :, :, None].contiguous()
+        return unpacked(packed).unflatten(1, (-1, self.group)).mul_(scales).add_(zeros)
+
+
+class FrozenLinear(nn.Module):
+    """A layer that torchao quantised and that runs on a GPU, through which gradients can go.
+
+    Args:
+        layer: without gradients of its own; its weight is a tensor of torchao's.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias, self.dtype = layer.weight, layer.bias, layer.weight.dtype
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(…, K) → (…, N), in the dtype of `states`; gradients reach `states`."""
+        rows = states.reshape(-1, self.in_features).to(self.dtype)
+        product = _FrozenProduct.apply(rows, self).to(states.dtype).unflatten(0, states.shape[:-1])
+        return product if self.bias is None else product + self.bias
+
+    def product(self, rows: Tensor) -> Tensor:
+        """Multiply rows (R, K) by the weights: (R, N)."""
+        return F.linear(rows, self.weight)
+
+    def product_of_gradient(self, gradient: Tensor) -> Tensor:
+        """Multiply the gradient (R, N) of a product by the weights, which products with the identity give: (R, K)."""
+        identity = torch.eye(self.in_features, dtype=self.dtype, device=gradient.device)
+        return (gradient.to(self.dtype) @ self.product(identity).T).to(gradient.dtype)
+
+
+FROZEN_LAYERS = (Int8Linear, Int4Linear, FrozenLinear)
+
+
+def let_gradients_through(language_model: PreTrainedModel) -> None:
+    """Put a `FrozenLinear` in the place of each layer whose weights torchao holds."""
+    for name, layer in quantised_layers(language_model).items():
+        if type(layer.weight) is not nn.Parameter:
+            language_model.set_submodule(name, FrozenLinear(layer))
 
 
 def unpacked(packed: Tensor) -> Tensor:

@@ -21,52 +21,23 @@ from transformers import (
 )
 
 from pixellm.model.modeling import PixelLMForConditionalGeneration
+from pixellm.sampling import Sampling
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Choice of the next token, and the end of an answer.
-
-    Args:
-        max_new_tokens: budget of tokens; a codebook group that has begun is always completed.
-        temperature: 0 takes the most probable token (greedy), > 0 samples.
-        top_k, top_p: sample from the k most probable tokens, from those that make up the probability p.
-        repetition_penalty: > 1 makes used tokens less likely.
-        no_repeat_ngram_size: > 0: no run of this many tokens, codebook groups included, occurs twice.
-        seed: sampling seed.
-        processors: further logits processors of transformers; they see a row's text ids (1, length) and scores (1, V).
-        stopping: further stopping criteria of transformers; they see the same ids.
-    """
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    seed: int = 0
-    processors: tuple = ()
-    stopping: tuple = ()
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, got {self.max_new_tokens}.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature: expected 0 (greedy) or more, got {self.temperature}.")
-
-    def build_processors(self) -> LogitsProcessorList:
-        processors = LogitsProcessorList(self.processors)
-        if self.repetition_penalty != 1:
-            processors.append(RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
-        if self.no_repeat_ngram_size:
-            processors.append(NoRepeatNGramLogitsProcessor(self.no_repeat_ngram_size))
-        if self.temperature > 0:
-            processors.append(TemperatureLogitsWarper(float(self.temperature)))
-            if self.top_k is not None:
-                processors.append(TopKLogitsWarper(self.top_k))
-            if self.top_p is not None:
-                processors.append(TopPLogitsWarper(self.top_p))
-        return processors
+def build_processors(sampling: Sampling) -> LogitsProcessorList:
+    """Return transformers' processors for sampling settings."""
+    processors = LogitsProcessorList(sampling.processors)
+    if sampling.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
+    if sampling.no_repeat_ngram_size:
+        processors.append(NoRepeatNGramLogitsProcessor(sampling.no_repeat_ngram_size))
+    if sampling.temperature > 0:
+        processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        if sampling.top_k is not None:
+            processors.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p is not None:
+            processors.append(TopPLogitsWarper(sampling.top_p))
+    return processors
 
 
 @dataclass
@@ -101,7 +72,7 @@ class Sampler:
         self.group = model.config.codebook_ids
         self.sampling = sampling
         self.eos_ids = set(eos_ids)
-        self.processors = sampling.build_processors()
+        self.processors = build_processors(sampling)
         ends = [EosTokenCriteria(list(eos_ids))] if eos_ids else []
         self.stopping = StoppingCriteriaList([*ends, *sampling.stopping])
 

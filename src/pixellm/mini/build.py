@@ -1,5 +1,6 @@
 """A new model from pretrained parts, ready for a recipe's stages."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,19 +8,23 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from pixellm.data.categories import COCO
-from pixellm.data.describe import spoken
+from pixellm.data.categories import COCO, SYNONYMS
+from pixellm.data.describe import noun, spoken
 from pixellm.mini.class_prompts import centred
 from pixellm.mini.configuration import MiniConfig
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.parts import fetch_language_model, read_detector
 from pixellm.mini.recipe import MiniRecipe
+from pixellm.mini.scenes.lexicon import canonical, noun_of, overlapping
+from pixellm.mini.scenes.lexicon import names as lexicon_names
 from pixellm.mini.vision_stage import load_backbone
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML
 
-CANDIDATE_SIZE = 0.7  # of the size of words: the parts of a candidate beside its name
+CANDIDATE_SIZE = 0.12  # of the size of words: each part of a candidate beside its name
+MARK_SIZE = 0.7  # of the size of words: marks of mentions
+VERBS = ("can",)  # forms that are said of no object far more often
 TIMM_MEAN = TIMM_STD = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
 
 
@@ -43,14 +48,35 @@ def build_config(recipe: MiniRecipe, processor: PixelLMProcessor, vocabulary: li
         vision_config={"vocabulary": vocabulary, **detector, **recipe.model["vision"]},
         text_config=text.to_dict(),
         codebook_ids=processor.codebook_ids,
-        vocabulary_ids=[name_ids(processor.tokenizer, name) for name in vocabulary],
+        vocabulary_ids=name_forms(processor.tokenizer, vocabulary),
         **settings,
     )
 
 
-def name_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> list[int]:
-    """Token ids of a category's name inside a sentence."""
-    return tokenizer.encode(f" {spoken(name)}", add_special_tokens=False)
+def name_forms(tokenizer: PreTrainedTokenizerBase, vocabulary: Sequence[str]) -> list[list[list[int]]]:
+    """Return the token ids of each form of `known_names`, the name itself first; a form belongs to one name."""
+    taken: set[tuple[int, ...]] = set()
+    found: list[list[list[int]]] = []
+    for number, name in enumerate(known_names(vocabulary)):
+        nouns = [noun_of(name), *(noun(name, word) for word in SYNONYMS.get(name, ()))]
+        words = dict.fromkeys(form for word in nouns for form in (word.singular, word.plural))
+        spellings = dict.fromkeys(f"{start}{word}" for word in words for start in (" ", ""))
+        spellings |= dict.fromkeys(word[0].upper() + word[1:] for word in words)
+        ids = [tuple(tokenizer.encode(text, add_special_tokens=False)) for text in spellings]
+        first = tuple(tokenizer.encode(f" {spoken(name)}", add_special_tokens=False))
+        own = [form for form in dict.fromkeys((first, *ids)) if form not in taken]
+        own = [form for form in own if tokenizer.decode(form).strip().lower() not in VERBS]
+        if number < len(vocabulary) or own:
+            found.append([list(form) for form in own or [first]])
+        taken.update(own)
+    return found
+
+
+def known_names(vocabulary: Sequence[str]) -> list[str]:
+    """Return the vocabulary, and further names of `scenes` that mean nothing in it."""
+    own = {canonical(name) for name in vocabulary}
+    further = sorted(name for name in lexicon_names() - own if not overlapping(name) & own)
+    return [*vocabulary, *further]
 
 
 def build_model(config: MiniConfig, vision_weights: Path, detector: Path | None) -> MiniForConditionalGeneration:
@@ -83,18 +109,19 @@ def load_pixel_side(model: nn.Module, state: dict[str, torch.Tensor], optional: 
 def initialise_parts(model: MiniForConditionalGeneration) -> None:
     """Start with candidates about as large as words, and word features about as large as image features.
 
-    What no image has trained yet adds nothing: how candidates look, and the prompts of codebook states.
+    What no image has trained yet adds nothing: the prompts of codebook states.
     """
     width = model.config.text_config.hidden_size
     size = float(centred(model.class_prompts.words(model.get_input_embeddings())).pow(2).mean().sqrt())
     with torch.no_grad():
         nn.init.normal_(model.class_prompts.to_pixels.weight, std=1 / size / width**0.5)
         nn.init.normal_(model.class_prompts.to_prompts.weight, std=1 / width**0.5)
-        for last in (model.llm_projector[-1], model.codebook.project[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        nn.init.zeros_(model.codebook.project[-1].weight)
+        nn.init.zeros_(model.codebook.project[-1].bias)
     if model.candidate_tokens is not None:
         model.candidate_tokens.scale_to(CANDIDATE_SIZE * size)
+    if model.mentions is not None:
+        model.mentions.scale_to(MARK_SIZE * size)
 
 
 def load_language_model(model: MiniForConditionalGeneration) -> None:

@@ -1,18 +1,18 @@
 """Candidates: the objects and regions of an image that an answer may mean, as tokens that the language model reads.
 
-An object is what the detector found; a region stands for all that the image shows of a category without an object.
+An object is what the detector found; a region stands for all that the image shows of a category without an object. Where
+the dense classifier sees no pixel of it, there is none.
 
-Shapes:  B images · K candidates of an image · D LLM width · G targets · N tokens of a codebook group · V categories
+Shapes:  B images · K candidates of an image · M detections of an image · D LLM width · G targets
+         N tokens of a codebook group · V categories
 """
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import masks_to_boxes
 
 from pixellm.mini.configuration import MiniConfig
 from pixellm.mini.instances import SURE_SCORE
@@ -24,6 +24,7 @@ FREQUENCIES = (1, 2, 4, 8)
 PLACE_FEATURES = 9 + 4 * len(FREQUENCIES)
 INITIAL_GAIN, INITIAL_BIAS = 24.0, -2.5  # of cosines; most candidates are not meant
 REGION = -1  # in place of the number of a detection
+FIRST = 1000.0  # the best candidate of each category comes before all others
 
 
 @dataclass
@@ -45,15 +46,6 @@ class Candidates:
     valid: Tensor
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    category: int
-    number: int
-    box: list[float]
-    score: float
-    detection: float
-
-
 class CandidateSelection(nn.Module):
     """Choose the candidates of images.
 
@@ -69,71 +61,87 @@ class CandidateSelection(nn.Module):
 
     @torch.no_grad()
     def forward(self, features: ClassifiedFeatures, resized_hw: Tensor) -> Candidates:
-        """Return the candidates in images of height and width (B, 2)."""
-        scores = features.presence_logits.float() * self.gain.float() + self.bias.float()
-        if scores.is_meta:  # where only shapes are known
-            found = scores.new_zeros(len(scores), self.count)
-            return Candidates(found.long(), found.long(), found[..., None].expand(-1, -1, 4), found, found.bool())
-        fields = [self._fields(features, image, hw, scores[image]) for image, hw in enumerate(resized_hw)]
-        return Candidates(*(torch.stack(tensors) for tensors in zip(*fields, strict=True)))
+        """Return the candidates in images of height and width (B, 2).
 
-    def _fields(
-        self, features: ClassifiedFeatures, image: int, hw: Tensor, scores: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the fields of `Candidates` of one image."""
-        found = list(self._objects(features, image, hw, scores.tolist()))
-        shown = {candidate.category for candidate in found}
-        maps = features.class_logits[image].float()
-        for category in (scores >= UNSURE).nonzero()[:, 0].tolist():
-            if category not in shown:
-                box = _extent(maps[category], self.size, hw)
-                found.append(_Candidate(category, REGION, box, float(scores[category]), 1.0))
-        rows = ordered(found, self.count)
-        padding, device = self.count - len(rows), scores.device
+        Regions, and the best detection of each category, come before further detections where there are more than K.
+        """
+        scores = features.presence_logits.float() * self.gain.float() + self.bias.float()
+        numbers = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+        there = (scores >= UNSURE) & (features.class_logits.flatten(2).amax(dim=2) > 0)
+        if features.objects is None:
+            classes, priority = numbers, (FIRST + scores).where(there, -torch.inf)
+            objects = torch.full_like(classes, REGION)
+        else:
+            classes, priority, objects = self._all(features, scores, numbers, there)
+        kept = priority.topk(min(self.count, priority.shape[1]), dim=1)
+        classes, objects = classes.gather(1, kept.indices), objects.gather(1, kept.indices)
+        valid = kept.values > -torch.inf
+        maps = features.class_logits.gather(
+            1, classes[..., None, None].expand(-1, -1, *features.class_logits.shape[2:])
+        )
+        boxes = region_boxes(maps.float(), self.size, resized_hw)
+        if features.objects is not None:
+            found = features.objects.detections.boxes / resized_hw.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
+            own = found.gather(1, objects.clamp(min=0)[..., None].expand(-1, -1, 4)).to(boxes.dtype)
+            boxes = torch.where((objects == REGION)[..., None], boxes, own)
+        fields = (classes, objects, boxes, scores.gather(1, classes), valid)
+        order = _order(classes, boxes[..., 0] + boxes[..., 2], fields[3].where(valid, -torch.inf))
+        missing = self.count - order.shape[1]
+        return Candidates(*(_pad(_take(field, order), missing) for field in fields))
+
+    def _all(
+        self, features: ClassifiedFeatures, scores: Tensor, numbers: Tensor, there: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return categories, priorities and numbers (B, M + V) of all detections and regions."""
+        assert features.objects is not None
+        detections = features.objects.detections
+        classes = torch.tensor(self.columns, device=scores.device)[detections.classes]
+        sureness = scores.gather(1, classes)
+        possible = detections.valid & (sureness >= UNSURE)
+        same = (classes[:, :, None] == classes[:, None]) & possible[:, None]  # detections come the surest first
+        best = possible & ~same.tril(diagonal=-1).any(dim=2)
+        sure = possible & (sureness >= 0) & (detections.scores >= SURE_SCORE)
+        shown = ((classes[..., None] == numbers[:, None]) & possible[..., None]).any(dim=1)
+        objects = torch.arange(classes.shape[1], device=scores.device).expand_as(classes)
+        own = torch.where(best, FIRST + sureness, detections.scores.float()).where(best | sure, -torch.inf)
+        regions = (FIRST + scores).where(there & ~shown, -torch.inf)
         return (
-            F.pad(torch.tensor([row.category for row in rows], dtype=torch.long, device=device), (0, padding)),
-            F.pad(torch.tensor([row.number for row in rows], dtype=torch.long, device=device), (0, padding), value=-1),
-            F.pad(torch.tensor([row.box for row in rows], device=device).reshape(-1, 4), (0, 0, 0, padding)),
-            F.pad(torch.tensor([row.score for row in rows], device=device), (0, padding)),
-            torch.arange(self.count, device=device) < len(rows),
+            torch.cat([classes, numbers], dim=1),
+            torch.cat([own, regions], dim=1),
+            torch.cat([objects, torch.full_like(numbers, REGION)], dim=1),
         )
 
-    def _objects(
-        self, features: ClassifiedFeatures, image: int, hw: Tensor, scores: list[float]
-    ) -> Iterator[_Candidate]:
-        """Yield the sure detections of each category that may be there; of one that is unsure, the best."""
-        if features.objects is None:
-            return
-        boxes, classes, confidences = features.objects.detections.image(image)
-        fractions = (boxes / hw.flip(0).repeat(2).to(boxes.dtype)).tolist()
-        seen: set[int] = set()
-        for number, (kind, confidence) in enumerate(zip(classes.tolist(), confidences.tolist(), strict=True)):
-            category = self.columns[kind]
-            sure = scores[category] >= 0 and confidence >= SURE_SCORE
-            if scores[category] >= UNSURE and (sure or category not in seen):
-                yield _Candidate(category, number, fractions[number], scores[category], confidence)
-            seen.add(category)
+
+def _order(classes: Tensor, places: Tensor, scores: Tensor) -> Tensor:
+    """Return the order (B, K) by score, the highest first, then category, then place; each row is a permutation."""
+    index = torch.arange(classes.shape[1], device=classes.device).expand_as(classes)
+    before = index[..., None] < index[:, None]
+    for values in (places, classes, -scores):
+        one, other = values[..., None], values[:, None]
+        before = (one < other) | ((one == other) & before)
+    return before.sum(dim=1).argsort(dim=1)
 
 
-def ordered(found: Iterable[_Candidate], count: int) -> list[_Candidate]:
-    """Keep `count` candidates, one of each category first, and order them as `Candidates` says."""
-    best_first = sorted(found, key=lambda row: -row.detection)
-    first = {row.category: row for row in reversed(best_first)}
-    leading = sorted(first.values(), key=lambda row: -row.score)
-    others = [row for row in best_first if row is not first[row.category]]
-    kept = [*leading, *others][:count]
-    return sorted(kept, key=lambda row: (-row.score, row.category, row.box[0] + row.box[2]))
+def _take(values: Tensor, order: Tensor) -> Tensor:
+    index = order if values.ndim == 2 else order[..., None].expand(-1, -1, values.shape[2])
+    return values.gather(1, index)
 
 
-def _extent(logits: Tensor, size: int, hw: Tensor) -> list[float]:
-    """Return the box around the logits (h, w) > 0 of a category, as fractions of the image; without any, all of it."""
+def _pad(values: Tensor, missing: int) -> Tensor:
+    return F.pad(values, (*(0, 0) * (values.ndim - 2), 0, missing))
+
+
+def region_boxes(logits: Tensor, size: int, resized_hw: Tensor) -> Tensor:
+    """Return boxes (B, K, 4) around logits (B, K, h, w) > 0, as fractions of the images."""
     inside = logits > 0
-    if not bool(inside.any()):
-        return [0.0, 0.0, 1.0, 1.0]
-    box = masks_to_boxes(inside[None])[0]
-    box[2:] += 1
-    fractions = box * (size / logits.shape[-1]) / hw.flip(0).repeat(2)
-    return fractions.clamp(max=1).tolist()
+    sides = []
+    for dim in (2, 3):  # any row, any column
+        line = inside.any(dim=dim).int()
+        first = line.argmax(dim=2)
+        sides.append((first, line.shape[2] - line.flip(2).argmax(dim=2)))
+    (left, right), (top, bottom) = sides
+    scale = size / logits.shape[-1] / resized_hw.flip(1).repeat(1, 2)[:, None].to(logits.dtype)
+    return (torch.stack([left, top, right, bottom], dim=-1) * scale).clamp(max=1)
 
 
 class CandidateTokens(nn.Module):

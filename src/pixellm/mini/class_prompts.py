@@ -21,12 +21,13 @@ class ClassPrompts(nn.Module):
 
     def __init__(self, config: MiniConfig) -> None:
         super().__init__()
-        names, width = config.vocabulary_ids, config.text_config.hidden_size
-        if len(names) != len(config.vision_config.vocabulary) or not all(names):
+        count, width = len(config.vision_config.vocabulary), config.text_config.hidden_size
+        if len(config.vocabulary_ids) < count or not all(config.vocabulary_ids):
             raise ValueError(
-                f"vocabulary_ids: expected token ids for each of {len(config.vision_config.vocabulary)} categories, "
-                f"got {len([ids for ids in names if ids])}."
+                f"vocabulary_ids: expected a list of forms for each of {count} categories, got "
+                f"{len([forms for forms in config.vocabulary_ids if forms])}."
             )
+        names = [forms[0] for forms in config.vocabulary_ids[:count]]
         longest = max(map(len, names), default=1)
         self.register_buffer("name_ids", torch.tensor([[*ids, *[-1] * (longest - len(ids))] for ids in names]))
         self.num_scales = config.num_scales
@@ -51,6 +52,8 @@ class ClassPrompts(nn.Module):
 
     def prior(self, shares: Tensor, class_logits: Tensor, image_index: Tensor) -> Tensor:
         """Return the classifier's map of each target's mixture of categories: shares (G, V) → logits (G, h, w)."""
+        if len(class_logits) == 1:
+            return torch.einsum("tv,vxy->txy", shares, class_logits[0])
         maps = [
             torch.einsum("tv,vxy->txy", shares[image_index == image], logits)
             for image, logits in enumerate(class_logits)

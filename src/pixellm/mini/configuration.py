@@ -55,7 +55,8 @@ class MiniConfig(PixelLMConfig):
     Args:
         vision_config: see `MiniVisionConfig`.
         text_config: see `PixelLMConfig`.
-        vocabulary_ids: for each category, the token ids of its name.
+        vocabulary_ids: for each category, and after those for further names that texts mention but no category has, the
+            token ids of every form (plural, synonyms); the first form of a category represents it.
         num_candidates: K objects and regions of an image that the language model reads, in place of the image's grid,
             and that codebook states point at; 0: it reads the grid, and codebook states alone prompt the pixel decoder.
         peak_share: a pixel is also in a mask where its probability exceeds this share (0..1) of the mask's maximum.
@@ -63,6 +64,8 @@ class MiniConfig(PixelLMConfig):
             `no_repeat_ngram_size`.
         embedding_skip: codebook and pointer read each state plus this times the token embedding at its position.
         mask_width: channels of the head that segments detections.
+        refine_width: channels of the head that corrects masks by visual prompts; 0: there is none, as without a
+            detector.
         kwargs: fields of `PixelLMConfig`.
     """
 
@@ -73,21 +76,26 @@ class MiniConfig(PixelLMConfig):
         self,
         vision_config: MiniVisionConfig | dict | None = None,
         text_config: PreTrainedConfig | dict | None = None,
-        vocabulary_ids: list[list[int]] | None = None,
+        vocabulary_ids: list[list[list[int]]] | None = None,
         num_candidates: int = 0,
         peak_share: float | None = None,
         default_sampling: dict[str, Any] | None = None,
         embedding_skip: float = 0.0,
         mask_width: int = 96,
+        refine_width: int = 0,
         **kwargs: Any,
     ) -> None:
         self.vocabulary_ids, self.num_candidates = vocabulary_ids or [], num_candidates
         self.peak_share, self.default_sampling = peak_share, dict(default_sampling or {})
-        self.embedding_skip, self.mask_width = embedding_skip, mask_width
+        self.embedding_skip, self.mask_width, self.refine_width = embedding_skip, mask_width, refine_width
         super().__init__(vision_config, text_config, **kwargs)
         expect_sizes({"mask_width": mask_width}, required=("mask_width",))
         if type(num_candidates) is not int or not 0 <= num_candidates <= MAX_CANDIDATES:
             raise ValueError(f"num_candidates: expected 0 to {MAX_CANDIDATES}, got {num_candidates!r:.40}.")
+        if refine_width % 32 or refine_width < 0:
+            raise ValueError(f"refine_width: expected a multiple of 32, or 0, got {refine_width}.")
+        if not self.vision_config.detector_classes:
+            self.refine_width = 0  # it reads the detector's maps
         if peak_share is not None and not 0 < peak_share <= 1:
             raise ValueError(f"peak_share: expected a share > 0 and ≤ 1, or none, got {peak_share}.")
 

@@ -67,8 +67,9 @@ def _select(scores: Tensor, boxes: Tensor, hw: Tensor, count: int, min_score: fl
     cells, classes = flat // scores.shape[-1], flat % scores.shape[-1]
     corners = torch.minimum(boxes[cells].clamp(min=0), hw.flip(0).repeat(2).to(boxes.dtype))
     sized = ((corners[:, 2:] - corners[:, :2]) >= 1).all(dim=1) & (best > min_score)
-    best, classes, corners = best[sized], classes[sized], corners[sized]
-    kept = batched_nms(corners.float(), best.float(), classes, MAX_IOU)[:count]
-    missing = count - len(kept)
-    padded_boxes = F.pad(corners[kept], (0, 0, 0, missing))
-    return padded_boxes, F.pad(classes[kept], (0, missing)), F.pad(best[kept], (0, missing))
+    # Set to 0 rather than left out: an exported graph has one shape. A box without an area suppresses no other.
+    best, classes, corners = best * sized, classes * sized, corners * sized[:, None]
+    kept = batched_nms(corners.float(), best.float(), classes, MAX_IOU)
+    missing = len(best)  # the row of zeros that is appended
+    kept = F.pad(kept, (0, count), value=missing)[:count]
+    return F.pad(corners, (0, 0, 0, 1))[kept], F.pad(classes, (0, 1))[kept], F.pad(best, (0, 1))[kept]

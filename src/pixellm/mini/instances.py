@@ -71,7 +71,10 @@ class InstanceDecoder(nn.Module):
         side, size = 2 * region_logits.shape[-1], objects.pixels.shape[-1]
         regions = F.interpolate(region_logits[:, None].float(), (side, side), mode="bilinear", align_corners=False)
         regions = regions[:, 0]
-        targets, numbers = chosen.nonzero(as_tuple=True)
+        pairs = chosen.nonzero()
+        if torch.compiler.is_exporting():  # onnxruntime can't normalise no rows at all: one more, which is left out
+            pairs = F.pad(pairs, (0, 0, 0, 1))
+        targets, numbers = pairs.unbind(1)
         images = image_index[targets]
         found = objects.detections.boxes[images, numbers]
         boxes, classes = with_margin(found), objects.detections.classes[images, numbers]
@@ -80,9 +83,11 @@ class InstanceDecoder(nn.Module):
         pasted = pasted + region_share(found, resized_hw[images])[:, None, None] * regions[targets]
         # Lower than the box's likeliest pixel, however unsure: `peak_share` may still take that one.
         peaks = pasted.where(inside, -torch.inf).amax(dim=(1, 2), keepdim=True)
-        masks = pasted.where(inside, OUTSIDE + peaks.clamp(max=0)).split(chosen.sum(dim=1).tolist())
-        joined = [mask.amax(dim=0) if len(mask) else regions[t] for t, mask in enumerate(masks)]
-        return (torch.stack(joined) if joined else regions).to(region_logits.dtype)
+        masks = pasted.where(inside, OUTSIDE + peaks.clamp(max=0))
+        masks = masks.masked_fill(~chosen[targets, numbers][:, None, None], -torch.inf)
+        without = regions.masked_fill(chosen.any(dim=1)[:, None, None], -torch.inf)
+        joined = without.scatter_reduce(0, targets[:, None, None].expand_as(masks), masks, "amax")
+        return joined.to(region_logits.dtype)
 
     def segment(
         self,

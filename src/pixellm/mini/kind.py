@@ -5,26 +5,27 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from pixellm.mini.build import name_ids
+from pixellm.mini.build import name_forms
 from pixellm.mini.configuration import MiniConfig
 from pixellm.mini.lisa import MiniLisaConfig
 from pixellm.train.model_kind import Parts, Tuning
 from pixellm.train.pixellm_kind import PixelLMKind
 
-PARTS = ("class_prompts", "candidate_tokens", "pointer")
+PARTS = ("class_prompts", "candidate_tokens", "mentions", "pointer")
 
 
 class MiniKind(PixelLMKind):
     """PixelLM with a dense classifier."""
 
     config_class = MiniConfig
+    keeps_features = False  # its classifier trains with them
     shardable = False  # the embeddings of its categories are read where no layer runs
 
     def part_settings(
         self, preset: Any, parts: Parts, tokenizer: PreTrainedTokenizerBase, vision: Mapping[str, Any]
     ) -> dict[str, Any]:
-        ids = [name_ids(tokenizer, name) for name in vision["vocabulary"]]
-        return super().part_settings(preset, parts, tokenizer, vision) | {"vocabulary_ids": ids}
+        forms = name_forms(tokenizer, vision["vocabulary"])
+        return super().part_settings(preset, parts, tokenizer, vision) | {"vocabulary_ids": forms}
 
     def trained_parts(self, config: Any) -> tuple[str, ...]:
         return (*super().trained_parts(config), *(PARTS if config.num_candidates else PARTS[:1]))

@@ -12,18 +12,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import roi_align
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
+from pixellm.imaging.prompt_region import cropped
+from pixellm.imaging.visual_prompts import Prompts
 from pixellm.mini.candidates import Candidates, CandidateSelection, CandidateTokens, Pointer
 from pixellm.mini.class_prompts import ClassPrompts
 from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
 from pixellm.mini.instances import InstanceDecoder
 from pixellm.mini.losses import MiniLossWeights, presence_loss, semantic_loss
+from pixellm.mini.mentions import Mentions
+from pixellm.mini.refine_maps import refinement_sources
+from pixellm.mini.refiner import Refiner
 from pixellm.mini.vision import ClassifiedFeatures, ClassifyingEncoder, DetectedObjects
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.losses import LossCounts
-from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.modeling import PixelLMForConditionalGeneration
+from pixellm.model.states import EncodedImages
 from pixellm.model.vision import valid_area
 
 MEANT = 0.5  # a target means a candidate from this probability …
@@ -41,6 +46,7 @@ class ClassifiedImages(EncodedImages):
         candidates: what answers may mean; None for a model that reads none.
         objects: what the detector gives; None without one.
         mask_maps: what `InstanceDecoder.prepare` gave.
+        refine_maps: what `refinement_sources` gave.
     """
 
     class_logits: Tensor
@@ -49,6 +55,8 @@ class ClassifiedImages(EncodedImages):
     candidates: Candidates | None = None
     objects: DetectedObjects | None = None
     mask_maps: list[Tensor] = field(default_factory=list)
+    refine_maps: list[Tensor] = field(default_factory=list)
+    refine_maps: list[Tensor] = field(default_factory=list)
 
 
 class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
@@ -63,10 +71,14 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         width = config.text_config.hidden_size
         self.class_prompts = ClassPrompts(config)
         reads = config.num_candidates > 0
+        if reads:
+            del self.llm_projector  # the language model reads candidates in place of the image's grid
         self.selection = CandidateSelection(config) if reads else None
         self.candidate_tokens = CandidateTokens(config.num_candidates, width) if reads else None
+        self.mentions = Mentions(config) if reads else None
         self.pointer = Pointer(width, len(config.codebook_ids)) if reads else None
         self.instances = InstanceDecoder(config) if config.vision_config.detector_classes else None
+        self.refiner = Refiner(config.vision_config, config.refine_width) if config.refine_width else None
 
     def build_vision_encoder(self, config: MiniVisionConfig) -> ClassifyingEncoder:
         return ClassifyingEncoder(config)
@@ -76,6 +88,10 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         return self.config.peak_share
 
     @property
+    def lookback(self) -> int:
+        return 0 if self.mentions is None else self.mentions.lookback
+
+    @property
     def default_sampling(self) -> dict[str, Any]:
         return self.config.default_sampling
 
@@ -83,41 +99,61 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         self, pixel_values: Tensor, resized_hw: Tensor, context_pixel_values: Tensor | None = None
     ) -> ClassifiedImages:
         """Run the vision side; see `PixelLMForConditionalGeneration.encode_images`."""
+        return self.encode_with_features(pixel_values, resized_hw)[0]
+
+    def encode_with_features(
+        self, pixel_values: Tensor, resized_hw: Tensor
+    ) -> tuple[ClassifiedImages, ClassifiedFeatures]:
+        """Run the vision side; return also the encoder's features, from which the images were made."""
         config, prompts = self.config, self.class_prompts
         features = self.vision_encoder(pixel_values, resized_hw)
         words = prompts.words(self.get_input_embeddings())
         if self.selection is None:
-            candidates, tokens = None, self.image_tokens(features)
+            candidates, conditioning, tokens = None, None, self.image_tokens(features)
             valid = valid_area(resized_hw, config.vision_config.image_size, config.llm_grid).flatten(1)
         else:
+            assert self.mentions is not None
             candidates = self.selection(features, resized_hw)
-            tokens, valid = self.read_candidates(candidates, features, words, resized_hw), candidates.valid
-        named = features.class_logits
-        maps = [map_ + prompts.to_map(named, words, map_.shape[-1]) for map_ in self.neck_maps(features)]
-        return ClassifiedImages(
+            tokens, valid = self.read_candidates(candidates, words), candidates.valid
+            conditioning = self.mentions.conditioning(candidates, len(words))
+        class_logits = features.class_logits
+        maps = [map_ + prompts.to_map(class_logits, words, map_.shape[-1]) for map_ in self.neck_maps(features)]
+        images = ClassifiedImages(
             tokens=tokens,
             token_valid=valid,
             maps=self.pixel_decoder.prepare(maps),
             resized_hw=resized_hw,
-            class_logits=named,
+            conditioning=conditioning,
+            class_logits=class_logits,
             presence_logits=features.presence_logits,
             words=words,
             candidates=candidates,
             objects=features.objects,
             mask_maps=self.instances.prepare(features) if self.instances else [],
+            refine_maps=refinement_sources(features) if self.refiner else [],
         )
+        return images, features
 
-    def read_candidates(
-        self, candidates: Candidates, features: ClassifiedFeatures, words: Tensor, resized_hw: Tensor
-    ) -> Tensor:
-        """Return the tokens (B, K, D) of candidates: their names, places and scores, and how they look."""
+    def read_candidates(self, candidates: Candidates, words: Tensor) -> Tensor:
+        """Return the tokens (B, K, D) of candidates: their names, places and scores."""
         assert self.candidate_tokens is not None
-        deepest, size = features.scales[0], self.config.vision_config.image_size
-        corners = candidates.boxes * resized_hw.flip(1).repeat(1, 2)[:, None]
-        looks = roi_align(deepest.float(), list(corners.float()), 1, deepest.shape[-1] / size, aligned=True)
-        looks = looks.flatten(1).unflatten(0, candidates.classes.shape).to(deepest.dtype)
-        read = self.candidate_tokens(words[candidates.classes], candidates.boxes, candidates.scores)
-        return read + self.llm_projector(looks)
+        return self.candidate_tokens(words[candidates.classes], candidates.boxes, candidates.scores)
+
+    def llm_inputs(
+        self,
+        embeddings: Tensor,
+        input_ids: Tensor,
+        conditioning: Tensor | None,
+        earlier_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Add marks to the last token of each name that the text mentions."""
+        if self.mentions is None:
+            return embeddings
+        assert conditioning is not None
+        if earlier_ids is not None:  # a name of several tokens may have begun in an earlier step
+            input_ids = torch.cat([earlier_ids, input_ids], dim=1)
+        marks = self.mentions(input_ids, conditioning)
+        return embeddings + marks[:, -embeddings.shape[1] :].to(embeddings.dtype)
 
     def codebook_inputs(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
         """Add a skip from the token embeddings below the states.
@@ -146,13 +182,27 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
             return super().decode_masks(images, states, image_index)
         assert isinstance(images, ClassifiedImages)
         probability, meant = self.candidates_meant(images, states, image_index)
-        shares = self._by_class(images, probability * meant, image_index, "amax")
+        shares = self._by_class(images, probability * meant, image_index)
         shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1)
         prompts = self.codebook(states.to(images.maps[0].dtype))
         regions = self.decode_regions(images, shares.to(prompts.dtype), image_index, prompts)
         if self.instances is None or images.objects is None:
             return regions
         return self._add_objects(images, self._objects_meant(images, meant, image_index), regions, image_index)
+
+    @property
+    def takes_prompts(self) -> bool:
+        return self.refiner is not None
+
+    def refine_mask(
+        self, images: EncodedImages, row: int, pixels: Tensor, mask: Tensor, prompts: Prompts
+    ) -> tuple[Tensor, float]:
+        if self.refiner is None:
+            return super().refine_mask(images, row, pixels, mask, prompts)
+        assert isinstance(images, ClassifiedImages)
+        size = self.config.vision_config.image_size
+        maps = cropped(images.refine_maps, row, images.resized_hw[row].tolist(), size)
+        return self.refiner.refine(pixels, maps, mask, prompts)
 
     def decode_classes(self, images: ClassifiedImages, classes: Tensor, image_index: Tensor) -> Tensor:
         """Decode masks of G categories, given as vocabulary indexes, without the LLM: logits (G, 2g, 2g)."""
@@ -194,11 +244,12 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         of_mask = mask_logits.float().flatten(1).amax(dim=1).sigmoid()
         return torch.where(meant.any(dim=1), (probability * meant * known).amax(dim=1), of_mask)
 
-    def _by_class(self, images: ClassifiedImages, values: Tensor, image_index: Tensor, reduce: str) -> Tensor:
-        """Reduce values (G, K) of candidates to one for each category (G, V); 0 without a candidate."""
+    def _by_class(self, images: ClassifiedImages, values: Tensor, image_index: Tensor) -> Tensor:
+        """Return for each category the maximum (G, V) of values (G, K) ≥ 0 of its candidates; 0 without one."""
         assert images.candidates is not None
-        reduced = values.new_zeros(len(values), len(self.config.vision_config.vocabulary))
-        return reduced.scatter_reduce(1, images.candidates.classes[image_index], values, reduce)
+        categories = torch.arange(len(self.config.vision_config.vocabulary), device=values.device)
+        own = images.candidates.classes[image_index][..., None] == categories
+        return (values[..., None] * own).amax(dim=1)
 
     def _objects_meant(self, images: ClassifiedImages, meant: Tensor, image_index: Tensor) -> Tensor:
         """Return the detections, bool (G, detections), that belong to the candidates meant, bool (G, K).
@@ -209,14 +260,10 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         assert images.objects is not None
         assert self.instances is not None
         left = (images.candidates.valid[image_index] & ~meant).float()
-        whole = self._by_class(images, meant.float(), image_index, "amax") * (
-            1 - self._by_class(images, left, image_index, "amax")
-        )
-        numbers = images.candidates.objects[image_index]
-        count = images.objects.detections.scores.shape[1]
-        own = meant.new_zeros(len(meant), count + 1)
-        own = own.scatter_reduce(1, numbers % (count + 1), meant & (numbers >= 0), "amax")[:, :count]
-        return own | self.instances.choose(images.objects, whole, image_index)
+        whole = self._by_class(images, meant.float(), image_index) - self._by_class(images, left, image_index)
+        numbers = torch.arange(images.objects.detections.scores.shape[1], device=meant.device)
+        own = (images.candidates.objects[image_index][..., None] == numbers) & meant[..., None]
+        return own.any(dim=1) | self.instances.choose(images.objects, whole, image_index)
 
     def class_losses(
         self, images: ClassifiedImages, target: Tensor, weight: Tensor, counts: LossCounts, weights: MiniLossWeights

@@ -1,6 +1,8 @@
 """Parts of `pixellm-mini`: weights that the package ships; a language model and a vision encoder that are fetched."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "pixellm-mini"  # what we trained; the base parts are fetched
-VISION_WEIGHTS = "model.safetensors"
+VISION_WEIGHTS, GGUF = "model.safetensors", "model.gguf"
 VISION_ARCHITECTURE = "tf_efficientnet_lite2"
 DETECTOR_LAYERS = (*range(28), 28, 30, 32, 29, 31, 33)  # the graph has each head beside its output
 
@@ -19,6 +21,11 @@ DETECTOR_LAYERS = (*range(28), 28, 30, 32, 29, 31, 33)  # the graph has each hea
 def fetch_language_model() -> Path:
     """Directory of SmolLM2-135M-Instruct: a `LlamaForCausalLM` in bf16, its fast tokenizer and chat template."""
     return fetch(LANGUAGE_MODEL)
+
+
+def fetch_gguf() -> Path:
+    """GGUF file of SmolLM2-135M-Instruct, as published."""
+    return fetch(PUBLISHED_LANGUAGE_MODEL) / GGUF
 
 
 def fetch_vision_weights() -> Path:
@@ -92,6 +99,10 @@ def convert_language_model(gguf: Path, out: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(out)  # tied embeddings are written once
 
 
+def _keep(gguf: Path, out: Path) -> None:
+    shutil.copyfile(gguf, out / GGUF)
+
+
 def convert_vision_weights(checkpoint: Path, out: Path) -> None:
     """Convert EfficientNet-Lite2's `.pth` to timm's names, by order."""
     import timm
@@ -127,6 +138,7 @@ LANGUAGE_MODEL = Asset(
     megabytes=93,
     convert=convert_language_model,
 )
+PUBLISHED_LANGUAGE_MODEL = replace(LANGUAGE_MODEL, name="smollm2-135m-instruct-gguf", convert=_keep)
 VISION_MODEL = Asset(
     name="efficientnet-lite2",
     title="EfficientNet-Lite2",
@@ -136,4 +148,4 @@ VISION_MODEL = Asset(
     megabytes=23,
     convert=convert_vision_weights,
 )
-PARTS = (LANGUAGE_MODEL, VISION_MODEL)
+PARTS = (LANGUAGE_MODEL, PUBLISHED_LANGUAGE_MODEL, VISION_MODEL)

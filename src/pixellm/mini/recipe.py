@@ -26,7 +26,7 @@ RENAMED = {
         for former, name in (("repeat_guard", "default_sampling.no_repeat_ngram_size"), ("word_skip", "embedding_skip"))
     },
 }
-OWN_FIELDS = {"vision_stage", "mask_stage", "text_stage", "sources"}
+OWN_FIELDS = {"vision_stage", "mask_stage", "refine_stage", "text_stage", "sources"}
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,35 @@ class MaskStage:
 
 
 @dataclass(frozen=True)
-class TextStage:
-    """Third stage: the language model reasons about candidates, without images (`text_stage.py`).
+class RefineStage:
+    """Third stage: corrections by simulated clicks, everything else frozen (`refine_stage.py`).
 
     Args:
-        learning_rate: of the candidates' tokens.
+        steps: of the training.
+        batch_size: episodes of a step.
+        clicks: of each episode.
+        images: number of images, drawn from the sources by weight, that are encoded once and kept in files of 4 MB.
+        sources: images with a mask for each instance, or for each category.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    images: int
+    sources: Annotated[tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...], Field(min_length=1)]
+    clicks: int = 4
+    warmup_steps: int = 40
+    weight_decay: float = 0.02
+    save_steps: int = 100
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class TextStage:
+    """Last stage: the language model reasons about candidates, without images (`text_stage.py`).
+
+    Args:
+        learning_rate: of the candidates' tokens and the marks at category names.
         pointer_learning_rate: of the pointer, which starts near its end: a high rate destroys that (docs/LOG.md).
         questions: of each scene, at most.
         sources: images whose annotations are scenes among drawn ones; none: all scenes are drawn.
@@ -127,7 +151,7 @@ class MiniRecipe:
             all stages.
         held_out: sources that are not trained on, for `calibrate`; none: nothing is calibrated.
         detector: folder with NanoDet's weights, see `read_detector`; none: there is no detector, and no mask stage.
-        vision_stage, mask_stage, text_stage: the stages; one that is none is left out.
+        vision_stage, mask_stage, refine_stage, text_stage: the stages; one that is none is left out.
         recall: see `calibrate_presence`; none: the scale of scores stays as it is.
         losses: loss weights in place of the defaults of `MiniLossWeights`.
     """
@@ -139,6 +163,7 @@ class MiniRecipe:
     lora: Annotated[AdapterConfig, fields_of(AdapterConfig)]
     vision_stage: Annotated[VisionStage | None, fields_of(VisionStage)] = None
     mask_stage: Annotated[MaskStage | None, fields_of(MaskStage)] = None
+    refine_stage: Annotated[RefineStage | None, fields_of(RefineStage)] = None
     text_stage: Annotated[TextStage | None, fields_of(TextStage)] = None
     augmentation: Annotated[Augmentation, fields_of(Augmentation)] = Field(default_factory=Augmentation)
     seed: int = 0
@@ -160,5 +185,7 @@ def mini_recipe_of(values: Mapping[str, Any], path: Path) -> MiniRecipe:
     check_names(recipe.model.get("vision", {}), config_fields(MiniVisionConfig), f"{path}: model: vision: ")
     if recipe.mask_stage and not recipe.detector:
         raise ValueError(f"{path}: mask_stage: expected a detector beside it, got none. Name its folder in `detector`.")
+    if recipe.refine_stage and not recipe.model.get("refine_width"):
+        raise ValueError(f"{path}: refine_stage: expected refine_width in `model`, got none. Set it to 64.")
     paths = {"data_root": recipe.data_root, "initialise": recipe.initialise, "detector": recipe.detector}
     return replace(recipe, **{key: (path.parent / place).resolve() for key, place in paths.items() if place})

@@ -1,12 +1,16 @@
 """The stages of a `MiniRecipe` one after the other, each resumed where it was left."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from pixellm.checkpoints.assemble import assemble, load_partial_checkpoint, save_partial_checkpoint
@@ -20,6 +24,7 @@ from pixellm.mini.build import (
     build_config,
     build_model,
     build_processor,
+    known_names,
     load_pixel_side,
     pixel_side,
 )
@@ -29,7 +34,9 @@ from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.mask_stage import MaskSamples, MaskTraining, collate_masks
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
-from pixellm.mini.recipe import MaskStage, MiniRecipe, TextStage, VisionStage
+from pixellm.mini.recipe import MaskStage, MiniRecipe, RefineStage, TextStage, VisionStage
+from pixellm.mini.refine_cache import cache_images
+from pixellm.mini.refine_stage import Episodes, RefineTraining, collate_episodes
 from pixellm.mini.scenes import Scene, scene_of
 from pixellm.mini.text_stage import SceneCollator, SceneSamples, SceneTraining
 from pixellm.mini.vision_stage import VisionPretraining, VisionSamples, collate_vision, freeze
@@ -42,10 +49,10 @@ logger = logging.getLogger(__name__)
 
 CENTRE_SAMPLES = 4  # scenes whose states and candidates the pointer starts around
 HELD_OUT_IMAGES = 300  # of each source, for the calibration of presence
-# Weights that the vision stage, and checkpoints from before the detector, lack.
-DETECTOR_PARTS = ("vision_encoder.detector.", "instances.")
+# Weights that the vision stage, and checkpoints from before the detector or the refiner, lack.
+DETECTOR_PARTS = ("vision_encoder.detector.", "instances.", "refiner.")
 # Parts that the text stage trains, beside adapters of the language model and the codebook's tokens.
-TEXT_PARTS = ("candidate_tokens", "pointer")
+TEXT_PARTS = ("candidate_tokens", "mentions", "pointer")
 
 
 def train_mini(recipe: MiniRecipe, output: Path) -> Path:
@@ -63,9 +70,12 @@ def train_mini(recipe: MiniRecipe, output: Path) -> Path:
     masks = output / "masks" / "mask_head.safetensors"
     if recipe.mask_stage and not masks.exists():
         train_masks(recipe, recipe.mask_stage, vocabulary, seeing, masks)
+    refiner = output / "refinement" / "refiner.safetensors"
+    if recipe.refine_stage and not refiner.exists():
+        train_refiner(recipe, recipe.refine_stage, vocabulary, seeing, masks, refiner)
     trained = output / "trained"
     if not (trained / "config.json").exists():
-        train_texts(recipe, vocabulary, seeing, masks, trained)
+        train_texts(recipe, vocabulary, seeing, masks, refiner, trained)
     model = output / "model"
     if not model.exists():
         with atomic_directory(model) as directory:
@@ -125,25 +135,54 @@ def train_masks(recipe: MiniRecipe, stage: MaskStage, vocabulary: list[str], see
     torch.manual_seed(recipe.seed)
     config = build_config(recipe, build_processor(recipe), vocabulary)
     model = build_model(config, fetch_vision_weights(), recipe.detector)
-    if recipe.initialise:
-        load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
-    if seeing.exists():
-        load_pixel_side(model, load_file(seeing), DETECTOR_PARTS)
+    load_earlier(model, recipe, seeing, None)
     sources = [source.load(recipe.data_root) for source in stage.sources]
     weights = [source.weight for source in stage.sources]
     mixture = Mixture.of(sources, weights, stage.steps * stage.batch_size, recipe.seed + 2)
+    samples = MaskSamples(
+        images=AugmentedImages(mixture, recipe.augmentation),
+        classes=config.vision_config.detector_classes,
+        size=config.vision_config.image_size,
+        unseen=[source.unseen for source in stage.sources],
+        mean=TIMM_MEAN[0],
+        std=TIMM_STD[0],
+    )
+    _fit_head(MaskTraining(model), recipe, stage, samples, collate_masks, result.parent)
+    with atomic_write(result) as temporary:
+        save_file(model.instances.mask_head.state_dict(), temporary)
+
+
+def train_refiner(
+    recipe: MiniRecipe, stage: RefineStage, vocabulary: list[str], seeing: Path, masks: Path, result: Path
+) -> None:
+    """Stage of corrections by clicks, with all that earlier stages trained frozen: the refiner goes to `result`."""
+    torch.manual_seed(recipe.seed)
+    processor = build_processor(recipe)
+    model = build_model(build_config(recipe, processor, vocabulary), fetch_vision_weights(), recipe.detector)
+    load_earlier(model, recipe, seeing, masks)
+    sources = [source.load(recipe.data_root) for source in stage.sources]
+    mixture = Mixture.of(sources, [source.weight for source in stage.sources], stage.images, recipe.seed + 3)
+    paths = cache_images(model.eval(), processor.image_processor, mixture, result.parent / "images")
+    episodes = Episodes(paths, stage.steps * stage.batch_size, recipe.seed)
+    _fit_head(RefineTraining(model.refiner, stage.clicks), recipe, stage, episodes, collate_episodes, result.parent)
+    with atomic_write(result) as temporary:
+        save_file(model.refiner.state_dict(), temporary)
+
+
+def _fit_head(
+    training: nn.Module,
+    recipe: MiniRecipe,
+    stage: MaskStage | RefineStage,
+    samples: Dataset,
+    collate: Callable[[list[Any]], dict[str, Any]],
+    folder: Path,
+) -> None:
+    """Train the head of a stage in fp32, with one learning rate; checkpoints go to `folder`."""
     trainer = PixelLMTrainer(
-        MaskTraining(model),
-        _arguments(stage, recipe, result.parent, bf16=False),
-        train_dataset=MaskSamples(
-            images=AugmentedImages(mixture, recipe.augmentation),
-            classes=config.vision_config.detector_classes,
-            size=config.vision_config.image_size,
-            unseen=[source.unseen for source in stage.sources],
-            mean=TIMM_MEAN[0],
-            std=TIMM_STD[0],
-        ),
-        data_collator=collate_masks,
+        training,
+        _arguments(stage, recipe, folder, bf16=False),
+        train_dataset=samples,
+        data_collator=collate,
         batches=LengthBatches(same_length, stage.steps, stage.batch_size),
         learning_rates={},
         ema=stage.ema,
@@ -151,22 +190,29 @@ def train_masks(recipe: MiniRecipe, stage: MaskStage, vocabulary: list[str], see
         loss_weights=MiniLossWeights(**recipe.losses),
     )
     trainer.fit()
-    with atomic_write(result) as temporary:
-        save_file(model.instances.mask_head.state_dict(), temporary)
 
 
-def train_texts(recipe: MiniRecipe, vocabulary: list[str], seeing: Path, masks: Path, result: Path) -> None:
-    """Last stage, from what the others left in the files `seeing` and `masks`; what was trained goes to `result`."""
-    torch.manual_seed(recipe.seed)  # not the state that an earlier stage left, if it ran in this process
-    processor = build_processor(recipe)
-    model = build_model(build_config(recipe, processor, vocabulary), fetch_vision_weights(), recipe.detector)
-    adapt(model, MiniKind(), recipe.lora, TEXT_PARTS)
+def load_earlier(model: MiniForConditionalGeneration, recipe: MiniRecipe, seeing: Path, masks: Path | None) -> None:
+    """Load what the recipe starts from, and what its stages so far left in the files `seeing` and `masks`."""
     if recipe.initialise:
         load_partial_checkpoint(model, recipe.initialise, DETECTOR_PARTS)
     if seeing.exists():
         load_pixel_side(model, load_file(seeing), DETECTOR_PARTS)
-    if masks.exists():
+    if masks is not None and masks.exists():
         model.instances.mask_head.load_state_dict(load_file(masks))
+
+
+def train_texts(
+    recipe: MiniRecipe, vocabulary: list[str], seeing: Path, masks: Path, refiner: Path, result: Path
+) -> None:
+    """Last stage, from the files that the others left; what was trained goes to `result`."""
+    torch.manual_seed(recipe.seed)  # not the state that an earlier stage left, if it ran in this process
+    processor = build_processor(recipe)
+    model = build_model(build_config(recipe, processor, vocabulary), fetch_vision_weights(), recipe.detector)
+    adapt(model, MiniKind(), recipe.lora, TEXT_PARTS)
+    load_earlier(model, recipe, seeing, masks)
+    if refiner.exists():
+        model.refiner.load_state_dict(load_file(refiner))
     if recipe.text_stage:
         fit_texts(model, processor, recipe, recipe.text_stage, result.parent / "texts")
     if recipe.held_out:
@@ -192,7 +238,10 @@ def fit_texts(
         annotated=[scene for source in stage.sources for scene in scenes(source.load(recipe.data_root))],
         seed=recipe.seed,
     )
-    training, collate = SceneTraining(model), SceneCollator(processor, count)
+    training, collate = (
+        SceneTraining(model),
+        SceneCollator(processor, count, known_names(model.config.vision_config.vocabulary)),
+    )
     if not model.pointer.state_centre.any():  # it is new
         training.centre_pointer(**collate([samples[index] for index in range(min(CENTRE_SAMPLES, len(samples)))]))
     trainer = PixelLMTrainer(
@@ -226,7 +275,7 @@ def same_length(_: int) -> float:
 
 
 def _arguments(
-    stage: VisionStage | MaskStage | TextStage, recipe: MiniRecipe, output: Path, bf16: bool = True
+    stage: VisionStage | MaskStage | RefineStage | TextStage, recipe: MiniRecipe, output: Path, bf16: bool = True
 ) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(output),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -23,13 +24,16 @@ from pixellm.mini.class_prompts import mean_embedding
 from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.scenes import DEFAULT_WEIGHTS, Scene, SceneObject, compose, draw_scene
-from pixellm.mini.scenes.lexicon import names, overlapping
+from pixellm.mini.scenes.lexicon import canonical, names, overlapping
 from pixellm.model import PixelLMProcessor
 from pixellm.model.losses import LossCounts
-from pixellm.model.modeling import IGNORE_INDEX, EncodedImages
+from pixellm.model.modeling import IGNORE_INDEX
+from pixellm.model.states import EncodedImages
 from pixellm.types import Conversation, Output, Sample
 
 NAME_TOKENS = 6  # of a name at most
+UNMARKED_RATES = (0.3, 0.07)  # of names without and with a candidate: without marks, what was read has to do
+FIRST_TOKENS, FIRST_WEIGHT = 4, 4.0  # of an answer: they decide what it says, and count so much more
 LOWEST_SURE, SURE_SPREAD = 0.1, 2.0  # scores of what is there: above the first by half a normal distribution
 UNSURE_COUNTS = (0, 1, 2, 3, 5, 8)  # categories of a scene that are unsure
 UNSURE_SIDE = (0.02, 0.5)  # of the image
@@ -37,8 +41,8 @@ ANY_NAME_RATE = 0.4  # of scenes: unsure categories from the whole lexicon, else
 NAMING_RATE = 0.35  # of questions: they name what they ask for, and unsure categories count as there
 # Kinds of questions that name categories.
 NAMING = {
-    **{"category": 0.2, "several": 0.2, "each": 0.08, "count": 0.08, "order": 0.1, "place": 0.05, "followup": 0.08},
-    "nothing": 0.4,
+    **{"category": 0.25, "several": 0.2, "each": 0.06, "count": 0.08, "order": 0.08, "place": 0.05, "followup": 0.08},
+    "nothing": 0.35,
 }
 BOX_NOISE = 0.04  # of a side
 DRAWN_RATE = 0.6  # of scenes, where there are annotated ones, too
@@ -60,11 +64,15 @@ class SceneCandidate:
 
 @dataclass(frozen=True)
 class SceneSample:
-    """Candidates, conversations about them, and which candidates each `{seg}` of their answers means."""
+    """Candidates, conversations about them, and which candidates each `{seg}` of their answers means.
+
+    `seed` is of the names that texts don't mark.
+    """
 
     candidates: tuple[SceneCandidate, ...]
     conversations: tuple[Conversation, ...]
     meant: tuple[tuple[int, ...], ...]
+    seed: int = 0
 
 
 @dataclass
@@ -126,7 +134,7 @@ def make_sample(scene: Scene, questions: int, count: int, rng: random.Random) ->
             blank = np.zeros((len(turn.targets), 1, 1), dtype=bool)
             conversations.append(Conversation(turn.question, turn.answer, blank, continues=number > 0))
             meant += [tuple(place[n] for n in one) for one in turn.targets]
-    return SceneSample(tuple(candidates), tuple(conversations), tuple(meant))
+    return SceneSample(tuple(candidates), tuple(conversations), tuple(meant), rng.getrandbits(32))
 
 
 def ordered(rows: Sequence[SceneCandidate], count: int) -> list[SceneCandidate]:
@@ -171,10 +179,12 @@ class SceneCollator:
     Args:
         processor: its image tokens are the candidates.
         count: K.
+        names: N names that are marked in texts, as the model's configuration lists them.
     """
 
     processor: PixelLMProcessor
     count: int
+    names: Sequence[str]
 
     def __call__(self, samples: Sequence[SceneSample]) -> dict[str, Tensor]:
         batch = self.processor([Sample(BLANK, sample.conversations) for sample in samples])
@@ -192,8 +202,31 @@ class SceneCollator:
         for row, one in enumerate(targets):
             meant[row, list(one)] = True
         assert batch.labels is not None
-        texts = {"input_ids": batch.input_ids, "segment_ids": batch.segment_ids, "labels": batch.labels}
-        return texts | {"names": words, "boxes": boxes, "scores": scores, "valid": valid, "meant": meant}
+        # After its first token a codebook group is not written but given.
+        given = torch.isin(batch.labels, torch.tensor(self.processor.codebook_ids[1:]))
+        labels = batch.labels.masked_fill(given, IGNORE_INDEX)
+        texts = {"input_ids": batch.input_ids, "segment_ids": batch.segment_ids, "labels": labels}
+        read = {"names": words, "boxes": boxes, "scores": scores, "valid": valid, "meant": meant}
+        return texts | read | {"conditioning": torch.stack([self._conditioning(sample) for sample in samples])}
+
+    def _conditioning(self, sample: SceneSample) -> Tensor:
+        """Return what `Mentions` reads of a scene: (2 · N,)."""
+        own = Counter(candidate.category for candidate in sample.candidates)
+        scores = {candidate.category: candidate.score for candidate in sample.candidates}
+        draws = np.random.default_rng(sample.seed).random(len(self.names))
+        spoken = [canonical(name) for name in self.names]
+        counts = [
+            -1 if draw < UNMARKED_RATES[name in own] else own[name] for name, draw in zip(spoken, draws, strict=True)
+        ]
+        return torch.tensor([*counts, *(scores.get(name, 0.0) for name in spoken)])
+
+
+def label_weights(labels: Tensor) -> Tensor:
+    """Return how much each label (B, T) counts: the first of an answer more, those that are ignored 0."""
+    labelled = labels != IGNORE_INDEX
+    first = labelled & ~F.pad(labelled[:, :-1], (1, 0))
+    leading = sum(F.pad(first, (shift, 0))[:, : first.shape[1]] for shift in range(FIRST_TOKENS))
+    return (1 + (FIRST_WEIGHT - 1) * leading) * labelled
 
 
 class SceneTraining(nn.Module):
@@ -213,6 +246,7 @@ class SceneTraining(nn.Module):
         scores: Tensor,
         valid: Tensor,
         meant: Tensor,
+        conditioning: Tensor,
         counts: LossCounts,
         loss_weights: MiniLossWeights,
     ) -> Output:
@@ -227,18 +261,19 @@ class SceneTraining(nn.Module):
             scores: (B, K) logits.
             valid: bool (B, K).
             meant: bool (G, K).
+            conditioning: (B, 2 · names), see `Mentions`.
             counts: `tokens` and `targets`.
             loss_weights: of the losses.
         """
-        hidden, tokens, states, rows = self._read(input_ids, segment_ids, names, boxes, scores, valid)
-        text = self.model.text_loss(hidden, labels) / max(1, counts["tokens"])
+        hidden, tokens, states, rows = self._read(input_ids, segment_ids, names, boxes, scores, valid, conditioning)
+        text = self.model.text_loss(hidden, labels, label_weights(labels)) / max(1, counts["tokens"])
         logits = self.model.point(states, tokens[rows])
         pointing = pointer_loss(logits.float(), meant, valid[rows]) / max(1, counts["targets"])
         return Output([], {"ce": loss_weights.ce * text, "pointer": loss_weights.pointer * pointing})
 
     def count_terms(self, labels: Tensor, meant: Tensor, input_ids: Tensor, **_batch: object) -> LossCounts:
         """Count what the losses of a batch are averaged over: `tokens`, `targets` and, for the speed, `images`."""
-        tokens = int((labels[:, 1:] != IGNORE_INDEX).sum())
+        tokens = int(label_weights(labels)[:, 1:].sum())
         return Counter(tokens=tokens, targets=len(meant), images=len(input_ids))
 
     @torch.no_grad()
@@ -250,21 +285,29 @@ class SceneTraining(nn.Module):
         boxes: Tensor,
         scores: Tensor,
         valid: Tensor,
+        conditioning: Tensor,
         **_batch: object,
     ) -> None:
         """Let the model's pointer start around the states and candidates of a batch."""
-        _, tokens, states, _ = self._read(input_ids, segment_ids, names, boxes, scores, valid)
+        _, tokens, states, _ = self._read(input_ids, segment_ids, names, boxes, scores, valid, conditioning)
         groups = states.unflatten(0, (-1, len(self.model.config.codebook_ids)))
         assert self.model.pointer is not None
         self.model.pointer.centre_on(groups, tokens[valid])
 
     def _read(
-        self, input_ids: Tensor, segment_ids: Tensor, names: Tensor, boxes: Tensor, scores: Tensor, valid: Tensor
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        names: Tensor,
+        boxes: Tensor,
+        scores: Tensor,
+        valid: Tensor,
+        conditioning: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return hidden states (B, T, D), candidates (B, K, D), group states (G·N, D), and each group's row (G,)."""
         model = self.model
         assert model.candidate_tokens is not None
         tokens = model.candidate_tokens(mean_embedding(model.get_input_embeddings(), names), boxes, scores)
-        images = EncodedImages(tokens, valid, [], segment_ids.new_zeros(len(tokens), 2))
+        images = EncodedImages(tokens, valid, [], segment_ids.new_zeros(len(tokens), 2), conditioning)
         hidden, groups, states = model.text_states(images, input_ids, segment_ids)
         return hidden, tokens, states, groups[:, 0]

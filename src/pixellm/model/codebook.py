@@ -9,11 +9,11 @@ Shapes:  T targets · S scales · K tokens per scale · D LLM width · C decoder
 import torch
 from torch import Tensor, nn
 
-from pixellm.model.configuration import PixelLMConfig
+from pixellm.model.configuration import HeadConfig
 
 
 class Codebook(nn.Module):
-    def __init__(self, config: PixelLMConfig) -> None:
+    def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.num_scales, self.tokens_per_scale = config.num_scales, config.tokens_per_scale
         width = config.text_config.hidden_size
@@ -36,7 +36,7 @@ class Codebook(nn.Module):
         return torch.einsum("tskc,sk->tsc", tokens, self.token_weights)
 
 
-def fusion_weight(config: PixelLMConfig) -> float:
+def fusion_weight(config: HeadConfig) -> float:
     """Return the weight of each token of a scale: initially, or always where the fusion is not learned."""
     if config.learned_fusion or config.tokens_per_scale == 1:
         return 1 / config.tokens_per_scale

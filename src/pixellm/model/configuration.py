@@ -1,6 +1,6 @@
 """Configuration of PixelLM: every size of the model, and each switch between the paper and the released weights."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
@@ -9,6 +9,38 @@ from pixellm.utils.model_files import expect_sizes
 
 Compat = Literal["paper", "released"]
 OWN_SIZES = ("llm_grid", "decoder_dim", "decoder_depth", "decoder_heads", "decoder_mlp_dim", "num_mask_tokens")
+
+
+class HeadConfig(Protocol):
+    """Fields that codebook and pixel decoder read of a configuration, whatever the encoder and the language model are.
+
+    See `PixelLMConfig` for the fields.
+    """
+
+    num_scales: int
+    tokens_per_scale: int
+    decoder_dim: int
+    decoder_depth: int
+    decoder_heads: int
+    decoder_mlp_dim: int
+    num_mask_tokens: int
+    learned_fusion: bool
+    train_neck: bool
+
+    @property
+    def text_config(self) -> Any:
+        """Configuration of the language model."""
+        ...
+
+    @property
+    def uniform_grids(self) -> bool:
+        """See `PixelLMConfig.uniform_grids`."""
+        ...
+
+    @property
+    def decoder_grids(self) -> list[int]:
+        """See `PixelLMConfig.decoder_grids`."""
+        ...
 
 
 class PixelLMVisionConfig(PreTrainedConfig):
@@ -194,6 +226,11 @@ class PixelLMConfig(PreTrainedConfig):
     def num_image_tokens(self) -> int:
         """Tokens that one image takes in the LLM."""
         return self.llm_grid**2
+
+    @property
+    def uniform_grids(self) -> bool:
+        """True if the maps of all scales are of one size (a ViT)."""
+        return len(set(self.vision_config.grid_sizes)) == 1
 
     @property
     def decoder_grids(self) -> list[int]:

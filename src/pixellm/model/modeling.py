@@ -6,7 +6,7 @@ Shapes:  B images · T tokens · D LLM width · G targets · S scales · C decod
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -16,18 +16,19 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaModel
 
+from pixellm.imaging.visual_prompts import Prompts, untrained
 from pixellm.model import attention, losses
 from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
 from pixellm.model.losses import LossCounts, LossWeights
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
-from pixellm.model.vision import VisionFeatures, build_vision_encoder, valid_area
+from pixellm.model.states import EncodedImages, ForwardStates
+from pixellm.model.vision import CachedFeatures, VisionFeatures, build_vision_encoder, valid_area
+from pixellm.prompts import IMAGE_TOKEN_ID
 from pixellm.types import Output
 from pixellm.utils.weights import load_whole
 
-# Stands for one image token in `input_ids`; no text can produce it, since vocabularies have no negative ids.
-IMAGE_TOKEN_ID = -200
 IGNORE_INDEX = -100
 # transformers 5.24 renamed it.
 CACHE_ARGUMENT = "cache" if "cache" in signature(LlamaModel.forward).parameters else "past_key_values"
@@ -43,50 +44,16 @@ class Projector(nn.Sequential):
             super().__init__(nn.Linear(in_size, out_size))
 
 
-@dataclass
-class EncodedImages:
-    """Everything that the LLM and the pixel decoder need of B images; computed once per image, shared by its questions.
-
-    Args:
-        tokens: (B, N, D) image tokens for the LLM.
-        token_valid: bool (B, N), False for tokens that lie in the padding.
-        maps: S maps (B, C, g, g) for the pixel decoder.
-        resized_hw: (B, 2).
-    """
-
-    tokens: Tensor
-    token_valid: Tensor
-    maps: list[Tensor]
-    resized_hw: Tensor
-
-
-@dataclass
-class ForwardStates:
-    """Intermediate results of a teacher-forced pass, from which losses are computed.
-
-    Args:
-        images: the encoded images.
-        hidden: (B, T, D) last-layer states of the LLM.
-        groups: (G, 2) row and position of the first token of each codebook group.
-        group_states: (G·S·K, D) what the codebook reads.
-        mask_logits: for each image (M, 2g, 2g).
-    """
-
-    images: EncodedImages
-    hidden: Tensor
-    groups: Tensor
-    group_states: Tensor
-    mask_logits: list[Tensor]
-
-
 class PixelLMForConditionalGeneration(PreTrainedModel):
     """Vision encoder, LLM, segmentation codebook and pixel decoder.
 
-    A variant overrides `build` (its parts), `encode_images` and `image_tokens` (what the LLM reads), `codebook_inputs`
-    and `decode_masks` (what prompts the pixel decoder), and `presence_scores` (how sure each target is).
+    A variant overrides `build` (its parts), `image_tokens` and `llm_inputs` (what the LLM reads), `codebook_inputs` and
+    `decode_masks` (what prompts the pixel decoder), `presence_scores` (how sure each target is), `refine_mask` with
+    `takes_prompts` (corrections of a mask), and `forward` with `count_terms` (further losses).
     """
 
     config_class = PixelLMConfig
+    feature_cache: CachedFeatures | None = None  # set by a training whose vision encoder is frozen
     pixel_decoder_class: Any = PixelDecoder
     base_model_prefix = "pixellm"
     main_input_name = "pixel_values"
@@ -166,9 +133,24 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         return None
 
     @property
+    def lookback(self) -> int:
+        """Number of earlier ids that `llm_inputs` reads in decoding."""
+        return 0
+
+    @property
     def default_sampling(self) -> dict[str, Any]:
         """Fields of `Sampling` that this model needs where the caller gives none."""
         return {}
+
+    @property
+    def recurrent(self) -> bool:
+        """Return whether the language model keeps states that padding would change: rows are decoded one by one."""
+        return False
+
+    @property
+    def text_model(self) -> Any:
+        """Transformer of the language model, without its head."""
+        return self.language_model.base_model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -196,10 +178,29 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             resized_hw: (B, 2) height and width of each image inside the square.
             context_pixel_values: the LLM's own view of each image; unused by PixelLM, read by LISA.
         """
-        features = self.vision_encoder(pixel_values, resized_hw)
+        features = self.vision_features(pixel_values, resized_hw)
         valid = valid_area(resized_hw, self.config.vision_config.image_size, self.config.llm_grid).flatten(1)
         maps = self.pixel_decoder.prepare(self.neck_maps(features))
         return EncodedImages(self.image_tokens(features), valid, maps, resized_hw)
+
+    @property
+    def vision_modules(self) -> list[nn.Module]:
+        """Modules that `feature_cache` stands in for."""
+        return [self.vision_encoder]
+
+    def vision_features(self, pixel_values: Tensor, resized_hw: Tensor) -> VisionFeatures:
+        """Run the vision encoder, or read its features; see `encode_images` for the arguments."""
+        if self.feature_cache is None:
+            return self.vision_encoder(pixel_values, resized_hw)
+
+        def encode(pixels: Tensor, size: Tensor) -> dict[str, Tensor]:
+            scales = self.vision_encoder(pixels, size).scales
+            return {str(scale): map_ for scale, map_ in enumerate(scales)}
+
+        # Each image alone: what is kept does not depend on those that came with it.
+        images = zip(pixel_values.split(1), resized_hw.split(1), strict=True)
+        rows = [self.feature_cache(row, partial(encode, *row)) for row in images]
+        return VisionFeatures([torch.cat([row[str(scale)] for row in rows]) for scale in range(len(rows[0]))])
 
     def image_tokens(self, features: VisionFeatures) -> Tensor:
         """The deepest map of an encoder as (B, g·g, D) tokens of the language model."""
@@ -226,9 +227,26 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
             )
         return embeddings.masked_scatter(is_image[..., None], images.tokens.to(embeddings.dtype))
 
+    def llm_inputs(
+        self,
+        embeddings: Tensor,
+        input_ids: Tensor,
+        conditioning: Tensor | None,
+        earlier_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return what the LLM reads at each position (B, T, D): the embeddings themselves.
+
+        Args:
+            embeddings: (B, T, D) as given by `embed`.
+            input_ids: (B, T).
+            conditioning: see `EncodedImages`.
+            earlier_ids: in decoding, (B, `lookback`) ids before `input_ids`; `IMAGE_TOKEN_ID` where there are none.
+        """
+        return embeddings
+
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor, cache=None) -> Tensor:
         """Last-layer states (B, T, D) after the final norm; `attention_mask` is additive (B, 1, T, keys)."""
-        return self.language_model.base_model(
+        return self.text_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -289,7 +307,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         valid = (segment_ids >= 0) & ~self._padding_tokens(input_ids, images)
         embeddings = self.embed(input_ids, images)
         bias = packed_attention_bias(segment_ids, valid, embeddings.dtype)
-        hidden = self.hidden_states(embeddings, bias, packed_positions(segment_ids))
+        inputs = self.llm_inputs(embeddings, input_ids, images.conditioning)
+        hidden = self.hidden_states(inputs, bias, packed_positions(segment_ids))
         groups = find_groups(input_ids, self.config.codebook_ids)
         return hidden, groups, self._group_states(self.codebook_inputs(hidden, embeddings), groups)
 
@@ -345,6 +364,31 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         """
         return None
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Return whether the model was trained with visual prompts; the paper's was not."""
+        return False
+
+    def refine_mask(
+        self, images: EncodedImages, row: int, pixels: Tensor, mask: Tensor, prompts: Prompts
+    ) -> tuple[Tensor, float]:
+        """Correct the mask of one target by visual prompts.
+
+        Args:
+            images: the encoded images.
+            row: of the target's image in them.
+            pixels: uint8 (3, H, W), the image at its own size.
+            mask: bool (H, W), the previous mask; it may be empty.
+            prompts: at least one.
+
+        Returns:
+            The new mask, bool (H, W), and the mean probability of its pixels, 0..1 (0 for an empty mask).
+
+        Raises:
+            ValueError: the model was not trained with prompts.
+        """
+        raise untrained()
+
     def _group_states(self, states: Tensor, groups: Tensor) -> Tensor:
         first = 0 if self.config.own_state else -1
         offsets = torch.arange(first, first + len(self.config.codebook_ids), device=states.device)
@@ -354,9 +398,15 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         is_image = input_ids == IMAGE_TOKEN_ID
         return torch.zeros_like(is_image).masked_scatter(is_image, ~images.token_valid)
 
-    def text_loss(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the next token, summed over all labels of the batch; only those states meet the head."""
+    def text_loss(self, states: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Cross-entropy of the next token, summed over all labels of the batch; only those states meet the head.
+
+        `weights` (B, T) are of the labels; none: all count once.
+        """
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         labelled = targets != IGNORE_INDEX
         logits = self.get_output_embeddings()(states[labelled]).float()
-        return F.cross_entropy(logits, targets[labelled], reduction="sum")
+        if weights is None:
+            return F.cross_entropy(logits, targets[labelled], reduction="sum")
+        losses = F.cross_entropy(logits, targets[labelled], reduction="none")
+        return (losses * F.pad(weights[:, 1:], (0, 1))[labelled]).sum()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixellm.model.configuration import PixelLMConfig
+from pixellm.model.configuration import HeadConfig
 from pixellm.model.two_way import TwoWayTransformer
 
 # Channels of the upscaled map in which masks are dot products, as a share of the width (SAM: 256 → 32).
@@ -49,7 +49,7 @@ class MLP(nn.Sequential):
 
 
 class PixelDecoder(nn.Module):
-    def __init__(self, config: PixelLMConfig) -> None:
+    def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         dim, scales = config.decoder_dim, config.num_scales
         self.grids = config.decoder_grids
@@ -59,11 +59,10 @@ class PixelDecoder(nn.Module):
         )
         upscaled = dim // UPSCALED_SHARE
         self.upscale = nn.Sequential(nn.ConvTranspose2d(dim, upscaled, 2, stride=2), LayerNorm2d(upscaled), nn.GELU())
-        uniform = len(set(config.vision_config.grid_sizes)) == 1
         # Features of one size (a ViT): the finer scales work on a grid twice as fine.
         self.enlarge = (
             nn.Sequential(nn.ConvTranspose2d(dim, dim, 2, stride=2), LayerNorm2d(dim), nn.GELU())
-            if uniform and scales > 1
+            if config.uniform_grids and scales > 1
             else None
         )
         self.iou_token = nn.Parameter(torch.zeros(1, dim))

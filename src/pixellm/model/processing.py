@@ -1,30 +1,24 @@
 """Text and images → what the model reads, and its ids → text.
 
-Control tokens (image, codebook, role markers, end) are placed by id. Everything that a user wrote is tokenised with
-control tokens switched off, so that `<image>` or `</s>` in a question stays plain text.
+Texts become ids in `pixellm.prompts`.
 
 Shapes:  B images · S side of the square · T tokens
 """
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise
 from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from transformers import AddedToken, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pixellm.imaging import geometry
-from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
-from pixellm.types import SEG_SLOT, Answer, Batch, Conversation, Sample
+from pixellm.model.training_rows import TrainingRow, batch_of_rows, training_row
+from pixellm.prompts import PromptEncoder, PromptTemplate
+from pixellm.types import Answer, Batch, Sample
 from pixellm.utils.model_files import expect_sizes, readable
-
-_FIELD = re.compile(r"\{(system|question|answer)\}")
 
 
 class PixelLMImageProcessor(BaseImageProcessor):
@@ -51,20 +45,27 @@ class PixelLMImageProcessor(BaseImageProcessor):
 
     def preprocess(self, images: Sequence[Image.Image], **kwargs) -> BatchFeature:
         """RGB images → `pixel_values` (B, 3, S, S) fp32 and `resized_hw` (B, 2)."""
-        pixels, sizes = zip(*(self._letterbox(image) for image in images), strict=True)
-        return BatchFeature({"pixel_values": torch.stack(pixels), "resized_hw": torch.tensor(sizes)})
+        letterbox = geometry.Letterbox(self.image_size, tuple(self.image_mean), tuple(self.image_std))
+        pixels, sizes = zip(*(letterbox(image) for image in images), strict=True)
+        return BatchFeature({"pixel_values": torch.from_numpy(np.stack(pixels)), "resized_hw": torch.tensor(sizes)})
 
-    def _letterbox(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
-        if image.mode != "RGB":
-            raise ValueError(
-                f"expected RGB images, got mode {image.mode}. Open them with pixellm.imaging.images.load_image."
-            )
-        resized = geometry.resize_longest_side(image, self.image_size)
-        pixels = np.asarray(resized, dtype=np.float32) / 255
-        pixels = (pixels - np.float32(self.image_mean)) / np.float32(self.image_std)
-        square = np.zeros((self.image_size, self.image_size, 3), dtype=np.float32)
-        square[: resized.height, : resized.width] = pixels
-        return torch.from_numpy(square).permute(2, 0, 1), (resized.height, resized.width)
+
+class _ControlTokensOff:
+    """`PlainTokenizer` of a tokenizer of transformers, whose added tokens are special."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return cast("str", self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def token_id(self, token: str) -> int | None:
+        found = cast("int | None", self._tokenizer.convert_tokens_to_ids(token))
+        unknown = found == self._tokenizer.unk_token_id and token != self._tokenizer.unk_token
+        return None if unknown else found
 
 
 class PixelLMProcessor(ProcessorMixin):
@@ -73,14 +74,8 @@ class PixelLMProcessor(ProcessorMixin):
     Args:
         image_processor: see `PixelLMImageProcessor`.
         tokenizer: of the language model, with the codebook among its added tokens.
-        codebook_tokens: the L·N tokens of a group, in order.
-        num_image_tokens: tokens that one image takes in the language model.
-        system: system prompt, plain text.
-        prefix: template of what precedes the question, `{system}` in it; `<image>` marks the image.
-        prompt: template of a question, `{question}`, up to where the answer begins.
-        answer: template of an answer, `{answer}`, with the token that ends it.
-        control_tokens: tokens of the templates that are control tokens, besides `<image>` and the codebook.
-        strip_text: text next to a control token loses its white space there (LLaMA's released tokenizers).
+        codebook_tokens, num_image_tokens, system, prefix, prompt, answer, control_tokens, strip_text: see
+            `pixellm.prompts.PromptTemplate`.
     """
 
     def __init__(
@@ -106,18 +101,8 @@ class PixelLMProcessor(ProcessorMixin):
         self.system, self.prefix, self.prompt, self.answer = system, prefix, prompt, answer
         self.control_tokens = list(control_tokens)
         self.strip_text = strip_text
-        self._control_ids = {
-            token: cast("int", tokenizer.convert_tokens_to_ids(token))
-            for token in [*self.control_tokens, *self.codebook_tokens]
-        }
-        unknown = [
-            t
-            for t, i in self._control_ids.items()
-            if i is None or (i == tokenizer.unk_token_id and t != tokenizer.unk_token)
-        ]
-        if unknown:
-            raise ValueError(f"expected control tokens that the tokenizer has, got {unknown}. Add them to it first.")
-        self._control = re.compile("|".join(re.escape(t) for t in ["<image>", *self._control_ids]))
+        self._prompts: PromptEncoder | None = None
+        _ = self.prompts  # a ValueError if the tokenizer lacks control tokens
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -126,85 +111,39 @@ class PixelLMProcessor(ProcessorMixin):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
+    def prompts(self) -> PromptEncoder:
+        """Encoder of prompts and answers with the settings as they are now."""
+        template = PromptTemplate.of(vars(self))
+        if self._prompts is None or self._prompts.template != template:
+            self._prompts = PromptEncoder(_ControlTokensOff(self.tokenizer), template)
+        return self._prompts
+
+    @property
     def codebook_ids(self) -> list[int]:
-        return [self._control_ids[token] for token in self.codebook_tokens]
+        """See `PromptEncoder.codebook_ids`."""
+        return self.prompts.codebook_ids
 
     @property
     def prefix_ids(self) -> list[int]:
-        """Ids of system text and image, shared by all questions; the image's positions hold `IMAGE_TOKEN_ID`."""
-        ids = self._encode(self.prefix, system=self.system)
-        at = ids.index(IMAGE_TOKEN_ID)
-        return [*ids[:at], *[IMAGE_TOKEN_ID] * self.num_image_tokens, *ids[at + 1 :]]
+        """See `PromptEncoder.prefix_ids`."""
+        return self.prompts.prefix_ids
 
     @property
     def eos_ids(self) -> list[int]:
-        """Ids that end an answer: the last control token of the answer template."""
-        return self._encode(self.answer, answer="")[-1:]
+        """See `PromptEncoder.eos_ids`."""
+        return self.prompts.eos_ids
 
     def prompt_ids(self, question: str, history: Sequence[Answer] = ()) -> list[int]:
-        """Ids of a question, up to where the answer begins; `history`: what was asked and answered before it.
-
-        All text of the history is plain text. A codebook group stands where a target's phrase ends.
-        """
-        past = [self._encode(self.prompt, question=answer.question) + self._said_ids(answer) for answer in history]
-        return [*chain.from_iterable(past), *self._encode(self.prompt, question=question)]
-
-    def _said_ids(self, answer: Answer) -> list[int]:
-        cuts = [0, *sorted(target.span[1] for target in answer.targets), len(answer.text)]
-        return self._encode(self.answer, answer=[answer.text[start:end] for start, end in pairwise(cuts)])
+        """See `PromptEncoder.prompt_ids`."""
+        return self.prompts.prompt_ids(question, history)
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of a training answer, in which every `{seg}` becomes a codebook group, with the token that ends it."""
-        return self._encode(self.answer, answer=answer.split(SEG_SLOT))
-
-    def _encode(self, template: str, **fields: str | Sequence[str]) -> list[int]:
-        """Tokenise a template: its control tokens by id, runs of text between them with what users wrote put in.
-
-        Between the pieces of a field that has several there is a codebook group.
-        """
-        runs: list[int | str] = [""]
-
-        def control(ids: list[int]) -> None:
-            runs.extend([*ids, ""])
-
-        def literal(text: str) -> None:
-            position = 0
-            for match in self._control.finditer(text):
-                runs[-1] += text[position : match.start()]
-                control([IMAGE_TOKEN_ID if match.group() == "<image>" else self._control_ids[match.group()]])
-                position = match.end()
-            runs[-1] += text[position:]
-
-        for index, piece_or_field in enumerate(_FIELD.split(template)):
-            if index % 2 == 0:
-                literal(piece_or_field)
-                continue
-            pieces = fields[piece_or_field]
-            for slot, piece in enumerate([pieces] if isinstance(pieces, str) else pieces):
-                if slot:
-                    # No space token between a phrase and its mask: the state before a group is the phrase's last word.
-                    runs[-1] = runs[-1].rstrip() if isinstance(runs[-1], str) else runs[-1]
-                    control(self.codebook_ids)
-                runs[-1] += piece
-        ids: list[int] = []
-        for index, run in enumerate(runs):
-            if isinstance(run, str):
-                ids.extend(self._encode_text(run, before=index < len(runs) - 1))
-            else:
-                ids.append(run)
-        return ids
-
-    def _encode_text(self, text: str, before: bool) -> list[int]:
-        """A run of plain text that follows a control token, and stands `before` another one or at the end."""
-        if self.strip_text:
-            text = text.strip() if before else text.lstrip()
-        if not text:
-            return []
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        """See `PromptEncoder.answer_ids`."""
+        return self.prompts.answer_ids(answer)
 
     def decode_text(self, ids: Sequence[int]) -> str:
-        """Text of ids without codebook tokens; control tokens are dropped."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        """See `PromptEncoder.decode_text`."""
+        return self.prompts.decode_text(ids)
 
     def images(self, images: Sequence[Image.Image]) -> BatchFeature:
         """Letterbox RGB images to `pixel_values` (B, 3, S, S) and `resized_hw` (B, 2)."""
@@ -220,81 +159,16 @@ class PixelLMProcessor(ProcessorMixin):
             ValueError: slots and masks of a conversation differ in number, or not one conversation fits.
         """
         pixels = self.images([sample.image for sample in samples])
-        rows = [self._row(sample, max_length) for sample in samples]
-        length = max(len(row.ids) for row in rows)
-
-        def padded(lists: list[list[int]], value: int) -> Tensor:
-            return torch.tensor([ids + [value] * (length - len(ids)) for ids in lists])
-
-        learned = [row.conversations for row in rows]
         return Batch(
             pixel_values=pixels["pixel_values"],
             resized_hw=pixels["resized_hw"],
-            input_ids=padded([row.ids for row in rows], 0),
-            segment_ids=padded([row.segments for row in rows], -1),
-            labels=padded([row.labels for row in rows], IGNORE_INDEX),
-            target_masks=[_joined([c.masks for c in conversations]) for conversations in learned],
-            ignored=_ignored_of(learned),
+            **batch_of_rows([self._row(sample, max_length) for sample in samples]),
             context_pixel_values=pixels.get("context_pixel_values"),
         )
 
-    def _row(self, sample: Sample, max_length: int | None) -> "_TrainingRow":
-        """One image's prefix and as many of its conversations as `max_length` tokens hold."""
-        ids = self.prefix_ids
-        row = _TrainingRow(ids, [0] * len(ids), [IGNORE_INDEX] * len(ids))
-        for conversation in sample.conversations:
-            check_slots(conversation, sample.record_id)
-            question, answer = self.prompt_ids(conversation.question), self.answer_ids(conversation.answer)
-            if max_length is not None:
-                whole, answer = len(answer), self._shorten(answer, max_length - len(row.ids) - len(question))
-                if len(answer) < whole:
-                    kept = answer.count(self.codebook_ids[0])
-                    conversation = replace(conversation, masks=conversation.masks[:kept])
-                    if answer:
-                        row.append(conversation, question, answer)
-                    break
-            row.append(conversation, question, answer)
-        if sample.conversations and not row.conversations:
-            raise ValueError(
-                f"record {sample.record_id or '?'}: expected rows of at most {max_length} tokens, but image and "
-                f"first question leave no room for an answer. Raise max_length."
-            )
-        return row
-
-    def _shorten(self, answer: list[int], room: int) -> list[int]:
-        """At most `room` ids of an answer, up to the end of a group if it has any; none if not even one group fits."""
-        if len(answer) <= room:
-            return answer
-        first, size = self.codebook_ids[0], len(self.codebook_ids)
-        ends = [at + size for at, token in enumerate(answer) if token == first]
-        return answer[: max((end for end in ends if end <= room), default=0) if ends else max(0, room)]
-
-
-@dataclass
-class _TrainingRow:
-    """A row of a batch as it grows; `conversations` are those that it holds."""
-
-    ids: list[int]
-    segments: list[int]
-    labels: list[int]
-    conversations: list[Conversation] = field(default_factory=list)
-
-    def append(self, conversation: Conversation, question: list[int], answer: list[int]) -> None:
-        number = self.segments[-1] + (not conversation.continues)
-        self.ids += [*question, *answer]
-        self.segments += [max(number, 1)] * (len(question) + len(answer))
-        self.labels += [*[IGNORE_INDEX] * len(question), *answer]
-        self.conversations.append(conversation)
-
-
-def check_slots(conversation: Conversation, record_id: str) -> None:
-    """A ValueError if an answer has not one slot for each of its masks."""
-    slots = conversation.answer.count(SEG_SLOT)
-    if slots != len(conversation.masks):
-        raise ValueError(
-            f"record {record_id or '?'}: the answer has {slots} mask slots but {len(conversation.masks)} masks. Write "
-            f"one {SEG_SLOT} for each mask, in the same order."
-        )
+    def _row(self, sample: Sample, max_length: int | None) -> TrainingRow:
+        turns = ((turn, self.prompt_ids(turn.question), self.answer_ids(turn.answer)) for turn in sample.conversations)
+        return training_row(self.prefix_ids, turns, self.codebook_ids, max_length, sample.record_id)
 
 
 def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
@@ -303,20 +177,3 @@ def add_codebook_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[
     # Special, so that they can be switched off in what users write.
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
     return tokens
-
-
-def _ignored_of(rows: Sequence[Sequence[Conversation]]) -> list[Tensor] | None:
-    """For each image what each of its masks ignores; None where nothing is ignored in the whole batch."""
-    if all(conversation.ignored is None for row in rows for conversation in row):
-        return None
-
-    def of(c: Conversation) -> np.ndarray:
-        return np.zeros_like(c.masks) if c.ignored is None else np.broadcast_to(c.ignored, c.masks.shape)
-
-    return [_joined([of(conversation) for conversation in row]) for row in rows]
-
-
-def _joined(stacks: Sequence[np.ndarray]) -> Tensor:
-    """Bool (M, H, W) of all masks of one image."""
-    filled = [np.asarray(stack, dtype=bool) for stack in stacks if len(stack)]
-    return torch.from_numpy(np.concatenate(filled) if filled else np.zeros((0, 1, 1), dtype=bool))

@@ -6,7 +6,9 @@ Two kinds with one interface: CLIP-ViT (hidden states of chosen layers, padding 
 Shapes:  B images · S image side · C channels · h, w grid sides
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import timm
 import torch
@@ -25,6 +27,19 @@ class VisionFeatures:
     """Feature maps of a vision encoder, one (B, C, h, w) for each scale, coarse to fine."""
 
     scales: list[Tensor]
+
+
+class CachedFeatures(Protocol):
+    """Features of a frozen encoder that were kept."""
+
+    def __call__(self, inputs: Sequence[Any], encode: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return what `encode` gives for one image.
+
+        Args:
+            inputs: everything that decides over it besides the encoder and its configuration, tensors among it.
+            encode: called unless its result for these inputs was kept.
+        """
+        ...
 
 
 def valid_area(resized_hw: Tensor, size: int, grid: int) -> Tensor:
@@ -61,8 +76,11 @@ class ClipEncoder(nn.Module):
         grid = self.image_size // self.clip.config.patch_size
         valid = F.pad(valid_area(resized_hw, self.image_size, grid).flatten(1), (1, 0), value=True)
         bias = additive(valid, embeddings.dtype)[:, None, None].expand(-1, 1, valid.shape[1], -1)
-        # For our own attention function; without data (on the meta device) nobody can tell what is padding.
-        seen = [None if row.is_meta or bool(row.all()) else row.nonzero()[:, 0] for row in valid]
+        # For our own attention function; without data (on the meta device) nobody can tell what is padding. An
+        # exported graph has the bias.
+        seen = None
+        if not torch.compiler.is_exporting():
+            seen = [None if row.is_meta or bool(row.all()) else row.nonzero()[:, 0] for row in valid]
         states = [self.clip.pre_layrnorm(embeddings)]
         last = max(layer % (self.clip.config.num_hidden_layers + 1) for layer in self.hidden_layers)
         for layer in self.clip.encoder.layers[:last]:

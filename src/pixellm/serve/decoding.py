@@ -3,7 +3,6 @@
 Imports only what decoding needs: a process that was killed is replaced while a client waits.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from pixellm.imaging.images import count_scans, load_image
+from pixellm.imaging.images import count_scans, load_image, pixel_digest
 
 # Formats that browsers display; each further decoder would be one more attack surface.
 FORMATS = ("AVIF", "GIF", "JPEG", "PNG", "WEBP")
@@ -47,8 +46,7 @@ def decode(data: bytes) -> tuple[Fields, bytes]:
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         rgb = load_image(image)
     pixels = rgb.tobytes()
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height} ".encode() + pixels)
-    return [*rgb.size, digest.hexdigest()], pixels
+    return [*rgb.size, pixel_digest(rgb.size, pixels)], pixels
 
 
 FUNCTIONS: dict[str, Callable[[bytes], tuple[Fields, bytes]]] = {"read_header": read_header, "decode": decode}

@@ -5,17 +5,23 @@ Independent of processes and HTTP: jobs go in, events come out step by step.
 
 import time
 from collections import deque
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from cachetools import LRUCache
 from PIL import Image
-from torch import Tensor
 
 from pixellm.imaging import masks
-from pixellm.inference.generation import Decoding, Prefix, Step
-from pixellm.predictor import AnswerDecoder, Predictor
-from pixellm.serve.messages import AnswerEvent, AnswerFailed, AnswerFinished, Job, PastTurn, WorkerSettings
+from pixellm.inference.base_predictor import AnswerDecoder, BasePredictor, Encoded, Step
+from pixellm.serve.messages import (
+    AnswerEvent,
+    AnswerFailed,
+    AnswerFinished,
+    ImageJob,
+    Job,
+    PastTurn,
+    RefineJob,
+    WorkerSettings,
+)
 from pixellm.types import Answer, Done, Event, Target
 
 NO_MASK = masks.as_text(masks.empty(1, 1))  # the prompt uses only text and spans of earlier turns
@@ -29,21 +35,12 @@ class EncodedImage:
     """Image with its features and key-value prefix."""
 
     image: Image.Image
-    prefix: Prefix
+    prefix: Encoded
 
     @property
     def nbytes(self) -> int:
         """Size of pixels, features, keys and values."""
-        images = self.prefix.images
-        tensors = _tensors([getattr(images, field.name) for field in fields(images)])
-        tensors += _tensors([[layer.keys, layer.values] for layer in self.prefix.cache.layers])
-        return 3 * self.image.width * self.image.height + sum(tensor.nbytes for tensor in tensors)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    if isinstance(values, Tensor):
-        return [values]
-    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, list | tuple) else []
+        return 3 * self.image.width * self.image.height + self.prefix.nbytes
 
 
 @dataclass
@@ -57,15 +54,14 @@ class _RunningJob:
 class InferenceEngine:
     """Answer jobs with one model in a batch that changes from step to step."""
 
-    def __init__(self, predictor: Predictor, settings: WorkerSettings) -> None:
-        limit = settings.max_prompt_tokens
-        self.predictor = Predictor(predictor.model, predictor.processor, None, predictor.sampling, limit)
+    def __init__(self, predictor: BasePredictor, settings: WorkerSettings) -> None:
+        self.predictor = predictor.with_prompt(None, settings.max_prompt_tokens)
         self.settings = settings
         self.cache: LRUCache[CacheKey, EncodedImage] = LRUCache(
             settings.cache_bytes, getsizeof=lambda encoded: encoded.nbytes
         )
-        self._decoding = Decoding(predictor.model, predictor.processor.eos_ids, settings.joint)
-        self._waiting: deque[Job] = deque()
+        self._decoding = predictor.decoding(settings.joint)
+        self._waiting: deque[ImageJob] = deque()
         self._running: dict[int, _RunningJob] = {}
 
     @property
@@ -77,7 +73,7 @@ class InferenceEngine:
         """Number of answers in the batch."""
         return len(self._running)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: ImageJob) -> None:
         self._waiting.append(job)
 
     def cancel(self, job_id: int) -> JobEvents:
@@ -97,35 +93,45 @@ class InferenceEngine:
         return events, rows
 
     def _admit(self) -> JobEvents:
-        """Fill the batch, with at most one new image per step: encoding delays the running answers."""
-        failures: JobEvents = []
-        encoded_image = False
-        while self._waiting and self.rows < self.settings.batch_size and not encoded_image:
+        """Fill the batch, with at most one new image or refinement per step: they delay the running answers."""
+        events: JobEvents = []
+        delayed = False
+        while self._waiting and self.rows < self.settings.batch_size and not delayed:
             job = self._waiting.popleft()
             try:
-                encoded_image = self._join(job)
+                if isinstance(job, RefineJob):
+                    events += [(job.job_id, event) for event in self._refine(job)]
+                    delayed = True
+                else:
+                    delayed = self._join(job)
             except ValueError as error:
-                failures.append((job.job_id, AnswerFailed("invalid", str(error))))
-        return failures
+                events.append((job.job_id, AnswerFailed("invalid", str(error))))
+        return events
+
+    def _refine(self, job: RefineJob) -> list[AnswerEvent]:
+        """Return the refined target, and the end of the job."""
+        encoded, seconds = self._encode(self.predictor, job, None)
+        start = time.perf_counter()
+        target = self.predictor.refine_encoded(encoded.prefix, encoded.image, job.target, job.marks)
+        return [target, AnswerFinished("refined", 0, 0, seconds, time.perf_counter() - start)]
 
     def _join(self, job: Job) -> bool:
         """Add a job to the batch; return True if its image had to be encoded."""
         predictor = self.predictor
         if job.system is not None:
-            limit = predictor.max_prompt_tokens
-            predictor = Predictor(predictor.model, predictor.processor, job.system, predictor.sampling, limit)
+            predictor = predictor.with_prompt(job.system, None)
         prompt = predictor.prompt_ids(job.question, [_answer(turn) for turn in job.history])
-        tokens = len(predictor.processor.prefix_ids) + len(prompt)
         sampling = predictor.settings(**job.sampling)
-        encoded, seconds = self._encode(predictor, job)
+        encoded, seconds = self._encode(predictor, job, job.system)
+        tokens = predictor.prefix_tokens(encoded.prefix) + len(prompt)
         decoder = AnswerDecoder(self.predictor, job.question, encoded.image, encoded.prefix, min_score=job.min_score)
         self._decoding.join([job.job_id], encoded.prefix, [0], [prompt], sampling)
         self._running[job.job_id] = _RunningJob(decoder, tokens, seconds, time.perf_counter())
         return seconds is not None
 
-    def _encode(self, predictor: Predictor, job: Job) -> tuple[EncodedImage, float | None]:
+    def _encode(self, predictor: BasePredictor, job: ImageJob, system: str | None) -> tuple[EncodedImage, float | None]:
         """Return the job's encoded image, and the seconds it took; None for a cache hit."""
-        key = (job.tenant, job.digest, job.system)
+        key = (job.tenant, job.digest, system)
         if cached := self.cache.get(key):
             return cached, None
         start = time.perf_counter()

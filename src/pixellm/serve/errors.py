@@ -30,6 +30,7 @@ TYPES = {
     500: ("server_error", "internal_error"),
     503: ("server_error", "overloaded"),
     504: ("server_error", "timeout"),
+    507: ("server_error", "storage_full"),
 }
 
 

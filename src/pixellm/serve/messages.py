@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.types import Target, TextPiece
 from pixellm.utils import limits
 
@@ -13,11 +14,12 @@ class WorkerSettings:
 
     Args:
         model: directory.
-        device, dtype, quantize: see `pixellm.load`.
+        device, dtype, quantize: see `pixellm.load`; of the runtime torch alone.
         batch_size: maximum number of answers decoded together.
         joint: see `pixellm.inference.generation.Decoding`.
         cache_bytes: size of the cache for encoded images.
         max_prompt_tokens: image, system text, earlier turns and question together.
+        runtime: runtime of the model; onnx: its directory holds graphs.
     """
 
     model: str
@@ -28,6 +30,7 @@ class WorkerSettings:
     joint: bool = False
     cache_bytes: int = 512 << 20
     max_prompt_tokens: int = limits.MAX_PROMPT_TOKENS
+    runtime: Literal["torch", "onnx"] = "torch"
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class PastTurn:
 
 
 @dataclass(frozen=True)
-class Job:
-    """Question for the worker.
+class ImageJob:
+    """Something that the worker does with an image.
 
     Args:
         job_id: unique number.
@@ -49,11 +52,6 @@ class Job:
         digest: of the image's pixels and size.
         pixels: (H, W, 3) uint8, row-major.
         size: (W, H).
-        question: text of the user.
-        system: replaces the model's own system text.
-        history: earlier turns, oldest first.
-        sampling: fields of `pixellm.inference.generation.Sampling`.
-        min_score: 0..1, targets with a lower confidence are left out.
     """
 
     job_id: int
@@ -61,11 +59,38 @@ class Job:
     digest: str
     pixels: bytes = field(repr=False)
     size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Job(ImageJob):
+    """Question for the worker.
+
+    Args:
+        question: text of the user.
+        system: replaces the model's own system text.
+        history: earlier turns, oldest first.
+        sampling: fields of `pixellm.inference.generation.Sampling`.
+        min_score: 0..1, targets with a lower confidence are left out.
+    """
+
     question: str = field(repr=False)
     system: str | None = field(default=None, repr=False)
     history: tuple[PastTurn, ...] = field(default=(), repr=False)
     sampling: dict[str, Any] = field(default_factory=dict)
     min_score: float = 0.0
+
+
+@dataclass(frozen=True)
+class RefineJob(ImageJob):
+    """Correction of one target for the worker.
+
+    Args:
+        target: the target, with a mask of the image's size; it may be empty.
+        marks: at least one.
+    """
+
+    target: Target = field(repr=False)
+    marks: Marks = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -77,22 +102,31 @@ class CancelJob:
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """The model is loaded, and jobs are accepted."""
+    """The model is loaded, and jobs are accepted; `takes_prompts`: refinements, too."""
+
+    takes_prompts: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerFailed:
+    """The model can't be loaded; the worker exits."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
 class AnswerFinished:
-    """Last event of a complete answer.
+    """Last event of a complete answer, or of a refinement.
 
     Args:
-        reason: "stop", the model ended the answer, or "length", it reached its maximum number of tokens.
+        reason: "stop", the model ended the answer, "length", it reached its maximum number of tokens, or "refined".
         prompt_tokens: number of prompt tokens, image included.
         new_tokens: number of generated tokens, codebook tokens included.
         encode_seconds: time to encode the image; None for a cache hit.
-        decode_seconds: time from the first step to the last.
+        decode_seconds: time from the first step to the last, or of the refinement.
     """
 
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "length", "refined"]
     prompt_tokens: int
     new_tokens: int
     encode_seconds: float | None

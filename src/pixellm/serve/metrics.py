@@ -22,6 +22,7 @@ class Metrics:
         self.image_warnings = Counter("image_warnings", "Warnings of the image decoders.", **common)
         self.decoders_lost = Counter("decoders_lost", "Decoder processes killed or dead.", ["reason"], **common)
         self.restarts = Counter("worker_restarts", "Worker processes replaced after their death.", **common)
+        self.reloads = Counter("reloads", "New models taken over, or refused.", ["outcome"], **common)
         self.queued = Gauge("queue_questions", "Questions waiting for the model.", **common)
         self.running = Gauge("running_questions", "Questions sent to the worker.", **common)
         self.in_flight = Gauge("in_flight_requests", "Requests being read or answered.", **common)

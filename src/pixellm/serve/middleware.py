@@ -72,7 +72,7 @@ class RequestMiddleware:
                 tenant = ANONYMOUS
                 await self.app(scope, receive, send_secured)
             else:
-                tenant = self.keys.authenticate(Headers(scope=scope).get("authorization"))
+                tenant = self.keys.authenticate(_authorization(Headers(scope=scope)))
                 await self._forward(tenant, scope, receive, send_secured)
         except ApiError as error:
             await error.response()(scope, receive, send_secured)
@@ -112,6 +112,12 @@ class RequestMiddleware:
             logger.info(
                 "%s %s %d %.3f s tenant=%s", scope["method"], route, status, seconds, tenant or "unauthenticated"
             )
+
+
+def _authorization(headers: Headers) -> str | None:
+    """Return the Authorization header, or what stands in for it: X-AnyLabeling sends its key as `Token`."""
+    token = headers.get("token")
+    return headers.get("authorization") or (token and f"Bearer {token}")
 
 
 def _without_port(host: str) -> str:

@@ -120,7 +120,12 @@ def _replica_app(args: Arguments, failures: list[str]) -> RequestMiddleware:
 
     directory = resolve(args.model)
     worker = WorkerSettings(
-        *(str(directory), args.device, args.dtype, args.quantize, args.batch_size, args.joint),
+        model=str(directory),
+        device=args.device,
+        dtype=args.dtype,
+        quantize=args.quantize,
+        batch_size=args.batch_size,
+        joint=args.joint,
         cache_bytes=args.cache_mb << 20,
     )
     name = args.name or (args.model if args.model == MINI else directory.name)

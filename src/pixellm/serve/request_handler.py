@@ -15,13 +15,14 @@ from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.serve.authentication import ANONYMOUS
 from pixellm.serve.decoding import DecodedImage
 from pixellm.serve.dispatcher import Dispatcher, PendingAnswer
 from pixellm.serve.errors import ApiError, invalid
 from pixellm.serve.image_decoder import ImageDecoder, decode_data_uri
 from pixellm.serve.image_fetcher import ImageFetcher
-from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn
+from pixellm.serve.messages import AnswerEvent, AnswerFinished, Job, PastTurn, RefineJob
 from pixellm.serve.request_limits import check_json_size
 from pixellm.serve.schema import AnswerOptions, RequestModel
 from pixellm.serve.settings import ServeSettings
@@ -91,7 +92,7 @@ class RequestHandler:
         async with AsyncExitStack() as resources:
             opening = self._open(resources, uploaded, url, _tenant(request))
             try:
-                async with asyncio.timeout(self._due(request) - time.perf_counter()):
+                async with asyncio.timeout(self.remaining(request)):
                     image = await until_disconnect(request.receive, opening)
             except TimeoutError:
                 raise ApiError(504, "The image could not be read in time. Try again later, or scale it down.") from None
@@ -116,6 +117,15 @@ class RequestHandler:
         """Return when the answer is due, by `time.perf_counter`: the clock runs from the request's arrival."""
         return request.state.arrived + self.settings.request_timeout
 
+    def remaining(self, request: Request) -> float:
+        """Return the seconds until the answer is due."""
+        return self._due(request) - time.perf_counter()
+
+    def owner(self, request: Request) -> str:
+        """Return the digest of the request's API key; "" where none is needed."""
+        tenant = _tenant(request)
+        return "" if tenant == ANONYMOUS else tenant
+
     def submit(
         self,
         request: Request,
@@ -130,6 +140,21 @@ class RequestHandler:
         least = self.settings.min_score if min_score is None else min_score
         pixels = (image.digest, image.pixels, image.size)
         job = Job(-1, _tenant(request), *pixels, question, system, history, sampling, least)
+        return self.dispatcher.submit(job, self._due(request))
+
+    def check_takes_prompts(self) -> None:
+        """Raise ApiError 400 if the model is known not to refine targets; an engine that is loading says so itself."""
+        if self.dispatcher.takes_prompts is False:
+            raise ApiError(
+                400,
+                "expected a model that was trained with visual prompts (points, boxes, strokes), got "
+                f"{self.settings.model_name}. Ask a further question that says what is wrong.",
+                "prompts_not_supported",
+            )
+
+    def submit_refinement(self, request: Request, image: DecodedImage, target: Target, marks: Marks) -> PendingAnswer:
+        """Queue the correction of a target of the request's tenant."""
+        job = RefineJob(-1, _tenant(request), image.digest, image.pixels, image.size, target, marks)
         return self.dispatcher.submit(job, self._due(request))
 
     async def events(self, pending: PendingAnswer) -> AsyncGenerator[AnswerEvent, None]:
@@ -151,14 +176,23 @@ class RequestHandler:
                 self.dispatcher.cancel(pending)
 
     async def complete(self, pending: PendingAnswer) -> tuple[Answer, AnswerFinished]:
-        """Return the complete answer, without its image, and its last event."""
-        async with aclosing(self.events(pending)) as stream:
-            events = [event async for event in stream]
+        """Return the complete answer to a question, without its image, and its last event."""
+        assert isinstance(pending.job, Job)
+        events = await self._all_events(pending)
         text = "".join(event.text for event in events if isinstance(event, TextPiece))
         targets = tuple(event for event in events if isinstance(event, Target))
         (finished,) = (event for event in events if isinstance(event, AnswerFinished))
         width, height = pending.job.size
         return Answer(pending.job.question, text, targets, (height, width)), finished
+
+    async def refined(self, pending: PendingAnswer) -> Target:
+        """Return the target of a refinement."""
+        (target,) = (event for event in await self._all_events(pending) if isinstance(event, Target))
+        return target
+
+    async def _all_events(self, pending: PendingAnswer) -> list[AnswerEvent]:
+        async with aclosing(self.events(pending)) as stream:
+            return [event async for event in stream]
 
 
 def _tenant(request: Request) -> str:

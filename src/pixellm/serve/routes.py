@@ -11,10 +11,15 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from pixellm.data.corrections import CorrectionStore
+from pixellm.imaging import masks
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.serve import responses, schema
 from pixellm.serve.chat import check_text, parse_chat
+from pixellm.serve.corrections import Origin, check_correction, keep
 from pixellm.serve.errors import ApiError
 from pixellm.serve.request_handler import RequestHandler, parse, until_disconnect
+from pixellm.types import Target
 
 ERROR_STATUSES = (400, 401, 403, 408, 413, 415, 421, 429, 431, 500, 503, 504)
 FORM_FIELD = "request"  # of a chat's form, with the JSON of the request
@@ -40,6 +45,12 @@ def _body(model: type[schema.RequestModel], form: dict[str, Any], required: Sequ
 CHAT_FORM = {
     FORM_FIELD: {"type": "string", "description": "JSON of a ChatRequest whose messages have no image."},
 }
+REFINE_FORM = {
+    FORM_FIELD: {"type": "string", "description": "JSON of a RefineRequest without its image."},
+}
+CORRECTION_FORM = {
+    FORM_FIELD: {"type": "string", "description": "JSON of a CorrectionRequest without its image."},
+}
 SEGMENT_FORM = {
     "question": {"type": "string"},
     "max_tokens": {"type": "integer", "minimum": 1},
@@ -54,18 +65,20 @@ def chat_routes(handler: RequestHandler) -> APIRouter:
     """Build the endpoints of OpenAI's API."""
     router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
     settings, created = handler.settings, int(time.time())
-    card = schema.ModelCard(id=settings.model_name, created=created)
+
+    def card() -> schema.ModelCard:
+        return schema.ModelCard(id=settings.model_name, created=created, takes_prompts=handler.dispatcher.takes_prompts)
 
     @router.get("/models", responses=_errors((401, 403, 421, 429, 431)))
     async def models() -> schema.ModelList:
         """List the served model."""
-        return schema.ModelList(data=[card])
+        return schema.ModelList(data=[card()])
 
     @router.get("/models/{model:path}", responses=_errors((401, 403, 404, 421, 429, 431)))
     async def model(model: str) -> schema.ModelCard:
         """Return one model."""
         _check_model(model, settings.model_name)
-        return card
+        return card()
 
     @router.post(
         "/chat/completions",
@@ -138,6 +151,77 @@ def segment_routes(handler: RequestHandler) -> APIRouter:
             return responses.HoldingResponse(body, media_type, resources.pop_all())
 
     return router
+
+
+def refine_routes(handler: RequestHandler) -> APIRouter:
+    """Build the endpoint that corrects masks."""
+    router = APIRouter(prefix="/v1", tags=["plain"])
+
+    @router.post(
+        "/refine",
+        response_model=schema.TargetModel,
+        responses=_errors(ERROR_STATUSES),
+        openapi_extra=_body(schema.RefineRequest, REFINE_FORM, [FORM_FIELD]),
+    )
+    async def refine(request: Request) -> Response:
+        """Correct the mask of one target by points, a box or strokes → the target with its new mask and score."""
+        body, uploaded = await handler.read_body(request, FORM_FIELD)
+        query = parse(schema.RefineRequest if uploaded is None else schema.RefineForm, body)
+        handler.check_takes_prompts()
+        url = query.image if isinstance(query, schema.RefineRequest) else None
+        marks = Marks(query.points, query.box, [(stroke.points, stroke.positive) for stroke in query.strokes])
+        async with AsyncExitStack() as resources:
+            image = await resources.enter_async_context(handler.image(request, uploaded, url))
+            reading = asyncio.to_thread(_marked_target, query.target, image.size)
+            target = await until_disconnect(request.receive, reading)
+            pending = handler.submit_refinement(request, image, target, marks)
+            refined = await until_disconnect(request.receive, handler.refined(pending))
+            body = JSONResponse(refined.to_json()).body
+            return responses.HoldingResponse(body, responses.JSON, resources.pop_all())
+
+    return router
+
+
+def correction_routes(handler: RequestHandler, store: CorrectionStore) -> APIRouter:
+    """Build the endpoint that keeps corrected masks."""
+    router = APIRouter(prefix="/v1", tags=["corrections"])
+    writing = ThreadPoolExecutor(1)  # one at a time: each copies its image, and waits for the others' lock anyway
+
+    @router.post(
+        "/corrections",
+        responses=_errors((*ERROR_STATUSES, 507)),
+        openapi_extra=_body(schema.CorrectionRequest, CORRECTION_FORM, [FORM_FIELD]),
+    )
+    async def correct(request: Request) -> schema.CorrectionResponse:
+        """Keep a corrected mask as training data; the latest of an image and phrase takes the place of earlier ones."""
+        body, uploaded = await handler.read_body(request, FORM_FIELD)
+        sent = parse(schema.CorrectionRequest if uploaded is None else schema.CorrectionForm, body)
+        check_correction(sent, handler.settings)
+        url = sent.image if isinstance(sent, schema.CorrectionRequest) else None
+        origin = Origin(handler.settings.model_name, handler.dispatcher.worker_settings.model, handler.owner(request))
+        async with handler.image(request, uploaded, url) as image:
+            keeping = asyncio.get_running_loop().run_in_executor(writing, keep, store, image, sent, origin)
+            try:
+                async with asyncio.timeout(handler.remaining(request)):
+                    stored = await until_disconnect(request.receive, keeping)
+            except TimeoutError:
+                raise ApiError(504, "The correction could not be kept in time. Try again later.") from None
+        path = stored.image.relative_to(store.folder).as_posix()
+        return schema.CorrectionResponse(id=stored.id, image=path, replaced=stored.replaced)
+
+    return router
+
+
+def _marked_target(row: schema.MarkedTarget | None, size: tuple[int, int]) -> Target:
+    """Return the target of a refinement on an image of `size` (W, H); ApiError 400 for a malformed mask."""
+    width, height = size
+    if row is None:
+        return Target("", (0, 0), masks.as_text(masks.empty(height, width)), 0.0)
+    try:
+        rle = masks.read_rle(row.segmentation.model_dump(), height, width)
+    except ValueError as error:
+        raise ApiError(400, f"{error}.", param="target.segmentation") from None
+    return Target(row.phrase, (row.span[0], row.span[1]), rle, presence=row.presence)
 
 
 def status_routes(handler: RequestHandler) -> APIRouter:

@@ -18,7 +18,7 @@ EXAMPLE_CONTENT = [
 ]
 EXAMPLE_TARGET = {
     **{"phrase": "the cat", "span": [0, 7], "score": 0.97, "area": 5, "box": [0, 0, 1, 5]},
-    "segmentation": {"size": [8, 8], "counts": "o05K0"},
+    "segmentation": {"size": [8, 8], "counts": "05k1"},
 }
 EXAMPLE_MESSAGE = {"role": "assistant", "content": "the cat.", "targets": [EXAMPLE_TARGET]}
 EXAMPLE_COMPLETION = {
@@ -58,6 +58,7 @@ class ImagePart(RequestModel):
 
 
 PARTS = Field(max_length=limits.MAX_PARTS)
+MARKS = Field(max_length=limits.MAX_MARKS)
 Texts = str | Annotated[list[TextPart], PARTS]
 
 
@@ -151,6 +152,93 @@ class SegmentRequest(SegmentForm):
     image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
 
 
+class RleRequest(RequestModel):
+    """Mask as a compressed COCO RLE, as in the targets of an answer."""
+
+    size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] = Field(
+        description="Height and width in pixels."
+    )
+    counts: str
+
+
+class MarkedTarget(PastTarget):
+    """Target of an answer that is corrected; phrase, span and presence come back as they are."""
+
+    span: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] = [0, 0]
+    phrase: str = Field("", max_length=limits.MAX_ANSWER_CHARS)
+    presence: Annotated[float, Field(ge=0, le=1)] | None = None
+    segmentation: RleRequest
+
+
+class StrokeModel(RequestModel):
+    """Line on one side of the mask's edge."""
+
+    points: Annotated[list[Annotated[list[float], Field(min_length=2, max_length=2)]], MARKS] = Field(
+        description="(x, y) of each point, in pixels."
+    )
+    positive: bool = Field(True, description="False: the line does not lie on the object.")
+
+
+class RefineForm(RequestModel):
+    """Correction of one target, in the form field `request` beside an uploaded image."""
+
+    target: MarkedTarget | None = Field(
+        None, description="Target of an answer, with its mask before the correction; none: an empty mask."
+    )
+    points: Annotated[list[Annotated[list[float], Field(min_length=3, max_length=3)]], MARKS] = Field(
+        [], description="(x, y, label) of each point, in pixels; label 1: of the object, 0: not."
+    )
+    box: Annotated[list[float], Field(min_length=4, max_length=4)] | None = Field(
+        None, description="x, y, width, height in pixels, around the object."
+    )
+    strokes: Annotated[list[StrokeModel], MARKS] = []
+
+
+class RefineRequest(RefineForm):
+    """Correction of one target: all its points, boxes and strokes so far; nothing is remembered between requests."""
+
+    model_config = _example({"image": EXAMPLE_IMAGE, "target": EXAMPLE_TARGET, "points": [[1, 6, 1], [7, 1, 0]]})
+
+    image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
+
+
+NAME_CHARS = 200  # of a model, tool or user
+ShortText = Annotated[str, Field(max_length=NAME_CHARS)]
+
+
+class CorrectionForm(RequestModel):
+    """Correction of an uploaded image."""
+
+    phrase: str = Field(description="Words of the target.")
+    segmentation: RleRequest = Field(
+        description="The mask as it should be, at the image's size; without a pixel: the image does not show it."
+    )
+    before: RleRequest | None = Field(None, description="The mask that the model gave, if it gave one.")
+    question: str | None = Field(
+        None, description="The question, if it asks for this phrase alone. Default: `Segment the PHRASE.`"
+    )
+    answer: str | None = Field(None, description="Text of the answer that was corrected.")
+    model: ShortText | None = Field(None, description="Name of the model that answered. Default: the served one.")
+    tool: ShortText | None = Field(None, description="Program in which the mask was corrected.")
+    user: ShortText | None = Field(None, description="Who corrected it.")
+
+
+class CorrectionRequest(CorrectionForm):
+    model_config = _example(
+        {"image": EXAMPLE_IMAGE, "phrase": "the cat", "segmentation": {"size": [8, 8], "counts": "05k1"}}
+    )
+
+    image: str = Field(description="data:image/…;base64,…, or http(s)://… of a host that the server allows.")
+
+
+class CorrectionResponse(BaseModel):
+    """Place of a correction that was kept."""
+
+    id: str = Field(description="The `id` of its line in corrections.jsonl.")
+    image: str = Field(description="Path of the image, relative to that file.")
+    replaced: bool = Field(description="It took the place of an earlier one of the same image, phrase and API key.")
+
+
 class RleModel(BaseModel):
     """Mask as a compressed COCO RLE, readable by pycocotools."""
 
@@ -222,6 +310,9 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "pixellm"
+    takes_prompts: bool | None = Field(
+        None, description="pixellm's extension: `/v1/refine` works; null until the model is loaded."
+    )
 
 
 class ModelList(BaseModel):

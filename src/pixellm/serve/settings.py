@@ -1,6 +1,7 @@
 """Limits and timeouts of a server; the defaults suit a small machine."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pixellm.utils import limits
 from pixellm.utils.checks import check_min_score
@@ -33,6 +34,8 @@ class ServeSettings:
         trusted_hosts: accepted Host headers; None: any.
         page: serve the web page at /.
         min_score: 0..1, targets with a lower confidence are left out where a request does not say.
+        corrections: folder of the corrections that clients send; None: none are accepted.
+        max_corrections_bytes: size of that folder; 507 beyond.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  for files that users write, see `on_ray`
@@ -62,6 +65,8 @@ class ServeSettings:
     trusted_hosts: tuple[str, ...] | None = None
     page: bool = False
     min_score: float = 0.0
+    corrections: Path | None = None
+    max_corrections_bytes: int = limits.MAX_CORRECTIONS_BYTES
 
     def __post_init__(self) -> None:
         check_min_score(self.min_score)

@@ -13,29 +13,28 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-import torch
-from transformers.utils import logging as transformers_logging
-
-from pixellm.segmenter import load
+from pixellm.inference.base_predictor import BasePredictor
 from pixellm.serve.engine import InferenceEngine
-from pixellm.serve.messages import CancelJob, Job, Progress, WorkerReady, WorkerSettings
+from pixellm.serve.messages import CancelJob, ImageJob, Progress, WorkerFailed, WorkerReady, WorkerSettings
 
 logger = logging.getLogger(__name__)
-Inbox = SimpleQueue[Job | CancelJob | None]  # None: the server has exited
+Inbox = SimpleQueue[ImageJob | CancelJob | None]  # None: the server has exited
 
 
 def run(connection: Connection) -> None:
     """Load the model named by the first message, then answer jobs until the pipe is closed."""
     settings = connection.recv()
     assert isinstance(settings, WorkerSettings)
-    dtype = getattr(torch, settings.dtype)
-    predictor = load(settings.model, settings.device, dtype, quantize=settings.quantize)
-    engine = InferenceEngine(predictor, settings)
+    try:
+        engine = InferenceEngine(_load(settings), settings)
+    except Exception as error:  # whatever is wrong with a checkpoint: the server says it, and the log has all of it
+        connection.send(WorkerFailed(str(error)))
+        raise
     inbox: Inbox = SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
-    connection.send(WorkerReady())
+    connection.send(WorkerReady(engine.predictor.takes_prompts))
     for message in _inputs(inbox, engine):
-        if isinstance(message, Job):
+        if isinstance(message, ImageJob):
             engine.submit(message)
             continue
         if isinstance(message, CancelJob):
@@ -45,7 +44,21 @@ def run(connection: Connection) -> None:
         connection.send(Progress(tuple(events), rows, round(engine.cache.currsize)))
 
 
-def _inputs(inbox: Inbox, engine: InferenceEngine) -> Iterator[Job | CancelJob | None]:
+def _load(settings: WorkerSettings) -> BasePredictor:
+    if settings.runtime == "onnx":
+        from pixellm.loading import load_graphs
+
+        return load_graphs(settings.model)
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from pixellm.segmenter import load
+
+    transformers_logging.disable_progress_bar()
+    return load(settings.model, settings.device, getattr(torch, settings.dtype), quantize=settings.quantize)
+
+
+def _inputs(inbox: Inbox, engine: InferenceEngine) -> Iterator[ImageJob | CancelJob | None]:
     """Yield messages as they arrive; None if there is none and the engine has work to do."""
     while True:
         if inbox.empty() and not engine.idle:
@@ -67,7 +80,6 @@ def _read(connection: Connection, inbox: Inbox) -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C and lets answers finish
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s", datefmt="%H:%M:%S")
-    transformers_logging.disable_progress_bar()
     with suppress(BrokenPipeError, ConnectionResetError):
         run(Connection(int(sys.argv[1])))
 

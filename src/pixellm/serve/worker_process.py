@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from queue import SimpleQueue
 from typing import Any
 
-from pixellm.serve.messages import CancelJob, Job, Progress, WorkerReady, WorkerSettings
+from pixellm.serve.messages import CancelJob, ImageJob, Progress, WorkerFailed, WorkerReady, WorkerSettings
 
 KILL_AFTER = 5.0  # seconds for a worker to exit by itself
 
@@ -22,14 +22,16 @@ class WorkerProcess:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self.messages: asyncio.Queue[WorkerReady | Progress | None] = asyncio.Queue()  # None: the process has ended
+        self.messages: asyncio.Queue[WorkerReady | WorkerFailed | Progress | None] = (
+            asyncio.Queue()
+        )  # None: the process has ended
         self._loop = asyncio.get_running_loop()
         self._connection, worker_end = Pipe()
         command = [sys.executable, "-m", "pixellm.serve.worker", str(worker_end.fileno())]
         # A session of its own keeps a Ctrl-C that is meant for the server away from it.
         self._process = subprocess.Popen(command, pass_fds=[worker_end.fileno()], start_new_session=True)
         worker_end.close()
-        self._outbox: SimpleQueue[WorkerSettings | Job | CancelJob | None] = SimpleQueue()
+        self._outbox: SimpleQueue[WorkerSettings | ImageJob | CancelJob | None] = SimpleQueue()
         self._outbox.put(settings)
         for target in (self._read, self._write):
             threading.Thread(target=target, daemon=True).start()
@@ -38,15 +40,19 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, message: Job | CancelJob) -> None:
+    def send(self, message: ImageJob | CancelJob) -> None:
         self._outbox.put(message)
 
     def kill(self) -> None:
         self._process.kill()
 
+    def stop(self) -> None:
+        """Ask the process to exit."""
+        self._outbox.put(None)
+
     async def close(self) -> int:
         """Stop the process, by force if it does not exit in time; return its exit status."""
-        self._outbox.put(None)
+        self.stop()
         try:
             return await asyncio.to_thread(self._process.wait, KILL_AFTER)
         except subprocess.TimeoutExpired:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from pixellm.inference.quantization import Quantize, let_gradients_through, load_quantised
 from pixellm.model.losses import LossWeights
 from pixellm.train.recipe import AdapterConfig, ModelSource, check_names
 from pixellm.types import Segmenter
 from pixellm.utils.model_files import read_config
+from pixellm.utils.weights import mapped_weights
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,12 @@ class Tuning:
     Args:
         trained: prefixes of the parameters that train, besides the adapters.
         rates: learning rates of parts, see `TrainingStage.rates`.
+        max_length: see `TrainingStage`.
     """
 
     trained: tuple[str, ...]
     rates: Mapping[str, float] = field(default_factory=dict)
+    max_length: int | None = 2048
 
 
 class ModelKind(Protocol):
@@ -53,11 +57,13 @@ class ModelKind(Protocol):
         config_class: class of the configuration; no two kinds have the same.
         processor_class: class of the processor.
         shardable: whether each process may hold a share of the model.
+        keeps_features: whether features of its frozen vision encoder can be kept on disk.
     """
 
     config_class: type[PreTrainedConfig]
-    processor_class: type[ProcessorMixin]
+    processor_class: Any
     shardable: bool
+    keeps_features: bool
 
     def describe(self, preset: Any, parts: Parts) -> tuple[Any, Any]:
         """Return configuration and processor of a new model with a preset's sizes; reads no weights.
@@ -84,7 +90,7 @@ class ModelKind(Protocol):
         ...
 
     def text_module(self, model: Any) -> PreTrainedModel:
-        """Return the part that reads text, whose own weights stay as they are."""
+        """Return the part that reads text; its own weights stay as they are unless there are no adapters."""
         ...
 
     def add_adapters(self, model: Any, adapters: AdapterConfig) -> None:
@@ -122,6 +128,25 @@ class WholeModel:
         model: Any = AutoModel.from_pretrained(self.directory, config=config, dtype="auto")
         return model, self.kind.processor_class.from_pretrained(self.directory)
 
+    def load_quantised(self, quantize: Quantize, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+        """Return the model with the language model's linear layers quantised while they are read, and its processor.
+
+        Args:
+            quantize: precision of these layers.
+            dtype: of everything else in the part that reads text; other parts are as they are stored.
+            device: where the model is to train.
+        """
+        config = read_config(self.directory, **self.settings)
+        model: Any = load_quantised(self.directory, config, quantize, device, dtype)
+        let_gradients_through(model.text_model)
+        model.is_quantized = False  # or transformers' Trainer wants adapters that peft's own models have
+        text, stored = self.kind.text_module(model), mapped_weights(self.directory)
+        for part, module in model.named_children():
+            if module is not text:
+                for name, parameter in module.named_parameters():
+                    parameter.data = stored[f"{part}.{name}"][...].to(parameter.device)
+        return model, self.kind.processor_class.from_pretrained(self.directory)
+
 
 @dataclass(frozen=True)
 class NewModel:
@@ -134,6 +159,13 @@ class NewModel:
     def describe(self) -> tuple[Any, Any]:
         """Return configuration and processor."""
         return self.kind.describe(self.preset, self.parts)
+
+    def load_quantised(self, quantize: Quantize, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+        """Refuse: only a whole model's weights are quantised while they are read."""
+        raise ValueError(
+            f"lora: quantize: expected a whole model in initialise, got {self.parts.language_model} and other parts. "
+            "Train without it once, or leave it out."
+        )
 
     def load(self, seed: int) -> tuple[Any, Any]:
         """Return the model, whose other weights are drawn with `seed`, and its processor."""
@@ -205,7 +237,14 @@ def config_fields(config: type) -> set[str]:
 def _check_settings(settings: Mapping[str, Any], config: Any) -> None:
     place = "initialise: settings: "
     check_names(settings, config_fields(type(config)), place)
-    check_names(settings.get("vision_config", {}), config_fields(type(config.vision_config)), f"{place}vision_config: ")
+    if vision := settings.get("vision_config"):
+        check_names(vision, config_fields(type(config.vision_config)), f"{place}vision_config: ")
+
+
+def has_tied_embeddings(model: Any) -> bool:
+    """Return whether the language model's head is its embedding table."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def adapt(model: Any, kind: ModelKind, adapters: AdapterConfig, trained: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """PixelLM as a kind of model that is trained; its variants override what is different."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 from torch import Tensor
 from transformers import AddedToken, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from pixellm.inference.quantization import FROZEN_LAYERS
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMImageProcessor, PixelLMProcessor
 from pixellm.model.losses import LossWeights
 from pixellm.model.processing import add_codebook_tokens
 from pixellm.model.templates import CHATML, IMAGE_MARKERS, VICUNA
 from pixellm.predictor import Predictor
-from pixellm.train.model_kind import Parts, Tuning
+from pixellm.train.model_kind import Parts, Tuning, has_tied_embeddings
 from pixellm.train.pretrained_parts import (
     encoder_weights,
     language_config,
@@ -38,6 +40,7 @@ class PixelLMKind:
     config_class: type[PixelLMConfig] = PixelLMConfig
     processor_class = PixelLMProcessor
     shardable = True
+    keeps_features = True
 
     def describe(self, preset: PixelLMConfig, parts: Parts) -> tuple[PixelLMConfig, PixelLMProcessor]:
         vision, mean, std = vision_settings(parts.vision_model, preset.vision_config)
@@ -104,20 +107,32 @@ class PixelLMKind:
         return model.language_model
 
     def add_adapters(self, model: PixelLMForConditionalGeneration, adapters: AdapterConfig) -> None:
-        """Insert LoRA in the language model, and rows of its embedding tables that train alone."""
+        """Insert LoRA in the language model, and rows of its embedding tables that train alone; rank 0: unfreeze it."""
         from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import Linear
 
         model.freeze_constants()
-        tied = model.config.text_config.tie_word_embeddings
+        if adapters.rank == 0:
+            model.text_model.requires_grad_(True)
+            model.get_output_embeddings().requires_grad_(True)
+            return
+        tied = has_tied_embeddings(model)
         rows = {name: model.config.codebook_ids for name in (EMBEDDINGS[:1] if tied else EMBEDDINGS)}
         config = LoraConfig(
             r=adapters.rank,
             lora_alpha=adapters.alpha,
             lora_dropout=adapters.dropout,
-            target_modules=list(adapters.targets),
+            target_modules=self.adapter_targets(model, adapters),
             trainable_token_indices=rows,
         )
-        inject_adapter_in_model(config, model.language_model)
+        config._register_custom_module(dict.fromkeys(FROZEN_LAYERS, Linear))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Unsupported layer type")  # they have what peft reads
+            inject_adapter_in_model(config, self.text_module(model))
+
+    def adapter_targets(self, model: PixelLMForConditionalGeneration, adapters: AdapterConfig) -> list[str] | str:
+        """Return the names of the linear layers that get an adapter, or a regular expression of them."""
+        return list(adapters.targets)
 
     def codebook_ids(self, config: PixelLMConfig) -> list[int]:
         return config.codebook_ids

@@ -22,7 +22,8 @@ from pixellm.checkpoints.layout import ConversionReport
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
 from pixellm.train.model_kind import config_fields
 from pixellm.train.recipe import check_names
-from pixellm.utils.weights import read_json, read_weights
+from pixellm.utils.model_files import read_json
+from pixellm.utils.weights import read_weights
 
 ANSWERING = ("language_model.", "codebook.", "pixel_decoder.")  # not taken over with another model's vision encoder
 

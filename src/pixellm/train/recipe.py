@@ -18,6 +18,8 @@ from pydantic_core import ErrorDetails
 from pixellm.data.catalogue import INSTANCES
 from pixellm.data.chat import Chat
 from pixellm.data.datasets import MAX_BAD_FRACTION
+from pixellm.inference.quantization import Quantize
+from pixellm.utils.sizes import bytes_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +47,21 @@ class AdapterConfig:
     """Low-rank adapters of the language model.
 
     Args:
-        rank, alpha: the update is alpha / rank · B·A.
+        rank, alpha: the update is alpha / rank · B·A; rank 0: no adapters, the language model itself trains.
         targets: names of the linear layers that get one; by default every linear layer of a LLaMA block.
         dropout: share of an adapter's inputs that is dropped in training.
+        quantize: precision of the language model's frozen linear layers (QLoRA, arXiv 2305.14314); None: see `bf16`.
     """
 
     rank: int = 8
     alpha: float = 16
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     dropout: float = 0.0
+    quantize: Quantize | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantize and self.rank == 0:
+            raise ValueError("lora: expected a rank above 0 with quantize, got 0. Quantised weights don't train.")
 
 
 @dataclass(frozen=True)
@@ -147,11 +155,27 @@ class TrainingStage:
 
 
 @dataclass(frozen=True)
+class FeatureSettings:
+    """Features of a frozen vision encoder on disk: each image is encoded once, then read.
+
+    Args:
+        cache: directory, which several runs and processes may share; None: each image is encoded whenever it comes.
+        limit: bytes of the directory, like 20GB; what was read longest ago is deleted first.
+    """
+
+    cache: Path | None = None
+    limit: str = "20GB"
+
+    def __post_init__(self) -> None:
+        bytes_of(self.limit)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """An experiment on data sets of records.
 
     Args:
-        initialise, data, stage, lora: see there.
+        initialise, data, stage, lora, features: see there.
         validation: held-out images with fixed questions, answered by generating while the model trains and at the end;
             its epoch_length is their number.
         seed: of everything random.
@@ -164,6 +188,7 @@ class Recipe:
     lora: Annotated[AdapterConfig, fields_of(AdapterConfig)] = Field(default_factory=AdapterConfig)
     validation: Annotated[TrainingData, fields_of(TrainingData)] | None = None
     seed: int = 0
+    features: Annotated[FeatureSettings, fields_of(FeatureSettings)] = Field(default_factory=FeatureSettings)
 
 
 def recipe_of(values: dict[str, Any], path: Path) -> Recipe:
@@ -181,7 +206,9 @@ def recipe_of(values: dict[str, Any], path: Path) -> Recipe:
     }
     validation = recipe.validation and _located(recipe.validation, path, "validation")
     data = _located(recipe.data, path, "data")
-    return replace(recipe, initialise=replace(source, **parts), data=data, validation=validation)
+    cache = recipe.features.cache
+    features = replace(recipe.features, cache=cache and (path.parent / cache).resolve())
+    return replace(recipe, initialise=replace(source, **parts), data=data, validation=validation, features=features)
 
 
 def read_fields(path: Path, renamed: Mapping[str, str], descendants: tuple[str, ...] = ()) -> dict[str, Any]:

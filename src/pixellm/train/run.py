@@ -3,6 +3,7 @@
 recipe → data sets, model → adapters → PixelLMTrainer → a model directory, adapters merged
 """
 
+import gc
 import json
 import logging
 import os
@@ -19,15 +20,15 @@ from pixellm.checkpoints.lora import merge_trained
 from pixellm.data.catalogue import open_data
 from pixellm.data.mixture import ChatSamples, LengthBatches, Mixture
 from pixellm.eval.comparison import RUN
-from pixellm.train.model_kind import KnownModels, NewModel, WholeModel, adapt
+from pixellm.train.features import keep_features
+from pixellm.train.model_kind import KnownModels, ModelKind, NewModel, WholeModel, adapt, has_tied_embeddings
 from pixellm.train.progress import RichProgress
-from pixellm.train.recipe import ModelSource, Recipe, TrainingData, TrainingStage
+from pixellm.train.recipe import AdapterConfig, ModelSource, Recipe, TrainingData, TrainingStage
 from pixellm.train.state import trained_state
 from pixellm.train.summary import summary
 from pixellm.train.trainer import ANSWER_BUDGET, Collator, PixelLMTrainer
 from pixellm.utils.files import atomic_directory, write_text
-from pixellm.utils.model_files import read_config
-from pixellm.utils.weights import read_json
+from pixellm.utils.model_files import read_config, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +41,25 @@ TUNING_EPOCHS, TUNING_MIN_STEPS, TUNING_BATCH = 6, 60, 8
 def fine_tune(
     data: Path, model: str, output: Path, known: KnownModels, steps: int | None = None, restart: bool = False
 ) -> Path:
-    """Train a model further on one's own data (see `pixellm.data.jsonl`), with settings that suit a few images.
-
-    Args:
-        data: a JSONL file.
-        model: initial weights; see `ModelSource.model`.
-        output: where checkpoints and the resulting `model` go.
-        known: what names stand for.
-        steps: optimiser steps; by default six epochs, at least 60.
-        restart: begin anew instead of resuming.
+    """Train a model further on one's own data by a `tuning_recipe`, from the last checkpoint or with `restart` anew.
 
     Returns:
         The directory of the model.
     """
     prepare_output(output, restart)
+    return train(tuning_recipe(data, model, output.name, known, steps), output, known)
+
+
+def tuning_recipe(data: Path, model: str, name: str, known: KnownModels, steps: int | None = None) -> Recipe:
+    """Return a recipe for training a model on one's own data, with settings that suit a few images.
+
+    Args:
+        data: a JSONL file, see `pixellm.data.jsonl`.
+        model: initial weights; see `ModelSource.model`.
+        name: of the recipe.
+        known: what names stand for.
+        steps: optimiser steps; by default six epochs, at least 60.
+    """
     count = len(open_data(str(data), data.parent))
     config = read_config(known.resolve(model))
     tuning = known.kind_of(config).tuning(config)
@@ -65,13 +71,13 @@ def fine_tune(
         warmup_steps=10,
         weight_decay=0.01,
         rates=tuning.rates,
-        max_length=2048,
+        max_length=tuning.max_length,
         trained=tuning.trained,
         save_steps=50,
         ema=0.98,
     )
     mixture = TrainingData({str(data): 1.0}, data.parent)
-    return train(Recipe(output.name, ModelSource(model), mixture, stage), output, known)
+    return Recipe(name, ModelSource(model), mixture, stage)
 
 
 def train(recipe: Recipe, output: Path, known: KnownModels) -> Path:
@@ -84,7 +90,7 @@ def train(recipe: Recipe, output: Path, known: KnownModels) -> Path:
     data, stage = recipe.data, recipe.stage
     per_step = _batches_per_step(stage)
     _describe_run(recipe, output, {})
-    mixture = _open(data, recipe.seed)
+    mixture = open_mixture(data, recipe.seed)
     source = known.open(recipe.initialise)
     model, processor = _initialise(source, recipe)
     samples = ChatSamples(mixture, data.chat, len(source.kind.codebook_ids(model.config)))
@@ -113,9 +119,11 @@ def train(recipe: Recipe, output: Path, known: KnownModels) -> Path:
         trainer.fit()
     finally:
         progress.bar.stop()  # it hides the cursor
-    trained = trained_state(trainer.model)
-    if trainer.args.should_save:
-        _describe_run(recipe, output, trainer.metrics)
+    trained, metrics, saves = trained_state(trainer.model), trainer.metrics, trainer.args.should_save
+    del trainer, model  # the result is made of the initial weights: both need not be there at once
+    gc.collect()
+    if saves:
+        _describe_run(recipe, output, metrics)
         unset_hf_deepspeed_config()  # or this process would wait for the others to share the model with
         _save(source, recipe, trained, result)
     logger.info("the model is in %s", result)
@@ -124,27 +132,40 @@ def train(recipe: Recipe, output: Path, known: KnownModels) -> Path:
 
 def _initialise(source: WholeModel | NewModel, recipe: Recipe) -> tuple[Any, Any]:
     """Return the model that is to be trained, adapters inserted, and its processor."""
-    stage, kind = recipe.stage, source.kind
-    model, processor = source.load(recipe.seed)
+    stage, quantize = recipe.stage, recipe.lora.quantize
+    if quantize:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, processor = source.load_quantised(quantize, torch.bfloat16 if stage.bf16 else torch.float32, device)
+    else:
+        model, processor = source.load(recipe.seed)
     torch.manual_seed(recipe.seed)  # adapters are drawn the same whatever ran in this process before
+    prepare(model, source.kind, stage, recipe.lora)
+    keep_features(model, source.kind, recipe.features)
+    if stage.compile:
+        source.kind.text_module(model).base_model.compile(dynamic=True)
+    return model, processor
+
+
+def prepare(model: Any, kind: ModelKind, stage: TrainingStage, adapters: AdapterConfig) -> None:
+    """Bring a model's parts to the precision that they train in, insert adapters, and freeze the rest."""
     text_module = kind.text_module(model)
     for module in model.children():
-        module.to(torch.bfloat16 if stage.bf16 and module is text_module else torch.float32)
-    trained = kind.trained_parts(model.config) if stage.trained is None else stage.trained
-    adapt(model, kind, recipe.lora, trained)
+        if module is not text_module:
+            module.to(torch.float32)
+        elif adapters.quantize is None:  # else it was loaded so
+            module.to(torch.bfloat16 if stage.bf16 else torch.float32)
+    adapt(model, kind, adapters, kind.trained_parts(model.config) if stage.trained is None else stage.trained)
     if stage.gradient_checkpointing:
         text_module.gradient_checkpointing_enable({"use_reentrant": False})
-    if stage.compile:
-        text_module.base_model.compile(dynamic=True)
-    return model, processor
 
 
 def _held_out(data: TrainingData | None) -> ChatSamples | None:
     """Return the samples of a validation, the same for every seed."""
-    return data and ChatSamples(_open(data, seed=0), replace(data.chat, mask_stride=1))
+    return data and ChatSamples(open_mixture(data, seed=0), replace(data.chat, mask_stride=1))
 
 
-def _open(data: TrainingData, seed: int) -> Mixture:
+def open_mixture(data: TrainingData, seed: int) -> Mixture:
+    """Open the data sets of a recipe."""
     datasets = [open_data(name, data.root, data.max_bad_fraction) for name in data.sets]
     return Mixture.of(datasets, tuple(data.sets.values()), data.epoch_length, seed)
 
@@ -174,7 +195,7 @@ def prepare_output(output: Path, restart: bool) -> None:
         ValueError: a restart on several processes, which would empty each other's.
     """
     if restart and output.exists():
-        if _processes() > 1:
+        if processes() > 1:
             raise ValueError(f"--restart: expected one process, got several. Delete {output} and start without it.")
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -183,7 +204,7 @@ def prepare_output(output: Path, restart: bool) -> None:
 def _save(source: WholeModel | NewModel, recipe: Recipe, trained: dict[str, torch.Tensor], result: Path) -> None:
     """Write the initial model with what was trained merged into it."""
     model, processor = source.load(recipe.seed)
-    tied = model.config.text_config.tie_word_embeddings
+    tied = has_tied_embeddings(model)
     base = {key: tensor for key, tensor in model.state_dict().items() if not (tied and "lm_head" in key)}
     rows = source.kind.codebook_ids(model.config)
     model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, rows), strict=False)
@@ -192,17 +213,17 @@ def _save(source: WholeModel | NewModel, recipe: Recipe, trained: dict[str, torc
         processor.save_pretrained(directory)
 
 
-def _processes() -> int:
+def processes() -> int:
     """Return the number of processes that train together, as torchrun and accelerate set it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _batches_per_step(stage: TrainingStage) -> int:
     """Return the batches of a step on all processes; raise a ValueError if they can't share it evenly."""
-    if stage.batch_size % (stage.device_batch_size * _processes()):
+    if stage.batch_size % (stage.device_batch_size * processes()):
         raise ValueError(
             f"batch_size: expected a multiple of device_batch_size × processes = {stage.device_batch_size} × "
-            f"{_processes()}, got {stage.batch_size}. Change one of them."
+            f"{processes()}, got {stage.batch_size}. Change one of them."
         )
     return stage.batch_size // stage.device_batch_size
 
@@ -213,7 +234,7 @@ def _arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         output_dir=str(output),
         max_steps=stage.steps,
         per_device_train_batch_size=stage.device_batch_size,
-        gradient_accumulation_steps=_batches_per_step(stage) // _processes(),
+        gradient_accumulation_steps=_batches_per_step(stage) // processes(),
         learning_rate=stage.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=stage.warmup_steps,

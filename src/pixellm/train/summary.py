@@ -36,7 +36,7 @@ def summary(
         yield f"{name:<18} {total:>12,} {trained:>12,}"
     memory = f"memory of a device, about: {fixed_memory(model) / GIGABYTE:.1f} GB for weights, gradients and optimizer"
     if any(parameter.requires_grad for parameter in text_module.parameters()):  # else its activations are not kept
-        activations = activation_memory(text_module.config, stage, length) / GIGABYTE
+        activations = activation_memory(text_module.config.get_text_config(), stage, length) / GIGABYTE
         memory += (
             f" (less if sharded), {activations:.1f} GB for activations of the language model ({length} tokens a row)"
         )

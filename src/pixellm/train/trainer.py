@@ -158,10 +158,11 @@ class PixelLMTrainer(Trainer):
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = [self.model.count_terms(**batch) for batch in batches]
         terms = sorted(counts[0])
-        sizes = [(len(next(iter(b.values()))), b["input_ids"].numel() if "input_ids" in b else 0) for b in batches]
+        images = "images" if "images" in batches[0] else "pixel_values"
+        sizes = [(len(b[images]), b["input_ids"].numel() if "input_ids" in b else 0) for b in batches]
         rows = [[*(count[term] for term in terms), *size] for count, size in zip(counts, sizes, strict=True)]
-        *sums, images, tokens = self.accelerator.reduce(torch.tensor(rows, device=device).sum(dim=0), "sum").tolist()
-        self._steps, self._images, self._tokens = self._steps + 1, self._images + images, self._tokens + tokens
+        *sums, seen, tokens = self.accelerator.reduce(torch.tensor(rows, device=device).sum(dim=0), "sum").tolist()
+        self._steps, self._images, self._tokens = self._steps + 1, self._images + seen, self._tokens + tokens
         return batches, LossCounts(dict(zip(terms, sums, strict=True)))
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: LossCounts | None = None) -> Tensor:

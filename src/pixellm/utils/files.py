@@ -90,6 +90,15 @@ def clear_leftovers(out: Path) -> None:
             shutil.rmtree(stale)
 
 
+def directory_size(directory: Path) -> int:
+    """Count the bytes in a directory; files removed meanwhile count nothing."""
+    sizes = 0
+    for file in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            sizes += file.stat().st_size if file.is_file() else 0
+    return sizes
+
+
 def make_readable(directory: Path) -> None:
     """Give the files the read permissions of their directory: safetensors writes 0600, useless in a shared cache."""
     readers = directory.stat().st_mode & 0o444
@@ -98,16 +107,20 @@ def make_readable(directory: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold `path`, which need not exist yet, for this process; a lock file beside it says so.
+def exclusive_lock(path: Path, wait: float = 0) -> Iterator[None]:
+    """Hold `path`, which need not exist yet, for this thread; a lock file beside it says so.
+
+    Args:
+        path: file or directory.
+        wait: seconds until whoever holds it has to be done.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process or thread holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except Timeout:
         raise ValueError(f"expected to work on {path} alone, but another process does. Wait for it.") from None
     try:

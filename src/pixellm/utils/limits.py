@@ -34,6 +34,7 @@ MAX_FORM_FIELDS = 16  # fields of a form
 MAX_JSON_STRINGS = 100_000  # strings in the JSON of a request
 MAX_JSON_BYTES = 256 << 10  # bytes of that JSON besides its strings: what takes memory and time to parse
 MAX_PARTS = 64  # parts (text, image) of a message
+MAX_MARKS = 256  # points of a refinement, strokes of it, and points of a stroke
 HEADER_SECONDS = 10.0  # seconds from the first byte of a request to its last header
 BODY_SECONDS = 30.0  # seconds to its last byte
 REQUEST_SECONDS = 120.0  # seconds to the end of the answer
@@ -41,6 +42,7 @@ WRITE_SECONDS = 30.0  # seconds for the client to read the next WRITE_BYTES of a
 WRITE_BYTES = 64 << 10  # bytes of a response that are written at once
 FETCH_SECONDS = 10.0  # seconds to fetch an image by its URL
 MAX_FETCHES = 16  # images fetched at once; half of them for one API key
+MAX_CORRECTIONS_BYTES = 4096 * MIB  # bytes of the folder of corrections, of all API keys together
 MAX_REDIRECTS = 3  # redirects of an image's URL
 
 # Text

@@ -1,14 +1,16 @@
 """Model directories that may be damaged or hostile: sizes within limits, and errors that name the directory."""
 
+import json
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoConfig, PreTrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from pixellm.utils import limits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig  # not needed to read a model that runs without it
 
 # Names in configurations of transformers and ours → largest value. Text models write others in different ways.
 SIZES = {
@@ -24,7 +26,7 @@ SIZES = {
 
 
 def expect_sizes(
-    config: Mapping[str, Any] | PreTrainedConfig, prefix: str = "", required: Collection[str] = ()
+    config: "Mapping[str, Any] | PreTrainedConfig", prefix: str = "", required: Collection[str] = ()
 ) -> None:
     """Raise a ValueError if a size in a configuration is no whole number, or out of limits.
 
@@ -46,10 +48,12 @@ def readable(directory: Any, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, ModuleNotFoundError):
+    except (MemoryError, ModuleNotFoundError):
         raise
     # They raise many kinds: OSError, KeyError, TypeError, ZeroDivisionError, RecursionError, tokenizers' Exception …
     except Exception as error:
+        if _out_of_memory(error):
+            raise
         ours = str(error).startswith("expected") or str(directory) in str(error)
         if ours and type(error) is ValueError:
             raise
@@ -61,8 +65,29 @@ def readable(directory: Any, what: str) -> Iterator[None]:
         ) from error
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether torch, where it is loaded, lacks memory on a device."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a model directory; a ValueError if the file holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"expected a JSON file at {path} ({error}). Is this the checkpoint's directory?") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"expected a JSON object in {path}, got {str(content)[:60]}. Is this the checkpoint's directory?"
+        )
+    return content
+
+
 def read_config(directory: str | Path, **settings: Any) -> Any:
     """Read the configuration of the model in a directory; a ValueError if it is malformed."""
+    from transformers import AutoConfig
+
     with readable(directory, "a config.json of a model"):
         return AutoConfig.from_pretrained(directory, **settings)
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pixellm.utils.files import make_readable
-from pixellm.utils.model_files import expect_enough_weights, read_config, readable
+from pixellm.utils.model_files import expect_enough_weights, read_config, read_json, readable
 
 MAX_SHARD = "5GB"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -75,7 +75,7 @@ def mapped_weights(directory: Path, kept: torch.dtype | None = None) -> dict[str
     if not files[0].is_file():
         _check_shards(directory, sorted(directory.glob("*.safetensors")), INDEX)
         index = directory / INDEX
-        files = [directory / name for name in sorted(_shards(index))] if index.is_file() else []
+        files = [directory / name for name in sorted(shards_of(index))] if index.is_file() else []
     tensors: dict[str, Any] = {}
     for file in files:
         try:
@@ -159,11 +159,11 @@ def _expect_shapes(mismatched: Collection[tuple[str, Any, Any]], source: object)
 
 def _check_shards(directory: Path, files: list[Path], indexes: str) -> None:
     for index in directory.glob(indexes):
-        if absent := _shards(index) - {file.name for file in files}:
+        if absent := shards_of(index) - {file.name for file in files}:
             raise ValueError(f"{directory}: {index.name} names {sorted(absent)}, which are missing. Fetch them again.")
 
 
-def _shards(index: Path) -> set[str]:
+def shards_of(index: Path) -> set[str]:
     """Return the names of a checkpoint's files, which lie beside its index."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
@@ -229,15 +229,3 @@ def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
         disjoint[key] = tensor.clone() if overlaps else tensor
         spans.append((start, end))
     return disjoint
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"expected a JSON file at {path} ({error}). Is this the checkpoint's directory?") from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"expected a JSON object in {path}, got {str(content)[:60]}. Is this the checkpoint's directory?"
-        )
-    return content

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from pixellm import cli
 from pixellm.cli import common
 from pixellm.cli.common import print_whole
+from pixellm.utils.extras import extra_of
 from tests.support import serving, tiny
 
 ROOT = typer.main.get_command(cli.app)
@@ -88,7 +89,7 @@ def test_a_missing_package_names_an_extra_that_has_it():
     for name, owners in metadata.packages_distributions().items():
         having = [extra for extra, packages in extras.items() if packages & set(map(canonicalize_name, owners))]
         if having and name in imported:
-            assert cli.EXTRAS.get(name, "train") in having, name
+            assert extra_of(name) in having, name
             checked += 1
     assert checked > 10
 

@@ -244,6 +244,7 @@ def pixellm(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_command(pixellm, tmp_path) -> None:
     arguments = ["--against", "lisa-mini:rec", "--targets", "2", "--out", str(tmp_path)]
     code, printed, complaint = pixellm("pixellm-7b", *arguments)

@@ -28,7 +28,7 @@ def test_a_map_for_each_token_and_the_fused_prompt(tiny_pair, tmp_path, monkeypa
     model, processor = tiny_pair
     plan = {"Where is the dog?": tiny.plan_of(processor, "The dog {seg} and the cat {seg}.")}
     write = tiny.Write(processor, plan)
-    monkeypatch.setattr("pixellm.inference.generation.Sampling.build_processors", lambda _: write)
+    monkeypatch.setattr("pixellm.inference.sampling.build_processors", lambda _: write)
     answer, targets = codebook_attention(Predictor(*tiny_pair), tiny.picture(40, 30), "Where is the dog?")
     predictor = Predictor(*tiny_pair)
     looked: list[torch.Tensor] = []

@@ -18,10 +18,12 @@ from pixellm.export.coco import coco_file
 from pixellm.export.formats import export
 from pixellm.export.outlines import iou
 from pixellm.imaging import masks
-from pixellm.imaging.overlay import sv
+from pixellm.imaging.overlay import supervision
 from pixellm.muse.validate import LayoutValidator
 from pixellm.types import Answer, Target
 from tests.support import exports, tiny
+
+sv = supervision()
 
 IMAGES = 20  # of the real ones
 

@@ -9,7 +9,9 @@ from scipy import ndimage
 
 from pixellm.export.outlines import filled, iou, polygons
 from pixellm.imaging import masks
-from pixellm.imaging.overlay import sv
+from pixellm.imaging.overlay import supervision
+
+sv = supervision()
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 

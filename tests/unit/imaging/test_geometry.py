@@ -106,3 +106,39 @@ def test_gradient_flows_back():
     assert logits.grad is not None
     assert (logits.grad[0, :, :2] > 0).all()
     assert (logits.grad[0, :, 3] == 0).all()  # padding
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (33, 33), (1, 200)], ids=str)
+def test_letterbox(size):
+    """Longest side, normalisation and padding, pixel by pixel."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+    square, (height, width) = geometry.Letterbox(48, mean, std)(Image.fromarray(noise))
+    assert (square.shape, square.dtype) == ((3, 48, 48), np.float32)
+    assert (height, width) == geometry.resized_hw(*size, 48)
+    pixels = np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR))
+    for channel in range(3):
+        expected = (pixels[..., channel] / np.float32(255) - np.float32(mean[channel])) / np.float32(std[channel])
+        assert np.array_equal(square[channel, :height, :width], expected)
+    assert not square[:, height:].any()
+    assert not square[:, :, width:].any()
+
+
+def test_letterbox_takes_rgb_alone():
+    with pytest.raises(ValueError, match="expected RGB images, got mode L"):
+        geometry.Letterbox(48, (0.5,) * 3, (0.5,) * 3)(Image.new("L", (8, 8)))
+
+
+SETTINGS = {"image_size": 48, "image_mean": [0.5, 0.4, 0], "image_std": [0.2, 0.25, 1]}
+
+
+def test_letterbox_of_settings():
+    assert geometry.Letterbox.of(SETTINGS | {"more": 1}) == geometry.Letterbox(48, (0.5, 0.4, 0), (0.2, 0.25, 1))
+    for wrong in (
+        *({"image_size": 0}, {"image_size": 10**6}, {"image_size": True}, {"image_size": "48"}),
+        *({"image_mean": 0.5}, {"image_mean": [0.5, 0.5]}, {"image_std": [0.5, 0.5, "1"]}, {"image_std": None}),
+    ):
+        with pytest.raises(ValueError, match="expected an image_size of 1 to 8192 pixels"):
+            geometry.Letterbox.of(SETTINGS | wrong)
+    with pytest.raises(ValueError, match="expected an image_size"):
+        geometry.Letterbox.of([])

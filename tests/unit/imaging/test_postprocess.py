@@ -1,5 +1,7 @@
 """Masks made column by column = masks made of restored logits, pixel by pixel, in far less memory."""
 
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
@@ -8,7 +10,6 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pixellm.cost.counting import PeakMemory
 from pixellm.imaging import geometry, masks
 from pixellm.imaging import postprocess as binarize
 
@@ -23,7 +24,7 @@ def blobs(count, resolution, level, seed=0):
 
 
 def whole(logits, resized, original, peak_share=None):
-    """The same from whole masks of logits at the photograph's size."""
+    """The same from whole masks of logits at the image's size, and which pixels rounding may put on either side."""
     found = []
     for one in (geometry.restore(one[None], resized, original)[0] for one in logits):
         threshold = 0.0
@@ -31,7 +32,10 @@ def whole(logits, resized, original, peak_share=None):
             threshold = min(0.0, float((one.max().sigmoid() * peak_share).logit()))
         inside = one > threshold
         score = float(one[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
-        found.append((masks.encode(inside.numpy()), score))
+        open_ = torch.zeros_like(inside)
+        if threshold < 0:  # made of a probability by exp and log, whose last bit differs between libraries
+            open_ = (one - threshold).abs() <= 1e-6 * max(1, -threshold)
+        found.append((masks.encode(inside.numpy()), score, open_.numpy()))
     return found
 
 
@@ -39,8 +43,12 @@ def same(logits, original, size=448, peak_share=None):
     resized = geometry.resized_hw(*original, size)
     expected = whole(logits, resized, original, peak_share)
     found = list(binarize.binarize(logits, resized, original, peak_share))
-    assert [one.rle for one in found] == [rle for rle, _ in expected]
-    assert [one.score for one in found] == pytest.approx([score for _, score in expected], abs=1e-6)
+    for one, (rle, score, either) in zip(found, expected, strict=True):
+        if either.any():
+            assert not ((masks.decode(one.rle, *original) != masks.decode(rle, *original)) & ~either).any()
+        else:
+            assert one.rle == rle
+            assert one.score == pytest.approx(score, abs=1e-6)
     return expected
 
 
@@ -50,7 +58,7 @@ def test_equals_restoring_all(original, peak_share, monkeypatch):
     monkeypatch.setattr(binarize, "CHUNK", 1000)
     logits = torch.cat([blobs(2, 112, level, seed) for seed, level in enumerate((-6.0, -2.0, 0.0, 5.0))])
     expected = same(logits, original, peak_share=peak_share)
-    areas = {masks.area(rle) for rle, _ in expected}
+    areas = {masks.area(rle) for rle, *_ in expected}
     assert min(original) < 4 or len(areas) > 4  # small and large ones
 
 
@@ -88,7 +96,7 @@ def test_the_peak_may_be_in_any_column(original, monkeypatch):
     monkeypatch.setattr(binarize, "CHUNK", 1000)
     noise = torch.randn(6, 448, 448, generator=torch.Generator().manual_seed(0)) - 8
     expected = same(noise, original, peak_share=0.95)
-    assert all(0 < masks.area(rle) < 40 for rle, _ in expected)
+    assert all(0 < masks.area(rle) < 40 for rle, *_ in expected)
 
 
 def test_at_once_or_one_by_one():
@@ -130,7 +138,7 @@ def test_the_size_of_a_chunk_is_no_matter(chunk, monkeypatch):
 def test_logits_that_training_follows():
     logits = blobs(2, 28, 0.0).requires_grad_()
     assert [one.rle for one in binarize.binarize(logits, (56, 42), (120, 90))] == [
-        rle for rle, _ in whole(logits.detach(), (56, 42), (120, 90))
+        rle for rle, *_ in whole(logits.detach(), (56, 42), (120, 90))
     ]
 
 
@@ -162,23 +170,34 @@ def test_a_faint_mask_keeps_its_likeliest_pixels():
 
 
 def test_memory_does_not_grow_with_masks_nor_hold_one():
-    """Of a photograph of 4000 × 3000 pixels; its mask takes 12 MB as bool, 48 MB as logits."""
-    original = (3000, 4000)
+    """Of a photograph of 3000 × 2000 pixels; its mask takes 6 MB as bool, 24 MB as logits."""
+    original = (2000, 3000)
     resized = geometry.resized_hw(*original, 448)
 
     def peak(count):
-        logits = blobs(count, 112, 0.0)
+        logits = blobs(count, 112, 0.0).numpy()
         tracemalloc.start()
-        with PeakMemory() as memory:
-            found = list(binarize.binarize(logits, resized, original, peak_share=0.5))
+        found = list(binarize.binarize(logits, resized, original, peak_share=0.5))
         arrays = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(found) == count
-        return memory.peak, arrays
+        return arrays
 
-    (tensors, arrays), (more_tensors, more_arrays) = peak(1), peak(4)
-    rows = resized[0] * original[1] * 4
-    assert tensors < rows + 12 * binarize.CHUNK
-    assert more_tensors <= tensors + 2**20
-    assert arrays < 2e6
-    assert more_arrays < arrays + 2**20  # of runs, and the RLEs themselves
+    one = peak(1)
+    assert one < 32 * binarize.CHUNK
+    assert peak(3) < one + 2**20  # of runs, and the RLEs themselves
+
+
+@pytest.mark.parametrize("original", [(300, 451), (97, 640), (40, 60)], ids=str)
+def test_arrays_and_tensors_give_the_same(original):
+    logits = blobs(3, 56, -1.0)
+    resized = geometry.resized_hw(*original, 448)
+    tensors, arrays, one_by_one = (
+        list(binarize.binarize(given, resized, original, 0.5)) for given in (logits, logits.numpy(), [*logits.numpy()])
+    )
+    assert tensors == arrays == one_by_one
+
+
+def test_without_torch():
+    code = "import sys, pixellm.imaging.postprocess, pixellm.imaging.geometry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,5 +1,6 @@
 """Weights at 8 and 4 bits: products, what is quantised and what is not, answers, and what is refused."""
 
+import copy
 import json
 import sys
 from multiprocessing import Pipe
@@ -16,19 +17,22 @@ from pixellm import cli
 from pixellm.cli import common
 from pixellm.cost.language import LanguageCostModel
 from pixellm.cost.memory import LoadOptions, part_bytes
+from pixellm.hub.systems import weights_of
 from pixellm.inference import quantization
 from pixellm.inference.quantization import (
     KERNEL_ROWS,
+    FrozenLinear,
     Int4Linear,
     Int8Linear,
     group_size,
     layer_config,
+    let_gradients_through,
     load_quantised,
     quantised_layers,
     torchao_config,
     use_kernels,
 )
-from pixellm.segmenter import load, load_segmenter, weights_of
+from pixellm.segmenter import load, load_segmenter
 from pixellm.serve import worker
 from pixellm.serve.messages import WorkerSettings
 from tests.support import serving, tiny
@@ -107,6 +111,27 @@ def test_bias_is_added(quantize):
     layer = nn.Linear(64, 32)
     bias = layer.bias.detach().clone()
     assert torch.equal(quantised(layer, quantize)(torch.zeros(3, 64)), bias.expand(3, -1))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 16), (128, 128), (1024, 192)])
+@pytest.mark.parametrize("quantize", KINDS)
+def test_gradients_go_through_weights_that_do_not_train(quantize, inputs, outputs):
+    """Those of a product with the same weights, unquantised; by torchao's layers, too, as a GPU has them."""
+    torch.manual_seed(0)
+    plain = nn.Linear(inputs, outputs).requires_grad_(False)
+    held = Language(copy.deepcopy(plain))
+    quantize_(held, layer_config(quantize, inputs, CPU), lambda module, _: module is held.inner)
+    let_gradients_through(held)
+    assert isinstance(held.inner, FrozenLinear)
+    layer = quantised(plain, quantize)
+    rows, gradient = torch.randn(2, 5, inputs), torch.randn(2, 5, outputs)
+    expected = gradient @ full_weight(layer)
+    for module in (layer, held.inner):
+        x = rows.clone().requires_grad_()
+        module(x).backward(gradient)
+        error = x.grad - expected
+        assert x.grad.dtype == torch.float32
+        assert error.square().mean().sqrt() <= 2**-7 * expected.square().mean().sqrt()
 
 
 def test_int4_weights_are_unpacked_only_if_it_is_known_how(monkeypatch):
@@ -275,7 +300,7 @@ def test_the_server_passes_it_on(talking, pixellm, monkeypatch):
     def load(*arguments, **options):
         raise ValueError(options["quantize"])
 
-    monkeypatch.setattr(worker, "load", load)
+    monkeypatch.setattr("pixellm.segmenter.load", load)
     ours, theirs = Pipe()
     ours.send(WorkerSettings(str(talking), quantize="int8"))
     with pytest.raises(ValueError, match="int8"):
@@ -338,5 +363,5 @@ def test_two_stages_without_a_language_model_are_refused(tmp_path):
 def test_the_extra_is_named(command, pixellm, monkeypatch):
     monkeypatch.setattr(common, "find_spec", lambda _: None)
     code, printed, complaint = pixellm(*command, "--quantize", "int8")
-    assert (code, printed) == (1, "")
+    assert (code, printed) == (2, "")
     assert complaint == "Error: expected the package torchao, got none. Install it: pip install 'pixellm[quant]'\n"

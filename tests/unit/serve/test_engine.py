@@ -5,10 +5,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from pixellm.imaging.visual_prompts import Marks
 from pixellm.predictor import Predictor
 from pixellm.segmenter import load
 from pixellm.serve.engine import InferenceEngine
-from pixellm.serve.messages import AnswerFailed, AnswerFinished, Job, PastTurn, WorkerSettings
+from pixellm.serve.messages import AnswerFailed, AnswerFinished, Job, PastTurn, RefineJob, WorkerSettings
 from pixellm.types import Target, TextPiece
 from tests.support import serving, tiny
 
@@ -205,3 +206,65 @@ def test_the_reason_of_an_end(clip_model, clip_processor):
     assert items[0][-1].new_tokens == written
     prompt = len(clip_processor.prefix_ids) + len(clip_processor.prompt_ids("table"))
     assert items[0][-1].prompt_tokens == prompt
+
+
+# --- refinements ---
+
+
+@pytest.fixture(scope="module")
+def refining(tmp_path_factory) -> Predictor:
+    return load(serving.write_refining_model(tmp_path_factory.mktemp("refining")))
+
+
+def refinement(job_id: int, target: Target, image: int = 0, tenant: str = "a", **marks) -> RefineJob:
+    picture = tiny.picture(*SIZES[image], seed=image)
+    return RefineJob(job_id, tenant, f"digest{image}", picture.tobytes(), picture.size, target, Marks(**marks))
+
+
+def test_a_refinement_is_the_predictors_beside_running_answers(refining):
+    engine = build(refining, 2)
+    assert engine.predictor.takes_prompts
+    refining.set_image(tiny.picture(*SIZES[0]))
+    target = refining.ask("table", max_new_tokens=serving.TOKENS).targets[0]
+    first = refining.refine(target, points=[(30, 20, 1)])
+    second = refining.refine(first, points=[(5, 5, 0)], box=(2, 2, 40, 30))
+    marks = {"points": [(30, 20, 1), (5, 5, 0)], "box": (2, 2, 40, 30)}
+    joining = {
+        0: [job(0, "table")],
+        2: [refinement(1, target, points=[(30, 20, 1)]), job(2, serving.QUESTIONS[0])],
+        4: [refinement(3, first, **marks), refinement(4, target, tenant="b", points=[(30, 20, 1)])],
+    }
+    items = run(engine, joining)
+    assert [(items[i][0], items[i][1].reason, len(items[i])) for i in (1, 3, 4)] == [
+        (first, "refined", 2),
+        (second, "refined", 2),
+        (first, "refined", 2),
+    ]
+    # The image is encoded once for a tenant, by whatever came first.
+    assert [items[i][-1].encode_seconds is None for i in (0, 1, 2, 3, 4)] == [False, True, True, True, False]
+    for one in (joining[0][0], joining[2][1]):
+        assert answer(items[one.job_id]) == offline(refining, one)
+
+
+def test_a_refinement_that_cannot_be_fails_alone(refining, predictor):
+    whole, other = (Target.of_mask("", (0, 0), np.ones(size, dtype=bool)) for size in ((40, 60), (60, 40)))
+    jobs = [
+        refinement(0, whole),
+        refinement(1, whole, points=[(61, 1, 1)]),
+        refinement(2, other, points=[(1, 1, 1)]),
+        refinement(3, whole, points=[(1, 1, 0)]),
+    ]
+    items = run(build(refining, 2), {0: jobs})
+    assert [items[i][-1].kind for i in range(3)] == ["invalid"] * 3
+    assert "points, a box or strokes" in items[0][-1].message
+    assert items[3][-1].reason == "refined"
+    untrained = build(predictor, 2)
+    assert not untrained.predictor.takes_prompts
+    assert "trained with visual prompts" in run(untrained, {0: jobs[3:]})[3][-1].message
+
+
+def test_a_waiting_refinement_is_cancelled(refining):
+    engine = build(refining, 2)
+    engine.submit(refinement(0, Target.of_mask("", (0, 0), np.ones((40, 60), dtype=bool)), points=[(1, 1, 1)]))
+    assert engine.cancel(0) == [(0, AnswerFailed("cancelled"))]
+    assert engine.idle

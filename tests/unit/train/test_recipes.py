@@ -22,7 +22,8 @@ from tests.support import tiny
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
 WHOLE = [path for path in RECIPES if not path.name.startswith("mini")]
-WRITING = [path for path in WHOLE if path.stem != "baseline_seem"]
+ON_VLMS = ("qwen3_vl_4b", "qwen3_vl_8b", "internvl3_5_8b", "smolvlm2_2b")  # from what `pixellm init` made
+WRITING = [path for path in WHOLE if path.stem not in ("baseline_seem", *ON_VLMS)]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -12,7 +12,8 @@ from pixellm.baselines.lisa.processing import LisaImageProcessor
 from pixellm.model import PixelLMImageProcessor
 from pixellm.train.model_kind import Parts, Tuning
 from pixellm.train.pixellm_kind import TUNING_RATES, PixelLMKind
-from pixellm.utils.weights import read_json, read_weights
+from pixellm.utils.model_files import read_json
+from pixellm.utils.weights import read_weights
 
 TRAINED_WITH_SAM = ("codebook", "pixel_decoder")
 # Prefixes of SAM's weights → ours; the rest reads points, boxes and masks.
@@ -28,6 +29,7 @@ class LisaKind(PixelLMKind):
     """LISA with a SAM, or SAM's mask decoder over the vision encoder."""
 
     config_class = LisaConfig
+    keeps_features = False
 
     def part_settings(
         self, preset: LisaConfig, parts: Parts, tokenizer: PreTrainedTokenizerBase, vision: Mapping[str, Any]

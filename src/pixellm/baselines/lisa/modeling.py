@@ -12,8 +12,9 @@ from transformers.models.sam.modeling_sam import SamMaskDecoder, SamVisionEncode
 
 from pixellm.baselines.lisa.configuration import LisaConfig
 from pixellm.model.losses import LossWeights
-from pixellm.model.modeling import EncodedImages, PixelLMForConditionalGeneration
+from pixellm.model.modeling import PixelLMForConditionalGeneration
 from pixellm.model.pixel_decoder import position_code
+from pixellm.model.states import EncodedImages
 
 
 class SamPixelDecoder(nn.Module):

@@ -27,6 +27,7 @@ class SeemKind:
     config_class = SeemConfig
     processor_class = SeemProcessor
     shardable = True
+    keeps_features = False
 
     def describe(self, preset: SeemConfig, parts: Parts) -> tuple[SeemConfig, SeemProcessor]:
         text = language_config(parts.language_model).get_text_config().to_dict()

@@ -14,7 +14,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from pixellm.inference.answer_builder import phrase_span
 from pixellm.model import PixelLMImageProcessor
-from pixellm.model.processing import check_slots
+from pixellm.model.training_rows import check_slots
 from pixellm.types import SEG_SLOT, Conversation, Sample
 
 

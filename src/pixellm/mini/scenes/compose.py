@@ -32,9 +32,9 @@ BUILDERS: dict[str, Builder] = {
 }
 KINDS = (*BUILDERS, "followup", "nothing")
 DEFAULT_WEIGHTS: dict[str, float] = {
-    **{"category": 0.05, "several": 0.05, "all": 0.03, "each": 0.035, "count": 0.045, "order": 0.05, "place": 0.06},
-    **{"neighbour": 0.07, "compare": 0.07, "use": 0.09, "has": 0.06, "group": 0.05, "action": 0.08, "two_part": 0.08},
-    **{"exclude": 0.06, "yes_no": 0.05, "followup": 0.05, "nothing": 0.33},
+    **{"category": 0.1, "several": 0.08, "all": 0.06, "each": 0.03, "count": 0.045, "order": 0.05, "place": 0.05},
+    **{"neighbour": 0.05, "compare": 0.07, "use": 0.13, "has": 0.06, "group": 0.08, "action": 0.06, "two_part": 0.1},
+    **{"exclude": 0.06, "yes_no": 0.05, "followup": 0.05, "nothing": 0.25},
 }
 
 

@@ -10,17 +10,19 @@ export async function about() {
   return response.json();
 }
 
-export const ready = () => fetch("readyz").then(({ ok }) => ok, () => false);
+// Whether the loaded model corrects masks.
+export const takesPrompts = async () => (await about()).takes_prompts;
+
+// What is still missing before questions are answered; empty: nothing.
+export async function loading() {
+  const { ok } = await fetch("readyz").catch(() => ({ ok: false }));
+  return ok ? "" : "The model is loading; questions wait for it.";
+}
 
 // Ask a question about an image; `onDelta` gets each delta: {content, targets}, and {finish_reason} at the end.
 // All targets are asked for: the page itself hides those below its minimum score.
 export async function ask(model, { blob, name }, messages, signal, onDelta) {
-  const body = new FormData();
-  body.set("image", blob, name);
-  body.set("request", JSON.stringify({ model, messages, stream: true, min_score: 0 }));
-  const key = sessionStorage.getItem(KEY);
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const response = await request("v1/chat/completions", { method: "POST", body, headers, signal });
+  const response = await post("v1/chat/completions", { blob, name }, { model, messages, stream: true, min_score: 0 }, signal);
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const { error, choices } = JSON.parse(data);
@@ -28,6 +30,27 @@ export async function ask(model, { blob, name }, messages, signal, onDelta) {
     for (const { delta, finish_reason } of choices) onDelta({ ...delta, finish_reason });
   }
   throw new Error("The connection broke before the answer was complete. Ask again.");
+}
+
+// Correct the mask of a target by all of its marks: {points: [[x, y, label]], box: [x, y, width, height] or null}.
+export async function refine(image, { segmentation }, marks, signal) {
+  const response = await post("v1/refine", image, { target: { segmentation }, ...marks }, signal);
+  return response.json();
+}
+
+// Have the server keep a corrected mask as training data; `before` is the target as the model gave it.
+export function keep(image, { phrase, segmentation }, before, answer) {
+  const fields = { phrase, segmentation, before: before.segmentation, answer, tool: "pixellm web" };
+  return post("v1/corrections", image, fields);
+}
+
+function post(address, { blob, name }, fields, signal) {
+  const body = new FormData();
+  body.set("image", blob, name);
+  body.set("request", JSON.stringify(fields));
+  const key = sessionStorage.getItem(KEY);
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  return request(address, { method: "POST", body, headers, signal });
 }
 
 async function request(address, options) {

@@ -11,6 +11,12 @@ export function decode({ size: [height, width], counts }) {
   return { width, height, bits };
 }
 
+// What the page draws and says of a target's mask: its outline, and its share of the image.
+export function shapeOf({ segmentation, area }) {
+  const mask = decode(segmentation);
+  return { path: outline(mask), share: area / (mask.width * mask.height) };
+}
+
 // Groups of 5 bits, lowest first; 32: more follow, 16: sign. From the fourth run on, differences to the run before the last.
 function runs(counts) {
   const lengths = [];
@@ -27,6 +33,21 @@ function runs(counts) {
     lengths.push(lengths.length > 2 ? run + lengths[lengths.length - 2] : run);
   }
   return lengths;
+}
+
+// Run lengths as text, which `runs` reads.
+export function encode(lengths) {
+  let text = "";
+  lengths.forEach((length, i) => {
+    let rest = i > 2 ? length - lengths[i - 2] : length;
+    for (let more = true; more; ) {
+      const group = rest & 31;
+      rest >>= 5;
+      more = rest !== (group & 16 ? -1 : 0);
+      text += String.fromCharCode(48 + group + (more ? 32 : 0));
+    }
+  });
+  return text;
 }
 
 const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // right, down, left, up

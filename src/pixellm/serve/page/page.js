@@ -1,13 +1,15 @@
-// The page of `pixellm web`: an image, questions about it, and the answers' masks.
+// The page of `pixellm web`: an image, questions about it, the answers' masks, and their corrections.
 
 import * as api from "./api.js";
 import * as files from "./files.js";
-import { decode, outline } from "./masks.js";
+import { createCorrection } from "./correct.js";
+import { shapeOf } from "./masks.js";
 import { element, mark } from "./shared/targets.js";
 import { drawEntry, drawMasks, drawImage, frameOf, isShown, light } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "light", "dark"];
+const LOADING_EVERY = 500; // milliseconds
 const MODES = ["fill", "contour", "cutout"];
 
 let about; // the server's configuration
@@ -16,6 +18,7 @@ const entries = []; // all questions, oldest first
 let shown = null; // the entry whose masks are shown
 let lit = null; // index of its highlighted target
 let asking = null; // AbortController of the running request
+let correction; // of the highlighted target
 const opacity = { fill: 45, contour: 100, cutout: 85 };
 let least = 0; // masks with a lower score, in percent, are hidden
 
@@ -81,16 +84,27 @@ function suggest() {
 function history() {
   if (!$("follow").checked) return [];
   const earlier = entries.filter((entry) => entry.image === current && entry.state === "done" && entry.text);
-  return earlier.slice(1 - about.max_turns || earlier.length).flatMap(({ question, text, targets }) => [
-    { role: "user", content: question },
-    { role: "assistant", content: text, targets: targets.filter(isShown).map(({ span }) => ({ span })) },
-  ]);
+  return earlier.slice(1 - about.max_turns || earlier.length).flatMap(turn);
+}
+
+const turn = ({ question, text, targets }) => [
+  { role: "user", content: question },
+  { role: "assistant", content: text, targets: targets.filter(isShown).map(({ span }) => ({ span })) },
+];
+
+// Ask a follow-up to an answer; returns the first target of the new answer.
+async function askAgain(entry, words, signal) {
+  const found = [];
+  const messages = [...turn(entry), { role: "user", content: words }];
+  await api.ask(about.model, entry.image, messages, signal, ({ targets = [] }) => found.push(...targets));
+  if (!found.length) throw new Error("The answer to that has no mask. Say it in other words, or click.");
+  return found[0];
 }
 
 async function ask(question) {
   if (asking || !current || !question.trim()) return;
   const messages = [...history(), { role: "user", content: question }];
-  const entry = { image: current, question, text: "", targets: [], state: "writing" };
+  const entry = { image: current, question, text: "", targets: [], steps: [], undone: [], state: "writing" };
   entry.article = frameOf(entry, entries.at(-1), () => show(entry));
   entries.push(entry);
   $("question").value = "";
@@ -117,11 +131,9 @@ function append(entry, { content = "", targets = [], finish_reason: reason }) {
   entry.text += content;
   entry.reason = reason;
   for (const target of targets) {
-    const mask = decode(target.segmentation);
     const colours = about.colours[entry.targets.length % about.colours.length];
-    const share = target.area / (mask.width * mask.height);
-    const score = target.presence ?? target.score;
-    entry.targets.push({ ...target, ...colours, share, confidence: score, path: outline(mask), removed: false, weak: isWeak(score) });
+    const confidence = target.presence ?? target.score;
+    entry.targets.push({ ...target, ...colours, ...shapeOf(target), confidence, removed: false, weak: isWeak({ confidence }) });
   }
   redraw(entry, targets.length > 0);
 }
@@ -137,7 +149,7 @@ function redraw(entry, masksToo = true) {
   drawEntry(entry, handlersOf(entry));
   if (entry === shown) {
     if (masksToo) drawMasks(entry.targets, handlersOf(entry));
-    light(entry, lit);
+    highlight(entry, lit);
     $("tools").hidden = !entry.targets.length;
   }
   if (entry === entries.at(-1)) entry.article.scrollIntoView({ block: "nearest" });
@@ -154,10 +166,10 @@ function handlersOf(entry) {
 }
 
 function show(entry) {
-  if (shown) light(shown, null);
+  if (shown) highlight(shown, null);
   shown?.article.classList.remove("shown");
   [shown, lit] = [entry, null];
-  light(null, null);
+  highlight(null, null);
   $("shapes").replaceChildren();
   $("tools").hidden = true;
   if (!entry) return;
@@ -173,8 +185,17 @@ function show(entry) {
 function choose(entry, target) {
   const again = entry === shown && lit === target;
   if (entry !== shown) show(entry);
+  const left = lit;
   lit = again || (entry.targets[target] && !isShown(entry.targets[target])) ? null : target;
-  light(entry, lit);
+  highlight(entry, lit);
+  if (correction.active()) $("masks").focus({ preventScroll: true });
+  else if (document.activeElement === $("masks")) entry.article.querySelector(`.phrase[data-target="${left}"]`)?.focus();
+}
+
+// Highlight one target of an entry, which may then be corrected.
+function highlight(entry, target) {
+  light(entry, target);
+  correction.select(entry, target);
 }
 
 function remove(entry, target) {
@@ -199,13 +220,14 @@ function setOpacity() {
   $("masks").style.setProperty("--opacity", opacity[mode()] / 100);
 }
 
-const isWeak = (score) => 100 * score < least;
+// What a user has corrected is not hidden by its score.
+const isWeak = ({ confidence, corrected }) => !corrected && 100 * confidence < least;
 
 function setLeast(percent) {
   least = percent;
   $("least-shown").textContent = `${least} %`;
   for (const entry of entries) {
-    for (const target of entry.targets) target.weak = isWeak(target.confidence);
+    for (const target of entry.targets) target.weak = isWeak(target);
     if (entry === shown && entry.targets[lit]?.weak) lit = null;
     drawEntry(entry, handlersOf(entry));
   }
@@ -256,6 +278,8 @@ function listen() {
 }
 
 function onKey(event) {
+  if (event.defaultPrevented) return; // a mask or phrase has handled it
+  if (!event.isComposing && !$("key-dialog").open && correction.onKey(event)) return event.preventDefault();
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || $("key-dialog").open) return;
   if (event.target === $("question")) return onKeyInQuestion(event);
   if (event.key === "Escape" && asking) return asking.abort();
@@ -265,12 +289,20 @@ function onKey(event) {
   if (key === "/") $("question").focus();
   else if (key === "m") setMode(MODES[(MODES.indexOf(mode()) + 1) % MODES.length]);
   else if (!shown) return;
+  else if (key === "arrowleft" || key === "arrowright") focusMask(key === "arrowleft" ? -1 : 1);
   else if (step) show(entries[entries.indexOf(shown) + step] ?? shown);
   else if (key === "escape" && lit !== null) choose(shown, lit);
   else if (/^[1-9]$/.test(key) && shown.targets[key - 1]) choose(shown, key - 1);
   else if ((key === "delete" || key === "backspace") && lit !== null) remove(shown, lit);
   else return;
   event.preventDefault();
+}
+
+// Move the focus from mask to mask, in the order of the answer.
+function focusMask(step) {
+  const order = [...$("shapes").children].sort((a, b) => a.dataset.target - b.dataset.target);
+  const at = order.indexOf(document.activeElement);
+  order.at(at < 0 ? Math.min(step, 0) : (at + step) % order.length)?.focus();
 }
 
 // Enter asks; ↑ in an empty field recalls the last question.
@@ -285,15 +317,27 @@ function onKeyInQuestion(event) {
 // --- start ---
 
 async function waitForModel() {
-  while (!(await api.ready())) {
-    $("state").textContent = "The model is loading; questions wait for it.";
-    await new Promise((done) => setTimeout(done, 1000));
-  }
-  $("state").textContent = "";
+  while (($("state").textContent = await api.loading())) await new Promise((done) => setTimeout(done, LOADING_EVERY));
+}
+
+// Each state of a correction takes the place of the one before.
+async function keep({ image, steps, targets, text }, index) {
+  const first = steps.find((step) => step.index === index)?.before ?? targets[index];
+  if (about.corrections && targets[index].phrase) await api.keep(image, targets[index], first, text);
 }
 
 async function start() {
   setTheme(localStorage.getItem("pixellm-theme") ?? "auto");
+  correction = createCorrection({
+    act,
+    ask: askAgain,
+    changed(entry, index) {
+      for (const target of entry.targets) target.weak = isWeak(target);
+      redraw(entry);
+      act(keep)(entry, index);
+    },
+    deselect: () => shown && lit !== null && choose(shown, lit),
+  });
   listen();
   about = await api.about();
   opacity.fill = Math.round(100 * about.opacity);
@@ -309,6 +353,7 @@ async function start() {
     button.addEventListener("click", act(() => takeExample(example)));
   }
   await waitForModel();
+  correction.enable(await api.takesPrompts());
 }
 
 act(start)();

@@ -75,7 +75,8 @@ function row(target, i, handlers) {
   element("span", { className: "words", text: target.phrase || "(no words)", parent: node });
   const share = target.area ? `${percent(target.share)} of the image` : "empty";
   const kind = target.presence === undefined ? "score" : "presence";
-  element("small", { text: `${share} · ${kind} ${percent(target.confidence)}`, parent: node });
+  const state = target.corrected ? "corrected" : `${kind} ${percent(target.confidence)}`;
+  element("small", { text: `${share} · ${state}`, parent: node });
   const out = element("button", { type: "button", className: "out", text: target.removed ? "↺" : "✕", parent: node });
   out.title = target.removed ? "Restore this mask" : "Remove this mask";
   out.setAttribute("aria-label", `${out.title}: ${target.phrase}`);

@@ -1,0 +1,1 @@
+"""Export of models as ONNX graphs, which `pixellm.runtime` runs without torch."""

@@ -1,0 +1,98 @@
+"""Label Studio's annotations as corrections: the event of a submitted annotation → phrase, mask, mask before.
+
+All brush regions of a label are one mask, as one question asks for all of them.
+"""
+
+import reprlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pixellm.imaging import masks
+from pixellm.imaging.images import check_pixels
+
+SUBMITTED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
+CHANNELS, OPAQUE = 4, 128  # masks are RGBA; the brush smooths its edges, pixels from half on are the region's
+
+
+def decode_brush(rle: Sequence[int], height: int, width: int) -> np.ndarray:
+    """Return the bool (H, W) mask of Label Studio's run lengths, bytes 0..255; see `label_studio.encode_brush`.
+
+    Raises:
+        ValueError: no such bytes, or a mask of another size.
+    """
+    check_pixels(height, width)
+    try:
+        bits = "".join(f"{byte:08b}" for byte in bytes(rle))
+        pieces = list(_runs(bits, CHANNELS * height * width))
+    except (ValueError, TypeError, IndexError):
+        raise ValueError(
+            f"expected the run lengths of a brush mask of {height}×{width} pixels, got {reprlib.repr(rle)}. "
+            "Export the annotation again."
+        ) from None
+    values = np.repeat(np.array([value for value, _ in pieces], dtype=np.uint8), [length for _, length in pieces])
+    return values.reshape(height, width, CHANNELS)[..., -1] >= OPAQUE
+
+
+def _runs(bits: str, expected: int) -> Iterator[tuple[int, int]]:
+    """Yield values with their numbers; a ValueError unless they are as many as expected."""
+    number, word = int(bits[:32], 2), int(bits[32:37], 2) + 1
+    sizes = [int(bits[start : start + 4], 2) + 1 for start in range(37, 53, 4)]
+    if number != expected or word != 8:
+        raise ValueError(f"expected {expected} values of 8 bits, got {number} of {word}")
+    at, left = 53, number
+    while left > 0:
+        is_run, size = bits[at] == "1", sizes[int(bits[at + 1 : at + 3], 2)]
+        length, at = int(bits[at + 3 : at + 3 + size], 2) + 1, at + 3 + size
+        left -= length
+        if left < 0:
+            raise ValueError("expected runs that end with the mask, got a longer one")
+        for _ in range(1 if is_run else length):
+            yield int(bits[at : at + 8], 2), length if is_run else 1
+            at += 8
+
+
+def corrections_of(event: Mapping[str, Any], brush: str) -> list[dict[str, Any]]:
+    """Return the corrections of an event, as `POST /v1/corrections` takes them, without their image.
+
+    A label that the prediction had and the annotation has not is a correction, too: the image does not show it.
+
+    Args:
+        event: Label Studio's, with `annotation`.
+        brush: name of the BrushLabels in the labeling configuration.
+
+    Raises:
+        ValueError: regions that can't be read.
+    """
+    annotation = event["annotation"]
+    prediction = annotation.get("prediction") or {}
+    after = _masks(annotation.get("result") or (), brush)
+    before = _masks(prediction.get("result") or (), brush)
+    user = annotation.get("updated_by") or annotation.get("completed_by")
+    origin = {"tool": "label-studio", "user": f"user {user}" if user else ""}
+    if version := prediction.get("model_version"):
+        origin["model"] = str(version)
+    rows = []
+    for phrase in dict.fromkeys([*after, *before]):
+        mask = after.get(phrase)
+        mask = np.zeros_like(before[phrase]) if mask is None else mask
+        row = {"phrase": phrase, "segmentation": dict(masks.encode(mask)), **origin}
+        rows.append(row | ({"before": dict(masks.encode(before[phrase]))} if phrase in before else {}))
+    return rows
+
+
+def _masks(regions: Sequence[Mapping[str, Any]], brush: str) -> dict[str, np.ndarray]:
+    """Return the union of the brush regions of each label; a region without one goes by its note, or is left out."""
+    parts = defaultdict[str, list[np.ndarray]](list)
+    for region in regions:
+        value = region.get("value") or {}
+        if region.get("from_name") != brush or value.get("format") != "rle":
+            continue
+        notes = (region.get("meta") or {}).get("text") or ()
+        names = value.get("brushlabels") or notes
+        hw = region.get("original_height"), region.get("original_width")
+        for name in list(names)[:1]:
+            parts[str(name)].append(decode_brush(value.get("rle") or (), *hw))
+    return {name: np.any(found, axis=0) for name, found in parts.items()}
