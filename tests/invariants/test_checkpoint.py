@@ -182,7 +182,7 @@ MINI_VISION = {
     "num_detections": 7,
 }
 MINI_FIELDS = {
-    "vocabulary_ids": [[3], [4, 5]],
+    "vocabulary_ids": [[[3]], [[4, 5], [6]]],
     "num_candidates": 5,
     "peak_share": 0.25,
     "default_sampling": {"no_repeat_ngram_size": 7},

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from pixellm.inference import batch_invariant, cuda_graphs
 from pixellm.inference.generation import Decoding, Sampling, encode_prefix, generate
+from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.predictor import Predictor
 from pixellm.types import Done, Target, TextPiece
@@ -65,6 +66,8 @@ def run_whole_text(model, images, ids):
     """Last-layer states (T, D), keys in the padding masked, written out without the package's mask helpers."""
     embeddings = model.get_input_embeddings()(ids.clamp(min=0))
     embeddings[ids == IMAGE_TOKEN_ID] = images.tokens[0]
+    if isinstance(model, MiniForConditionalGeneration):
+        embeddings[0] += marks(model, images, ids[0].tolist())
     seen = torch.ones(ids.shape[1], ids.shape[1]).tril().bool()
     seen[:, ids[0] == IMAGE_TOKEN_ID] &= images.token_valid[0]
     mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
@@ -72,6 +75,23 @@ def run_whole_text(model, images, ids):
     backbone = model.language_model.model
     output = backbone(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
     return output.last_hidden_state[0]
+
+
+def marks(model, images, ids):
+    """What is added where a name ends, (T, D), written out."""
+    added = torch.zeros(len(ids), model.config.text_config.hidden_size)
+    candidates = images.candidates
+    for end in range(1, len(ids) + 1):
+        longest = 0
+        for name, forms in enumerate(model.config.vocabulary_ids):
+            for form in forms:
+                if len(form) > longest and ids[max(0, end - len(form)) : end] == form:
+                    longest = len(form)
+                    own = candidates.valid[0] & (candidates.classes[0] == name)
+                    score = float(candidates.scores[0][own].mean().div(6).clamp(-1, 1)) if bool(own.any()) else 0.0
+                    count = model.mentions.count.weight[min(int(own.sum()), 8)]
+                    added[end - 1] = (count + score * model.mentions.score).detach()
+    return added
 
 
 @pytest.mark.parametrize("own_state", [True, False])

@@ -117,7 +117,7 @@ def timm_config(detector_classes: tuple[str, ...] = (), **changes) -> MiniConfig
         "decoder_mlp_dim": 48,
         "num_mask_tokens": 1,
         "pixel_feature_size": 24,
-        "vocabulary_ids": [tokenizer.encode(" " + name) for name in VOCABULARY],
+        "vocabulary_ids": [[tokenizer.encode(" " + name)] for name in VOCABULARY],
         "codebook_ids": tokenizer.convert_tokens_to_ids(codebook_tokens()),
     }
     return MiniConfig(vision, text_config(tied=True), **(fields | changes))

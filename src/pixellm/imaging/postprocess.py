@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 17  # pixels interpolated at a time: 0.5 MB of fp32, which stays in a core's cache
 # Relative: an interpolated logit may leave the range of its neighbours by roundings of fp32, three of 6e-8 each.
 SLACK = 1e-6
+MIN_PEAK = 1e-3  # a mask that is nowhere as probable is empty, whatever `peak_share` says
 
 
 class Binary(NamedTuple):
@@ -41,7 +42,7 @@ def binarize(
     """Yield masks at image size, each when it is requested.
 
     A pixel is inside if its logit is > 0. With `peak_share`, also if its probability is above that share of the mask's
-    highest, so that every target gets its likeliest pixels, however faint, and a low score.
+    highest, so that a faint target gets its likeliest pixels, and a low score.
 
     Args:
         logits: (T, S, S) at any resolution of the padded square.
@@ -135,7 +136,10 @@ def _threshold(restored: _Restored, peak_share: float) -> float:
     peak = restored.columns(highest.argmax()[None]).max()
     for numbers in restored.chunks(highest + SLACK * np.abs(highest) > peak):
         peak = np.maximum(peak, restored.columns(numbers).max())
-    share = _sigmoid(peak[None])[0] * np.float32(peak_share)
+    probability = _sigmoid(peak[None])[0]
+    if probability < MIN_PEAK:
+        return 0.0
+    share = probability * np.float32(peak_share)
     with np.errstate(divide="ignore"):
         return min(0.0, float(np.log(share / (np.float32(1) - share))))
 

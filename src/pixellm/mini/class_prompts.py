@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from pixellm.mini.configuration import MiniConfig
 
+UNKNOWN_BIAS = -30.0  # of the mask of a target without a candidate, until images teach what it looks like
+
 
 class ClassPrompts(nn.Module):
     """Category names as token ids, so that they follow the embeddings when these train, and the maps around them."""
@@ -34,6 +36,7 @@ class ClassPrompts(nn.Module):
         self.to_pixels = nn.Linear(width, config.decoder_dim, bias=False)
         self.to_prompts = nn.Linear(width, config.num_scales * config.decoder_dim, bias=False)
         self.prior_weight = nn.Parameter(torch.ones(()))
+        self.unknown_bias = nn.Parameter(torch.tensor(UNKNOWN_BIAS))
 
     def words(self, embedding: nn.Module) -> Tensor:
         """Return the mean embedding (V, D) of each category's tokens."""

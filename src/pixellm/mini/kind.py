@@ -12,6 +12,7 @@ from pixellm.train.model_kind import Parts, Tuning
 from pixellm.train.pixellm_kind import PixelLMKind
 
 PARTS = ("class_prompts", "candidate_tokens", "mentions", "pointer")
+TUNING_RATES = {"class_prompts.unknown_bias": 0.3}  # it has a long way to go where images teach a new category
 
 
 class MiniKind(PixelLMKind):
@@ -32,7 +33,7 @@ class MiniKind(PixelLMKind):
 
     def tuning(self, config: Any) -> Tuning:
         tuning = super().tuning(config)
-        return Tuning((*tuning.trained, "class_prompts"), tuning.rates)
+        return Tuning((*tuning.trained, "class_prompts"), {**tuning.rates, **TUNING_RATES})
 
 
 class MiniLisaKind(MiniKind):

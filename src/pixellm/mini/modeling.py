@@ -186,6 +186,7 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1)
         prompts = self.codebook(states.to(images.maps[0].dtype))
         regions = self.decode_regions(images, shares.to(prompts.dtype), image_index, prompts)
+        regions = regions + self.class_prompts.unknown_bias * ~meant.any(dim=1)[:, None, None]
         if self.instances is None or images.objects is None:
             return regions
         return self._add_objects(images, self._objects_meant(images, meant, image_index), regions, image_index)

@@ -28,7 +28,7 @@ def whole(logits, resized, original, peak_share=None):
     found = []
     for one in (geometry.restore(one[None], resized, original)[0] for one in logits):
         threshold = 0.0
-        if peak_share is not None:
+        if peak_share is not None and one.max().sigmoid() >= binarize.MIN_PEAK:
             threshold = min(0.0, float((one.max().sigmoid() * peak_share).logit()))
         inside = one > threshold
         score = float(one[inside].sigmoid().mean()) if bool(inside.any()) else 0.0

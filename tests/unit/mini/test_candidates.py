@@ -72,22 +72,23 @@ def test_of_an_unsure_category_the_best_object_alone() -> None:
 def test_what_is_surely_missing_is_no_candidate() -> None:
     box = (0.0, 0.0, 10.0, 30.0)
     assert chosen(features({DOG: UNSURE - 0.1, CAT: UNSURE - 0.1}, [(DOG, box, 0.9)])) == []
-    assert chosen(features({DOG: UNSURE, CAT: UNSURE}, [(DOG, box, 0.9)])) == [(DOG, 0), (CAT, REGION)]
+    seen = features({DOG: UNSURE, CAT: UNSURE}, [(DOG, box, 0.9)], shown=[(CAT, 1, 2)])
+    assert chosen(seen) == [(DOG, 0), (CAT, REGION)]
 
 
 def test_categories_without_a_detection_are_regions() -> None:
-    """Around where the classifier sees them, in fractions of the image; of what it sees nowhere, the whole image."""
+    """Around where the classifier sees them, in fractions of the image; what it sees nowhere has none."""
     selection = CandidateSelection(tiny.detector_config())
     found = selection(features({CAT: 2.0, APPLE: 1.0}, shown=[(CAT, 1, 2), (CAT, 2, 5)]), HW)
-    assert found.objects[0, :2].tolist() == [REGION, REGION]
+    assert found.valid[0].tolist() == [True, *[False] * 5]
+    assert found.objects[0, 0] == REGION
     torch.testing.assert_close(found.boxes[0, 0], torch.tensor([16 / 64, 8 / 32, 48 / 64, 24 / 32]))
-    assert found.boxes[0, 1].tolist() == [0, 0, 1, 1]
 
 
 def test_a_crowd_leaves_room_for_other_categories() -> None:
     box = (0.0, 0.0, 10.0, 30.0)
     crowd = [(PERSON, (float(8 * n), 0.0, 8.0 * n + 8, 30.0), 0.9 - 0.1 * n) for n in range(5)]
-    found = chosen(features({PERSON: 5.0, DOG: 1.0, CAT: 0.5}, [*crowd, (DOG, box, 0.3)]), count=4)
+    found = chosen(features({PERSON: 5.0, DOG: 1.0, CAT: 0.5}, [*crowd, (DOG, box, 0.3)], [(CAT, 1, 2)]), count=4)
     assert found == [(PERSON, 0), (PERSON, 1), (DOG, 5), (CAT, REGION)]
 
 
@@ -95,7 +96,7 @@ def test_scores_are_presence_on_their_own_scale() -> None:
     selection = CandidateSelection(tiny.detector_config())
     selection.gain.data.fill_(2.0)
     selection.bias.data.fill_(-3.0)
-    found = selection(features({CAT: 2.0, APPLE: 0.4}), HW)
+    found = selection(features({CAT: 2.0, APPLE: 0.4}, shown=[(CAT, 1, 2), (APPLE, 3, 3)]), HW)
     assert found.scores[0, 0].item() == 1.0
     assert found.valid[0].sum() == 1
 

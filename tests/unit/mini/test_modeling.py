@@ -66,7 +66,7 @@ def test_presence_by_hand():
 
 @torch.no_grad()
 def test_words_are_mean_embeddings():
-    prompts = ClassPrompts(tiny.timm_config(vocabulary_ids=[[1], [2, 3], [4], [5], [6]]))
+    prompts = ClassPrompts(tiny.timm_config(vocabulary_ids=[[[1], [7]], [[2, 3]], [[4]], [[5]], [[6]], [[8]]]))
     embedding = nn.Embedding(10, 32)
     rows = embedding.weight
     own = torch.stack([rows[1], (rows[2] + rows[3]) / 2, rows[4], rows[5], rows[6]])
@@ -80,7 +80,7 @@ def test_words_are_mean_embeddings():
 @torch.no_grad()
 def test_word_maps_by_hand():
     """Each position gets the words of its categories, by their probabilities squared."""
-    prompts = ClassPrompts(tiny.timm_config(vocabulary_ids=[[1], [2], [3], [4], [5]]))
+    prompts = ClassPrompts(tiny.timm_config(vocabulary_ids=[[[1]], [[2]], [[3]], [[4]], [[5]]]))
     words = centred(torch.randn(5, 32))
     logits = torch.full((1, 5, 8, 8), -100.0)
     logits[0, 1, 2, 6] = 100.0  # one cell of 8 × 8 is the second name: it must not drown in its quarter
@@ -116,7 +116,7 @@ def test_number_of_candidates_out_of_range(count):
 
 def test_class_prompts_need_ids_for_every_name():
     with pytest.raises(ValueError, match="5 categories, got 1"):
-        ClassPrompts(tiny.timm_config(vocabulary_ids=[[1]]))
+        ClassPrompts(tiny.timm_config(vocabulary_ids=[[[1]]]))
 
 
 def test_semantic_brute_force():

@@ -7,7 +7,7 @@ import torch
 
 from pixellm.mini.candidates import UNSURE
 from pixellm.mini.scenes import Scene, SceneObject, draw_scene
-from pixellm.mini.text_stage import SceneCollator, SceneSamples, SceneTraining, make_sample
+from pixellm.mini.text_stage import SceneCollator, SceneSamples, SceneTraining, label_weights, make_sample
 from tests.support import tiny
 
 COUNT = 6
@@ -72,20 +72,54 @@ def test_annotated_scenes_are_mixed_in() -> None:
     assert 0 < sum("unicorn" in names for names in shown) < 12
 
 
+@pytest.fixture(scope="module")
+def scenes():
+    dogs = [SceneObject("dog", (left, 0.1, left + 0.2, 0.5)) for left in (0.1, 0.4, 0.7)]
+    person = SceneObject("person", (0.1, 0.5, 0.5, 0.9))
+    return [samples()[0], make_sample(Scene((*dogs, person), frozenset(tiny.VOCABULARY)), 6, COUNT, random.Random(2))]
+
+
 @pytest.fixture
-def batch(timm_processor):
-    scenes = samples()
-    return SceneCollator(timm_processor, COUNT)([scenes[0], scenes[1]])
+def batch(timm_processor, scenes):
+    return SceneCollator(timm_processor, COUNT, tiny.VOCABULARY)(scenes)
 
 
-def test_collator_by_hand(batch, timm_processor) -> None:
-    rows = samples()[1].candidates
-    assert batch["valid"].sum(dim=1).tolist() == [len(samples()[i].candidates) for i in range(2)]
+def test_collator_by_hand(batch, timm_processor, scenes) -> None:
+    rows = scenes[1].candidates
+    assert batch["valid"].sum(dim=1).tolist() == [len(scene.candidates) for scene in scenes]
     ids = timm_processor.tokenizer.encode(f" {rows[0].category}", add_special_tokens=False)[:6]
     assert batch["names"][1, 0].tolist() == [*ids, *[-1] * (6 - len(ids))]
     torch.testing.assert_close(batch["boxes"][1, : len(rows)], torch.tensor([row.box for row in rows]))
-    targets = [one for i in range(2) for one in samples()[i].meant]
+    targets = [one for scene in scenes for one in scene.meant]
     assert [row.nonzero()[:, 0].tolist() for row in batch["meant"]] == [sorted(set(one)) for one in targets]
+    assert torch.isin(batch["input_ids"], torch.tensor(timm_processor.codebook_ids[1:])).any()
+    assert not torch.isin(batch["labels"], torch.tensor(timm_processor.codebook_ids[1:])).any()
+
+
+def test_marks_tell_of_candidates_except_of_some_names(timm_processor) -> None:
+    """Numbers and scores of candidates; more absent names than present ones stay unmarked."""
+    scene = Scene(
+        (SceneObject("dog", (0.1, 0.1, 0.5, 0.5)), SceneObject("dog", (0.6, 0.1, 0.9, 0.5))), frozenset(("dog",))
+    )
+    collator = SceneCollator(timm_processor, COUNT, tiny.VOCABULARY)
+    rows = []
+    for seed in range(200):
+        sample = make_sample(scene, 2, COUNT, random.Random(seed))
+        counts, scores = collator([sample])["conditioning"][0].chunk(2)
+        rows.append(counts)
+        own = next(row for row in sample.candidates if row.category == "dog")
+        assert scores[0].item() == pytest.approx(own.score)
+    dogs, cats = torch.stack(rows)[:, 0], torch.stack(rows)[:, 1]
+    assert set(dogs.tolist()) == {-1.0, 2.0}
+    assert set(cats.tolist()) <= {-1.0, 0.0, 1.0}
+    assert 0.02 < (dogs < 0).float().mean() < 0.15
+    assert 0.2 < (cats < 0).float().mean() < 0.4
+
+
+def test_the_first_labels_of_an_answer_count_more() -> None:
+    ignored = -100
+    labels = torch.tensor([[ignored, 1, 2, 3, 4, 5, 6, ignored, 7, ignored]])
+    assert label_weights(labels).tolist() == [[0, 4, 4, 4, 4, 1, 1, 0, 4, 0]]
 
 
 def test_training_learns_to_point(batch, timm_model) -> None:
@@ -106,6 +140,7 @@ def test_training_learns_to_point(batch, timm_model) -> None:
         optimizer.step()
     assert model.pointer.query.weight.grad.abs().sum() > 0
     assert model.candidate_tokens.place[0].weight.grad.abs().sum() > 0
+    assert model.mentions.count.weight.grad.abs().sum() > 0
     assert model.vision_encoder.backbone.conv_stem.weight.grad is None
     assert history[-1]["ce"] < history[0]["ce"] * 0.7
     assert history[-1]["pointer"] < history[0]["pointer"] * 0.7

@@ -3,6 +3,7 @@
 import { encode } from "../masks.js";
 
 const SLACK = 1e-6; // relative: an interpolated logit may leave the range of its neighbours by roundings of fp32
+const MIN_PEAK = 1e-3; // a mask that is nowhere as probable is empty, whatever the share
 
 // Input positions below and above each of the first `count` outputs, and their weights.
 function tapsOf(size, newSize, count = newSize) {
@@ -84,6 +85,7 @@ function thresholdOf(columns, width, peakShare) {
     const highest = columns.highest(x);
     if (highest + SLACK * Math.abs(highest) > peak) peak = columns.at(x).reduce((a, b) => Math.max(a, b), peak);
   }
+  if (sigmoid(peak) < MIN_PEAK) return 0;
   const share = sigmoid(peak) * peakShare;
   return Math.fround(Math.min(0, Math.log(share / (1 - share))));
 }
