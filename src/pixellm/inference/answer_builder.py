@@ -1,7 +1,7 @@
 """Decoded ids and masks → an `Answer`: text with a span for each mask.
 
 The phrase of a mask is the text from the mask before it, or the start of the clause, up to the mask, without words
-that only introduce it ("Sure, it is …", "and …").
+that only introduce it ("Sure, it is …", "and …"): "the chair" of "You could sit on the chair".
 """
 
 import re
@@ -18,6 +18,15 @@ _OPENING = re.compile(
     r"(?:the )?segmentation result of\b)\s*)+",
     re.IGNORECASE,
 )
+# The verb of a clause, but not of "the person who is …", and what it says something of.
+_VERB = re.compile(
+    r"(?<!who )(?<!that )(?<!which )\b(?:could|would|can|should|might|may|must|will|is|are|has|have|see|shows?|contains?)\b",
+    re.IGNORECASE,
+)
+_NOUN_PHRASE = re.compile(
+    r"\b(?:the|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|both|each|every|some|\d+)\b",
+    re.IGNORECASE,
+)
 _CLOSING = re.compile(r"[\s,:;]+$|\s+(?:is|are)\s*$", re.IGNORECASE)
 
 
@@ -31,6 +40,9 @@ def phrase_span(text: str, start: int) -> tuple[int, int]:
     end = len(text)
     while (closing := _CLOSING.search(text, start, end)) and closing.start() >= start:
         end = closing.start()
+    verb = max((match.end() for match in _VERB.finditer(text, start, end)), default=end)
+    noun_phrase = _NOUN_PHRASE.search(text, verb, end)
+    start = noun_phrase.start() if noun_phrase else start
     return (start, end) if end > start else (len(text), len(text))
 
 

@@ -40,6 +40,16 @@ CASES = {
     "I see three things. The dog on the left [SEG] sleeps. The cat [SEG] does not.": ["The dog on the left", "The cat"],
     "Yes, there are two: the dog [SEG]; then the cat [SEG].": ["the dog", "the cat"],
     "A 3.5 m boat [SEG].": ["A 3.5 m boat"],
+    "You could sit on the chair on the left [SEG] and the two couches [SEG].": [
+        "the chair on the left",
+        "the two couches",
+    ],
+    "The soup could be served in the bowl [SEG]; I see 14 people [SEG].": ["the bowl", "14 people"],
+    "The person who is on the left [SEG], the tv that has knobs [SEG].": [
+        "The person who is on the left",
+        "the tv that has knobs",
+    ],
+    "You could sit on it [SEG].": ["You could sit on it"],
     "Andrea [SEG] or island [SEG].": ["Andrea", "island"],
     "Use the spoon [SEG] with which soup is eaten; the fork [SEG] is not needed.": ["Use the spoon", "the fork"],
 }

@@ -3,6 +3,10 @@
 const CLAUSE_START = /[.!?;:\n]\s+|\n/g;
 const OPENING =
   /(?:(?:[\s,;:]|and\b|or\b|then\b|sure\b,?|yes\b,?|here (?:is|are)\b|there (?:is|are)\b|it is\b|they are\b|(?:the )?segmentation result of\b)\s*)+/iy;
+const VERB =
+  /(?<!who )(?<!that )(?<!which )\b(?:could|would|can|should|might|may|must|will|is|are|has|have|see|shows?|contains?)\b/gi;
+const NOUN_PHRASE =
+  /\b(?:the|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|both|each|every|some|\d+)\b/i;
 const CLOSING = /[\s,:;]+$|\s+(?:is|are)\s*$/g;
 const GLUED = /^[.,;:!?)\]'’]/;
 
@@ -19,6 +23,10 @@ export function phraseSpan(text, start) {
     if (!closing) break;
     end = closing.index;
   }
+  const verb = Array.from(text.slice(0, end).matchAll(VERB)).findLast(({ index }) => index >= start);
+  const said = verb ? verb.index + verb[0].length : end;
+  const noun = NOUN_PHRASE.exec(text.slice(said, end));
+  if (noun) start = said + noun.index;
   return end > start ? [start, end] : [text.length, text.length];
 }
 
