@@ -232,7 +232,12 @@ def test_prompts_are_those_of_the_runtime(page, files):
 
 def test_phrases_are_those_of_the_runtime(page):
     texts = [
-        *("You could sit on the chair", "The soup could be served in the bowl", "It is who is the one", "I see 14 dogs"),
+        *(
+            "You could sit on the chair",
+            "The soup could be served in the bowl",
+            "It is who is the one",
+            "I see 14 dogs",
+        ),
         *("The cat", "Sure, it is the cat", "A dog. There are two cats, and the", "Yes, here are a, b: c,", "and "),
         *(
             "The segmentation result of the sofa is",

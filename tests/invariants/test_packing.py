@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.types import Conversation, Sample
@@ -40,7 +39,7 @@ def test_packed_row_equals_separate_rows(tiny_pair, monkeypatch, own_state):
     monkeypatch.setattr(model.config, "own_state", own_state)
     packed = forward(model, processor([sample(*CONVERSATIONS)]))
     rows = forward(model, processor([sample(c) for c in CONVERSATIONS]))
-    expected = {"ce", "bce", "dice"} | ({"names"} if isinstance(model, MiniForConditionalGeneration) else set())
+    expected = {"ce", "bce", "dice"}
     assert packed.losses.keys() == rows.losses.keys() == expected
     for name, loss in rows.losses.items():
         torch.testing.assert_close(packed.losses[name], loss, atol=1e-5, rtol=1e-5)

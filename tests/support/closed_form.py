@@ -45,7 +45,7 @@ def closed_form(config: PixelLMConfig) -> ClosedForm:
     return ClosedForm(
         vision=vision,
         sam=None if sam is None else sam_encoder(sam),
-        llm_projector=_projector(config, config.num_image_tokens, text.hidden_size) + candidates(config),
+        llm_projector=candidates(config) or _projector(config, config.num_image_tokens, text.hidden_size),
         decoder_features=0 if sam is not None else decoder_features(config),
         per_token=per_token,
         per_pair=per_pair,

@@ -99,7 +99,7 @@ class LanguageCostModel:
         """Modules of each line of the breakdown that has any."""
         named = {
             Component.VISION: ("vision_encoder",),
-            Component.LLM_PROJECTOR: ("llm_projector", "candidate_tokens"),
+            Component.LLM_PROJECTOR: ("llm_projector", "selection", "candidate_tokens", "mentions"),
             Component.SAM: ("sam_encoder",),
             Component.DECODER_FEATURES: ("pixel_projector", "neck", "class_prompts"),
             Component.PREFILL: ("language_model",),
@@ -240,8 +240,9 @@ class LanguageCostModel:
         model, hw = self.model, _hw(self.config.vision_config.image_size)
         if not isinstance(model, MiniForConditionalGeneration) or model.selection is None:
             return model.image_tokens(features)
-        words = model.class_prompts.words(model.get_input_embeddings())
-        return model.read_candidates(model.selection(features, hw), features, words, hw)
+        # Not `class_prompts.words`: to count masks, that part is on the CPU.
+        words = torch.zeros(len(self.config.vision_config.vocabulary), self.width, dtype=torch.bfloat16, device="meta")
+        return model.read_candidates(model.selection(features, hw), words)
 
     @cached_property
     def _encoded(self) -> tuple[CallCost, EncodedImages]:

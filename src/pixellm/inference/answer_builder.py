@@ -20,7 +20,8 @@ _OPENING = re.compile(
 )
 # The verb of a clause, but not of "the person who is …", and what it says something of.
 _VERB = re.compile(
-    r"(?<!who )(?<!that )(?<!which )\b(?:could|would|can|should|might|may|must|will|is|are|has|have|see|shows?|contains?)\b",
+    r"(?<!who )(?<!that )(?<!which )"
+    r"\b(?:could|would|can|should|might|may|must|will|is|are|has|have|see|shows?|contains?)\b",
     re.IGNORECASE,
 )
 _NOUN_PHRASE = re.compile(

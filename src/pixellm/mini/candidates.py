@@ -1,7 +1,7 @@
 """Candidates: the objects and regions of an image that an answer may mean, as tokens that the language model reads.
 
-An object is what the detector found; a region stands for all that the image shows of a category without an object. Where
-the dense classifier sees no pixel of it, there is none.
+An object is what the detector found; a region stands for all that the image shows of a category without an object.
+Where the dense classifier sees no pixel of it, there is none.
 
 Shapes:  B images · K candidates of an image · M detections of an image · D LLM width · G targets
          N tokens of a codebook group · V categories
@@ -66,6 +66,7 @@ class CandidateSelection(nn.Module):
         Regions, and the best detection of each category, come before further detections where there are more than K.
         """
         scores = features.presence_logits.float() * self.gain.float() + self.bias.float()
+        resized_hw = resized_hw.to(scores.device)
         numbers = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
         there = (scores >= UNSURE) & (features.class_logits.flatten(2).amax(dim=2) > 0)
         if features.objects is None:

@@ -7,6 +7,7 @@ Shapes:  B images · G targets · K detections of an image · P pairs of target 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ CHOSEN_SHARE = 0.3  # a target means a category, and with it its detections, fro
 SURE_SCORE = 0.3  # of a detection; below, only the best of its category is chosen
 SMALL, LARGE = 0.02, 0.1  # of the image: boxes below the first get no part of the category's mask, above the second all
 OUTSIDE = -4.0  # logit of what lies in no chosen box; relative to the box's maximum where that is below 0
+# Mask logits (P, 2s, 2s), boxes (P, 4), images (P,) → better logits, and bool (P, 2s, 2s): outside, nothing is known.
+Refine = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class InstanceDecoder(nn.Module):
@@ -56,6 +59,7 @@ class InstanceDecoder(nn.Module):
         region_logits: Tensor,
         resized_hw: Tensor,
         image_index: Tensor,
+        refine: Refine | None = None,
     ) -> Tensor:
         """Return mask logits (G, 2s, 2s); a target without a detection keeps its region.
 
@@ -67,6 +71,7 @@ class InstanceDecoder(nn.Module):
             region_logits: (G, s, s), the pixel decoder's masks.
             resized_hw: (B, 2).
             image_index: (G,) the image of each target.
+            refine: see `Refine`; None: masks stay as the mask head and the category's mask make them.
         """
         side, size = 2 * region_logits.shape[-1], objects.pixels.shape[-1]
         regions = F.interpolate(region_logits[:, None].float(), (side, side), mode="bilinear", align_corners=False)
@@ -84,6 +89,9 @@ class InstanceDecoder(nn.Module):
         # Lower than the box's likeliest pixel, however unsure: `peak_share` may still take that one.
         peaks = pasted.where(inside, -torch.inf).amax(dim=(1, 2), keepdim=True)
         masks = pasted.where(inside, OUTSIDE + peaks.clamp(max=0))
+        if refine is not None:
+            masks, inside = refine(masks, found, images)
+            masks = masks.where(inside, OUTSIDE + masks.amax(dim=(1, 2), keepdim=True).clamp(max=0))
         masks = masks.masked_fill(~chosen[targets, numbers][:, None, None], -torch.inf)
         without = regions.masked_fill(chosen.any(dim=1)[:, None, None], -torch.inf)
         joined = without.scatter_reduce(0, targets[:, None, None].expand_as(masks), masks, "amax")

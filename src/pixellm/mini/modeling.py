@@ -7,6 +7,7 @@ Shapes:  B images · T tokens · D LLM width · G targets · K candidates of an 
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from pixellm.mini.configuration import MiniConfig, MiniVisionConfig
 from pixellm.mini.instances import InstanceDecoder
 from pixellm.mini.losses import MiniLossWeights, presence_loss, semantic_loss
 from pixellm.mini.mentions import Mentions
+from pixellm.mini.prompted_instances import refine_instances
 from pixellm.mini.refine_maps import refinement_sources
 from pixellm.mini.refiner import Refiner
 from pixellm.mini.vision import ClassifiedFeatures, ClassifyingEncoder, DetectedObjects
@@ -229,8 +231,20 @@ class MiniForConditionalGeneration(PixelLMForConditionalGeneration):
         """Join the masks of chosen detections, bool (G, detections), with those of regions."""
         assert self.instances is not None
         assert images.objects is not None
-        evidence, hw = images.class_logits.detach(), images.resized_hw
-        return self.instances(images.objects, images.mask_maps, evidence, chosen, regions, hw, image_index)
+        objects, hw = images.objects, images.resized_hw
+        evidence = images.class_logits.detach()
+        refine = None if self.refiner is None else partial(self._refine_instances, images)
+        return self.instances(objects, images.mask_maps, evidence, chosen, regions, hw, image_index, refine)
+
+    def _refine_instances(
+        self, images: ClassifiedImages, logits: Tensor, boxes: Tensor, image_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Refine masks of detections; see `Refine`."""
+        assert self.refiner is not None
+        assert images.objects is not None
+        rgb = self.vision_encoder.detector.network.restore(images.objects.pixels.float()) / 255
+        hw = images.resized_hw[image_index]
+        return refine_instances(self.refiner, rgb, images.refine_maps, logits, boxes, hw, image_index)
 
     def presence_scores(
         self, images: EncodedImages, states: Tensor, image_index: Tensor, mask_logits: Tensor

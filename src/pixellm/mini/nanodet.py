@@ -57,6 +57,11 @@ class NanoDet(nn.Module):
         mean, deviation = rgb.new_tensor(MEAN_BGR), rgb.new_tensor(DEVIATION_BGR)
         return (rgb.flip(1) - mean[:, None, None]) / deviation[:, None, None]
 
+    def restore(self, pixels: Tensor) -> Tensor:
+        """Return the images (B, 3, H, W) in the range 0..255, red first, that `normalise` was given."""
+        mean, deviation = pixels.new_tensor(MEAN_BGR), pixels.new_tensor(DEVIATION_BGR)
+        return (pixels * deviation[:, None, None] + mean[:, None, None]).flip(1)
+
     def forward(self, pixels: Tensor) -> DetectorOutput:
         """Detect on normalised images (B, 3, H, W); 0 is padding."""
         fine = self.stages[0](self.stem(pixels))

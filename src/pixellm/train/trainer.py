@@ -158,7 +158,7 @@ class PixelLMTrainer(Trainer):
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = [self.model.count_terms(**batch) for batch in batches]
         terms = sorted(counts[0])
-        images = "images" if "images" in batches[0] else "pixel_values"
+        images = next((name for name in ("images", "pixel_values") if name in batches[0]), "input_ids")
         sizes = [(len(b[images]), b["input_ids"].numel() if "input_ids" in b else 0) for b in batches]
         rows = [[*(count[term] for term in terms), *size] for count, size in zip(counts, sizes, strict=True)]
         *sums, seen, tokens = self.accelerator.reduce(torch.tensor(rows, device=device).sum(dim=0), "sum").tolist()
