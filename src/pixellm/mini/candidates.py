@@ -1,7 +1,7 @@
 """Candidates: the objects and regions of an image that an answer may mean, as tokens that the language model reads.
 
-An object is what the detector found; a region stands for all that the image shows of a category without an object.
-Where the dense classifier sees no pixel of it, there is none.
+An object is what the detector found; a region stands for all that the image shows of a category without an object. Of
+categories that the detector does not know, there is one only where the dense classifier sees a pixel of them.
 
 Shapes:  B images · K candidates of an image · M detections of an image · D LLM width · G targets
          N tokens of a codebook group · V categories
@@ -68,7 +68,8 @@ class CandidateSelection(nn.Module):
         scores = features.presence_logits.float() * self.gain.float() + self.bias.float()
         resized_hw = resized_hw.to(scores.device)
         numbers = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
-        there = (scores >= UNSURE) & (features.class_logits.flatten(2).amax(dim=2) > 0)
+        detected = torch.isin(numbers, torch.tensor(self.columns, device=scores.device))
+        there = (scores >= UNSURE) & (detected | (features.class_logits.flatten(2).amax(dim=2) > 0))
         if features.objects is None:
             classes, priority = numbers, (FIRST + scores).where(there, -torch.inf)
             objects = torch.full_like(classes, REGION)
@@ -133,7 +134,7 @@ def _pad(values: Tensor, missing: int) -> Tensor:
 
 
 def region_boxes(logits: Tensor, size: int, resized_hw: Tensor) -> Tensor:
-    """Return boxes (B, K, 4) around logits (B, K, h, w) > 0, as fractions of the images."""
+    """Return boxes (B, K, 4) around logits (B, K, h, w) > 0, as fractions of the images; without any, all of them."""
     inside = logits > 0
     sides = []
     for dim in (2, 3):  # any row, any column
@@ -142,7 +143,9 @@ def region_boxes(logits: Tensor, size: int, resized_hw: Tensor) -> Tensor:
         sides.append((first, line.shape[2] - line.flip(2).argmax(dim=2)))
     (left, right), (top, bottom) = sides
     scale = size / logits.shape[-1] / resized_hw.flip(1).repeat(1, 2)[:, None].to(logits.dtype)
-    return (torch.stack([left, top, right, bottom], dim=-1) * scale).clamp(max=1)
+    boxes = (torch.stack([left, top, right, bottom], dim=-1) * scale).clamp(max=1)
+    whole = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    return torch.where(inside.flatten(2).any(dim=2)[..., None], boxes, whole)
 
 
 class CandidateTokens(nn.Module):

@@ -3,8 +3,8 @@
     pixels, prompt maps and previous mask of the region ─► convolutions ──► + features of both encoders ─┐
     prompt tokens (SAM's encoding) ◄─────────────────── two-way attention ◄──────────────────────────────┘─► logits
 
-The region is that of `imaging/prompt_region.py`. Prompts are a user's, or for an answer's own masks the detector's boxes
-(`prompted_instances.py`).
+The region is that of `imaging/prompt_region.py`. Prompts are a user's, or for an answer's own masks the detector's
+boxes (`prompted_instances.py`).
 
 Shapes:  T targets · P prompt points · c channels of a map · r = SIDE · H, W image height and width
 """

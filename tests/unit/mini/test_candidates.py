@@ -77,12 +77,17 @@ def test_what_is_surely_missing_is_no_candidate() -> None:
 
 
 def test_categories_without_a_detection_are_regions() -> None:
-    """Around where the classifier sees them, in fractions of the image; what it sees nowhere has none."""
+    """Around where the classifier sees them, in fractions of the image; of what it sees nowhere, the whole image.
+
+    What is seen nowhere and the detector does not know has none.
+    """
     selection = CandidateSelection(tiny.detector_config())
-    found = selection(features({CAT: 2.0, APPLE: 1.0}, shown=[(CAT, 1, 2), (CAT, 2, 5)]), HW)
-    assert found.valid[0].tolist() == [True, *[False] * 5]
-    assert found.objects[0, 0] == REGION
+    found = selection(features({CAT: 2.0, PERSON: 1.0, APPLE: 1.0}, shown=[(CAT, 1, 2), (CAT, 2, 5)]), HW)
+    assert found.valid[0].tolist() == [True, True, *[False] * 4]
+    assert found.classes[0, :2].tolist() == [CAT, PERSON]
+    assert found.objects[0, :2].tolist() == [REGION, REGION]
     torch.testing.assert_close(found.boxes[0, 0], torch.tensor([16 / 64, 8 / 32, 48 / 64, 24 / 32]))
+    assert found.boxes[0, 1].tolist() == [0, 0, 1, 1]
 
 
 def test_a_crowd_leaves_room_for_other_categories() -> None:
