@@ -68,7 +68,8 @@ class CandidateSelection(nn.Module):
         scores = features.presence_logits.float() * self.gain.float() + self.bias.float()
         resized_hw = resized_hw.to(scores.device)
         numbers = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
-        detected = torch.isin(numbers, torch.tensor(self.columns, device=scores.device))
+        columns = torch.tensor(self.columns, dtype=torch.long, device=scores.device)
+        detected = (numbers[..., None] == columns).any(dim=2)
         there = (scores >= UNSURE) & (detected | (features.class_logits.flatten(2).amax(dim=2) > 0))
         if features.objects is None:
             classes, priority = numbers, (FIRST + scores).where(there, -torch.inf)
