@@ -149,9 +149,10 @@ class MiniRecipe:
         model: fields of `MiniConfig`, with `vision` for those of `MiniVisionConfig`.
         initialise: directory of what an earlier run of the same sizes trained (its `trained`), as initial weights of
             all stages.
-        held_out: sources that are not trained on, for `calibrate`; none: nothing is calibrated.
+        held_out: sources that the classifier is not trained on, for `calibrate`; none: nothing is calibrated.
         detector: folder with NanoDet's weights, see `read_detector`; none: there is no detector, and no mask stage.
         vision_stage, mask_stage, refine_stage, text_stage: the stages; one that is none is left out.
+        scale: sources for `calibrate_presence`, everyday scenes as users have them; none: those of `held_out`.
         recall: see `calibrate_presence`; none: the scale of scores stays as it is.
         losses: loss weights in place of the defaults of `MiniLossWeights`.
     """
@@ -170,6 +171,7 @@ class MiniRecipe:
     initialise: Path | None = None
     detector: Path | None = None
     held_out: tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...] = ()
+    scale: tuple[Annotated[SourceConfig, fields_of(SourceConfig)], ...] = ()
     recall: float | None = None
     losses: Annotated[Mapping[str, float], fields_of(MiniLossWeights)] = Field(default_factory=dict)
 

@@ -1,7 +1,7 @@
 """The stages of a `MiniRecipe` one after the other, each resumed where it was left."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from pixellm.checkpoints.assemble import assemble, load_partial_checkpoint, save_partial_checkpoint
 from pixellm.data.coco import CocoSource
 from pixellm.data.mixture import LengthBatches, Mixture
-from pixellm.data.records import Record
+from pixellm.data.records import AnnotatedImage, Record
 from pixellm.mini.augment import AugmentedImages
 from pixellm.mini.build import (
     TIMM_MEAN,
@@ -34,7 +34,7 @@ from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.mask_stage import MaskSamples, MaskTraining, collate_masks
 from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.parts import fetch_language_model, fetch_vision_weights
-from pixellm.mini.recipe import MaskStage, MiniRecipe, RefineStage, TextStage, VisionStage
+from pixellm.mini.recipe import MaskStage, MiniRecipe, RefineStage, SourceConfig, TextStage, VisionStage
 from pixellm.mini.refine_cache import cache_images
 from pixellm.mini.refine_stage import Episodes, RefineTraining, collate_episodes
 from pixellm.mini.scenes import Scene, scene_of
@@ -216,12 +216,10 @@ def train_texts(
     if recipe.text_stage:
         fit_texts(model, processor, recipe, recipe.text_stage, result.parent / "texts")
     if recipe.held_out:
-        records = chain.from_iterable(evenly(source.load(recipe.data_root)) for source in recipe.held_out)
-        held_out = [record.decode() for record in records]
         if recipe.detector:
-            calibrate_detector(model, processor, held_out)
+            calibrate_detector(model, processor, _images(recipe, recipe.held_out))
         if recipe.recall is not None:
-            calibrate_presence(model, processor, held_out, recipe.recall)
+            calibrate_presence(model, processor, _images(recipe, recipe.scale or recipe.held_out), recipe.recall)
     with atomic_directory(result) as directory:
         save_partial_checkpoint(model, processor, recipe.lora.alpha, directory)
 
@@ -261,6 +259,11 @@ def fit_texts(
 def scenes(source: CocoSource) -> list[Scene]:
     """Return the scenes that the annotations of a source describe."""
     return [scene_of(source[index].decode()) for index in range(len(source))]
+
+
+def _images(recipe: MiniRecipe, sources: Sequence[SourceConfig]) -> list[AnnotatedImage]:
+    records = chain.from_iterable(evenly(source.load(recipe.data_root)) for source in sources)
+    return [record.decode() for record in records]
 
 
 def evenly(source: CocoSource) -> list[Record]:

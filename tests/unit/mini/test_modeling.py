@@ -114,6 +114,12 @@ def test_number_of_candidates_out_of_range(count):
         tiny.timm_config(num_candidates=count)
 
 
+@pytest.mark.parametrize("field", [{"num_tags": 48}, {"class_prior": True}])
+def test_models_with_tags_are_refused(field):
+    with pytest.raises(ValueError, match="got one of an earlier pixellm that reads tags"):
+        tiny.timm_config(**field)
+
+
 def test_class_prompts_need_ids_for_every_name():
     with pytest.raises(ValueError, match="5 categories, got 1"):
         ClassPrompts(tiny.timm_config(vocabulary_ids=[[[1]]]))

@@ -44,7 +44,7 @@ def refined(seen: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, 
 
 
 def test_the_region_is_read_as_a_users_prompts_are(seen) -> None:
-    """Pixels, previous mask, box and features are those of the box and a click at the same place, but for resampling."""
+    """Pixels, previous mask, box and features are those of the box and a click there, but for resampling."""
     _, _, own = refined(seen)
     x, y = (own.points[0, 0] * torch.tensor([96.0, 72.0]) + torch.tensor([16.0, 20.0])).tolist()
     box = Prompts.read(box=(BOX[0], BOX[1], BOX[2] - BOX[0], BOX[3] - BOX[1]), original_hw=(SIZE, SIZE))
