@@ -87,8 +87,8 @@ class MiniConfig(PixelLMConfig):
     ) -> None:
         if kwargs.pop("num_tags", 0) or kwargs.pop("class_prior", False):
             raise ValueError(
-                "expected a model that reads candidates, got one of an earlier pixellm that reads tags. Train it again, "
-                "or use the version that wrote it."
+                "expected a model that reads candidates, got one of an earlier pixellm that reads tags. Train it "
+                "again, or use the version that wrote it."
             )
         self.vocabulary_ids, self.num_candidates = vocabulary_ids or [], num_candidates
         self.peak_share, self.default_sampling = peak_share, dict(default_sampling or {})
