@@ -29,7 +29,10 @@ class MiniKind(PixelLMKind):
         return super().part_settings(preset, parts, tokenizer, vision) | {"vocabulary_ids": forms}
 
     def trained_parts(self, config: Any) -> tuple[str, ...]:
-        return (*super().trained_parts(config), *(PARTS if config.num_candidates else PARTS[:1]))
+        parts = super().trained_parts(config)
+        if not config.num_candidates:
+            return (*parts, *PARTS[:1])
+        return (*(part for part in parts if part != "llm_projector"), *PARTS)
 
     def tuning(self, config: Any) -> Tuning:
         tuning = super().tuning(config)
