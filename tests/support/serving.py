@@ -30,7 +30,7 @@ def write_model(directory: Path) -> Path:
 
 def write_refining_model(directory: Path) -> Path:
     """The same with a tiny pixellm-mini, whose masks can be refined."""
-    return _write(tiny.build(tiny.detector_config(refine_width=32), seed=2), tiny.tiny_processor(64, 6), directory)
+    return _write(tiny.build(tiny.detector_config(refine_width=32), seed=5), tiny.tiny_processor(64, 6), directory)
 
 
 def _write(model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, directory: Path) -> Path:
