@@ -29,8 +29,8 @@ from benchmarks.speed import released_decoder
 from benchmarks.speed.models import mid
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration
 from pixellm.model.codebook import find_groups
-from pixellm.model.losses import mask_losses
-from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
+from pixellm.model.losses import IGNORE_INDEX, mask_losses, text_loss
+from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.train.model_kind import adapt
 from pixellm.train.pixellm_kind import PixelLMKind
@@ -106,7 +106,7 @@ def plain_loss(model: PixelLMForConditionalGeneration, batch: Batch) -> Tensor:
     bias = packed_attention_bias(batch.segment_ids, ~model._padding_tokens(ids, images), embeddings.dtype)
     states = model.hidden_states(embeddings, bias, packed_positions(batch.segment_ids))
     counts = model.count_terms(batch.labels, batch.target_masks)
-    ce = weights.ce * model._text_loss(states, batch.labels) / counts["tokens"]
+    ce = weights.ce * text_loss(model.get_output_embeddings(), states, batch.labels) / counts["tokens"]
     groups = find_groups(ids, config.codebook_ids)
     logits: list[list[Tensor]] = [[] for _ in range(len(ids))]
     for row, position in groups.tolist():

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
+from pixellm.model.losses import IGNORE_INDEX
+from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.types import Conversation, Sample
 from tests.support import tiny

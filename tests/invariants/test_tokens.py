@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from pixellm.mini import parts as embedded
 from pixellm.model import PixelLMImageProcessor, PixelLMProcessor
-from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
+from pixellm.model.losses import IGNORE_INDEX
+from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.model.templates import CHATML
 from pixellm.predictor import Predictor
 from pixellm.prompts import PromptEncoder

@@ -18,8 +18,8 @@ from pixellm.imaging.masks import area as area_of
 from pixellm.imaging.postprocess import binarize
 from pixellm.inference.generation import Sampling, encode_prefix, generate
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor, PixelLMVisionConfig
-from pixellm.model.losses import LossWeights
-from pixellm.model.modeling import IGNORE_INDEX, IMAGE_TOKEN_ID
+from pixellm.model.losses import IGNORE_INDEX, LossWeights
+from pixellm.model.modeling import IMAGE_TOKEN_ID
 from pixellm.utils.weights import read_weights
 from tests.support import tiny
 

@@ -16,7 +16,7 @@ from pixellm.cost.report import TextTable, quantity
 from pixellm.cost.training import FP32, RowLoad, step_memory
 from pixellm.data.mixture import ChatSamples
 from pixellm.model.codebook import find_groups
-from pixellm.model.modeling import IGNORE_INDEX
+from pixellm.model.losses import IGNORE_INDEX
 from pixellm.train.model_kind import KnownModels, WholeModel
 from pixellm.train.pixellm_kind import PixelLMKind
 from pixellm.train.recipe import Recipe

@@ -209,7 +209,7 @@ def _states_of(model: Any, load: RowLoad, count: int) -> Tensor:
 
 
 def _text_loss(model: Any, states: Tensor) -> Tensor:
-    """Cross-entropy at so many positions (N, D), as `PixelLMForConditionalGeneration._text_loss`."""
+    """Cross-entropy at so many positions (N, D), as `model.losses.text_loss`."""
     logits = model.get_output_embeddings()(states).float()
     return F.cross_entropy(logits, torch.zeros(len(states), dtype=torch.long), reduction="sum")
 

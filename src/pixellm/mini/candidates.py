@@ -150,7 +150,7 @@ def region_boxes(logits: Tensor, size: int, resized_hw: Tensor) -> Tensor:
 
 
 class CandidateTokens(nn.Module):
-    """What a candidate is, where it is, how sure that is, and which of the K it is."""
+    """Tokens that tell what a candidate is, where it is, how sure that is, and which of the K it is."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ def place_features(boxes: Tensor) -> Tensor:
 
 
 class Pointer(nn.Module):
-    """Which candidates the states of a codebook group mean.
+    """Point from the states of a codebook group at the candidates that they mean.
 
     It starts as the cosine of states and candidates around their means: a language model with tied embeddings that is
     about to write a word has a state like it, and what it has read it can copy.

@@ -58,7 +58,6 @@ class ClassifiedImages(EncodedImages):
     objects: DetectedObjects | None = None
     mask_maps: list[Tensor] = field(default_factory=list)
     refine_maps: list[Tensor] = field(default_factory=list)
-    refine_maps: list[Tensor] = field(default_factory=list)
 
 
 class MiniForConditionalGeneration(PixelLMForConditionalGeneration):

@@ -26,8 +26,7 @@ from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.scenes import DEFAULT_WEIGHTS, Scene, SceneObject, compose, draw_scene
 from pixellm.mini.scenes.lexicon import canonical, names, overlapping
 from pixellm.model import PixelLMProcessor
-from pixellm.model.losses import LossCounts
-from pixellm.model.modeling import IGNORE_INDEX
+from pixellm.model.losses import IGNORE_INDEX, LossCounts, text_loss
 from pixellm.model.states import EncodedImages
 from pixellm.types import Conversation, Output, Sample
 
@@ -266,7 +265,8 @@ class SceneTraining(nn.Module):
             loss_weights: of the losses.
         """
         hidden, tokens, states, rows = self._read(input_ids, segment_ids, names, boxes, scores, valid, conditioning)
-        text = self.model.text_loss(hidden, labels, label_weights(labels)) / max(1, counts["tokens"])
+        head = self.model.get_output_embeddings()
+        text = text_loss(head, hidden, labels, label_weights(labels)) / max(1, counts["tokens"])
         logits = self.model.point(states, tokens[rows])
         pointing = pointer_loss(logits.float(), meant, valid[rows]) / max(1, counts["targets"])
         return Output([], {"ce": loss_weights.ce * text, "pointer": loss_weights.pointer * pointing})
@@ -277,22 +277,12 @@ class SceneTraining(nn.Module):
         return Counter(tokens=tokens, targets=len(meant), images=len(input_ids))
 
     @torch.no_grad()
-    def centre_pointer(
-        self,
-        input_ids: Tensor,
-        segment_ids: Tensor,
-        names: Tensor,
-        boxes: Tensor,
-        scores: Tensor,
-        valid: Tensor,
-        conditioning: Tensor,
-        **_batch: object,
-    ) -> None:
+    def centre_pointer(self, **batch: Tensor) -> None:
         """Let the model's pointer start around the states and candidates of a batch."""
-        _, tokens, states, _ = self._read(input_ids, segment_ids, names, boxes, scores, valid, conditioning)
+        _, tokens, states, _ = self._read(**batch)
         groups = states.unflatten(0, (-1, len(self.model.config.codebook_ids)))
         assert self.model.pointer is not None
-        self.model.pointer.centre_on(groups, tokens[valid])
+        self.model.pointer.centre_on(groups, tokens[batch["valid"]])
 
     def _read(
         self,
@@ -303,6 +293,7 @@ class SceneTraining(nn.Module):
         scores: Tensor,
         valid: Tensor,
         conditioning: Tensor,
+        **_batch: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return hidden states (B, T, D), candidates (B, K, D), group states (G·N, D), and each group's row (G,)."""
         model = self.model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixellm.imaging import geometry
 
@@ -18,6 +18,8 @@ DICE_SCALE = 1000.0
 DICE_EPS = 1e-6
 
 LossCounts = Counter[str]  # by what it counts: numbers that the losses of a step, on all processes, are averaged over
+
+IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,24 @@ class LossWeights:
     bce: float = 2.0
     dice: float = 0.5
     overlap: float = 2.0
+
+
+def text_loss(head: nn.Module, states: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the next token, summed over all labels of the batch; only those states meet the head.
+
+    Args:
+        head: output embeddings of the language model.
+        states: (B, T, D).
+        labels: (B, T), `IGNORE_INDEX` where nothing is learned.
+        weights: (B, T) of the labels; None: all count once.
+    """
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    labelled = targets != IGNORE_INDEX
+    logits = head(states[labelled]).float()
+    if weights is None:
+        return F.cross_entropy(logits, targets[labelled], reduction="sum")
+    each = F.cross_entropy(logits, targets[labelled], reduction="none")
+    return (each * F.pad(weights[:, 1:], (0, 1))[labelled]).sum()
 
 
 def refinement_weight(logits: Tensor, overlap_weight: float) -> Tensor:

@@ -20,7 +20,7 @@ from pixellm.imaging.visual_prompts import Prompts, untrained
 from pixellm.model import attention, losses
 from pixellm.model.codebook import Codebook, find_groups, fusion_weight
 from pixellm.model.configuration import PixelLMConfig, PixelLMVisionConfig
-from pixellm.model.losses import LossCounts, LossWeights
+from pixellm.model.losses import IGNORE_INDEX, LossCounts, LossWeights
 from pixellm.model.packing import packed_attention_bias, packed_positions
 from pixellm.model.pixel_decoder import Neck, PixelDecoder
 from pixellm.model.states import EncodedImages, ForwardStates
@@ -29,7 +29,6 @@ from pixellm.prompts import IMAGE_TOKEN_ID
 from pixellm.types import Output
 from pixellm.utils.weights import load_whole
 
-IGNORE_INDEX = -100
 # transformers 5.24 renamed it.
 CACHE_ARGUMENT = "cache" if "cache" in signature(LlamaModel.forward).parameters else "past_key_values"
 
@@ -325,7 +324,8 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
         """Compute the losses of the paper; see `forward`."""
         output = Output(states.mask_logits)
         if labels is not None:
-            output.losses["ce"] = weights.ce * self.text_loss(states.hidden, labels) / max(1, counts["tokens"])
+            text = losses.text_loss(self.get_output_embeddings(), states.hidden, labels)
+            output.losses["ce"] = weights.ce * text / max(1, counts["tokens"])
         if target_masks is not None:
             per_image = [len(logits) for logits in states.mask_logits]
             answers = segment_ids[states.groups[:, 0], states.groups[:, 1]].split(per_image)
@@ -397,16 +397,3 @@ class PixelLMForConditionalGeneration(PreTrainedModel):
     def _padding_tokens(self, input_ids: Tensor, images: EncodedImages) -> Tensor:
         is_image = input_ids == IMAGE_TOKEN_ID
         return torch.zeros_like(is_image).masked_scatter(is_image, ~images.token_valid)
-
-    def text_loss(self, states: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Cross-entropy of the next token, summed over all labels of the batch; only those states meet the head.
-
-        `weights` (B, T) are of the labels; none: all count once.
-        """
-        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-        labelled = targets != IGNORE_INDEX
-        logits = self.get_output_embeddings()(states[labelled]).float()
-        if weights is None:
-            return F.cross_entropy(logits, targets[labelled], reduction="sum")
-        losses = F.cross_entropy(logits, targets[labelled], reduction="none")
-        return (losses * F.pad(weights[:, 1:], (0, 1))[labelled]).sum()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixellm.model.modeling import IGNORE_INDEX
+from pixellm.model.losses import IGNORE_INDEX
 from pixellm.types import SEG_SLOT, Conversation
 
 Turn = tuple[Conversation, list[int], list[int]]  # with the ids of its question and of its answer

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pixellm.model.codebook import find_groups
-from pixellm.model.modeling import IGNORE_INDEX
+from pixellm.model.losses import IGNORE_INDEX
 from pixellm.types import Answer, Conversation, Sample, Target
 from tests.support.tiny_vlms import families, position_image, whole_pass
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.model.losses import mask_bce, mask_dice
-from pixellm.model.modeling import IGNORE_INDEX
+from pixellm.model.losses import IGNORE_INDEX, mask_bce, mask_dice
 from pixellm.types import Conversation, Sample
 from tests.support import tiny
 
