@@ -30,8 +30,9 @@ def url(model, tmp_path_factory):
 
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY)
+    # Each of two replicas asks for half a CPU. Ray starts a process ahead for each CPU that it is told of.
     ray.init(
-        num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+        num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
     )
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -39,7 +40,7 @@ def url(model, tmp_path_factory):
     arguments = {"model": str(model), "name": MODEL, "keys_file": str(keys), "batch_size": 1, "max_replicas": 2}
     serve.run(app({**arguments, "upscale_delay": 0.5, "num_cpus": 0.5}), name="pixellm", route_prefix="/")
     address = f"http://127.0.0.1:{port}"
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while httpx2.get(f"{address}/readyz", timeout=30).status_code != 200:
         assert time.monotonic() < limit, "waited too long"
         time.sleep(0.2)
