@@ -93,6 +93,21 @@ def _cut(map_: Tensor, rois: Tensor, size: int, side: int, samples: int) -> Tens
     return roi_align(map_.float(), rois, side, map_.shape[-1] / size, sampling_ratio=samples, aligned=True)
 
 
+def likeliest_places(probability: Tensor, boxes: Tensor, resized_hw: Tensor, size: int) -> Tensor:
+    """Return the likeliest place (P, 2) of each mask, in pixels of the square.
+
+    Args:
+        probability: (P, s, s) over the square of `size` pixels.
+        boxes: (P, 4) of the detector.
+        resized_hw: (P, 2).
+        size: S.
+    """
+    regions = _regions(boxes.float(), resized_hw)
+    own = _rois(torch.arange(len(regions), device=regions.device), regions)
+    place = _likeliest(_cut(probability[:, None], own, size, SIDE, SAMPLES)[:, 0])
+    return regions[:, :2] + place * (regions[:, 2:] - regions[:, :2])
+
+
 def _likeliest(probability: Tensor) -> Tensor:
     """Return the middle (P, 2) of the window with the highest mean of probabilities (P, r, r): x, y in 0..1."""
     windows = F.avg_pool2d(probability[:, None], WINDOW, stride=1, padding=WINDOW // 2)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,9 +20,9 @@ from pixellm.data.records import AnnotatedImage
 from pixellm.imaging import masks
 from pixellm.imaging.postprocess import binarize
 from pixellm.imaging.prompt_region import cropped
-from pixellm.mini.mask_head import paste, with_margin
+from pixellm.mini.instances import SURE_SCORE
 from pixellm.mini.modeling import ClassifiedImages, MiniForConditionalGeneration
-from pixellm.mini.vision import ClassifiedFeatures
+from pixellm.mini.prompted_instances import likeliest_places
 from pixellm.model import PixelLMImageProcessor
 from pixellm.utils.files import atomic_write
 
@@ -41,6 +42,7 @@ class CachedImage:
         wanted: bool (W, H, W): instances, and unions of all instances of a category.
         first: bool (K, H, W), masks of the model without any prompt.
         first_of: (W, 2) rows of `first`: the mask of the wanted mask's category, and that of a detection; -1: none.
+        marks: (K, 3, 2) x and y in pixels: the likeliest place of a detection's mask, and the corners of its box.
     """
 
     pixels: Tensor
@@ -48,10 +50,11 @@ class CachedImage:
     wanted: Tensor
     first: Tensor
     first_of: Tensor
+    marks: Tensor
 
     def save(self, path: Path) -> None:
         """Write the image to a file, masks as bits."""
-        state = {"pixels": self.pixels, "first_of": self.first_of}
+        state = {"pixels": self.pixels, "first_of": self.first_of, "marks": self.marks}
         state |= {f"maps.{index}": map_.half().contiguous() for index, map_ in enumerate(self.maps)}
         for name, stack in (("wanted", self.wanted), ("first", self.first)):
             state[name] = torch.from_numpy(np.packbits(stack.numpy(), axis=-1)).contiguous()
@@ -67,7 +70,7 @@ class CachedImage:
             for name in ("wanted", "first")
         )
         maps = [state[f"maps.{index}"] for index in range(sum(name.startswith("maps.") for name in state))]
-        return cls(state["pixels"], maps, wanted, first, state["first_of"])
+        return cls(state["pixels"], maps, wanted, first, state["first_of"], state["marks"])
 
 
 def cache_images(
@@ -95,7 +98,7 @@ def cached_image(
     """Encode an image, and decode the first masks of what is wanted of it."""
     inputs = processor([annotated.image])
     hw = inputs["resized_hw"]
-    images, features = model.encode_with_features(inputs["pixel_values"].to(model.device, model.dtype), hw)
+    images = model.encode_images(inputs["pixel_values"].to(model.device, model.dtype), hw)
     wanted, names, single = _wanted(annotated, rng)
     vocabulary = model.config.vision_config.vocabulary
     named = [name for name in dict.fromkeys(names) if name in vocabulary]
@@ -104,7 +107,10 @@ def cached_image(
     logits = model.decode_classes(images, classes, torch.zeros_like(classes)) if named else torch.zeros(0, 1, 1)
     share = model.peak_share
     first = [masks.decode(mask.rle, *original) for mask in binarize(logits, resized, original, share)]
-    drawn = [masks.decode(m.rle, *original) for m in binarize(_detected(model, images, features), resized, original)]
+    detected, places = _detected(model, images)
+    drawn = [masks.decode(mask.rle, *original) for mask in binarize(detected, resized, original, share)]
+    scale = torch.tensor([original[1] / resized[1], original[0] / resized[0]])
+    marks = [torch.zeros(3, 2) for _ in first]
     first_of = np.full((len(wanted), 2), NONE, dtype=np.int64)
     for row, (mask, name, alone) in enumerate(zip(wanted, names, single, strict=True)):
         if name in named:
@@ -112,7 +118,9 @@ def cached_image(
         overlaps = [(mask & other).sum() / (mask | other).sum() for other in drawn] if alone else []
         if overlaps and max(overlaps) >= MATCHED_IOU:
             first_of[row, 1] = len(first)
-            first.append(drawn[int(np.argmax(overlaps))])
+            number = int(np.argmax(overlaps))
+            first.append(drawn[number])
+            marks.append(places[number] * scale)
     stack = np.stack(first) if first else np.zeros((0, *original), dtype=bool)
     return CachedImage(
         pixels=torch.from_numpy(np.array(annotated.image.convert("RGB"))).permute(2, 0, 1).contiguous(),
@@ -120,6 +128,7 @@ def cached_image(
         wanted=torch.from_numpy(np.stack(wanted) if wanted else np.zeros((0, *original), dtype=bool)),
         first=torch.from_numpy(stack),
         first_of=torch.from_numpy(first_of),
+        marks=torch.stack(marks) if marks else torch.zeros(0, 3, 2),
     )
 
 
@@ -134,16 +143,24 @@ def _wanted(annotated: AnnotatedImage, rng: random.Random) -> tuple[list[np.ndar
     return [row[0] for row in chosen], [row[1] for row in chosen], [row[2] for row in chosen]
 
 
-def _detected(model: MiniForConditionalGeneration, images: ClassifiedImages, features: ClassifiedFeatures) -> Tensor:
-    """Return mask logits (K, S, S) of an image's detections."""
-    instances, objects = model.instances, images.objects
-    assert instances is not None
+def _detected(model: MiniForConditionalGeneration, images: ClassifiedImages) -> tuple[Tensor, Tensor]:
+    """Return mask logits (K, S, S) of an image's detections before refinement, and their `marks` in the square."""
+    objects, hw = images.objects, images.resized_hw
+    assert model.instances is not None
     assert objects is not None
-    boxes, classes, scores = objects.detections.image(0)
-    keep = scores > 0.3
-    boxes, classes = with_margin(boxes[keep]), classes[keep]
-    index = torch.zeros_like(classes)
-    logits = instances.segment(objects, images.mask_maps, images.class_logits, boxes, index, classes)
-    size = objects.pixels.shape[-1]
-    pasted, inside = paste(logits.float(), boxes, size, size)
-    return pasted.where(inside, -10.0)
+    sure = (objects.detections.valid[0] & (objects.detections.scores[0] >= SURE_SCORE)).nonzero()[:, 0]
+    columns = torch.tensor(model.config.vision_config.detector_columns)[objects.detections.classes[0, sure]]
+    index = torch.zeros_like(sure)
+    shares = F.one_hot(columns, len(model.config.vision_config.vocabulary)).to(model.dtype)
+    chosen = F.one_hot(sure, objects.detections.valid.shape[1]).bool()
+    found: list[Tensor] = []
+
+    def keep(logits: Tensor, boxes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        size = objects.pixels.shape[-1]
+        places = likeliest_places(logits.float().sigmoid(), boxes, hw[rows], size)
+        found.extend((logits, torch.cat([places[:, None], boxes.float().unflatten(1, (2, 2))], dim=1)))
+        return logits, torch.ones_like(logits, dtype=torch.bool)
+
+    regions = model.decode_regions(images, shares, index)
+    model.instances(objects, images.mask_maps, images.class_logits, chosen, regions, hw, index, keep)
+    return found[0], found[1].cpu()

@@ -2,7 +2,8 @@
 
 An episode begins with a mask that the model gives, or with a wrong one made of the wanted mask, and goes through some
 clicks, each of which changes the mask that the next one corrects. Most clicks follow the protocol of
-`pixellm.eval.clicks`; some are placed anywhere in an error region, or are strokes, as people make them.
+`pixellm.eval.clicks`; some are placed anywhere in an error region, or are strokes, as people make them. Where it begins
+with a detection's mask, the detector's own marks may come first (`prompted_instances.py`).
 
 Shapes:  H, W image height and width · r side of a region
 """
@@ -21,13 +22,14 @@ from torch.utils.data import Dataset
 
 from pixellm.eval.clicks import depths
 from pixellm.imaging.prompt_region import SIDE, cut, put_back, region_of
-from pixellm.imaging.visual_prompts import BACKGROUND, FOREGROUND, Prompts, sample_stroke
+from pixellm.imaging.visual_prompts import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, Prompts, sample_stroke
 from pixellm.mini.refine_cache import NONE, CachedImage
 from pixellm.mini.refiner import Refiner, RegionInputs, region_inputs
 from pixellm.model.losses import LossCounts, LossWeights, mask_bce
 from pixellm.types import Output
 
 FIRST_RATES = (0.45, 0.25, 0.1, 0.2)  # of first masks: the category's, a detection's, none, a wrong one
+DETECTOR_RATE = 0.8  # of episodes that begin with a detection's mask: they are prompted as answers are
 BOX_RATE, BOX_NOISE = 0.12, 0.05  # of episodes that begin with a box; its error as a share of its sides
 ANYWHERE_RATE, STROKE_RATE = 0.25, 0.08  # of clicks
 EARLIER_RATE, MOST_EARLIER = 0.25, 8  # of episodes that begin with a nearly right mask, and clicks that led there
@@ -47,6 +49,7 @@ class Episode:
         wanted: bool (H, W).
         prompts: what was marked already.
         seed: of the clicks.
+        prompted: the first mask is corrected by `prompts` alone, before any click.
     """
 
     pixels: Tensor
@@ -55,6 +58,7 @@ class Episode:
     wanted: Tensor
     prompts: Prompts
     seed: int
+    prompted: bool = False
 
 
 @dataclass
@@ -93,18 +97,20 @@ def augmented(image: CachedImage, rng: random.Random) -> CachedImage:
     mean = values.mean()
     values = (values - mean) * rng.uniform(1 - COLOUR, 1 + COLOUR) + mean * rng.uniform(1 - COLOUR, 1 + COLOUR)
     pixels = values.clamp(0, 255).to(torch.uint8)
-    wanted, first = image.wanted, image.first
+    wanted, first, marks = image.wanted, image.first, image.marks
     if rng.random() < 0.5:
         pixels, wanted, first = pixels.flip(-1), wanted.flip(-1), first.flip(-1)
         maps = [map_.flip(-1) for map_ in maps]
-    return CachedImage(pixels, maps, wanted, first, image.first_of)
+        x = pixels.shape[-1] - marks[..., 0]
+        marks = torch.stack([x[:, [0, 2, 1]], marks[..., 1]], dim=-1)  # what was right is left
+    return CachedImage(pixels, maps, wanted, first, image.first_of, marks)
 
 
 def begin(image: CachedImage, rng: random.Random) -> Episode:
     """Choose what is wanted of an image, and with which mask and prompts the episode begins."""
     row = rng.randrange(len(image.wanted))
     wanted = image.wanted[row]
-    prompts = Prompts()
+    prompts, prompted = Prompts(), False
     if rng.random() < EARLIER_RATE:
         mask = spoiled(wanted.numpy(), rng, 0.5)
         prompts = _earlier(mask, wanted.numpy(), rng)
@@ -113,13 +119,21 @@ def begin(image: CachedImage, rng: random.Random) -> Episode:
         chosen = int(image.first_of[row, int(kind == "detection")]) if kind in ("category", "detection") else NONE
         if chosen != NONE:
             mask = image.first[chosen].numpy()
+            prompted = kind == "detection" and rng.random() < DETECTOR_RATE
+            prompts = _detector_prompts(image.marks[chosen].tolist()) if prompted else prompts
         elif kind == "none":
             mask = np.zeros_like(wanted.numpy())
         else:
             mask = spoiled(wanted.numpy(), rng, 1.0)
-    if rng.random() < BOX_RATE:
+    if not prompted and rng.random() < BOX_RATE:
         prompts = prompts.followed_by(_box_around(wanted.numpy(), rng))
-    return Episode(image.pixels, image.maps, torch.from_numpy(mask), wanted, prompts, rng.randrange(2**31))
+    return Episode(image.pixels, image.maps, torch.from_numpy(mask), wanted, prompts, rng.randrange(2**31), prompted)
+
+
+def _detector_prompts(marks: list[list[float]]) -> Prompts:
+    """Return a detection's marks, see `CachedImage`, as prompts."""
+    place, top_left, bottom_right = ((x, y) for x, y in marks)
+    return Prompts((place, top_left, bottom_right), (FOREGROUND, TOP_LEFT, BOTTOM_RIGHT))
 
 
 def spoiled(wanted: np.ndarray, rng: random.Random, strength: float) -> np.ndarray:
@@ -216,23 +230,27 @@ class RefineTraining(nn.Module):
     def forward(
         self, pixel_values: list[Tensor], episodes: list[Episode], counts: LossCounts, loss_weights: LossWeights
     ) -> Output:
-        """Compute the losses after each click of all episodes; `pixel_values` are theirs."""
+        """Compute the losses after each click, or the first prompts, of all episodes; `pixel_values` are theirs."""
         device = next(self.parameters()).device
         masks, prompts = [e.mask for e in episodes], [e.prompts for e in episodes]
         maps = [[map_.float() for map_ in e.maps] for e in episodes]
         rngs = [random.Random(e.seed) for e in episodes]
         sums: dict[str, list[Tensor]] = {"bce": [], "dice": []}
-        for _ in range(self.clicks):
+        for number in range(self.clicks):
             rows, regions, inputs, wanted = [], [], [], []
             for row, episode in enumerate(episodes):
-                clicked = simulated(masks[row].numpy(), episode.wanted.numpy(), rngs[row])
-                region = region_of(masks[row].numpy(), prompts[row].followed_by(clicked)) if clicked else None
-                if clicked is None or region is None:
+                if number == 0 and episode.prompted:
+                    marks, prompts[row] = prompts[row], Prompts()  # whoever clicks later knows nothing of these
+                elif clicked := simulated(masks[row].numpy(), episode.wanted.numpy(), rngs[row]):
+                    marks = prompts[row] = prompts[row].followed_by(clicked)
+                else:
                     continue
-                prompts[row] = prompts[row].followed_by(clicked)
+                region = region_of(masks[row].numpy(), marks)
+                if region is None:
+                    continue
                 rows.append(row)
                 regions.append(region)
-                inputs.append(region_inputs(episode.pixels, maps[row], masks[row], prompts[row], region))
+                inputs.append(region_inputs(episode.pixels, maps[row], masks[row], marks, region))
                 wanted.append(torch.from_numpy(cut(episode.wanted[None].numpy(), region, SIDE)[0]))
             if not rows:
                 break

@@ -13,6 +13,7 @@ from pixellm.mini import refine_stage
 from pixellm.mini.losses import MiniLossWeights
 from pixellm.mini.refine_cache import CachedImage, cached_image
 from pixellm.mini.refine_stage import Episodes, RefineTraining, begin, collate_episodes, simulated, spoiled
+from pixellm.mini.refiner import region_inputs
 from tests.support import tiny
 
 
@@ -62,7 +63,7 @@ def test_what_is_cached(cached, model):
 def test_a_file_gives_the_same(cached):
     image, path = cached
     again = CachedImage.load(path)
-    for name in ("pixels", "wanted", "first", "first_of"):
+    for name in ("pixels", "wanted", "first", "first_of", "marks"):
         assert torch.equal(getattr(again, name), getattr(image, name)), name
     for before, after in zip(image.maps, again.maps, strict=True):
         torch.testing.assert_close(after.float(), before.float(), atol=1e-3, rtol=1e-3)
@@ -174,6 +175,36 @@ def test_only_the_refiner_learns(cached, model):
     for name, tensor in model.state_dict().items():
         if not name.startswith("refiner."):
             assert torch.equal(tensor, before[name]), name
+
+
+def test_a_detection_is_prompted_before_any_click(cached, model, monkeypatch):
+    """Its marks come first and alone; whoever clicks next knows nothing of them."""
+    image, _ = cached
+    marks = torch.tensor([[[12.0, 17.0], [4.0, 4.0], [24.0, 30.0]]])
+    found = CachedImage(image.pixels, image.maps, image.wanted[:1], image.first[:1], torch.tensor([[-1, 0]]), marks)
+    monkeypatch.setattr(refine_stage, "FIRST_RATES", (0, 1, 0, 0))
+    monkeypatch.setattr(refine_stage, "EARLIER_RATE", 0)
+    monkeypatch.setattr(refine_stage, "DETECTOR_RATE", 1)
+    episode = begin(found, random.Random(0))
+    assert episode.prompted
+    assert episode.prompts.box == (4, 4, 24, 30)
+    assert episode.prompts.points[0] == (12, 17)
+    mirrored = next(
+        one for one in (refine_stage.augmented(found, random.Random(n)) for n in range(9)) if one.marks[0, 0, 0] != 12
+    )
+    assert mirrored.marks[0].tolist() == [[52, 17], [40, 4], [60, 30]]
+    seen = []
+
+    def spy(pixels, maps, mask, prompts, region):
+        seen.append(prompts)
+        return region_inputs(pixels, maps, mask, prompts, region)
+
+    monkeypatch.setattr(refine_stage, "region_inputs", spy)
+    RefineTraining(model.refiner, clicks=2)(
+        **collate_episodes([episode]), counts=Counter(images=1), loss_weights=MiniLossWeights()
+    )
+    assert seen[0] == episode.prompts
+    assert seen[1].box is None
 
 
 def test_a_right_mask_gives_no_loss(cached, model):
