@@ -33,20 +33,18 @@ def test_candidates_are_in_order() -> None:
         assert all(0 <= side <= 1 for row in rows for side in row.box)
 
 
-def test_targets_are_objects_of_the_phrase_before_them() -> None:
-    """What a slot means is of one category in most answers, and always exists."""
+def test_targets_are_candidates() -> None:
+    """What a slot means always exists."""
     rng, checked = random.Random(0), 0
     for _ in range(40):
         scene = draw_scene(rng)
         sample = make_sample(scene, 4, 32, rng)
         slots = sum(conversation.answer.count("{seg}") for conversation in sample.conversations)
         assert slots == len(sample.meant)
-        for conversation in sample.conversations:
-            if not conversation.continues and conversation.question.startswith("Find the "):
-                checked += 1
+        checked += slots
         assert all(0 <= n < len(sample.candidates) for one in sample.meant for n in one)
         assert all(one for one in sample.meant)
-    assert checked
+    assert checked > 100
 
 
 def test_unsure_categories_count_only_where_they_are_named() -> None:

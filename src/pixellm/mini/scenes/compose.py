@@ -34,7 +34,7 @@ KINDS = (*BUILDERS, "followup", "nothing")
 DEFAULT_WEIGHTS: dict[str, float] = {
     **{"category": 0.1, "several": 0.08, "all": 0.06, "each": 0.03, "count": 0.045, "order": 0.05, "place": 0.05},
     **{"neighbour": 0.05, "compare": 0.07, "use": 0.13, "has": 0.06, "group": 0.08, "action": 0.06, "two_part": 0.1},
-    **{"exclude": 0.06, "yes_no": 0.05, "followup": 0.05, "nothing": 0.25},
+    **{"exclude": 0.06, "yes_no": 0.05, "followup": 0.05, "nothing": 0.65},
 }
 
 
@@ -44,7 +44,7 @@ def compose(scene: Scene, rng: random.Random, kinds: Mapping[str, float] | None 
     Args:
         scene: its objects; what is not in `known` is never said to be absent.
         rng: everything random comes from it.
-        kinds: weights of `KINDS`; a question of the kind "nothing" has the form of any other of them.
+        kinds: weights of `KINDS`; a question of the kind "nothing" has the form of another, drawn by the same weights.
 
     Raises:
         ValueError: a kind is unknown.
@@ -64,8 +64,8 @@ def compose(scene: Scene, rng: random.Random, kinds: Mapping[str, float] | None 
 def _ask(view: SceneView, rng: random.Random, kind: str, weights: Mapping[str, float]) -> SceneQuestion | None:
     base, fits = kind, kind != "nothing"
     if not fits:
-        forms = [key for key in BUILDERS if weights.get(key, 0) > 0] or list(BUILDERS)
-        base = rng.choice(forms)
+        forms = {key: weights.get(key, 0) for key in BUILDERS}
+        base = rng.choices(tuple(forms), tuple(forms.values()) if any(forms.values()) else None)[0]
     if kind == "followup":
         asked = combining.follow_up(view, rng)
     else:

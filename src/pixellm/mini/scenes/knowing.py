@@ -4,7 +4,7 @@ import random
 
 from pixellm.data.categories import COCO
 from pixellm.mini.scenes.facts import Fact
-from pixellm.mini.scenes.lexicon import canonical, names, noun_of
+from pixellm.mini.scenes.lexicon import canonical, noun_of
 from pixellm.mini.scenes.naming import COMMON_RATE, MAX_SLOTS, Asked
 from pixellm.mini.scenes.phrasing import Said, agree, listed, one, word_for
 from pixellm.mini.scenes.scene import SceneView
@@ -84,8 +84,10 @@ def pick_fact(
     """
     possible = [(f, found) for f, found in view.fits if f.kind in kinds and bool(found) == fits and len(found) <= 6]
     if not fits:
-        wanted = rng.choice(COCO) if rng.random() < COMMON_RATE else rng.choice(tuple(sorted(names())))
-        possible = [(f, found) for f, found in possible if canonical(wanted) in f.members]
+        members = frozenset[str]().union(*(f.members for f, _ in possible))
+        common = members.intersection(map(canonical, COCO)) if rng.random() < COMMON_RATE else members
+        wanted = rng.choice(sorted(common or members)) if members else None
+        possible = [(f, found) for f, found in possible if wanted in f.members]
     telling = [(f, found) for f, found in possible if len(found) < len(view.categories)]
     return rng.choice(telling or possible) if possible else None
 

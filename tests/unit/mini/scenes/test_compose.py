@@ -77,11 +77,11 @@ def test_all_kinds_occur_and_nothing_in_all_forms(composed):
     assert {asked.base for _, asked in composed if asked.kind == "nothing"} >= set(BUILDERS) - {"all"}
 
 
-def test_about_a_fifth_is_nothing():
+def test_about_two_fifths_are_nothing():
     rng = random.Random(3)
     asked = [compose(draw_scene(rng), rng) for _ in range(600)]
     share = sum(a is not None and a.kind == "nothing" for a in asked) / len(asked)
-    assert 0.12 < share < 0.28
+    assert 0.3 < share < 0.5
 
 
 def test_same_seed_same_questions():
@@ -102,6 +102,7 @@ def test_what_is_called_absent_is_known_and_absent(composed):
     checked = 0
     shared = {fact.noun for fact in facts()}  # words for groups that are also categories
     plain = {noun_of(name).singular: name for name in names() - shared}
+    unambiguous = {fact.none for fact in facts()}  # a glove may be an accessory, as a belt may, but holds no trousers
     for scene, turn in turns(composed, *KINDS):
         for phrase in re.findall(r"[Tt]here (?:is|are) (no [^.;]+?)(?: here)?[.;]", turn.answer):
             for word in re.findall(r"no ([a-z' -]+?)(?=, no| and no|$)", phrase):
@@ -110,7 +111,7 @@ def test_what_is_called_absent_is_known_and_absent(composed):
                     present = {item.category for item in scene.objects}
                     assert name in scene.known, turn
                     assert name not in present, turn
-                    assert not overlapping(name) & present, turn
+                    assert turn.answer in unambiguous or not overlapping(name) & present, turn
     assert checked > 200
 
 
