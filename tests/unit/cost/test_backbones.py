@@ -18,13 +18,13 @@ from pixellm.train.model_kind import has_tied_embeddings
 from tests.support import closed_form
 from tests.support.tiny_vlms import position_image, tiny_vlm
 
-# Parameters of the safetensors on the Hub, as the pages of the models state them.
+# Parameters as the Hub counts them in each model's files: `safetensors.total` of https://huggingface.co/api/models/ID.
 PUBLISHED = {
-    "qwen3-vl-4b": 4_437_815_808,
-    "qwen3-vl-8b": 8_767_123_696,
-    "internvl3.5-8b": 8_528_318_464,
-    "smolvlm2-2.2b": 2_246_784_880,
-    "gemma3-4b": 4_300_079_472,
+    "qwen3-vl-4b": 4_437_815_808,  # Qwen/Qwen3-VL-4B-Instruct
+    "qwen3-vl-8b": 8_767_123_696,  # Qwen/Qwen3-VL-8B-Instruct
+    "internvl3.5-8b": 8_528_318_464,  # OpenGVLab/InternVL3_5-8B-HF
+    "smolvlm2-2.2b": 2_246_784_880,  # HuggingFaceTB/SmolVLM2-2.2B-Instruct
+    "gemma3-4b": 4_300_079_472,  # google/gemma-3-4b-it
 }
 
 
