@@ -44,7 +44,7 @@ test-newest: VERSION = $(RANGE)
 comma := ,
 test-oldest test-newest: setup
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target build/$@ 'transformers$(VERSION)'
-	PYTHONPATH=$(CURDIR)/build/$@ $(BIN)/pytest tests/invariants tests/unit/model tests/unit/inference
+	PYTHONPATH=$(CURDIR)/build/$@ $(BIN)/pytest tests/invariants tests/unit/model tests/unit/inference tests/unit/backbones
 
 # New hostile input for every parser of outside bytes, for SECONDS in all; CI tries a few fixed examples of each.
 SECONDS := 600
