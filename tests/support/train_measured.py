@@ -27,6 +27,7 @@ from pixellm.train import run
 from pixellm.train.recipe import Recipe
 from pixellm.train.run import train, tuning_recipe
 from pixellm.training import KNOWN_MODELS
+from pixellm.utils.allocator import return_freed_memory
 from pixellm.utils.model_files import read_config
 from tests.support import tiny, tiny_vlms
 from tests.support.shapes import write_scenes
@@ -38,6 +39,7 @@ TEXT: dict[str, Any] = {
     "num_attention_heads": 16,
     "num_key_value_heads": 8,
 }
+SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "middle": TEXT}
 
 
 def write_paper(folder: Path, text: dict[str, Any]) -> None:
@@ -87,29 +89,36 @@ def recipe_of(settings: str, folder: Path) -> Recipe:
     return replace(recipe, stage=stage, lora=lora)
 
 
-def measure(name: str, settings: str, folder: Path) -> dict[str, Any]:
-    """Train, after a run of a tiny model that imports and allocates what every run does."""
-    train(recipe_of(settings, folder / "tiny"), folder / "tiny/run", KNOWN_MODELS)
-    recipe = recipe_of(settings, folder / "middle")
+def measure(settings: str, folder: Path) -> dict[str, Any]:
+    """Train a tiny model, as a new process does, then one of a middle size.
+
+    Returns:
+        Of each: what the plan says in all and part by part; the process's memory before it, at its peak while it
+        trained, and at its peak while the result was written.
+    """
+    return {size: _train_measured(recipe_of(settings, folder / size), folder / size / "run") for size in SIZES}
+
+
+def _train_measured(recipe: Recipe, output: Path) -> dict[str, Any]:
+    gc.collect()
+    _give_back_freed()
+    before = resident("VmRSS")
+    _reset_peak()
     source: Any = KNOWN_MODELS.open(recipe.initialise)
     config = read_config(source.directory)
     plan = plan_for(recipe, source, config, row_load(recipe, source, config), 0, "cpu")
-    gc.collect()
-    _give_back_freed()
-    peaks: dict[str, int] = {}
+    peaks: dict[str, int] = {"planning": resident("VmHWM")}
     save = run._save
 
     def saved(*arguments: Any) -> None:
-        peaks["measured"] = resident("VmHWM") - before
+        peaks["measured"] = resident("VmHWM")
         _reset_peak()
         save(*arguments)
 
     run._save = saved
-    before = resident("VmRSS")
-    _reset_peak()
-    train(recipe, folder / "middle/run", KNOWN_MODELS)
-    peaks["saving"] = resident("VmHWM") - before
-    return {"planned": plan.total, "needs": plan.needs, "before": before, **peaks}
+    train(recipe, output, KNOWN_MODELS)
+    run._save = save
+    return {"planned": plan.total, "needs": plan.needs, "before": before, **peaks, "saving": resident("VmHWM")}
 
 
 def _reset_peak() -> None:
@@ -128,9 +137,10 @@ def in_a_child(call: Callable[[], None]) -> None:
 def main() -> None:
     name, settings, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     logging.disable(logging.WARNING)
-    in_a_child(partial(write_start, name, folder / "tiny", {}))
-    in_a_child(partial(write_start, name, folder / "middle", TEXT))
-    print(json.dumps(measure(name, settings, folder)))
+    for size, text in SIZES.items():
+        in_a_child(partial(write_start, name, folder / size, text))
+    return_freed_memory()
+    print(json.dumps(measure(settings, folder)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import typer
 
 from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines, print_whole
 from pixellm.hub.models import MINI
+from pixellm.utils.allocator import return_freed_memory
 from pixellm.utils.sizes import bytes_of
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def train(
     if recipe is not None and memory is not None:
         raise ValueError("--memory: expected --data with it, got a recipe, which names its settings. Leave it out.")
     room = None if memory is None else bytes_of(memory)
+    if room is not None:
+        return_freed_memory()  # or freed activations that the C library keeps come on top of the plan
     log_progress()
     from pixellm.training import run
 

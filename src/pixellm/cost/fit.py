@@ -11,7 +11,6 @@ from pixellm.backbones.kind import BackboneKind
 from pixellm.backbones.modeling import BackboneBatch, ImageInputs
 from pixellm.cost.backbones import BackboneCostModel
 from pixellm.cost.language import LanguageCostModel
-from pixellm.cost.memory import PROCESS_BYTES
 from pixellm.cost.report import TextTable, quantity
 from pixellm.cost.training import FP32, RowLoad, step_memory
 from pixellm.data.mixture import ChatSamples
@@ -22,9 +21,13 @@ from pixellm.train.pixellm_kind import PixelLMKind
 from pixellm.train.recipe import Recipe
 from pixellm.train.run import LENGTH_SAMPLES, open_mixture, processes
 from pixellm.utils.model_files import read_config
+from pixellm.utils.sizes import rounded_up
 
 # CUDA's context, its libraries' workspaces, and what the allocator can't use: an estimate, not measured.
 GPU_BYTES = 800_000_000
+# A process that trains on a CPU, without what is counted: libraries, the Trainer, kernels of the first step. Measured
+# at a tiny size, where it is half of all (docs/training.md).
+TRAINING_PROCESS_BYTES = 1_100_000_000
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,11 @@ def fit(recipe: Recipe, known: KnownModels, memory: int, device: str) -> Trainin
                 return plan
             smallest[plan.settings] = plan
     least = min(smallest.values(), key=lambda plan: plan.total)
-    tried = "; ".join(f"{settings}: {quantity(plan.total)}B" for settings, plan in smallest.items())
+    would = "; ".join(f"{rounded_up(plan.total)} with {settings}" for settings, plan in smallest.items())
     raise ValueError(
-        f"--memory: expected at least {quantity(least.total)}B to train {recipe.initialise.model} on rows of "
-        f"{load.tokens} tokens, got {quantity(memory)}B ({tried}). Take a smaller model or smaller images, or shorten "
-        "rows by `stage: {max_length: …}` in a recipe."
+        f"--memory: expected at least {rounded_up(least.total)} to train {recipe.initialise.model} on rows of "
+        f"{load.tokens} tokens, got {quantity(memory)}B. What would fit: {would}. Or take a smaller model or smaller "
+        "images, or shorten rows by `stage: {max_length: …}` in a recipe."
     )
 
 
@@ -118,7 +121,7 @@ def plan_for(recipe: Recipe, source: WholeModel, config: Any, load: RowLoad, mem
         needs["activations"] = max(needs["activations"], 2 * gradients - counted.logits)
         needs["CUDA"] = GPU_BYTES
     else:
-        needs["process"] = PROCESS_BYTES
+        needs["process"] = TRAINING_PROCESS_BYTES
     return TrainingPlan(recipe, load, needs, memory)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixellm.utils.sizes import bytes_of
+from pixellm.utils.sizes import bytes_of, rounded_up
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,11 @@ def test_sizes(text, size):
 def test_mistakes(text):
     with pytest.raises(ValueError, match="expected a size like 24GB"):
         bytes_of(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(1, "0.01GB"), (1_130_000_000, "1.13GB"), (1_130_000_001, "1.14GB"), (24 * 10**9, "24.00GB")]
+)
+def test_a_size_that_is_written_holds_what_it_stands_for(size, text):
+    assert rounded_up(size) == text
+    assert bytes_of(text) >= size
