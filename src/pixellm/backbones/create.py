@@ -54,8 +54,9 @@ def create(
         processor = AutoProcessor.from_pretrained(base)
         model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype or "auto")
     made, made_processor = extend(model, processor, parts, seed)
-    made.save_pretrained(out)
-    made_processor.save_pretrained(out)
+    with without_progress_bars():
+        made.save_pretrained(out)
+        made_processor.save_pretrained(out)
 
 
 def extend(

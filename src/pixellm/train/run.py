@@ -29,6 +29,7 @@ from pixellm.train.summary import summary
 from pixellm.train.trainer import ANSWER_BUDGET, Collator, PixelLMTrainer
 from pixellm.utils.files import atomic_directory, write_text
 from pixellm.utils.model_files import read_config, read_json
+from pixellm.utils.weights import without_progress_bars
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,9 @@ def prepare(model: Any, kind: ModelKind, stage: TrainingStage, adapters: Adapter
             module.to(torch.bfloat16 if stage.bf16 else torch.float32)
     adapt(model, kind, adapters, kind.trained_parts(model.config) if stage.trained is None else stage.trained)
     if stage.gradient_checkpointing:
-        text_module.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers has renamed it since 5.20; the old name warns.
+        enable: Any = getattr(text_module, "activation_checkpointing_enable", None)
+        (enable or text_module.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _held_out(data: TrainingData | None) -> ChatSamples | None:
@@ -208,7 +211,7 @@ def _save(source: WholeModel | NewModel, recipe: Recipe, trained: dict[str, torc
     base = {key: tensor for key, tensor in model.state_dict().items() if not (tied and "lm_head" in key)}
     rows = source.kind.codebook_ids(model.config)
     model.load_state_dict(merge_trained(base, trained, recipe.lora.alpha, rows), strict=False)
-    with atomic_directory(result) as directory:
+    with atomic_directory(result) as directory, without_progress_bars():
         model.save_pretrained(directory)
         processor.save_pretrained(directory)
 

@@ -91,7 +91,7 @@ def mapped_weights(directory: Path, kept: torch.dtype | None = None) -> dict[str
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Hide transformers' bars of loading weights; afterwards its settings are as before."""
+    """Hide transformers' bars of loading and saving weights; afterwards its settings are as before."""
     from huggingface_hub import utils as hub
     from transformers.utils import logging as transformers_logging
 
