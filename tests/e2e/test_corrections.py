@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from pixellm import cli
+from pixellm.data.corrections import Correction
 from pixellm.imaging import masks
+from pixellm.integrations.remote import RemoteSegmenter
 from pixellm.segmenter import load
 from tests.support import serving
 from tests.support.serving import KEY, MODEL, OTHER_KEY
@@ -118,6 +120,15 @@ def test_errors(server, folder, fields, status, message):
     response = send(server, **fields)
     assert (response.status_code, message in response.json()["error"]["message"]) == (status, True), response.text
     assert (folder / "corrections.jsonl").read_bytes() == before
+
+
+def test_the_client_of_all_tools(server, folder):
+    before, mask = square(8), square(5)
+    correction = Correction("the lamp", mask, before, question="Is it lit?", tool="some tool", user="eve")
+    stored = RemoteSegmenter(server.url, key=OTHER_KEY).send_correction(correction, serving.png())
+    (row,) = [row for row in rows(folder) if row["id"] == stored["id"]]
+    assert (row["question"], row["masks"]) == ("Is it lit?", [mask])
+    assert [row["correction"][name] for name in ("tool", "user", "before")] == ["some tool", "eve", before]
 
 
 def test_training_takes_the_file(server, folder, tmp_path, monkeypatch, capsys, timm_model, timm_processor):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pixellm.data.corrections import Correction
 from pixellm.imaging import masks
 from pixellm.imaging.images import load_image
 from pixellm.imaging.visual_prompts import Marks
@@ -92,6 +93,18 @@ class ColourServer:
 
     def model_name(self) -> str:
         return "colours"
+
+
+class KeepingServer(ColourServer):
+    """A `RemoteSegmenter` without a server, which keeps corrections and their images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[Correction, bytes]] = []
+
+    def send_correction(self, correction: Correction, file: bytes) -> dict:
+        self.kept.append((correction, file))
+        return {"id": str(len(self.kept)), "image": "images/1.png", "replaced": False}
 
 
 def flag_file() -> bytes:

@@ -22,7 +22,7 @@ from pixellm.imaging import masks
 from pixellm.imaging.images import pixel_digest
 from pixellm.imaging.masks import Rle
 from pixellm.types import SEG_SLOT, Target
-from pixellm.utils.checks import check_text, check_unicode
+from pixellm.utils.checks import check_unicode
 from pixellm.utils.files import atomic_write, directory_size, exclusive_lock
 
 FILE, IMAGES = "corrections.jsonl", "images"
@@ -61,8 +61,18 @@ class Correction:
     owner: str = ""
 
     def __post_init__(self) -> None:
-        check_text(self.phrase)
-        for text in (self.question, self.answer, self.model, self.checkpoint, self.tool, self.user, self.owner):
+        if not self.phrase.strip():
+            raise ValueError("expected words of the target, got an empty phrase. Name the object")
+        for text in (
+            self.phrase,
+            self.question,
+            self.answer,
+            self.model,
+            self.checkpoint,
+            self.tool,
+            self.user,
+            self.owner,
+        ):
             check_unicode(text)
         if SEG_SLOT in self.phrase:
             raise ValueError(f"expected a phrase without {SEG_SLOT}, which stands for a mask, got {self.phrase[:60]!r}")
@@ -74,6 +84,13 @@ class Correction:
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError unless the mask is of an image of this size in pixels."""
         masks.read_rle(self.mask, height, width)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of a request to `POST /v1/corrections`, but `image`; the server knows the others itself."""
+        sent = {"segmentation": dict(self.mask), "before": self.before and dict(self.before)}
+        for name in ("phrase", "question", "answer", "model", "tool", "user"):
+            sent[name] = getattr(self, name)
+        return {name: value for name, value in sent.items() if value}
 
     @property
     def name(self) -> str:

@@ -227,7 +227,7 @@ class LabelStudioBackend:
         corrections = corrections_of(event, config.brush)
         file = self.images.fetch(str(data.get(config.field))) if corrections else b""
         for correction in corrections:
-            self.segmenter.send_correction(file, correction)
+            self.segmenter.send_correction(correction, file)
         return len(corrections)
 
     def _predict(self, task: dict[str, Any], config: LabelConfig, context: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pixellm.imaging import masks
+from pixellm.data.corrections import Correction
 from pixellm.imaging.images import check_pixels
+from pixellm.integrations.corrected_labels import corrections_of_labels
 
 SUBMITTED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
 CHANNELS, OPAQUE = 4, 128  # masks are RGBA; the brush smooths its edges, pixels from half on are the region's
@@ -54,10 +55,8 @@ def _runs(bits: str, expected: int) -> Iterator[tuple[int, int]]:
             at += 8
 
 
-def corrections_of(event: Mapping[str, Any], brush: str) -> list[dict[str, Any]]:
-    """Return the corrections of an event, as `POST /v1/corrections` takes them, without their image.
-
-    A label that the prediction had and the annotation has not is a correction, too: the image does not show it.
+def corrections_of(event: Mapping[str, Any], brush: str) -> list[Correction]:
+    """Return the corrections of an event: one for each label that the annotation or its prediction has.
 
     Args:
         event: Label Studio's, with `annotation`.
@@ -68,19 +67,14 @@ def corrections_of(event: Mapping[str, Any], brush: str) -> list[dict[str, Any]]
     """
     annotation = event["annotation"]
     prediction = annotation.get("prediction") or {}
-    after = _masks(annotation.get("result") or (), brush)
-    before = _masks(prediction.get("result") or (), brush)
     user = annotation.get("updated_by") or annotation.get("completed_by")
-    origin = {"tool": "label-studio", "user": f"user {user}" if user else ""}
-    if version := prediction.get("model_version"):
-        origin["model"] = str(version)
-    rows = []
-    for phrase in dict.fromkeys([*after, *before]):
-        mask = after.get(phrase)
-        mask = np.zeros_like(before[phrase]) if mask is None else mask
-        row = {"phrase": phrase, "segmentation": dict(masks.encode(mask)), **origin}
-        rows.append(row | ({"before": dict(masks.encode(before[phrase]))} if phrase in before else {}))
-    return rows
+    return corrections_of_labels(
+        _masks(annotation.get("result") or (), brush),
+        _masks(prediction.get("result") or (), brush),
+        tool="label-studio",
+        user=f"user {user}" if user else "",
+        model=str(prediction.get("model_version") or ""),
+    )
 
 
 def _masks(regions: Sequence[Mapping[str, Any]], brush: str) -> dict[str, np.ndarray]:

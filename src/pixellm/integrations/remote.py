@@ -1,6 +1,7 @@
 """Models that tools ask: one that is loaded here, or a pixellm server as a `Segmenter`, over HTTP.
 
 image → PNG in a data URI → POST /v1/segment, /v1/refine → JSON → Answer, Target
+image, Correction → POST /v1/corrections
 """
 
 import base64
@@ -15,6 +16,7 @@ from urllib.request import Request, urlopen
 
 from PIL import Image
 
+from pixellm.data.corrections import Correction
 from pixellm.imaging import masks
 from pixellm.imaging.images import ImageSource, load_image
 from pixellm.imaging.visual_prompts import Marks
@@ -90,12 +92,14 @@ class RemoteSegmenter(Segmenter):
         answer = self._post("/v1/segment", fields | ({"min_score": self.min_score} if self.min_score else {}))
         return Answer.from_json(answer)
 
-    def send_correction(self, file: bytes, correction: dict) -> dict:
-        """Send a correction of an encoded image to /v1/corrections, for `pixellm serve --corrections`.
+    def send_correction(self, correction: Correction, file: bytes | None = None) -> dict:
+        """Send a correction to /v1/corrections, for `pixellm serve --corrections`; every tool sends through this.
+
+        The latest of an image and phrase replaces earlier ones.
 
         Args:
-            file: the image.
-            correction: the fields of the request, but `image`.
+            correction: mask and provenance; `checkpoint` and `owner` are the server's to say.
+            file: the encoded image, which the server decodes; None: that of `set_image`.
 
         Returns:
             `id`, `image` and `replaced`.
@@ -103,7 +107,8 @@ class RemoteSegmenter(Segmenter):
         Raises:
             ValueError: as in `ask`; the server keeps no corrections.
         """
-        return self._post(CORRECTIONS, correction | {"image": _data_uri(file)})
+        image = self._current()[1] if file is None else file
+        return self._post(CORRECTIONS, correction.to_json() | {"image": _data_uri(image)})
 
     def model_name(self) -> str:
         """Return the name of the served model; a ValueError as in `ask`."""

@@ -1,6 +1,5 @@
 """Label Studio's webhook: brush masks decoded, the annotation of an event as corrections, what is not kept."""
 
-import json
 from contextlib import suppress
 
 import numpy as np
@@ -10,27 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from pixellm.data.corrections import Correction
 from pixellm.imaging import masks
 from pixellm.integrations.label_studio import LabelStudioBackend, TaskImages, create_backend, encode_brush
 from pixellm.integrations.label_studio_annotations import decode_brush
-from tests.support.colours import ColourServer, flag, flag_file, mask_of
+from tests.support.colours import ColourServer, KeepingServer, flag, flag_file, mask_of
 from tests.unit.integrations.test_label_studio import CONFIG, task
 
 
-class KeepingServer(ColourServer):
-    """A pixellm server that keeps corrections."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept = []
-
-    def send_correction(self, file: bytes, correction: dict) -> dict:
-        self.kept.append((file, correction))
-        return {"id": "1", "image": "images/1.png", "replaced": False}
-
-
 class RefusingServer(ColourServer):
-    def send_correction(self, file: bytes, correction: dict) -> dict:
+    def send_correction(self, correction: Correction, file: bytes) -> dict:
         raise ValueError("expected an answer, got 404. Start it with `pixellm serve --corrections DIR`.")
 
 
@@ -84,19 +72,13 @@ def test_a_submitted_annotation_is_kept():
     result = [region(half, "Green"), region(green & ~half, "Green"), {"from_name": "prompt", "value": {"text": ["x"]}}]
     before = [region(half, "Green", score=0.4), region(red, "Red")]
     assert send(event(result, before), server).json() == {"status": "kept", "corrections": 2}
-    assert [file for file, _ in server.kept] == [flag_file()] * 2
-    first, second = (fields for _, fields in server.kept)
-    assert {first[name] for name in ("phrase", "tool", "user", "model")} == {
-        "Green",
-        "label-studio",
-        "user 3",
-        "mini-3",
-    }
-    assert np.array_equal(masks.decode(first["segmentation"], 30, 40), green)
-    assert np.array_equal(masks.decode(first["before"], 30, 40), half)
-    assert (second["phrase"], masks.area(second["segmentation"])) == ("Red", 0)  # deleted by the annotator
-    assert np.array_equal(masks.decode(second["before"], 30, 40), red)
-    json.dumps(server.kept[0][1])
+    assert [file for _, file in server.kept] == [flag_file()] * 2
+    first, second = (correction for correction, _ in server.kept)
+    assert (first.phrase, first.tool, first.user, first.model) == ("Green", "label-studio", "user 3", "mini-3")
+    assert np.array_equal(masks.decode(first.mask, 30, 40), green)
+    assert np.array_equal(masks.decode(first.before, 30, 40), half)
+    assert (second.phrase, masks.area(second.mask)) == ("Red", 0)  # deleted by the annotator
+    assert np.array_equal(masks.decode(second.before, 30, 40), red)
 
 
 def test_regions_without_prediction_or_label():
@@ -105,8 +87,8 @@ def test_regions_without_prediction_or_label():
     noted = region(red, meta={"text": ["the red thing"]})
     updated = event([noted, region(red), region(red, "Green")], action="ANNOTATION_UPDATED")
     assert send(updated, server).json()["corrections"] == 2
-    assert [fields["phrase"] for _, fields in server.kept] == ["the red thing", "Green"]
-    assert all("before" not in fields and "model" not in fields for _, fields in server.kept)
+    assert [correction.phrase for correction, _ in server.kept] == ["the red thing", "Green"]
+    assert all(correction.before is None and not correction.model for correction, _ in server.kept)
 
 
 def test_what_is_not_kept():

@@ -1,18 +1,19 @@
 """Questions of prompts, and a server as a segmenter: what it is sent, and errors (answers: tests/e2e)."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixellm.data.corrections import Correction
+from pixellm.imaging import masks
 from pixellm.imaging.visual_prompts import Marks
 from pixellm.integrations.remote import KEY, RemoteSegmenter, connect, question_about, read_prompt
 from pixellm.types import Answer, Target
-from tests.support.colours import flag, flag_file
+from tests.support.colours import flag, flag_file, mask_of
+from tests.support.stub_server import KEPT, sent_image, stub_server
 
 
 @pytest.mark.parametrize(
@@ -59,25 +60,8 @@ def test_no_question_of_a_prompt_is_empty(prompt):
 
 @pytest.fixture
 def stub():
-    """A server that answers with what it is given; yields its address, the answers to come, and the requests."""
-    answers, seen = [], []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            seen.append((self.path, self.headers.get("Authorization"), json.loads(body)))
-            status, text = answers.pop(0)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", answers, seen
-    server.shutdown()
+    with stub_server() as running:
+        yield running
 
 
 ANSWER = json.dumps({"question": "q", "text": "nothing", "height": 30, "width": 40, "targets": []})
@@ -123,6 +107,24 @@ def test_all_marks_of_a_target_are_sent_again(stub):
     assert bodies[1]["strokes"] == [{"points": [[5, 5], [6, 6]], "positive": True}]
     assert bodies[1]["target"] == {"segmentation": first.to_json()["segmentation"]}
     assert "target" not in bodies[3]
+
+
+def test_a_correction_is_sent(stub):
+    url, answers, seen = stub
+    answers += [KEPT, (404, '{"error": {"message": "Not Found"}}')]
+    mask = masks.encode(mask_of(flag(), "red"))
+    correction = Correction("the red", mask, masks.as_text(masks.empty(30, 40)), tool="a tool", owner="not sent")
+    assert RemoteSegmenter(url).send_correction(correction, flag_file()) == json.loads(KEPT[1])
+    segmenter = RemoteSegmenter(url)
+    segmenter.set_image(flag())
+    with pytest.raises(ValueError, match=r"404: Not Found Start it with `pixellm serve --corrections DIR`\."):
+        segmenter.send_correction(Correction("the red", mask))
+    (path, _, first), (_, _, second) = seen
+    assert path == "/v1/corrections"
+    assert [sent_image(body).tobytes() for body in (first, second)] == [flag().tobytes()] * 2
+    fields = {"image": second["image"], "phrase": "the red", "segmentation": dict(mask)}
+    assert first == fields | {"tool": "a tool", "before": dict(correction.before), "image": first["image"]}
+    assert second == fields
 
 
 @pytest.mark.parametrize(
