@@ -57,8 +57,9 @@ def mcp(
     quantize: QuantizeOption = None,
     runtime: RuntimeOption = Runtime.AUTO,
 ) -> None:
-    """Serve agents over standard input and output (Model Context Protocol): ask, segment, cut out.
+    """Serve agents over standard input and output (Model Context Protocol): ask, segment, refine, cut out.
 
+    With --server an agent may also keep corrected masks, if the server was started with --corrections.
     The model is loaded while the agent starts; its first question waits for it, and gets the error if there is one.
     """
     reserve_stdout(STDOUT)  # the protocol's
@@ -84,4 +85,4 @@ def mcp(
 
     from pixellm.integrations.mcp_server import SegmenterThread, create_server
 
-    create_server(SegmenterThread(load, root or ()), out).run("stdio")
+    create_server(SegmenterThread(load, root or ()), out, keeps=server is not None).run("stdio")

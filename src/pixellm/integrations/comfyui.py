@@ -1,4 +1,4 @@
-"""ComfyUI nodes: images and a prompt → text and masks; a mask and points → a corrected mask.
+"""ComfyUI nodes: images and a prompt → text and masks; a mask and points → a corrected mask → training data.
 
 In `custom_nodes/pixellm.py` of ComfyUI:
 
@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixellm.data.corrections import Correction
 from pixellm.hub.models import MINI
-from pixellm.integrations.remote import connect, read_prompt
+from pixellm.imaging.masks import Rle, encode
+from pixellm.integrations.remote import RemoteSegmenter, connect, read_prompt
 from pixellm.types import Answer, Segmenter, Target
 
 
@@ -78,7 +80,7 @@ class PixelLMAsk:
         segmenter = _segmenter(model, device)
         answers: list[Answer] = []
         unions, masks = [], []
-        for pixels in image.clamp(0, 1).float().cpu().numpy():
+        for pixels in _pixels(image):
             segmenter.set_image(pixels)
             given = [answer.above(min_score) for answer in segmenter.ask_many(questions)]
             found = [target.mask for answer in given for target in answer.targets]
@@ -141,10 +143,74 @@ class PixelLMRefine:
         before = torch.zeros(1, *size) if mask is None else mask
         refined = []
         for pixels, earlier in zip(image, before.expand(len(image), *before.shape[-2:]), strict=True):
-            segmenter.set_image(pixels.clamp(0, 1).float().cpu().numpy())
+            segmenter.set_image(_pixels(pixels))
             target = Target.of_mask("", (0, 0), (earlier > 0.5).cpu().numpy())
             refined.append(segmenter.refine(target, points=clicks, box=around).mask)
         return (_tensor(refined),)
+
+
+class PixelLMSaveCorrection:
+    """Node that sends accepted masks to a server as training data; its class attributes are ComfyUI's interface."""
+
+    CATEGORY = "PixelLM"
+    FUNCTION = "save"
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("ids",)
+    OUTPUT_NODE = True  # ComfyUI runs it although nothing follows
+    DESCRIPTION = "Keeps a corrected mask as training data, on a `pixellm serve --corrections DIR`."
+    OUTPUT_TOOLTIPS = ("The id of each kept correction, a line for each image.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802  ComfyUI's name
+        """Describe the inputs."""
+        mask = {"tooltip": "The mask as it should be. An empty one says: the image does not show the object."}
+        server = {"default": "http://127.0.0.1:8000", "tooltip": "Address of a `pixellm serve --corrections DIR`."}
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "mask": ("MASK", mask),
+                "phrase": ("STRING", {"default": "", "tooltip": "Words of the object, such as: red cup."}),
+                "server": ("STRING", server),
+            },
+            "optional": {"before": ("MASK", {"tooltip": "The mask that the model gave."})},
+        }
+
+    def save(self, image: Tensor, mask: Tensor, phrase: str, server: str, before: Tensor | None = None) -> tuple[str]:
+        """Send the mask of each image; a later one of the same image and phrase replaces it.
+
+        Args:
+            image: float (B, H, W, C) in 0..1.
+            mask: float (B, H, W) in 0..1, or one for all images; above 0.5 it is set.
+            phrase: words of the object.
+            server: address of a server that keeps corrections; its key is that of PIXELLM_API_KEY.
+            before: as `mask`.
+
+        Returns:
+            the id of each kept correction, a line each.
+
+        Raises:
+            ValueError: a phrase without words, a mask of another size than the image, or the server's error.
+        """
+        segmenter = RemoteSegmenter(server)
+        after = _each(mask, image)
+        earlier = [None] * len(image) if before is None else _each(before, image)
+        corrections = [Correction(phrase, *pair, tool="comfyui") for pair in zip(after, earlier, strict=True)]
+        for correction in corrections:  # all are checked before the first is sent
+            correction.check_size(*image.shape[1:3])
+        ids = []
+        for pixels, correction in zip(image, corrections, strict=True):
+            segmenter.set_image(_pixels(pixels))
+            ids.append(segmenter.send_correction(correction)["id"])
+        return ("\n".join(ids),)
+
+
+def _each(mask: Tensor, images: Tensor) -> list[Rle]:
+    """Return the mask of each image, of as many masks or one."""
+    return [encode((row > 0.5).cpu().numpy()) for row in mask.expand(len(images), *mask.shape[-2:])]
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    return image.clamp(0, 1).float().cpu().numpy()
 
 
 def _numbers(text: str, count: int) -> list[float]:
@@ -163,5 +229,13 @@ def _tensor(masks: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(masks).astype(np.float32))
 
 
-NODE_CLASS_MAPPINGS = {"PixelLMAsk": PixelLMAsk, "PixelLMRefine": PixelLMRefine}
-NODE_DISPLAY_NAME_MAPPINGS = {"PixelLMAsk": "PixelLM: ask", "PixelLMRefine": "PixelLM: refine"}
+NODE_CLASS_MAPPINGS = {
+    "PixelLMAsk": PixelLMAsk,
+    "PixelLMRefine": PixelLMRefine,
+    "PixelLMSaveCorrection": PixelLMSaveCorrection,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "PixelLMAsk": "PixelLM: ask",
+    "PixelLMRefine": "PixelLM: refine",
+    "PixelLMSaveCorrection": "PixelLM: save correction",
+}

@@ -1,6 +1,7 @@
 """MCP server: an agent asks about images and gets text, boxes, masks and pictures (`pixellm mcp`).
 
 ask | segment | cut_out | refine → one thread that holds the segmenter → text and pictures, and structured content
+save_correction → the same thread → POST /v1/corrections of a server
 
 The official `mcp` package speaks the protocol (the extra `mcp`).
 """
@@ -24,12 +25,13 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 import pixellm
+from pixellm.data.corrections import Correction
 from pixellm.imaging import masks
 from pixellm.imaging.images import EXAMPLE, URL, load_image
 from pixellm.imaging.overlay import cut_out as cut_out_of
 from pixellm.imaging.overlay import draw
 from pixellm.imaging.visual_prompts import Marks
-from pixellm.integrations.remote import question_about
+from pixellm.integrations.remote import RemoteSegmenter, question_about
 from pixellm.types import Answer, Segmenter, Target
 from pixellm.utils.limits import MAX_MARKS
 
@@ -103,6 +105,14 @@ class RefineResult(BaseModel):
     target: FoundMask
 
 
+class SavedCorrection(BaseModel):
+    """Place of a correction that the server keeps."""
+
+    id: str
+    image: str = Field(description="Path of the image, in the server's directory of corrections.")
+    replaced: bool = Field(description="It took the place of an earlier one of the same image and phrase.")
+
+
 class SavedCutOut(FoundTarget):
     """Target with the file of its cut-out, if files are written."""
 
@@ -140,6 +150,19 @@ class SegmenterThread:
     def refined(self, source: str, segmentation: dict | None, phrase: str, marks: Marks) -> tuple[Target, Image.Image]:
         """Correct a mask on the image at a path, and return the target with that image; errors as in `answers`."""
         return self._pool.submit(self._refined, source, segmentation, phrase, marks).result()
+
+    def kept(self, source: str, phrase: str, segmentation: dict, before: dict | None, question: str) -> SavedCorrection:
+        """Send a corrected mask on the image at a path to the server, and return its place; errors as in `answers`."""
+        return self._pool.submit(self._kept, source, phrase, segmentation, before, question).result()
+
+    def _kept(
+        self, source: str, phrase: str, segmentation: dict, before: dict | None, question: str
+    ) -> SavedCorrection:
+        segmenter, image = self._opened(source)
+        assert isinstance(segmenter, RemoteSegmenter)
+        correction = Correction(phrase, segmentation, before, question, tool="mcp")
+        correction.check_size(image.height, image.width)
+        return SavedCorrection(**segmenter.send_correction(correction))
 
     def _answers(self, source: str, questions: Sequence[str], min_score: float) -> list[Answer]:
         segmenter, image = self._opened(source)
@@ -185,12 +208,13 @@ def _tool_errors() -> Iterator[None]:
         raise ToolError(str(error)) from error
 
 
-def create_server(thread: SegmenterThread, out: Path | None = None) -> MCPServer:
+def create_server(thread: SegmenterThread, out: Path | None = None, keeps: bool = False) -> MCPServer:
     """Build the server with its tools.
 
     Args:
         thread: what answers.
         out: directory that `cut_out` writes its files to; None: it writes none.
+        keeps: offer `save_correction`; the segmenter of `thread` is a `RemoteSegmenter`.
     """
     server = MCPServer(
         "pixellm", title="PixelLM", instructions=INSTRUCTIONS, version=pixellm.__version__, log_level="WARNING"
@@ -230,6 +254,8 @@ def create_server(thread: SegmenterThread, out: Path | None = None) -> MCPServer
         return _result([*map(_line, targets), *absent], [_jpeg(picture)], result)
 
     _add_refine(server, thread, reading)
+    if keeps:
+        _add_save_correction(server, thread)
 
     @server.tool(annotations=writing)
     def cut_out(image: ImagePath, phrase: str, min_score: MinScore = 0.0) -> Annotated[CallToolResult, CutOutResult]:
@@ -265,6 +291,29 @@ def _add_refine(server: MCPServer, thread: SegmenterThread, reading: ToolAnnotat
         found = FoundMask(**_fields(target), segmentation=dict(target.rle))
         result = RefineResult(width=opened.width, height=opened.height, target=found)
         return _result([_line(target)], [_jpeg(draw(opened, [target.rle], [target.phrase]))], result)
+
+
+def _add_save_correction(server: MCPServer, thread: SegmenterThread) -> None:
+    """Add the tool that keeps corrections; clients ask their user before they call a tool that may overwrite."""
+
+    @server.tool(
+        annotations=ToolAnnotations(
+            read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+        )
+    )
+    def save_correction(
+        image: ImagePath,
+        phrase: Annotated[str, Field(description="Words of the object.")],
+        segmentation: Annotated[
+            dict, Field(description="The mask as it should be; an empty one: the image does not show the object.")
+        ],
+        before: Annotated[dict | None, Field(description="The mask of segment, if it gave one.")] = None,
+        question: Annotated[str, Field(description="A question that asks for this object alone; empty: none.")] = "",
+    ) -> Annotated[CallToolResult, SavedCorrection]:
+        """Keep a mask as training data, in place of an earlier one; only when the user has agreed to this mask."""
+        with _tool_errors():
+            saved = thread.kept(image, phrase, segmentation, before, question)
+        return _result([f"{phrase}: kept{' in place of an earlier one' if saved.replaced else ''}"], [], saved)
 
 
 def _fields(target: Target) -> dict:

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torchvision.transforms.functional import to_tensor
 
+from pixellm.imaging import masks
 from pixellm.integrations import comfyui
 from tests.support.colours import ColourSegmenter, flag, mask_of
+from tests.support.stub_server import sent_image, stub_server
 
 
 @pytest.fixture
@@ -119,3 +121,40 @@ def test_each_image_of_a_batch_has_its_own_mask(refine):
 def test_marks_that_are_no_numbers(refine, given, message):
     with pytest.raises(ValueError, match=message):
         refine(images(flag()), **given)
+
+
+@pytest.fixture
+def stub():
+    with stub_server() as running:
+        yield running
+
+
+def save(image, **given):
+    node = comfyui.NODE_CLASS_MAPPINGS["PixelLMSaveCorrection"]
+    assert node.OUTPUT_NODE
+    assert node.INPUT_TYPES()["required"].keys() | node.INPUT_TYPES()["optional"].keys() >= {"image", *given}
+    return getattr(node(), node.FUNCTION)(image=image, **given)
+
+
+def test_an_accepted_mask_is_sent_for_each_image(stub):
+    url, answers, seen = stub
+    answers += [(200, '{"id": "a"}'), (200, '{"id": "b"}')]
+    pictures = [flag(), flag().rotate(180)]
+    red = torch.from_numpy(np.stack([mask_of(picture, "red") for picture in pictures])).float() * 0.9
+    assert save(images(*pictures), mask=red, phrase="red", server=url, before=torch.zeros(1, 30, 40)) == ("a\nb",)
+    assert [path for path, _, _ in seen] == ["/v1/corrections"] * 2
+    for picture, (_, _, body) in zip(pictures, seen, strict=True):
+        assert sent_image(body).tobytes() == picture.tobytes()
+        assert np.array_equal(masks.decode(body["segmentation"], 30, 40), mask_of(picture, "red"))
+        assert (body["phrase"], body["tool"], masks.area(body["before"])) == ("red", "comfyui", 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"phrase": " "}, "empty phrase"), ({"mask": torch.ones(1, 31, 40)}, "expected a mask of 30×40")],
+)
+def test_what_is_not_sent(stub, given, message):
+    url, _, seen = stub
+    with pytest.raises(ValueError, match=message):
+        save(images(flag()), **{"mask": torch.ones(1, 30, 40), "phrase": "red", "server": url} | given)
+    assert not seen

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from pixellm.imaging import masks
+from pixellm.integrations.remote import RemoteSegmenter
 from tests.support.colours import ColourSegmenter, flag, mask_of
+from tests.support.stub_server import sent_image, stub_server
 
 pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
 
@@ -136,6 +138,52 @@ def test_refine(segmenter, image):
 def test_refine_begins_with_nothing_where_no_mask_is_given(segmenter, image):
     found = call(segmenter, "refine", {"image": image, "points": [[1, 1, 1]]}).structured_content["target"]
     assert np.array_equal(masks.decode(found["segmentation"], 30, 40), mask_of(flag(), "red"))
+
+
+@pytest.fixture
+def stub():
+    with stub_server() as running:
+        yield running
+
+
+def save(url, **given):
+    async def saved():
+        thread = SegmenterThread(lambda: RemoteSegmenter(url))
+        async with Client(create_server(thread, keeps=True)) as client:
+            tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+            hints = tools["save_correction"].annotations
+            assert (hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint) == (False, True, True)
+            return await client.call_tool("save_correction", given)
+
+    return anyio.run(saved)
+
+
+def test_a_correction_is_saved(stub, image):
+    url, answers, seen = stub
+    answers.append((200, '{"id": "7", "image": "images/7.png", "replaced": true}'))
+    red, green = (dict(masks.encode(mask_of(flag(), colour))) for colour in ("red", "green"))
+    result = save(url, image=image, phrase="red", segmentation=red, before=green, question="Where is red?")
+    assert not result.is_error
+    assert result.structured_content == {"id": "7", "image": "images/7.png", "replaced": True}
+    assert result.content[0].text == "red: kept in place of an earlier one"
+    ((path, _, body),) = seen
+    assert path == "/v1/corrections"
+    assert sent_image(body).tobytes() == flag().tobytes()
+    assert (body["segmentation"], body["before"]) == (red, green)
+    assert (body["phrase"], body["question"], body["tool"]) == ("red", "Where is red?", "mcp")
+
+
+def test_corrections_that_are_not_saved(stub, image):
+    url, answers, seen = stub
+    red = dict(masks.encode(mask_of(flag(), "red")))
+    size = save(url, image=image, phrase="red", segmentation={"size": [3, 4], "counts": "<"})
+    words = save(url, image=image, phrase=" ", segmentation=red)
+    assert not seen
+    answers.append((404, '{"error": {"message": "Not Found"}}'))
+    none = save(url, image=image, phrase="red", segmentation=red)
+    assert all(result.is_error for result in (size, words, none))
+    assert "30×40" in size.content[0].text
+    assert "pixellm serve --corrections DIR" in none.content[0].text
 
 
 @pytest.mark.parametrize(
