@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from pixellm.cli import data, models, muse
+from pixellm.cli import corrections, data, models, muse
 from pixellm.cli.ask import ask, attention, examples
 from pixellm.cli.batch import batch
 from pixellm.cli.common import collect_less, debugging, err_console, out_console, quieten_transformers
@@ -39,7 +39,7 @@ PANELS: dict[str, dict[str, Callable | typer.Typer]] = {
         "predictions": predictions,
         "compare": compare,
     },
-    "Serve": {"serve": serve, "web": web, "mcp": mcp, "label-studio": label_studio},
+    "Serve": {"serve": serve, "web": web, "mcp": mcp, "label-studio": label_studio, "corrections": corrections.app},
     "Models": {"models": models.app, "init": init, "convert": models.convert, "cost": cost},
 }
 

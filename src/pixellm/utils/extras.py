@@ -15,6 +15,7 @@ EXTRAS = {
     "torchao": "quant",
 }
 DEFAULT = "train"
+OTHERS = {"cvat_sdk": "cvat-sdk[masks]"}  # of no extra: modules → what to install
 
 
 def extra_of(module: str) -> str:
@@ -30,6 +31,5 @@ def missing_package(error: ModuleNotFoundError) -> ValueError | None:
     package = (error.name or "").partition(".")[0]
     if not package or package == "pixellm":
         return None
-    return ValueError(
-        f"expected the package {package}, got none. Install it: pip install 'pixellm[{extra_of(package)}]'"
-    )
+    wanted = OTHERS.get(package) or f"pixellm[{extra_of(package)}]"
+    return ValueError(f"expected the package {package}, got none. Install it: pip install '{wanted}'")

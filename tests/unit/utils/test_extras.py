@@ -19,6 +19,7 @@ def test_extras_of_packages():
     assert missing_package(ModuleNotFoundError("", name="pixellm.nonsense")) is None
     assert missing_package(ModuleNotFoundError("")) is None
     assert "pixellm[serve]" in str(missing_package(ModuleNotFoundError("", name="fastapi.responses")))
+    assert "install 'cvat-sdk[masks]'" in str(missing_package(ModuleNotFoundError("", name="cvat_sdk.models")))
 
 
 @pytest.mark.parametrize(
