@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pixellm.imaging import masks
 from pixellm.segmenter import load
 from pixellm.types import Target
 from tests.support import browsing, serving, tiny
@@ -215,6 +216,137 @@ def test_by_touch(browser, server):
         settled(page, 1)
         page.locator("#done").tap()
         expect(page.locator("#marks .point")).to_have_count(0)
+
+
+@needs_browser
+def test_a_box_by_touch(browser, server, predictor):
+    with browsing.opened(browser, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
+        answered(page, server)
+        before = saved(page)
+        page.locator('.phrase[data-target="0"]').tap()
+        expect(page.locator("#correct")).to_have_class("selected")
+        page.locator("#image").scroll_into_view_if_needed()
+        scrolled = page.evaluate("scrollY")
+        finger = page.context.new_cdp_session(page)
+
+        def touch(kind, *place):
+            points = [dict(zip("xy", at(page, *place), strict=True))] if place else []
+            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        touch("touchStart", 50, 35)  # from the lower right corner to the upper left one
+        touch("touchMove", 40, 30)
+        touch("touchMove", 20, 15)
+        touch("touchMove", 10, 10)
+        expect(page.locator("#marks .box")).to_have_count(1)
+        touch("touchEnd")
+        settled(page, 1)
+        assert page.evaluate("scrollY") == scrolled  # the image stays under the finger
+        box = [float(page.locator("#marks .box").get_attribute(name)) for name in ("x", "y", "width", "height")]
+        assert box == pytest.approx([10, 10, 40, 25], abs=0.5)
+        boxed = refined(predictor, before[0], box=box)
+        assert boxed != before[0]
+        assert saved(page) == [boxed]
+        assert everything(page) == [boxed, *before[1:]]
+
+
+def answering(page, text, *targets):
+    """Have the server answer every question with a text and targets; returns the requests to come."""
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.post_data_buffer)
+        deltas = [{"delta": {"content": text, "targets": targets}, "finish_reason": None}]
+        deltas.append({"delta": {}, "finish_reason": "stop"})
+        lines = [json.dumps({"choices": [delta]}) for delta in deltas]
+        events = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"])
+        route.fulfill(content_type="text/event-stream", body=events)
+
+    page.route("**/v1/chat/completions", answer)
+    return asked
+
+
+def drag(page, start, end):
+    page.mouse.move(*at(page, *start))
+    page.mouse.down()
+    page.mouse.move(*at(page, *end), steps=3)
+    page.mouse.up()
+
+
+def kept_row(kept, phrase):
+    lines = [json.loads(line) for line in (kept / "corrections.jsonl").read_text().splitlines()]
+    (row,) = [row for row in lines if row["correction"]["phrase"] == phrase]
+    return row
+
+
+NOTHING = dict(masks.as_text(masks.empty(40, 60)))
+
+
+@needs_browser
+@pytest.mark.parametrize("by", ["box", "click", "keyboard"])
+def test_an_empty_mask_is_corrected(browser, server, predictor, kept, by):
+    phrase = f"a bird by {by}"
+    target = {"phrase": phrase, "span": [0, len(phrase)], "score": 0.0, "area": 0, "box": None}
+    with browsing.opened(browser) as page:
+        answering(page, f"{phrase}.", target | {"segmentation": NOTHING})
+        answered(page, server)
+        expect(page.locator(".target small")).to_contain_text("empty")
+        select(page)
+        with page.expect_response("**/v1/corrections"):
+            if by == "box":
+                drag(page, (10, 10), (50, 35))
+                marks = {"box": (10, 10, 40, 25)}
+            elif by == "click":
+                page.mouse.click(*at(page, 30, 20))
+                marks = {"points": [(30, 20, 1)]}
+            else:
+                page.keyboard.press("ArrowRight")  # the crosshair appears in the middle of the image
+                page.keyboard.press("Enter")
+                marks = {"points": [(30, 20, 1)]}
+        settled(page, 1)
+        mask = refined(predictor, NOTHING, **marks)
+        assert mask != NOTHING
+        assert saved(page) == [mask]
+        expect(page.locator(".mask")).to_have_count(1)
+        row = kept_row(kept, phrase)
+        assert ([entry.get("segmentation", entry) for entry in row["masks"]], row["correction"]["before"]) == (
+            [mask],
+            NOTHING,
+        )
+
+
+@needs_browser
+def test_an_object_is_added_to_an_answer_without_masks(browser, server, predictor, kept):
+    with browsing.opened(browser) as page:
+        asked = answering(page, "There is no owl.")
+        answered(page, server)
+        expect(page.locator(".target")).to_have_count(0)
+        expect(page.locator("#correct-hint")).to_contain_text("Name what has no mask")
+        page.locator("#add").fill("the owl")
+        page.keyboard.press("Enter")
+        expect(page.locator("#correct")).to_have_class("selected")
+        expect(page.locator(".target small")).to_have_text("empty · added")
+        with page.expect_response("**/v1/corrections"):
+            drag(page, (10, 10), (50, 35))
+        settled(page, 1)
+        mask = refined(predictor, NOTHING, box=(10, 10, 40, 25))
+        assert saved(page) == [mask]
+        row = kept_row(kept, "the owl")
+        assert (row["answer"], row["correction"]["before"]) == ("The owl {seg}.", None)
+        assert row["correction"]["answer"] == "There is no owl."
+        page.keyboard.press("Control+z")
+        settled(page, 0)
+        assert saved(page) == [NOTHING]
+        page.keyboard.press("Control+y")
+        settled(page, 1)
+        page.locator("#done").click()
+        expect(page.locator(".mask")).to_have_count(1)
+        expect(page.locator(".answer .phrase")).to_have_count(0)  # the text does not name it
+        # The model's answer is sent back as it was.
+        page.locator("#follow").check()
+        page.locator("#question").fill("Why not?")
+        page.keyboard.press("Enter")
+        expect(page.locator(".entry").last).to_have_attribute("aria-busy", "false")
+        assert b'"content":"There is no owl.","targets":[]' in asked[1]
 
 
 @needs_browser

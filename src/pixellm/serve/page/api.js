@@ -38,9 +38,9 @@ export async function refine(image, { segmentation }, marks, signal) {
   return response.json();
 }
 
-// Have the server keep a corrected mask as training data; `before` is the target as the model gave it.
+// Have the server keep a corrected mask as training data; `before` is the mask that the model gave, or null.
 export function keep(image, { phrase, segmentation }, before, answer) {
-  const fields = { phrase, segmentation, before: before.segmentation, answer, tool: "pixellm web" };
+  const fields = { phrase, segmentation, before, answer, tool: "pixellm web" };
   return post("v1/corrections", image, fields);
 }
 

@@ -13,8 +13,9 @@ const COARSE = 40; // steps of the crosshair across the image's longer side; wit
 const FINE = 400;
 const NO_MARKS = { points: [], box: null };
 
-// `changed(entry, index)`: a target is another one; `deselect()`; `act`: reports errors; `ask(entry, words, signal)` → target.
-export function createCorrection({ changed, deselect, act, ask }) {
+// `changed(entry, index)`: a target is another one; `deselect()`; `act`: reports errors; `ask(entry, words, signal)` → target;
+// `addTarget(entry, phrase)`: add one with an empty mask and select it.
+export function createCorrection({ changed, deselect, act, ask, addTarget }) {
   let available = false;
   let entry = null; // the shown entry
   let index = null; // of its selected target
@@ -101,7 +102,8 @@ export function createCorrection({ changed, deselect, act, ask }) {
 
   function draw() {
     const on = active();
-    $("correct").hidden = !available || !entry?.targets.length;
+    $("correct").hidden = !available || !entry;
+    $("correct-hint").textContent = entry?.targets.length ? "Click a mask or phrase to correct it, or name what has none:" : "Name what has no mask, then mark it:";
     $("masks").classList.toggle("correcting", on);
     $("correct").setAttribute("aria-busy", Boolean(running));
     $("correct").classList.toggle("selected", on);
@@ -208,6 +210,12 @@ export function createCorrection({ changed, deselect, act, ask }) {
     $("redo").addEventListener("click", redo);
     $("done").addEventListener("click", deselect);
     $("less").addEventListener("click", () => ($("less").ariaPressed = String($("less").ariaPressed !== "true")));
+    $("add-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const phrase = $("add").value.trim();
+      $("add").value = "";
+      if (phrase) addTarget(entry, phrase);
+    });
     $("say-form").addEventListener("submit", (event) => {
       event.preventDefault();
       if (active() && $("say").value.trim()) add({ words: $("say").value });

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import * as files from "./files.js";
 import { createCorrection } from "./correct.js";
-import { shapeOf } from "./masks.js";
+import { encode, shapeOf } from "./masks.js";
 import { element, mark } from "./shared/targets.js";
 import { drawEntry, drawMasks, drawImage, frameOf, isShown, light } from "./view.js";
 
@@ -89,7 +89,7 @@ function history() {
 
 const turn = ({ question, text, targets }) => [
   { role: "user", content: question },
-  { role: "assistant", content: text, targets: targets.filter(isShown).map(({ span }) => ({ span })) },
+  { role: "assistant", content: text, targets: targets.filter((target) => isShown(target) && target.span).map(({ span }) => ({ span })) },
 ];
 
 // Ask a follow-up to an answer; returns the first target of the new answer.
@@ -131,11 +131,24 @@ function append(entry, { content = "", targets = [], finish_reason: reason }) {
   entry.text += content;
   entry.reason = reason;
   for (const target of targets) {
-    const colours = about.colours[entry.targets.length % about.colours.length];
     const confidence = target.presence ?? target.score;
-    entry.targets.push({ ...target, ...colours, ...shapeOf(target), confidence, removed: false, weak: isWeak({ confidence }) });
+    put(entry, { ...target, confidence, weak: isWeak({ confidence }) });
   }
   redraw(entry, targets.length > 0);
+}
+
+function put(entry, target) {
+  const colours = about.colours[entry.targets.length % about.colours.length];
+  entry.targets.push({ ...target, ...colours, ...shapeOf(target), removed: false });
+}
+
+// Add a target that the answer lacks, with an empty mask to be corrected; the text has no span for it.
+function addTarget(entry, phrase) {
+  const { width, height } = entry.image;
+  const segmentation = { size: [height, width], counts: encode([width * height]) };
+  put(entry, { phrase, span: null, segmentation, area: 0, box: null, confidence: 1, weak: false, corrected: true, added: true });
+  redraw(entry);
+  choose(entry, entry.targets.length - 1);
 }
 
 function busy(on) {
@@ -152,7 +165,7 @@ function redraw(entry, masksToo = true) {
     highlight(entry, lit);
     $("tools").hidden = !entry.targets.length;
   }
-  if (entry === entries.at(-1)) entry.article.scrollIntoView({ block: "nearest" });
+  if (entry === entries.at(-1) && !correction.active()) entry.article.scrollIntoView({ block: "nearest" });
 }
 
 function handlersOf(entry) {
@@ -323,7 +336,8 @@ async function waitForModel() {
 // Each state of a correction takes the place of the one before.
 async function keep({ image, steps, targets, text }, index) {
   const first = steps.find((step) => step.index === index)?.before ?? targets[index];
-  if (about.corrections && targets[index].phrase) await api.keep(image, targets[index], first, text);
+  const before = first.added ? null : first.segmentation; // the model gave none
+  if (about.corrections && targets[index].phrase) await api.keep(image, targets[index], before, text);
 }
 
 async function start() {
@@ -331,6 +345,7 @@ async function start() {
   correction = createCorrection({
     act,
     ask: askAgain,
+    addTarget,
     changed(entry, index) {
       for (const target of entry.targets) target.weak = isWeak(target);
       redraw(entry);

@@ -12,7 +12,7 @@ export function pieces(text, targets) {
   const letters = Array.from(text);
   const runs = [];
   let at = 0;
-  const order = targets.map((_, i) => i).filter((i) => !targets[i].weak).sort((a, b) => targets[a].span[0] - targets[b].span[0]);
+  const order = targets.map((_, i) => i).filter((i) => !targets[i].weak && targets[i].span).sort((a, b) => targets[a].span[0] - targets[b].span[0]);
   for (const target of order) {
     const [start, end] = targets[target].span.map((edge) => Math.max(edge, at)); // of two masks with the same phrase, the first gets it
     runs.push({ text: letters.slice(at, start).join(""), target: null });
@@ -75,7 +75,7 @@ function row(target, i, handlers) {
   element("span", { className: "words", text: target.phrase || "(no words)", parent: node });
   const share = target.area ? `${percent(target.share)} of the image` : "empty";
   const kind = target.presence === undefined ? "score" : "presence";
-  const state = target.corrected ? "corrected" : `${kind} ${percent(target.confidence)}`;
+  const state = target.added ? "added" : target.corrected ? "corrected" : `${kind} ${percent(target.confidence)}`;
   element("small", { text: `${share} · ${state}`, parent: node });
   const out = element("button", { type: "button", className: "out", text: target.removed ? "↺" : "✕", parent: node });
   out.title = target.removed ? "Restore this mask" : "Remove this mask";
