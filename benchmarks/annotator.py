@@ -6,15 +6,15 @@ Each round shows the annotator some new images. The model segments each image's 
 far off (--enough) the annotator clicks by the protocol of `pixellm.eval.clicks`, and after --clicks draws the mask by
 hand. All masks are kept by `pixellm.data.corrections`. Before the next round the first model is fine-tuned on all
 corrections so far, as `pixellm train --data` does. As images differ, the first model, which learns nothing, is clicked
-through the same images, too. The same command continues where it was stopped.
+through the same images, too. The same command continues where it was stopped; another one needs another --out.
 
-`OUT/clicks.jsonl` has a line for each image and model, `OUT/annotator.md` the table, `OUT/annotator.png` the plot.
+`OUT/clicks.jsonl` has a line for each image and model. After each round `OUT/annotator.md` (the table) and
+`OUT/annotator.png` (the plot) are written.
 """
 
 import argparse
 import json
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 
 import pixellm
-from benchmarks.clicks import Refining, Wanted, choose, with_first_masks
+from benchmarks.clicks import Refining, Wanted, objects_of, with_first_masks
 from pixellm.data.coco import CocoSource
 from pixellm.data.corrections import FILE, Correction, CorrectionStore
+from pixellm.data.datasets import read_json
 from pixellm.data.describe import noun
 from pixellm.eval.clicks import MAX_CLICKS, click_through
 from pixellm.imaging import masks
@@ -35,12 +36,15 @@ from pixellm.types import Target
 from pixellm.utils.files import read_lines, write_text
 
 LEARNING, FIRST = "learning", "first"  # the model of the round, and the one of the first round
-CLICKS, MODELS = "clicks.jsonl", "models"
+CLICKS, MODELS, SETTINGS = "clicks.jsonl", "models", "settings.json"
 
 
 @dataclass(frozen=True)
 class Clicked:
-    """One image of a round, clicked through with one model: for each object its clicks, and its IoU before them."""
+    """One image of a round, clicked through with one model: for each object its clicks, and its IoU before them.
+
+    `image` is the `file_name` of the annotations.
+    """
 
     round: int
     model: str
@@ -68,6 +72,9 @@ class Annotator:
         rounds: for each round the numbers of its images in the source.
         protocol: see there.
         steps: of each fine-tuning; None: as `pixellm train --data`.
+
+    Raises:
+        ValueError: `out` holds a run with other settings.
     """
 
     def __init__(
@@ -82,15 +89,12 @@ class Annotator:
         self.source, self.out, self.model, self.rounds = source, out, model, rounds
         self.protocol, self.steps = protocol, steps
         self.store = CorrectionStore(out / "corrections")
+        self._check_settings()
         file = out / CLICKS
         self.done = [Clicked(**json.loads(line)) for _, line in read_lines(file)] if file.exists() else []
-        objects = defaultdict[int, list[Wanted]](list)
-        for wanted in choose(source, False, protocol.smallest, None):
-            objects[wanted.record].append(wanted)
-        self._objects = objects
 
     def run(self) -> None:
-        """Go through all rounds."""
+        """Go through all rounds, and write the report after each."""
         for number, records in enumerate(self.rounds):
             for name in (LEARNING, FIRST) if number else (LEARNING,):
                 missing = [record for record in records if not self._is_done(number, name, record)]
@@ -99,9 +103,31 @@ class Annotator:
                 predictor = pixellm.load(self._model_of(number) if name == LEARNING else self.model)
                 for record in missing:
                     self._annotate(number, name, record, predictor)
+            self._report()
+
+    def _check_settings(self) -> None:
+        """Write the settings of a new run; a ValueError if `out` holds a run with others."""
+        images = [[self._file_name(record) for record in records] for records in self.rounds]
+        settings = {"model": self.model, "steps": self.steps, "protocol": asdict(self.protocol), "images": images}
+        file = self.out / SETTINGS
+        if not file.exists():
+            write_text(file, json.dumps(settings, indent=2) + "\n")
+        elif differing := [name for name, value in read_json(file).items() if settings[name] != value]:
+            raise ValueError(
+                f"expected the settings of the run in {self.out}, got another {' and '.join(differing)}. "
+                "Choose another --out."
+            )
+
+    def _report(self) -> None:
+        rounds = len(self.rounds)
+        write_text(self.out / "annotator.md", table(self.done, rounds))
+        plot(self.done, rounds, self.out / "annotator.png")
+
+    def _file_name(self, record: int) -> str:
+        return str(self.source.rows[record]["file_name"])
 
     def _is_done(self, number: int, name: str, record: int) -> bool:
-        image = self.source[record].image.name
+        image = self._file_name(record)
         return any((row.round, row.model, row.image) == (number, name, image) for row in self.done)
 
     def _model_of(self, number: int) -> str:
@@ -113,7 +139,8 @@ class Annotator:
 
     def _annotate(self, number: int, name: str, record: int, predictor: Predictor) -> None:
         clicks, before = [], []
-        for wanted, target in with_first_masks(predictor, self.source, self._objects[record]):
+        objects = objects_of(self.source, record, False, self.protocol.smallest)
+        for wanted, target in with_first_masks(predictor, self.source, objects):
             refining = Refining(predictor, target)
             curve = click_through(target.mask, wanted.mask, refining, self.protocol.clicks, self.protocol.enough)
             clicks.append(len(curve) - 1)
@@ -121,7 +148,7 @@ class Annotator:
             if name == LEARNING:
                 accepted = refining.target.mask if curve[-1] >= self.protocol.enough else wanted.mask
                 self._keep(number, record, wanted, target, accepted)
-        image = self.source[record].image.name
+        image = self._file_name(record)
         self.done.append(Clicked(number, name, image, clicks, before))
         write_text(self.out / CLICKS, "".join(json.dumps(asdict(row)) + "\n" for row in self.done))
         print(f"round {number + 1}, {name} model, {image}: {sum(clicks)} clicks on {len(clicks)} objects", flush=True)
@@ -137,6 +164,34 @@ class Annotator:
         self.store.add(self.source[record].load_image(), correction)
 
 
+def choose_rounds(source: CocoSource, rounds: int, per_round: int, smallest: int, seed: int) -> list[list[int]]:
+    """Draw the images of each round among those that have objects, each image once.
+
+    Raises:
+        ValueError: too few images have objects of that size.
+    """
+    wanted, found = rounds * per_round, list[int]()
+    for record in random.Random(seed).sample(range(len(source)), len(source)):
+        if len(found) == wanted:
+            break
+        if objects_of(source, record, False, smallest):
+            found.append(record)
+    if len(found) < wanted:
+        raise ValueError(
+            f"expected {rounds} × {per_round} images with objects of at least {smallest} pixels, got {len(found)}. "
+            "Lower --rounds, --per-round or --smallest."
+        )
+    return [found[start : start + per_round] for start in range(0, wanted, per_round)]
+
+
+def both(done: Sequence[Clicked], number: int) -> tuple[list[Clicked], list[Clicked]] | None:
+    """Return a round's rows with its own model, and with the first one; None until both have seen its images."""
+    own = [row for row in done if (row.round, row.model) == (number, LEARNING)]
+    first = [row for row in done if (row.round, row.model) == (number, FIRST if number else LEARNING)]
+    is_complete = own and {row.image for row in own} == {row.image for row in first}
+    return (own, first) if is_complete else None
+
+
 def table(done: Sequence[Clicked], rounds: int) -> str:
     """Return a Markdown table: for each round, means with the model of the round and with the first one."""
     lines = [
@@ -144,9 +199,8 @@ def table(done: Sequence[Clicked], rounds: int) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for number in range(rounds):
-        rows = [row for row in done if (row.round, row.model) == (number, LEARNING)]
-        first = [row for row in done if (row.round, row.model) == (number, FIRST if number else LEARNING)]
-        if rows and first:
+        if pair := both(done, number):
+            rows, first = pair
             cells = [_clicks(rows), _clicks(first), _iou(rows), _iou(first)]
             objects = sum(len(row.clicks) for row in rows)
             means = " | ".join(f"{value:.{digits}f}" for value, digits in zip(cells, (1, 1, 3, 3), strict=True))
@@ -170,11 +224,10 @@ def plot(done: Sequence[Clicked], rounds: int, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
-    numbers = [n for n in range(rounds) if any(row.round == n for row in done)]
-    for name, label in ((FIRST, "without learning"), (LEARNING, "trained on the corrections so far")):
-        means = [_clicks([r for r in done if (r.round, r.model) == (n, name if n else LEARNING)]) for n in numbers]
-        axes.plot([n + 1 for n in numbers], means, "o-" if name == LEARNING else "o--", label=label)
-    axes.set_xticks([n + 1 for n in numbers])
+    pairs = {number + 1: pair for number in range(rounds) if (pair := both(done, number))}
+    for which, label, style in ((1, "without learning", "o--"), (0, "trained on the corrections so far", "o-")):
+        axes.plot(list(pairs), [_clicks(pair[which]) for pair in pairs.values()], style, label=label)
+    axes.set_xticks(list(pairs))
     axes.set(xlabel="round", ylabel="clicks per image", ylim=(0, None))
     axes.legend()
     figure.savefig(path, dpi=150)
@@ -196,16 +249,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the choice of images. (default: 0)")
     arguments = parser.parse_args()
     source = CocoSource(arguments.annotations, arguments.images)
-    per_round = arguments.per_round
-    chosen = random.Random(arguments.seed).sample(range(len(source)), arguments.rounds * per_round)
-    rounds = [chosen[start : start + per_round] for start in range(0, len(chosen), per_round)]
-    protocol = Protocol(arguments.enough, arguments.clicks, arguments.smallest)
-    annotator = Annotator(source, arguments.out, arguments.model, rounds, protocol, arguments.steps)
+    try:
+        rounds = choose_rounds(source, arguments.rounds, arguments.per_round, arguments.smallest, arguments.seed)
+        protocol = Protocol(arguments.enough, arguments.clicks, arguments.smallest)
+        annotator = Annotator(source, arguments.out, arguments.model, rounds, protocol, arguments.steps)
+    except ValueError as error:
+        parser.error(str(error))
     annotator.run()
-    text = table(annotator.done, arguments.rounds)
-    write_text(arguments.out / "annotator.md", text)
-    plot(annotator.done, arguments.rounds, arguments.out / "annotator.png")
-    print(text)
+    print(table(annotator.done, arguments.rounds))
 
 
 if __name__ == "__main__":

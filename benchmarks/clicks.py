@@ -41,13 +41,15 @@ class Wanted:
 
 def choose(source: CocoSource, single: bool, smallest: int, limit: int | None) -> list[Wanted]:
     """Return the objects of at least `smallest` pixels of the first images, without crowds among single instances."""
-    found = []
-    for record in range(len(source))[:limit]:
-        annotated = source[record].decode()
-        alone = [(i.category, i.mask) for i in annotated.instances if not i.merged]
-        rows = alone if single else list(annotated.category_masks().items())
-        found += [Wanted(record, category, mask) for category, mask in rows if mask.sum() >= smallest]
-    return found
+    return [wanted for record in range(len(source))[:limit] for wanted in objects_of(source, record, single, smallest)]
+
+
+def objects_of(source: CocoSource, record: int, single: bool, smallest: int) -> list[Wanted]:
+    """Return the objects of one image, see `choose`."""
+    annotated = source[record].decode()
+    alone = [(i.category, i.mask) for i in annotated.instances if not i.merged]
+    rows = alone if single else list(annotated.category_masks().items())
+    return [Wanted(record, category, mask) for category, mask in rows if mask.sum() >= smallest]
 
 
 def with_first_masks(
