@@ -111,8 +111,8 @@ def export(
 ) -> None:
     """Export a model as graphs that `pixellm ask --runtime onnx` runs without torch.
 
-    The graphs are checked against torch: with float32 weights the tokens of an answer must be equal, and mask logits
-    within 0.001.
+    The graphs are checked against torch: with float32 weights the tokens of an answer must be equal, and mask logits,
+    those of a correction included, within 0.001.
     """
     from pixellm.graphs.check import check
     from pixellm.graphs.export import export

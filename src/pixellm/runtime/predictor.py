@@ -8,7 +8,7 @@ from PIL import Image
 
 from pixellm.imaging.masks import Rle
 from pixellm.imaging.postprocess import binarize
-from pixellm.imaging.prompt_region import PromptedRegion, cropped, put_back, region_of
+from pixellm.imaging.prompt_region import PromptedRegion, Region, cropped, put_back, region_of
 from pixellm.imaging.visual_prompts import Prompts, untrained
 from pixellm.inference.base_predictor import BasePredictor
 from pixellm.runtime.generation import EncodedPrefix, RuntimeDecoding, encode_prefix
@@ -77,9 +77,16 @@ class RuntimePredictor(BasePredictor):
         region = region_of(mask, prompts)
         if region is None:  # an empty mask stays so where nothing but background is marked
             return mask, 0.0
+        logits = self.region_logits(encoded, row, image, mask, prompts, region)
+        return put_back(logits, region, (image.height, image.width))
+
+    def region_logits(
+        self, encoded: EncodedPrefix, row: int, image: Image.Image, mask: np.ndarray, prompts: Prompts, region: Region
+    ) -> np.ndarray:
+        """Return the logits (r, r) of a region's corrected mask; arguments as in `correct_mask`."""
         tensors, size = encoded.images[row], self.processor.letterbox.image_size
         maps = [tensors[name] for name in self.graphs.manifest.refine_inputs]
         maps = cropped(maps, 0, tensors["resized_hw"][0].tolist(), size)
         pixels = np.array(image.convert("RGB")).transpose(2, 0, 1)
         found = PromptedRegion.read(pixels, mask, prompts, region, [map_.shape[1:] for map_ in maps])
-        return put_back(self.graphs.refine(found, maps), region, (image.height, image.width))
+        return self.graphs.refine(found, maps)

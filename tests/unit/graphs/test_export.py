@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pixellm.graphs.check import LOGITS, check
 from pixellm.graphs.export import export
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import Predictor
@@ -212,6 +213,22 @@ def test_quantised(clip_model, clip_processor, tmp_path):
     np.testing.assert_allclose(runtime.graphs.masks(states, runtime.encode([image]).images[0])[0], logits[0], atol=1e-3)
     runtime.set_image(image)
     assert runtime.ask(QUESTIONS[0], max_new_tokens=8).token_ids
+
+
+def test_check(pair):
+    torch_, runtime = pair
+    assert check(torch_, runtime.graphs.directory, "float32") <= LOGITS
+
+
+def test_check_compares_corrections(pair):
+    torch_, runtime = pair
+    if not torch_.takes_prompts:
+        return
+    other = Predictor(copy.deepcopy(torch_.model), torch_.processor)
+    with torch.no_grad():
+        other.model.refiner.output.bias += 10 * LOGITS
+    with pytest.raises(ValueError, match=r"corrected masks by 1\.0e-02"):
+        check(other, runtime.graphs.directory, "int8")
 
 
 def test_damaged(pair, tmp_path):
