@@ -46,6 +46,7 @@ from pixellm.runtime.manifest import (
     Precision,
     TensorPlace,
 )
+from pixellm.runtime.optimised import optimise_graphs
 from pixellm.runtime.packing import BLOCK, write_weights
 
 BITS: dict[str, int] = {"int8": 8, "int4": 4}
@@ -77,6 +78,7 @@ def export(
     for name, graph in graphs.items():
         ir.save(graph, out / name)
     _optimise(out / LANGUAGE, places)
+    optimise_graphs(out)
     processor.save_pretrained(out)
     manifest.write(out / MANIFEST)
     if precision != "float32":

@@ -13,6 +13,7 @@ import numpy as np
 from pixellm.mini.parts import PRETRAINED
 from pixellm.runtime.llama_gguf import read_llama, to_bfloat16
 from pixellm.runtime.manifest import MANIFEST, WEIGHTS, Manifest
+from pixellm.runtime.optimised import optimise_graphs
 from pixellm.runtime.packing import write_weights
 from pixellm.utils.cache import announce
 
@@ -33,6 +34,7 @@ def prepare_mini(gguf: Path, out: Path) -> None:
     for file in SHIPPED.iterdir():
         shutil.copyfile(file, out / file.name)
     write_weights(out / WEIGHTS, Manifest.read(out / MANIFEST).tensors, weight_reader(gguf))
+    optimise_graphs(out)
 
 
 def weight_reader(gguf: Path) -> Callable[[str], np.ndarray]:

@@ -17,6 +17,7 @@ import onnxruntime
 
 from pixellm.imaging.prompt_region import PromptedRegion
 from pixellm.runtime.manifest import ENCODE, GRAPHS, LANGUAGE, MANIFEST, MASKS, REFINE, Manifest
+from pixellm.runtime.optimised import optimised_path
 
 ERRORS_ONLY = 3
 
@@ -62,7 +63,9 @@ class Graphs:
     def __init__(self, directory: Path, threads: int = 0, wait: bool = True) -> None:
         self.directory, self.manifest = directory, Manifest.read(directory / MANIFEST)
         self._threads = threads or _cores()
-        pool = ThreadPoolExecutor(len(GRAPHS))  # onnxruntime opens each graph on one core
+        # onnxruntime opens each graph on one core. On two cores the encoder, which is used first, is open before the
+        # masks' graph is begun.
+        pool = ThreadPoolExecutor(max(2, min(len(GRAPHS), self._threads)))
         self._sessions = {name: pool.submit(self._open, name) for name in GRAPHS}
         pool.shutdown(wait=wait)
         numbers = range(2 * self.manifest.num_layers)
@@ -78,7 +81,9 @@ class Graphs:
         options.log_severity_level = ERRORS_ONLY
         if name == LANGUAGE:  # optimised when it was exported
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return onnxruntime.InferenceSession(self.directory / name, options, providers=["CPUExecutionProvider"])
+        path = optimised_path(self.directory, name)  # exports of earlier versions have none
+        path = path if path.is_file() else self.directory / name
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
         try:

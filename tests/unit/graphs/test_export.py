@@ -12,7 +12,8 @@ from pixellm.graphs.check import LOGITS, check
 from pixellm.graphs.export import export
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.predictor import Predictor
-from pixellm.runtime.manifest import MANIFEST, MASKS, REFINE, WEIGHTS, Manifest
+from pixellm.runtime.manifest import ENCODE, MANIFEST, MASKS, REFINE, WEIGHTS, Manifest
+from pixellm.runtime.optimised import optimised_path
 from pixellm.runtime.predictor import RuntimePredictor
 from pixellm.runtime.processing import RuntimeProcessor
 from pixellm.runtime.session import Graphs
@@ -195,6 +196,24 @@ def test_the_graph_of_corrections_is_opened_when_it_is_used(pair, tmp_path):
     damaged.set_image(picture(8))
     with pytest.raises(ValueError, match="expected the graphs of an exported model"):
         damaged.refine(rectangle((30, 40)), points=[(3, 3, 1)])
+
+
+def test_optimised_graphs_give_the_same(pair, tmp_path):
+    """Directories that were exported before there were optimised graphs have none."""
+    _, runtime = pair
+    directory = runtime.graphs.directory
+    optimised = {optimised_path(directory, name) for name in (ENCODE, MASKS)}
+    assert all(path.is_file() and path.with_suffix(".bin").is_file() for path in optimised)
+    for file in set(directory.iterdir()) - optimised:
+        (tmp_path / file.name).symlink_to(file)
+    plain, image = load(tmp_path), picture(9)
+    expected, got = (one.encode([image]).images[0] for one in (plain, runtime))
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(got[name], tensor, rtol=1e-5, atol=1e-6, err_msg=name)
+    manifest = runtime.graphs.manifest
+    states = np.random.default_rng(0).standard_normal((len(manifest.codebook_ids), manifest.width), np.float32)
+    logits = (one.graphs.masks(states, expected)[0] for one in (plain, runtime))
+    np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
