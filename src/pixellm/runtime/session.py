@@ -79,6 +79,7 @@ class Graphs:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = ERRORS_ONLY
+        options.enable_cpu_mem_arena = False  # it keeps the largest activations of each graph, and saves no time
         if name == LANGUAGE:  # optimised when it was exported
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         path = optimised_path(self.directory, name)  # exports of earlier versions have none
