@@ -28,6 +28,7 @@ from pixellm.imaging.images import load_image
 from pixellm.inference.base_predictor import BasePredictor
 from pixellm.loading import load_graphs
 from pixellm.mini.parts import fetch_gguf
+from pixellm.runtime.manifest import MANIFEST, Manifest
 from pixellm.serve.engine import InferenceEngine
 from pixellm.serve.messages import Job, WorkerSettings
 
@@ -115,7 +116,9 @@ def _token(predictor: BasePredictor) -> Callable[[], float]:
 def _mask(predictor: BasePredictor) -> Callable[[], float]:
     image = load_image(IMAGE)
     encoded = predictor.encode([image])
-    states: Any = np.random.default_rng(0).standard_normal((6, 576), np.float32)
+    manifest = Manifest.read(resolve_graphs("pixellm-mini") / MANIFEST)
+    shape = len(manifest.codebook_ids), manifest.width
+    states: Any = np.random.default_rng(0).standard_normal(shape, np.float32)
     if isinstance(predictor, pixellm.Predictor):
         states = torch.from_numpy(states).to(predictor.model.dtype)
 
