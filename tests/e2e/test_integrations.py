@@ -155,7 +155,7 @@ def test_an_mcp_client_over_standard_input_and_output(server, answer, tmp_path):
             return tools, await client.call_tool("ask", {"image": str(tmp_path / "a.png"), "question": QUESTION})
 
     tools, result = anyio.run(asked)
-    assert tools == ["ask", "segment", "refine", "cut_out"]
+    assert tools == ["ask", "segment", "refine", "save_correction", "cut_out"]
     assert result.structured_content["text"] == answer["text"]
     assert [row["area"] for row in result.structured_content["targets"]] == [row["area"] for row in answer["targets"]]
     picture = Image.open(io.BytesIO(base64.b64decode(result.content[1].data)))

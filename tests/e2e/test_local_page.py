@@ -34,7 +34,7 @@ from tests.support import browsing, tiny
 from tests.support.browsing import expect, needs_browser
 
 pytestmark = needs_browser
-IMAGE, QUESTION, FOLLOW_UP = "coffee", "Segment the cup and the spoon.", "<image> [SEG0] Segment the spoon."
+IMAGE, QUESTION, FOLLOW_UP = "coffee", "Segment the spoon and the cup.", "And the dining table <image> [SEG0]?"
 LOADING = 180_000  # milliseconds, on a busy machine
 # Records what the worker sends, with times.
 RECORD = """

@@ -227,8 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         try:
             for offset in range(0, len(content), CHUNK):
-                self.wfile.write(content[offset : offset + CHUNK])
-                self.hub.sent += len(content[offset : offset + CHUNK])
+                chunk = content[offset : offset + CHUNK]
+                self.hub.sent += len(chunk)  # before the client has it, and may ask what was sent
+                self.wfile.write(chunk)
                 if faults.bytes_per_second:
                     time.sleep(CHUNK / faults.bytes_per_second)
         except OSError:  # the client is gone
