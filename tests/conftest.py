@@ -1,5 +1,6 @@
 """Fixtures: the reference data beside the project, tiny random models (fp32, seeded), and their processors."""
 
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +13,9 @@ from tests.support import tiny
 # A busy machine is not a failure.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
+
+# A shell starts background jobs with Ctrl-C ignored, and so would be the commands that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -311,11 +311,14 @@ def start(*options: str) -> subprocess.Popen:
 @pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_command_ends_quietly(files, end):
     with start("--port", "0") as process:
-        line = process.stdout.readline()
-        assert "(Ctrl-C ends)" in line
-        process.send_signal(end)
-        assert process.wait(timeout=20) == 0
-        assert "Traceback" not in process.stderr.read()
+        try:
+            line = process.stdout.readline()
+            assert "(Ctrl-C ends)" in line
+            process.send_signal(end)
+            assert process.wait(timeout=20) == 0
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()  # or a command that does not end holds up the tests
 
 
 def test_busy_port_and_options_of_the_server():
