@@ -63,8 +63,6 @@ def train(
     if recipe is not None and memory is not None:
         raise ValueError("--memory: expected --data with it, got a recipe, which names its settings. Leave it out.")
     room = None if memory is None else bytes_of(memory)
-    if room is not None:
-        return_freed_memory()  # or freed activations that the C library keeps come on top of the plan
     log_progress()
     from pixellm.training import run
 
@@ -73,8 +71,7 @@ def train(
     else:
         output = out or Path("runs") / data.stem
         if held_out is not None:
-            _compare(data, held_out, model, output, steps, restart, room)
-            return
+            return _compare(data, held_out, model, output, steps, restart, room)
         result = _fine_tune(data, model, output, steps, restart, room)
     if is_first_process():
         out_console.print(f"trained: {result}")
@@ -87,6 +84,7 @@ def _fine_tune(data: Path, model: str, output: Path, steps: int | None, restart:
 
     if memory is None:
         return fine_tune(data, model, output, KNOWN_MODELS, steps, restart)
+    return_freed_memory()  # or freed activations that the C library keeps come on top of the plan
     recipe = _fitted(data, model, output, steps, memory)
     prepare_output(output, restart)
     return train(recipe, output, KNOWN_MODELS)

@@ -256,21 +256,7 @@ def create_server(thread: SegmenterThread, out: Path | None = None, keeps: bool 
     _add_refine(server, thread, reading)
     if keeps:
         _add_save_correction(server, thread)
-
-    @server.tool(annotations=writing)
-    def cut_out(image: ImagePath, phrase: str, min_score: MinScore = 0.0) -> Annotated[CallToolResult, CutOutResult]:
-        """Cut objects out of an image by their name: one picture with a transparent background for each."""
-        with _tool_errors():
-            (answer,) = thread.answers(image, [question_about(phrase)], min_score)
-            targets = [target for target in answer.targets if target.area][:MAX_CUT_OUTS]
-            assert answer.image is not None
-            pictures = [cut_out_of(answer.image, target.mask) for target in targets]
-            stem = Path(image.removeprefix(EXAMPLE)).stem
-            files = [None if out is None else str(save_new(picture, out, f"{stem}-cut-out")) for picture in pictures]
-        saved = [SavedCutOut(**_fields(target), file=file) for target, file in zip(targets, files, strict=True)]
-        lines = [*map(_line, targets), *[file for file in files if file]]
-        return _result(lines or [f"{phrase}: not found"], [*map(_png, pictures)], CutOutResult(cut_outs=saved))
-
+    _add_cut_out(server, thread, writing, out)
     return server
 
 
@@ -314,6 +300,24 @@ def _add_save_correction(server: MCPServer, thread: SegmenterThread) -> None:
         with _tool_errors():
             saved = thread.kept(image, phrase, segmentation, before, question)
         return _result([f"{phrase}: kept{' in place of an earlier one' if saved.replaced else ''}"], [], saved)
+
+
+def _add_cut_out(server: MCPServer, thread: SegmenterThread, writing: ToolAnnotations, out: Path | None) -> None:
+    """Add the tool that cuts objects out, and writes them to `out` if there is one."""
+
+    @server.tool(annotations=writing)
+    def cut_out(image: ImagePath, phrase: str, min_score: MinScore = 0.0) -> Annotated[CallToolResult, CutOutResult]:
+        """Cut objects out of an image by their name: one picture with a transparent background for each."""
+        with _tool_errors():
+            (answer,) = thread.answers(image, [question_about(phrase)], min_score)
+            targets = [target for target in answer.targets if target.area][:MAX_CUT_OUTS]
+            assert answer.image is not None
+            pictures = [cut_out_of(answer.image, target.mask) for target in targets]
+            stem = Path(image.removeprefix(EXAMPLE)).stem
+            files = [None if out is None else str(save_new(picture, out, f"{stem}-cut-out")) for picture in pictures]
+        saved = [SavedCutOut(**_fields(target), file=file) for target, file in zip(targets, files, strict=True)]
+        lines = [*map(_line, targets), *[file for file in files if file]]
+        return _result(lines or [f"{phrase}: not found"], [*map(_png, pictures)], CutOutResult(cut_outs=saved))
 
 
 def _fields(target: Target) -> dict:
