@@ -37,7 +37,7 @@ LOWEST_SURE, SURE_SPREAD = 0.1, 2.0  # scores of what is there: above the first 
 UNSURE_COUNTS = (0, 2, 3, 5, 7, 10)  # categories of a scene that are unsure
 UNSURE_SIDE = (0.02, 0.5)  # of the image
 ANY_NAME_RATE = 0.4  # of scenes: unsure categories from the whole lexicon, else from COCO
-NAMING_RATE = 0.35  # of questions: they name what they ask for, and unsure categories count as there
+NAMING_RATE = 0.3  # of questions: they name what they ask for, and unsure categories count as there
 # Kinds of questions that name categories.
 NAMING = {
     **{"category": 0.25, "several": 0.2, "each": 0.06, "count": 0.08, "order": 0.08, "place": 0.05, "followup": 0.08},

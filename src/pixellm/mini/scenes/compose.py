@@ -33,7 +33,7 @@ BUILDERS: dict[str, Builder] = {
 KINDS = (*BUILDERS, "followup", "nothing")
 DEFAULT_WEIGHTS: dict[str, float] = {
     **{"category": 0.1, "several": 0.08, "all": 0.06, "each": 0.03, "count": 0.045, "order": 0.05, "place": 0.05},
-    **{"neighbour": 0.05, "compare": 0.07, "use": 0.13, "has": 0.06, "group": 0.08, "action": 0.06, "two_part": 0.1},
+    **{"neighbour": 0.05, "compare": 0.07, "use": 0.18, "has": 0.09, "group": 0.1, "action": 0.05, "two_part": 0.12},
     **{"exclude": 0.06, "yes_no": 0.05, "followup": 0.05, "nothing": 0.65},
 }
 

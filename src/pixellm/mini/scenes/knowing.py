@@ -13,8 +13,21 @@ GENERIC = (
     *("What here {that}?", "Show me what {that}.", "Segment whatever {that}.", "Is there anything that {that}?"),
     *("Do you see something that {that}?", "Mark anything that {that}.", "I'm looking for something that {that}."),
     *("Can you find something that {that}?", "Point at what {that}.", "A child wants to know what here {that}."),
+    *("Which object {that}?", "Which object here {that}?", "Which of these things {that}?", "Which item {that}?"),
+    *("What in this image {that}?", "What in the picture {that}?", "What object in this scene {that}?"),
+    *("Segment the object that {that}.", "Find the item that {that}.", "Highlight anything that {that}."),
+    *("Identify what {that}.", "Name something here that {that}.", "Where is something that {that}?"),
+    *("I need something that {that}.", "something that {that}", "the thing that {that}", "anything that {that}?"),
 )
 GENERIC_RATE = 0.2
+NARROWED = (
+    *("Which {name} {that}?", "Which {name} here {that}?", "Which of the {names} {that}?", "What {name} {that}?"),
+    *("Is there {some} that {that}?", "Do you see {some} that {that}?", "Can you find {some} that {that}?"),
+    *("Show me the {name} that {that}.", "Segment the {name} that {that}.", "Find {some} that {that}."),
+    *("Mark each {name} that {that}.", "Point out the {name} that {that}.", "I need {some} that {that}."),
+    *("the {name} that {that}",),
+)
+NARROWED_RATE = 0.12
 GROUP = (
     *("Which {names} are here?", "Show me the {names}.", "Are there any {names}?", "What {names} do you see?"),
     *("Find all {names}.", "Mark the {names} for me.", "Do you see any {names}?", "Outline all the {names}."),
@@ -102,10 +115,31 @@ def question_of(fact: Fact, rng: random.Random) -> str:
 
 
 def ask_fact(view: SceneView, rng: random.Random, fits: bool, kind: str) -> Asked | None:
+    if rng.random() < NARROWED_RATE:
+        return _narrowed(view, rng, fits, kind)
     picked = pick_fact(view, rng, (kind,), fits)
     if picked is None:
         return None
     return question_of(picked[0], rng), answer_fact(view, *picked)
+
+
+def _narrowed(view: SceneView, rng: random.Random, fits: bool, kind: str) -> Asked | None:
+    """Ask for the members of a group here for which another fact holds, which does for some members, not for all."""
+    groups = [(group, own) for group, own in view.fits if group.noun and own]
+    pairs = [
+        (fact, group, tuple(c for c in found if c in own))
+        for fact, found in view.fits
+        for group, own in groups
+        if fact.kind == kind and set() < group.members & fact.members < group.members
+    ]
+    pairs = [row for row in pairs if bool(row[2]) == fits and len(row[2]) <= 6]
+    if not pairs:
+        return None
+    fact, group, both = rng.choice(pairs)
+    word = noun_of(group.noun)
+    words = {"name": group.noun, "names": word.plural, "some": word.some(False), "that": fact.that}
+    question = rng.choice(NARROWED).format(**words)
+    return question, answer_fact(view, fact, both) if both else Said(f"No {group.noun} here {fact.that}.")
 
 
 def ask_use(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
