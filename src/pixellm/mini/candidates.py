@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixellm.mini.configuration import MiniConfig
-from pixellm.mini.instances import SURE_SCORE
 from pixellm.mini.vision import ClassifiedFeatures
 
 UNSURE = -2.0  # scores: from here on a category counts as there where it is asked for by name, from 0 always
@@ -23,6 +22,8 @@ SCORE_RANGE = 6.0  # scores are clamped to ±this
 FREQUENCIES = (1, 2, 4, 8)
 PLACE_FEATURES = 9 + 4 * len(FREQUENCIES)
 INITIAL_GAIN, INITIAL_BIAS = 24.0, -2.5  # of cosines; most candidates are not meant
+COUNTED_SCORE = 0.35  # of a further detection of a category
+SAME_SHARE = 0.7  # of the smaller of two boxes of a category that lies in the other: they are of one object
 REGION = -1  # in place of the number of a detection
 FIRST = 1000.0  # the best candidate of each category comes before all others
 
@@ -103,7 +104,8 @@ class CandidateSelection(nn.Module):
         possible = detections.valid & (sureness >= UNSURE)
         same = (classes[:, :, None] == classes[:, None]) & possible[:, None]  # detections come the surest first
         best = possible & ~same.tril(diagonal=-1).any(dim=2)
-        sure = possible & (sureness >= 0) & (detections.scores >= SURE_SCORE)
+        again = (same & (shared_part(detections.boxes) >= SAME_SHARE)).tril(diagonal=-1).any(dim=2)
+        sure = possible & (sureness >= 0) & (detections.scores >= COUNTED_SCORE) & ~again
         shown = ((classes[..., None] == numbers[:, None]) & possible[..., None]).any(dim=1)
         objects = torch.arange(classes.shape[1], device=scores.device).expand_as(classes)
         own = torch.where(best, FIRST + sureness, detections.scores.float()).where(best | sure, -torch.inf)
@@ -113,6 +115,17 @@ class CandidateSelection(nn.Module):
             torch.cat([own, regions], dim=1),
             torch.cat([objects, torch.full_like(numbers, REGION)], dim=1),
         )
+
+
+def shared_part(boxes: Tensor) -> Tensor:
+    """Return what two boxes of (B, K, 4) share, as a part of the smaller one: (B, K, K)."""
+    low, high = (
+        boxes[:, :, None, :2].maximum(boxes[:, None, :, :2]),
+        boxes[:, :, None, 2:].minimum(boxes[:, None, :, 2:]),
+    )
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
+    smaller = area[:, :, None].minimum(area[:, None])
+    return (high - low).clamp(min=0).prod(dim=-1) / smaller.clamp(min=1e-6)
 
 
 def _order(classes: Tensor, places: Tensor, scores: Tensor) -> Tensor:

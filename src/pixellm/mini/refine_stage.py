@@ -28,11 +28,11 @@ from pixellm.mini.refiner import Refiner, RegionInputs, region_inputs
 from pixellm.model.losses import LossCounts, LossWeights, mask_bce
 from pixellm.types import Output
 
-FIRST_RATES = (0.45, 0.25, 0.1, 0.2)  # of first masks: the category's, a detection's, none, a wrong one
-DETECTOR_RATE = 0.8  # of episodes that begin with a detection's mask: they are prompted as answers are
+FIRST_RATES = (0.3, 0.5, 0.06, 0.14)  # of first masks: the category's, a detection's, none, a wrong one
+DETECTOR_RATE = 0.85  # of episodes that begin with a detection's mask: they are prompted as answers are
 BOX_RATE, BOX_NOISE = 0.12, 0.05  # of episodes that begin with a box; its error as a share of its sides
 ANYWHERE_RATE, STROKE_RATE = 0.25, 0.08  # of clicks
-EARLIER_RATE, MOST_EARLIER = 0.25, 8  # of episodes that begin with a nearly right mask, and clicks that led there
+EARLIER_RATE, MOST_EARLIER = 0.2, 8  # of episodes that begin with a nearly right mask, and clicks that led there
 COLOUR = 0.25  # largest relative change of brightness and contrast
 ENCODER_DROPOUT = 0.3  # of the encoder's maps, which say more about images that it was trained on
 DETECTOR_MAPS = 4

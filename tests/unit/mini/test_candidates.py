@@ -15,6 +15,7 @@ from pixellm.mini.candidates import (
     Pointer,
     place_features,
     pointer_loss,
+    shared_part,
 )
 from pixellm.mini.detections import Detections
 from pixellm.mini.vision import ClassifiedFeatures, DetectedObjects
@@ -67,6 +68,20 @@ def test_of_an_unsure_category_the_best_object_alone() -> None:
         (PERSON, box, 0.2),
     ]
     assert chosen(features({DOG: -1.0, TABLE: 0.5, PERSON: 2.0}, found)) == [(PERSON, 4), (TABLE, 2), (DOG, 0)]
+
+
+def test_of_boxes_of_one_category_inside_each_other_the_surest_counts() -> None:
+    """A part of it, or the whole of it, found once more; objects of other categories, and beside it, count."""
+    large, inside = (0.0, 0.0, 30.0, 30.0), (5.0, 5.0, 20.0, 25.0)
+    beside, other = (24.0, 0.0, 54.0, 30.0), (6.0, 5.0, 20.0, 25.0)
+    found = [(DOG, inside, 0.9), (DOG, large, 0.8), (DOG, beside, 0.7), (PERSON, other, 0.6), (PERSON, large, 0.5)]
+    assert chosen(features({DOG: 2.0, PERSON: 1.0}, found)) == [(DOG, 0), (DOG, 2), (PERSON, 3)]
+
+
+def test_share_of_the_smaller_box() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [5, 0, 10, 10], [8, 8, 12, 12], [20, 0, 30, 10], [0, 0, 0, 0]]])
+    expected = torch.tensor([[1, 1, 0.25, 0, 0], [1, 1, 0.25, 0, 0], [0.25, 0.25, 1, 0, 0], [0, 0, 0, 1, 0], [0] * 5])
+    torch.testing.assert_close(shared_part(boxes)[0], expected)
 
 
 def test_what_is_surely_missing_is_no_candidate() -> None:
