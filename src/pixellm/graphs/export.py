@@ -26,6 +26,7 @@ from pixellm.graphs.modules import (
     RefineGraph,
     named_tensors,
 )
+from pixellm.graphs.pairs import drop_spare_pair
 from pixellm.graphs.translations import translations
 from pixellm.imaging.prompt_region import INPUTS, SIDE
 from pixellm.mini.modeling import ClassifiedImages, MiniForConditionalGeneration
@@ -97,6 +98,7 @@ def _graphs(
     presence = model.presence_scores(images, states, torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, 1))
     results = ["logits"] if presence is None else ["logits", "presence"]
     masks = _trace(MaskGraph(model, images), (states, *tensors), ["states", *names], results)
+    drop_spare_pair(masks)
     used = {value.name for value in masks.graph.inputs}
     refined = _refined_maps(images, names, tensors)
     given = [name for name in names if name in (*READ_BY_LANGUAGE, *used, *refined) and name != SIZE]
