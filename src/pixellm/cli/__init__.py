@@ -6,41 +6,45 @@ torch and transformers are imported inside the functions, so that `--help` and m
 import errno
 import sys
 import threading
-from collections.abc import Callable
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
 
-from pixellm.cli import corrections, data, models, muse
-from pixellm.cli.ask import ask, attention, examples
-from pixellm.cli.batch import batch
 from pixellm.cli.common import collect_less, debugging, err_console, out_console, quieten_transformers
-from pixellm.cli.cost import cost
-from pixellm.cli.export import export
-from pixellm.cli.init import init
-from pixellm.cli.label_studio import label_studio
-from pixellm.cli.mcp import mcp
-from pixellm.cli.predictions import predictions
-from pixellm.cli.scoring import evaluate, questions, score
-from pixellm.cli.serve import serve, web
-from pixellm.cli.training import compare, train
 from pixellm.utils.extras import missing_package
 
-# The panels of `pixellm --help`.
-PANELS: dict[str, dict[str, Callable | typer.Typer]] = {
-    "Ask": {"ask": ask, "examples": examples, "batch": batch, "export": export, "attention": attention},
-    "Data": {"data": data.app, "muse": muse.app},
-    "Train and evaluate": {
-        "train": train,
-        "eval": evaluate,
-        "score": score,
-        "questions": questions,
-        "predictions": predictions,
-        "compare": compare,
+if TYPE_CHECKING:
+    app: typer.Typer  # with all commands
+
+# The panels of `pixellm --help`: each command, and where in this package its function or group is. Only what is called
+# is imported: all of them take a tenth of a second.
+PANELS = {
+    "Ask": {
+        "ask": "ask:ask",
+        "examples": "ask:examples",
+        "batch": "batch:batch",
+        "export": "export:export",
+        "attention": "ask:attention",
     },
-    "Serve": {"serve": serve, "web": web, "mcp": mcp, "label-studio": label_studio, "corrections": corrections.app},
-    "Models": {"models": models.app, "init": init, "convert": models.convert, "cost": cost},
+    "Data": {"data": "data:app", "muse": "muse:app"},
+    "Train and evaluate": {
+        "train": "training:train",
+        "eval": "scoring:evaluate",
+        "score": "scoring:score",
+        "questions": "scoring:questions",
+        "predictions": "predictions:predictions",
+        "compare": "training:compare",
+    },
+    "Serve": {
+        "serve": "serve:serve",
+        "web": "serve:web",
+        "mcp": "mcp:mcp",
+        "label-studio": "label_studio:label_studio",
+        "corrections": "corrections:app",
+    },
+    "Models": {"models": "models:app", "init": "init:init", "convert": "models:convert", "cost": "cost:cost"},
 }
 
 
@@ -48,25 +52,42 @@ class Panels(TyperGroup):
     """Commands in the order of `PANELS`; typer lists groups last."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:
-        """Return the names of all commands."""
-        return [name for commands in PANELS.values() for name in commands]
+        """Return the names of the commands that are registered."""
+        return [name for commands in PANELS.values() for name in commands if name in self.commands]
 
 
-app = typer.Typer(
-    cls=Panels,
-    help="Answer questions about an image with text and one mask for each object that the text names.",
-    epilog="Start with: pixellm ask example:cat 'Segment the cat.'",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for panel, commands in PANELS.items():
-    for name, command in commands.items():
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name, rich_help_panel=panel)
-        else:
-            app.command(name, rich_help_panel=panel)(command)
+def command_line(called: str | None = None) -> typer.Typer:
+    """Return the command line: the command `called` alone, or where there is none of that name, all of them."""
+    app = typer.Typer(
+        cls=Panels,
+        help="Answer questions about an image with text and one mask for each object that the text names.",
+        epilog="Start with: pixellm ask example:cat 'Segment the cat.'",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    known = any(called in commands for commands in PANELS.values())
+    for panel, commands in PANELS.items():
+        for name, place in commands.items():
+            if known and name != called:
+                continue
+            module, attribute = place.split(":")
+            command = getattr(import_module(f"{__name__}.{module}"), attribute)
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=name, rich_help_panel=panel)
+            else:
+                app.command(name, rich_help_panel=panel)(command)
+    return app
+
+
+def __getattr__(name: str) -> object:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = command_line()
+    return globals()[name]
+
 
 INTERRUPTED = 130  # exit code that shells report for Ctrl-C
 ROOM = "Make room, or write elsewhere, and run it again: no file is half-written, and what resumes goes on."
@@ -90,7 +111,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
@@ -124,7 +144,7 @@ def main() -> None:
     collect_less()
     threading.excepthook = _report_thread
     try:
-        app()
+        command_line(sys.argv[1] if len(sys.argv) > 1 else None)()
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             err_console.print("interrupted")

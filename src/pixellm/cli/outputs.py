@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # it would import torch
     from pixellm.types import Answer
 
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+COMPRESSION = 1  # of PNG: a tenth larger than by default, in a quarter of the time; JPEG has no such setting
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def save(answers: Sequence["Answer"], outputs: Outputs) -> None:
         if not answer.targets and not outputs.always:
             continue
         with output_file(path, ".png") as final, atomic_write(final) as temporary:
-            answer.overlay().save(temporary, IMAGE_FORMATS[final.suffix.lower()])
+            answer.overlay().save(temporary, IMAGE_FORMATS[final.suffix.lower()], compress_level=COMPRESSION)
         out_console.print(f"overlay: {path}")
     if outputs.json is not None:
         rows = [replace(answer, image_path=outputs.image).to_json() for answer in answers]

@@ -5,7 +5,6 @@ manage the caches: `models/` (the assembled default, converted released checkpoi
 default) in ours, PixelLM models in the Hub's.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -21,10 +20,11 @@ from pixellm.hub.released import directory_of, downloads_of, pull, remove_releas
 from pixellm.mini.parts import LANGUAGE_MODEL, PARTS, PRETRAINED, fetch_gguf, fetch_language_model
 from pixellm.runtime.manifest import MANIFEST
 from pixellm.utils.cache import announce, build_once, cache_dir, locked
-from pixellm.utils.files import clear_leftovers, directory_size, staging_prefix
+from pixellm.utils.files import clear_leftovers, content_digest, directory_size, staging_prefix
 
 MINI = "pixellm-mini"
 GRAPHS = ".graphs"  # of the directory of the default's graphs
+DIGEST = f".{MINI}.digest"  # of the shipped weights, beside what is made of them
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -227,12 +227,8 @@ def _mini_directory() -> Path:
             f"expected the weights of {MINI} in {PRETRAINED}, got no such directory: the installation is incomplete. "
             "Install pixellm again, or give the directory of a model you trained."
         )
-    digest = hashlib.sha256()
-    for file in sorted(path for path in PRETRAINED.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        content = file.read_bytes()
-        digest.update(f"{file.relative_to(PRETRAINED).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
-    return cache_dir() / "models" / f"{MINI}-{digest.hexdigest()[:12]}"
+    models = cache_dir() / "models"
+    return models / f"{MINI}-{content_digest(PRETRAINED, models / DIGEST)[:12]}"
 
 
 def _built() -> dict[str, Path]:

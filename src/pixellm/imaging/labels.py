@@ -66,10 +66,13 @@ def depths(mask: np.ndarray) -> np.ndarray:
     inner = np.pad(mask[box], 1)
     squares = _steps_to_edge(inner) ** 2  # along the columns; then the nearest of those in each row
     nearest = squares.copy()
-    offset = 1
-    while offset**2 < nearest.max():
-        np.minimum(nearest[:, offset:], squares[:, :-offset] + offset**2, out=nearest[:, offset:])
-        np.minimum(nearest[:, :-offset], squares[:, offset:] + offset**2, out=nearest[:, :-offset])
+    offset, top, bottom = 1, 0, len(nearest)
+    # Rows that are nowhere deeper than the offset stay as they are.
+    while len(deep := np.flatnonzero(nearest[top:bottom].max(axis=1) > offset**2)):
+        top, bottom = top + deep[0], top + deep[-1] + 1
+        rows, edges = nearest[top:bottom], squares[top:bottom]
+        np.minimum(rows[:, offset:], edges[:, :-offset] + offset**2, out=rows[:, offset:])
+        np.minimum(rows[:, :-offset], edges[:, offset:] + offset**2, out=rows[:, :-offset])
         offset += 1
     whole = np.zeros(mask.shape)
     whole[box] = np.sqrt(nearest[1:-1, 1:-1])
@@ -78,7 +81,8 @@ def depths(mask: np.ndarray) -> np.ndarray:
 
 def _steps_to_edge(mask: np.ndarray) -> np.ndarray:
     """Return how many pixels above or below each pixel the nearest one outside is; row 0 and the last are outside."""
-    numbers = np.arange(len(mask))[:, None]
+    # 32 bits hold the squares, and what is added to them: a mask's deepest pixel is half of its height from an edge.
+    numbers = np.arange(len(mask), dtype=np.int32 if len(mask) < 1 << 16 else np.int64)[:, None]
     above = np.maximum.accumulate(np.where(mask, 0, numbers), axis=0)
     below = np.minimum.accumulate(np.where(mask, len(mask) - 1, numbers)[::-1], axis=0)[::-1]
     return np.minimum(numbers - above, below - numbers)

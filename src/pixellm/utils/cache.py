@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from pixellm.utils.files import atomic_directory, staging_prefix
@@ -42,6 +41,8 @@ def build_once(target: Path, build: Callable[[Path, Path], None]) -> Path:
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Hold the lock of a cache directory; the system releases it when the process ends, however it ends."""
+    from filelock import FileLock, Timeout  # slow: it imports asyncio
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.parent / f".{target.name}.lock")

@@ -1,6 +1,7 @@
 """Atomic writes of files and directories, and exclusive locks between processes."""
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -8,8 +9,6 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 
 def real_path(path: Path) -> Path:
@@ -54,6 +53,8 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     Raises:
         ValueError: `out` exists and is not an empty directory.
     """
+    from filelock import FileLock  # slow: it imports asyncio
+
     expect_empty(out)
     out = real_path(out)  # without a dot or a link at the end
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +86,36 @@ def staging_prefix(out: Path) -> str:
 
 def clear_leftovers(out: Path) -> None:
     """Delete the temporary directories beside `out` that no living process writes."""
+    from filelock import FileLock, Timeout
+
     for stale in out.parent.glob(staging_prefix(out) + "*"):
         with suppress(Timeout), FileLock(stale / "lock", timeout=0):
             shutil.rmtree(stale)
+
+
+def content_digest(directory: Path, memo: Path) -> str:
+    """Return the SHA-256 of the names and contents of a directory's files, without those that begin with a dot.
+
+    The contents are read only where a file changed since the last time, which the file `memo` keeps: size, times and
+    number of a file tell, as they tell git. Where `memo` can't be written, they are read each time.
+    """
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
+    states = [(file, file.stat()) for file in files]
+    seen = [(str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for f, s in states]
+    key = hashlib.sha256(repr(seen).encode()).hexdigest()
+    with suppress(OSError, ValueError):
+        known, digest = memo.read_text(encoding="utf-8").split()
+        if known == key:
+            return digest
+    whole = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        whole.update(f"{file.relative_to(directory).as_posix()}\0{len(content)}\0".encode())
+        whole.update(content)
+    if memo.parent.is_dir():
+        with suppress(OSError):
+            write_text(memo, f"{key} {whole.hexdigest()}\n")
+    return whole.hexdigest()
 
 
 def directory_size(directory: Path) -> int:
@@ -117,6 +145,8 @@ def exclusive_lock(path: Path, wait: float = 0) -> Iterator[None]:
     Raises:
         ValueError: another process or thread holds it.
     """
+    from filelock import FileLock, Timeout
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:

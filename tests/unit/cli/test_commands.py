@@ -66,6 +66,15 @@ def test_help_needs_no_model():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
+@pytest.mark.parametrize("name", ["ask", "muse", "label-studio"])
+def test_only_the_command_that_is_called_is_imported(name):
+    called = typer.main.get_command(cli.command_line(name))
+    assert set(called.commands) == {name}
+    assert set(typer.main.get_command(cli.command_line("--version")).commands) == set(ROOT.commands)
+    code = f"import sys; from pixellm import cli; cli.command_line({name!r}); print('pixellm.cli.init' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
 def test_every_command_is_in_a_panel(run):
     output = run("--help").output
     headings = [line.strip("╭─╮ ") for line in output.splitlines() if line.startswith("╭")]

@@ -3,10 +3,18 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from pixellm.utils.files import atomic_directory, atomic_write, clear_leftovers, exclusive_lock, write_text
+from pixellm.utils.files import (
+    atomic_directory,
+    atomic_write,
+    clear_leftovers,
+    content_digest,
+    exclusive_lock,
+    write_text,
+)
 
 HOLD = """
 import sys
@@ -84,3 +92,25 @@ def test_links_in_a_circle(tmp_path):
         write_text(loop, "a")
     with pytest.raises(OSError, match="loop"):
         write_text(loop / "a", "a")
+
+
+def test_contents_are_read_again_only_where_a_file_changed(tmp_path, monkeypatch):
+    memo, folder = tmp_path / "cache" / "memo", tmp_path / "weights"
+    (folder / "graphs").mkdir(parents=True)
+    (folder / "model.bin").write_bytes(b"trained")
+    (folder / "graphs" / "a").write_bytes(b"graph")
+    unkept = content_digest(folder, memo)  # the cache is not there yet
+    memo.parent.mkdir()
+    assert content_digest(folder, memo) == unkept
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+        assert content_digest(folder, memo) == unkept
+    times = (folder / "model.bin").stat()
+    (folder / "model.bin").write_bytes(b"changed")  # as long, and as old
+    os.utime(folder / "model.bin", ns=(times.st_atime_ns, times.st_mtime_ns))
+    changed = content_digest(folder, memo)
+    assert changed != unkept
+    memo.write_text("damaged", encoding="utf-8")
+    assert content_digest(folder, memo) == changed
+    (folder / "model.bin").rename(folder / "other.bin")
+    assert content_digest(folder, memo) != changed
