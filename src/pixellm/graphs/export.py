@@ -68,8 +68,10 @@ def export(
         precision: of the language model's matrices; all else is fp32, with the token embeddings in fp16.
 
     Raises:
-        ValueError: the language model is of another family than Llama.
+        ValueError: the model has other inputs than an image's square (a base of `pixellm init`, LISA), or its language
+            model is of another family than Llama.
     """
+    _expect_square(model, processor)
     model.eval()
     graphs, manifest = _graphs(model, processor.image_processor.image_size, precision)
     state = model.state_dict()
@@ -85,6 +87,16 @@ def export(
     if precision != "float32":
         write_unpacked(out)
     return manifest
+
+
+def _expect_square(model: PixelLMForConditionalGeneration, processor: object) -> None:
+    """Raise a ValueError for a model that reads more of an image than the square of `PixelLMImageProcessor`."""
+    own = isinstance(processor, PixelLMProcessor)
+    if not own or set(processor.image_processor.model_input_names) != {"pixel_values", SIZE}:
+        raise ValueError(
+            f"expected a PixelLM with a vision encoder of its own, got a {type(model).__name__}. LISA, and models that "
+            "`pixellm init` made of another vision-language model, can't be exported yet: they answer with torch."
+        )
 
 
 def _graphs(

@@ -134,6 +134,9 @@ class RuntimeDecoding:
 
     def step(self) -> Iterator[Step]:
         """Run one forward pass for all rows; the iterator has to be exhausted."""
+        if self.joint and (joined := [group for group in self._groups if not group.rows[0].generated]):
+            older = [group for group in self._groups if group.rows[0].generated]
+            self._groups = [*older, _RowBatch.concatenated(joined)]  # prompts are read together
         for group in self._groups:
             yield from group.step(self.graphs, self.eos_ids)
         unfinished = [group for group in self._groups if group.rows]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pixellm.backbones.create import NewParts, extend
 from pixellm.graphs.check import LOGITS, check
 from pixellm.graphs.export import export
 from pixellm.model import PixelLMForConditionalGeneration
@@ -19,6 +20,7 @@ from pixellm.runtime.processing import RuntimeProcessor
 from pixellm.runtime.session import Graphs
 from pixellm.types import Answer, Done, Target
 from tests.support import tiny
+from tests.support.tiny_vlms import tiny_vlm
 
 QUESTIONS = ["What is red?", "Where is the dog, and what is next to it?", "a"]
 TOKENS = 24
@@ -263,3 +265,10 @@ def test_damaged(pair, tmp_path):
     with pytest.raises(ValueError, match="expected the graphs of an exported model"):
         Graphs(tmp_path)
     assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_a_base_that_sees_by_itself_is_refused(tmp_path):
+    model, processor = extend(*tiny_vlm("llava"), NewParts(decoder_dim=32, mask_grid=8))
+    with pytest.raises(ValueError, match="BackboneForConditionalGeneration"):
+        export(model, processor, tmp_path)
+    assert not any(tmp_path.iterdir())
