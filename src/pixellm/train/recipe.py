@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -131,6 +131,8 @@ class TrainingStage:
         workers: processes that read data.
         ema: decay of an exponential moving average of the weights, which is the result (0: the last weights).
         losses: loss weights in place of the model's `default_loss_weights`.
+        group_labels: tokens of a codebook group that the text loss counts: "all" as the paper's, or the "first" alone,
+            which is the only one that an answer's decoding asks for.
     """
 
     steps: int
@@ -152,6 +154,7 @@ class TrainingStage:
     workers: int = 2
     ema: float = 0.0
     losses: Mapping[str, float] = Field(default_factory=dict)
+    group_labels: Literal["all", "first"] = "all"
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def tuning_recipe(data: Path, model: str, name: str, known: KnownModels, steps: 
         trained=tuning.trained,
         save_steps=50,
         ema=0.98,
+        group_labels="first",  # pixellm-mini was never trained on the others, which would outweigh all other losses
     )
     mixture = TrainingData({str(data): 1.0}, data.parent)
     return Recipe(name, ModelSource(model), mixture, stage)
@@ -94,7 +95,8 @@ def train(recipe: Recipe, output: Path, known: KnownModels) -> Path:
     mixture = open_mixture(data, recipe.seed)
     source = known.open(recipe.initialise)
     model, processor = _initialise(source, recipe)
-    samples = ChatSamples(mixture, data.chat, len(source.kind.codebook_ids(model.config)))
+    codebook_ids = source.kind.codebook_ids(model.config)
+    samples = ChatSamples(mixture, data.chat, len(codebook_ids))
     longest = round(max(samples.length(i) for i in range(LENGTH_SAMPLES)))
     longest += source.kind.num_prefix_tokens(processor)
     length = min(longest, stage.max_length or longest)
@@ -106,7 +108,7 @@ def train(recipe: Recipe, output: Path, known: KnownModels) -> Path:
         _arguments(recipe, output / "checkpoints"),
         train_dataset=samples,
         eval_dataset=_held_out(recipe.validation),
-        data_collator=Collator(processor, stage.max_length),
+        data_collator=Collator(processor, stage.max_length, codebook_ids[1:] if stage.group_labels == "first" else ()),
         batches=LengthBatches(samples.length, stage.steps, stage.device_batch_size, per_step),
         learning_rates=dict(stage.rates),
         ema=stage.ema,

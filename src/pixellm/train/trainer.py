@@ -8,7 +8,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from pixellm.data.mixture import LengthBatches
 from pixellm.eval.validation import ValidationSums, validate
 from pixellm.imaging.contact_sheet import Card, contact_sheet
-from pixellm.model.losses import LossCounts, LossWeights
+from pixellm.model.losses import IGNORE_INDEX, LossCounts, LossWeights
 from pixellm.train.ema import WeightEma
 from pixellm.train.state import answering, load_optimizer_state, load_trained_state, optimizer_state, trained_state
 from pixellm.types import Output, Sample, Segmenter
@@ -42,13 +42,23 @@ COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
 
 @dataclass(frozen=True)
 class Collator:
-    """Convert samples to the model's keyword arguments; rows of more than `max_length` tokens are shortened."""
+    """Convert samples to the model's keyword arguments.
+
+    Args:
+        processor: of the model.
+        max_length: tokens of a row; longer ones are shortened.
+        unlabelled: token ids that the text loss leaves out.
+    """
 
     processor: Any
     max_length: int | None = None
+    unlabelled: Sequence[int] = ()
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor | list[Tensor]]:
         batch = self.processor(samples, self.max_length)
+        if len(self.unlabelled):
+            left_out = torch.isin(batch.labels, torch.tensor(self.unlabelled))
+            batch = replace(batch, labels=batch.labels.masked_fill(left_out, IGNORE_INDEX))
         return {name: value for name, value in vars(batch).items() if value is not None}
 
 
