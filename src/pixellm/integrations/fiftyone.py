@@ -27,6 +27,8 @@ class PixelLMModel(fom.SamplesMixin, fom.Model):
         prompt: what is asked about every image, see `pixellm.integrations.remote.read_prompt`; "": only samples' own.
     """
 
+    config = None  # FiftyOne itself leaves out labels below `confidence_thresh`, and those of other `classes`
+
     def __init__(self, segmenter: Segmenter, prompt: str = "") -> None:
         super().__init__()
         self._segmenter, self._questions = segmenter, read_prompt(prompt)

@@ -65,5 +65,8 @@ def test_a_data_set(tmp_path):
         assert np.array_equal(full(dataset.first().own.detections[0]), mask_of(flag(), "green"))
         dataset.apply_model(model, label_field="likely", confidence_thresh=0.95, skip_failures=False)
         assert dataset.values("likely.detections.label") == [[], []]
+        both = PixelLMModel(ColourSegmenter(), "red, green")
+        dataset.apply_model(both, label_field="sure", confidence_thresh=0.7, skip_failures=False)
+        assert dataset.values("sure.detections.label") == [["red"], ["red"]]
     finally:
         dataset.delete()
