@@ -1,5 +1,8 @@
 """ComfyUI's nodes, called as ComfyUI calls it: through the class mappings, with tensors."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +37,23 @@ def runner(name, monkeypatch):
         return outputs
 
     return call
+
+
+def test_the_file_of_the_page_has_the_nodes(tmp_path):
+    """ComfyUI runs a file of custom_nodes as a module with a name of its own, whatever the file is called."""
+    page = (Path(__file__).parents[3] / "docs/integrations/comfyui.md").read_text(encoding="utf-8")
+    file = tmp_path / "pixellm.py"
+    file.write_text(page.split("```python\n")[1].split("```")[0])
+    spec = importlib.util.spec_from_file_location(str(file.with_suffix("")), file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.NODE_CLASS_MAPPINGS == comfyui.NODE_CLASS_MAPPINGS
+    for name, node in module.NODE_CLASS_MAPPINGS.items():
+        assert callable(getattr(node, node.FUNCTION))
+        assert all(
+            isinstance(options[0], str | list) for kind in node.INPUT_TYPES().values() for options in kind.values()
+        )
+        assert name in module.NODE_DISPLAY_NAME_MAPPINGS
 
 
 def images(*pictures):
