@@ -15,6 +15,7 @@ through the same images, too. The same command continues where it was stopped; a
 import argparse
 import json
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -255,7 +256,10 @@ def main() -> None:
         annotator = Annotator(source, arguments.out, arguments.model, rounds, protocol, arguments.steps)
     except ValueError as error:
         parser.error(str(error))
-    annotator.run()
+    try:
+        annotator.run()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command continues")
     print(table(annotator.done, arguments.rounds))
 
 

@@ -101,7 +101,7 @@ def test_one_tenants_corrections_are_not_known_to_another(server, folder):
     ("fields", "status", "message"),
     [
         ({"key": "wrong"}, 401, "API key"),
-        ({"phrase": " "}, 400, "empty"),
+        ({"phrase": " "}, 400, "expected words of the target, got an empty phrase"),
         ({"phrase": "the {seg}"}, 400, "without {seg}"),
         ({"phrase": "d" * 3000}, 400, "2,000 characters"),
         ({"answer": "d" * 9000}, 400, "8,000 characters"),

@@ -20,10 +20,10 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 from fastapi import Depends, FastAPI, Header, HTTPException
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from pixellm.imaging.visual_prompts import Marks
-from pixellm.integrations.label_studio_annotations import SUBMITTED, corrections_of
+from pixellm.integrations.label_studio_annotations import SUBMITTED, corrections_of, rows_of, texts
 from pixellm.integrations.label_studio_clicks import read_clicks
 from pixellm.integrations.remote import PromptQuestion, RemoteSegmenter, question_about, read_prompt
 from pixellm.types import Answer, Target
@@ -167,14 +167,18 @@ def _read(request: Request) -> bytes:
     return data
 
 
+class PredictParams(BaseModel):
+    """What a user has marked and typed."""
+
+    context: dict[str, Any] | None = None
+
+
 class PredictRequest(BaseModel):
     """Body of Label Studio's POST /predict; its other fields are not used."""
 
-    model_config = ConfigDict(extra="ignore")
-
     tasks: list[dict[str, Any]]
     label_config: str
-    params: dict[str, Any] | None = None
+    params: PredictParams | None = None
 
 
 class LabelStudioBackend:
@@ -196,7 +200,7 @@ class LabelStudioBackend:
             ValueError: a labeling configuration without brush, or a single task that failed.
         """
         config = LabelConfig.parse(request.label_config)
-        context = (request.params or {}).get("context") or {}
+        context = (request.params and request.params.context) or {}
         predictions: list[Any] = []
         for task in request.tasks:
             try:
@@ -217,6 +221,8 @@ class LabelStudioBackend:
         try:
             annotation, data = event["annotation"], event["task"]["data"]
             xml = event["project"]["label_config"]
+            if not (isinstance(annotation, dict) and isinstance(data, dict) and isinstance(xml, str)):
+                raise TypeError
         except (KeyError, TypeError):
             raise ValueError(
                 "expected an event with annotation, task and project, got less. Switch on the payload of the webhook."
@@ -273,10 +279,10 @@ class LabelStudioBackend:
 
 def typed_prompt(context: Mapping[str, Any], config: LabelConfig) -> str:
     """Return what the user has typed into a TextArea of the configuration; "" if nothing."""
-    for row in context.get("result") or ():
-        if row.get("type") == "textarea" and row.get("from_name") in config.prompts:
-            text = (row.get("value") or {}).get("text") or ""
-            return (" ".join(text) if isinstance(text, list) else str(text)).strip()
+    for row in rows_of(context):
+        value = row.get("value")
+        if row.get("type") == "textarea" and row.get("from_name") in config.prompts and isinstance(value, dict):
+            return " ".join(texts(value.get("text"))).strip()
     return ""
 
 
@@ -354,7 +360,9 @@ def create_backend(backend: LabelStudioBackend, password: str = "") -> FastAPI:
         try:
             return {"status": "kept", "corrections": backend.keep(event)}
         except ValueError as error:  # Label Studio does not show it
-            logger.warning("annotation %s was not kept: %s", (event.get("annotation") or {}).get("id"), error)
+            annotation = event.get("annotation")
+            number = annotation.get("id") if isinstance(annotation, dict) else None
+            logger.warning("annotation %s was not kept: %s", number, error)
             raise HTTPException(400, str(error)) from None
 
     return app

@@ -66,11 +66,12 @@ def corrections_of(event: Mapping[str, Any], brush: str) -> list[Correction]:
         ValueError: regions that can't be read.
     """
     annotation = event["annotation"]
-    prediction = annotation.get("prediction") or {}
+    prediction = annotation.get("prediction")
+    prediction = prediction if isinstance(prediction, dict) else {}  # some projects send its number alone
     user = annotation.get("updated_by") or annotation.get("completed_by")
     return corrections_of_labels(
-        _masks(annotation.get("result") or (), brush),
-        _masks(prediction.get("result") or (), brush),
+        _masks(rows_of(annotation), brush),
+        _masks(rows_of(prediction), brush),
         tool="label-studio",
         user=f"user {user}" if user else "",
         model=str(prediction.get("model_version") or ""),
@@ -81,12 +82,27 @@ def _masks(regions: Sequence[Mapping[str, Any]], brush: str) -> dict[str, np.nda
     """Return the union of the brush regions of each label; a region without one goes by its note, or is left out."""
     parts = defaultdict[str, list[np.ndarray]](list)
     for region in regions:
-        value = region.get("value") or {}
-        if region.get("from_name") != brush or value.get("format") != "rle":
+        value = region.get("value")
+        if region.get("from_name") != brush or not isinstance(value, dict) or value.get("format") != "rle":
             continue
-        notes = (region.get("meta") or {}).get("text") or ()
-        names = value.get("brushlabels") or notes
+        meta = region.get("meta")
+        names = texts(value.get("brushlabels")) or texts(meta.get("text") if isinstance(meta, dict) else None)
         hw = region.get("original_height"), region.get("original_width")
-        for name in list(names)[:1]:
-            parts[str(name)].append(decode_brush(value.get("rle") or (), *hw))
+        for name in names[:1]:
+            parts[name].append(decode_brush(value.get("rle") or (), *hw))
     return {name: np.any(found, axis=0) for name, found in parts.items()}
+
+
+def rows_of(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the regions in the `result` of an annotation, prediction or context; a ValueError for anything else."""
+    rows = part.get("result") or []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"expected a list of regions in result, got {reprlib.repr(rows)}.")
+    return rows
+
+
+def texts(value: Any) -> list[str]:
+    """Return the texts of a field that holds one, several, or nothing."""
+    if isinstance(value, str):
+        return [value] if value else []
+    return [str(text) for text in value] if isinstance(value, Sequence) else []

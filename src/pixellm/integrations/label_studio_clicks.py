@@ -1,9 +1,10 @@
 """Clicks and boxes of Label Studio's smart tools: regions of an interactive request → marks in pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pixellm.imaging.visual_prompts import Marks
+from pixellm.integrations.label_studio_annotations import rows_of, texts
 
 POINTS, BOXES = ("keypointlabels", "keypoint"), ("rectanglelabels", "rectangle")
 
@@ -22,7 +23,7 @@ def read_clicks(context: Mapping[str, Any], image: str) -> tuple[Marks, list[str
         ValueError: a region without its place, or the image's size.
     """
     points, box, labels = [], None, []
-    for row in context.get("result") or ():
+    for row in rows_of(context):
         kind = row.get("type")
         if kind not in (*POINTS, *BOXES) or row.get("to_name", image) != image:
             continue
@@ -34,11 +35,7 @@ def read_clicks(context: Mapping[str, Any], image: str) -> tuple[Marks, list[str
                 points.append((*place, int(row.get("is_positive", True))))
             else:
                 box = (*place, value["width"] * across, value["height"] * down)
-            labels = _labels(value.get(kind)) or labels
-        except (KeyError, TypeError):
+            labels = texts(value.get(kind)) or labels
+        except (KeyError, TypeError, ValueError):
             raise ValueError("expected regions with their places and the image's size, got others.") from None
     return (Marks(points, box), labels) if points or box else None
-
-
-def _labels(value: Any) -> list[str]:
-    return [str(label) for label in value] if isinstance(value, Sequence) and not isinstance(value, str) else []

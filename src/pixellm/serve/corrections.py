@@ -21,6 +21,8 @@ class Origin:
 
 def check_correction(sent: CorrectionForm, settings: ServeSettings) -> None:
     """Raise ApiError 400 for texts that are empty or too long."""
+    if not sent.phrase.strip():
+        raise ApiError(400, "expected words of the target, got an empty phrase. Name the object.", param="phrase")
     check_text(sent.phrase, settings)
     if sent.question:
         check_text(sent.question, settings)

@@ -109,3 +109,26 @@ def test_a_server_that_keeps_none(caplog):
     assert response.status_code == 400
     assert "annotation 5 was not kept" in caplog.text
     assert "--corrections DIR" in response.json()["detail"]
+
+
+def test_a_note_as_a_text_and_a_prediction_as_a_number():
+    server = KeepingServer()
+    red = mask_of(flag(), "red")
+    noted = event([region(red, meta={"text": "the red thing"})], prediction=7)
+    assert send(noted, server).json()["corrections"] == 1
+    assert [(correction.phrase, correction.before) for correction, _ in server.kept] == [("the red thing", None)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"annotation": [1]}, {"annotation": None}, {"task": {"data": "x"}}, {"project": {"label_config": None}}],
+)
+def test_events_without_their_parts(changes):
+    response = send(event([]) | changes)
+    assert (response.status_code, "payload" in response.json()["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("result", [5, "text", [1], {"a": 1}])
+def test_a_result_that_is_no_list_of_regions(result):
+    response = send(event(result))
+    assert (response.status_code, "a list of regions" in response.json()["detail"]) == (400, True)
