@@ -74,6 +74,27 @@ def test_loading(checkpoint, dtype):
     assert found.bytes <= SHARE * size(model)
 
 
+def test_pages_of_weights_that_are_converted_after_loading_do_not_stay(checkpoint):
+    """A training loads weights as they are stored, and then converts a part of them."""
+    model = AutoModel.from_pretrained(checkpoint, dtype="auto")
+    whole = size(model)
+    model.language_model.to(torch.float16)
+    assert 0 < size(model.language_model) < whole
+    assert mapped_bytes(checkpoint) < 0.5 * whole
+
+
+def mapped_bytes(directory: Path) -> int:
+    """Bytes of a directory's files that are in memory as pages of this process."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, value, *_ = line.split()
+        if not name.endswith(":"):
+            inside = str(directory) in line
+        elif inside and name == "Rss:":
+            found += int(value) << 10
+    return found
+
+
 @pytest.mark.parametrize(("quantize", "share"), [("int8", 0.75), ("int4", 0.5)])
 def test_quantised_weights_take_less(tmp_path, quantize, share):
     """Half and a quarter of bf16, and what Python needs beside; nothing is left of how they were made."""

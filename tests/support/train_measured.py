@@ -1,9 +1,8 @@
-"""Train a model of a middle size in this process; print the planned and the measured peak of its memory as JSON.
+"""Train models of two sizes, each in a process of its own; print planned and measured peaks of their memory as JSON.
 
-python tests/support/train_measured.py paper|vlm lora|checkpointing|qlora FOLDER
+python tests/support/train_measured.py paper|vlm lora|checkpointing|qlora FOLDER [tiny] [middle]
 """
 
-import gc
 import json
 import logging
 import multiprocessing
@@ -21,13 +20,12 @@ import torch
 from pixellm.backbones import BackboneProcessor
 from pixellm.backbones.create import NewParts, extend
 from pixellm.cost.fit import plan_for, row_load
-from pixellm.inference.quantization import _give_back_freed
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMVisionConfig
 from pixellm.train import run
 from pixellm.train.recipe import Recipe
 from pixellm.train.run import train, tuning_recipe
 from pixellm.training import KNOWN_MODELS
-from pixellm.utils.allocator import return_freed_memory
+from pixellm.utils.allocator import TENSOR_BYTES, return_freed_memory
 from pixellm.utils.model_files import read_config
 from tests.support import tiny, tiny_vlms
 from tests.support.shapes import write_scenes
@@ -89,21 +87,15 @@ def recipe_of(settings: str, folder: Path) -> Recipe:
     return replace(recipe, stage=stage, lora=lora)
 
 
-def measure(settings: str, folder: Path) -> dict[str, Any]:
-    """Train a tiny model, as a new process does, then one of a middle size.
+def measure(settings: str, folder: Path) -> None:
+    """Train in this process, which is a new one, and write measured.json.
 
-    Returns:
-        Of each: what the plan says in all and part by part; the process's memory before it, at its peak while it
-        trained, and at its peak while the result was written.
+    It has what the plan says in all and part by part, and of the process's memory: what there was before, and the peaks
+    while it planned, while it trained, and while the result was written.
     """
-    return {size: _train_measured(recipe_of(settings, folder / size), folder / size / "run") for size in SIZES}
-
-
-def _train_measured(recipe: Recipe, output: Path) -> dict[str, Any]:
-    gc.collect()
-    _give_back_freed()
+    return_freed_memory(TENSOR_BYTES)
+    recipe = recipe_of(settings, folder)
     before = resident("VmRSS")
-    _reset_peak()
     source: Any = KNOWN_MODELS.open(recipe.initialise)
     config = read_config(source.directory)
     plan = plan_for(recipe, source, config, row_load(recipe, source, config), 0, "cpu")
@@ -116,9 +108,10 @@ def _train_measured(recipe: Recipe, output: Path) -> dict[str, Any]:
         save(*arguments)
 
     run._save = saved
-    train(recipe, output, KNOWN_MODELS)
-    run._save = save
-    return {"planned": plan.total, "needs": plan.needs, "before": before, **peaks, "saving": resident("VmHWM")}
+    _reset_peak()
+    train(recipe, folder / "run", KNOWN_MODELS)
+    found = {"planned": plan.total, "needs": plan.needs, "before": before, **peaks, "saving": resident("VmHWM")}
+    (folder / "measured.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def _reset_peak() -> None:
@@ -131,16 +124,18 @@ def in_a_child(call: Callable[[], None]) -> None:
     process.start()
     process.join()
     if process.exitcode:
-        raise SystemExit(f"expected a model to be written, got exit code {process.exitcode}")
+        raise SystemExit(f"expected a child to end well, got exit code {process.exitcode}")
 
 
 def main() -> None:
     name, settings, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     logging.disable(logging.WARNING)
-    for size, text in SIZES.items():
-        in_a_child(partial(write_start, name, folder / size, text))
-    return_freed_memory()
-    print(json.dumps(measure(settings, folder)))
+    measured = {}
+    for size in sys.argv[4:] or SIZES:
+        in_a_child(partial(write_start, name, folder / size, SIZES[size]))
+        in_a_child(partial(measure, settings, folder / size))
+        measured[size] = json.loads((folder / size / "measured.json").read_text(encoding="utf-8"))
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import typer
 
 from pixellm.cli.common import STDOUT, is_first_process, log_progress, out_console, print_lines, print_whole
 from pixellm.hub.models import MINI
-from pixellm.utils.allocator import return_freed_memory
+from pixellm.utils.allocator import TENSOR_BYTES, return_freed_memory
 from pixellm.utils.sizes import bytes_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ def _fine_tune(data: Path, model: str, output: Path, steps: int | None, restart:
 
     if memory is None:
         return fine_tune(data, model, output, KNOWN_MODELS, steps, restart)
-    return_freed_memory()  # or freed activations that the C library keeps come on top of the plan
     recipe = _fitted(data, model, output, steps, memory)
     prepare_output(output, restart)
     return train(recipe, output, KNOWN_MODELS)
@@ -94,6 +93,8 @@ def _fitted(data: Path, model: str, output: Path, steps: int | None, memory: int
     """Print what a fine-tuning takes, and return its recipe."""
     from pixellm.training import plan_fine_tuning
 
+    # Or what the C library keeps of freed activations, and the holes between those that stay, come on top of the plan.
+    return_freed_memory(TENSOR_BYTES)
     plan = plan_fine_tuning(data, model, output.name, memory, steps)
     if is_first_process():
         print_whole(plan.table().rich())

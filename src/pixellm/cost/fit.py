@@ -131,7 +131,7 @@ def row_load(recipe: Recipe, source: WholeModel, config: Any) -> RowLoad:
     mixture = open_mixture(recipe.data, recipe.seed)
     samples = ChatSamples(mixture, recipe.data.chat, len(source.kind.codebook_ids(config)))
     seen = [
-        _row_load(processor([samples[index]], recipe.stage.max_length), config)
+        load_of_row(processor([samples[index]], recipe.stage.max_length), config)
         for index in range(min(LENGTH_SAMPLES, recipe.stage.steps * recipe.stage.batch_size))
     ]
     largest = max((load.image_hw for load in seen), key=lambda hw: hw[0] * hw[1])
@@ -139,7 +139,7 @@ def row_load(recipe: Recipe, source: WholeModel, config: Any) -> RowLoad:
     return RowLoad(image_hw=largest, **{name: max(getattr(load, name) for load in seen) for name in sizes})
 
 
-def _row_load(batch: Any, config: Any) -> RowLoad:
+def load_of_row(batch: Any, config: Any) -> RowLoad:
     """Return the sizes of a batch of one row."""
     ids, masks = batch.input_ids, batch.target_masks[0]
     groups = find_groups(ids, config.codebook_ids)[:, 1]

@@ -4,14 +4,15 @@ import ctypes
 from contextlib import suppress
 
 M_MMAP_THRESHOLD = -3  # malloc.h
-LARGE_BYTES = 4 << 20  # bytes of a block that is returned as soon as it is freed: the pixels of an image
+IMAGE_BYTES = 4 << 20  # the pixels of an image
+TENSOR_BYTES = 128 << 10  # activations of a row; glibc's own least threshold
 
 
-def return_freed_memory() -> None:
-    """Return large blocks to the system when they are freed.
+def return_freed_memory(least: int = IMAGE_BYTES) -> None:
+    """Return blocks of at least `least` bytes to the system when they are freed.
 
     glibc otherwise raises its threshold to 32 MB by itself and keeps what is below, for each thread: a server that has
     answered twelve requests of 25 megapixels stays 0.9 GB larger.
     """
     with suppress(AttributeError):  # other C libraries
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, least)

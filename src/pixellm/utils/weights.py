@@ -124,8 +124,11 @@ def load_whole(load: Callable[..., Any], source: Any, *args, **kwargs) -> tuple[
         ValueError: the checkpoint lacks weights, has some of other shapes, or can't be read.
     """
     state, dtype, any_shape = {}, kwargs.get("dtype"), kwargs.pop("ignore_mismatched_sizes", False)
+    changed = dtype == "auto" or kwargs.get("quantization_config")  # as stored, and perhaps converted afterwards
+    if dtype == "auto" and source is not None and Path(source).is_dir():
+        dtype = (kwargs.get("config") or read_config(source)).dtype
     if isinstance(dtype, torch.dtype) and source is not None and not kwargs.keys() & ELSEWHERE:
-        state = mapped_weights(Path(source), None if kwargs.get("quantization_config") else dtype)
+        state = mapped_weights(Path(source), None if changed else dtype)
         if not state:
             pickled = ", ".join(sorted(file.name for file in Path(source).glob("*.bin"))[:3])
             got = f"only {pickled}, which may hold code" if pickled else "none"

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from typer.testing import CliRunner
 from pixellm.backbones.create import NewParts, extend
 from pixellm.backbones.presets import qwen3_vl_8b
 from pixellm.cli import app
-from pixellm.cost.fit import TRAINING_PROCESS_BYTES, TrainingPlan, fit, plan_for, row_load
+from pixellm.cost.fit import TrainingPlan, fit, plan_for, row_load
 from pixellm.cost.training import RowLoad, step_memory
 from pixellm.hub.presets import PRESETS
 from pixellm.train.recipe import AdapterConfig, Recipe, TrainingStage
@@ -180,40 +179,17 @@ def test_full_size(config):
 
 
 MEASURED = Path(__file__).parents[2] / "support/train_measured.py"
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """Runs of a tiny and a middle size, one after the other in a process of their own; each kind once."""
-
-    @cache
-    def of(name: str, settings: str):
-        command = [sys.executable, str(MEASURED), name, settings, str(tmp_path_factory.mktemp("measured"))]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-        return json.loads(ran.stdout.splitlines()[-1])
-
-    return of
-
-
-runs = [(name, settings) for name in ("vlm", "paper") for settings in ("lora", "checkpointing", "qlora")]
+SETTINGS = ("lora", "checkpointing", "qlora")
+RUNS = [(name, settings, size) for name in ("vlm", "paper") for settings in SETTINGS for size in ("tiny", "middle")]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
-@pytest.mark.parametrize(("name", "settings"), runs)
-def test_the_planned_peak_is_what_the_system_measures(measured, name, settings):
-    """The whole process, at a tiny size."""
-    found = measured(name, settings)["tiny"]
+@pytest.mark.parametrize(("name", "settings", "size"), RUNS)
+def test_the_planned_peak_is_what_the_system_measures(name, settings, size, tmp_path):
+    """The whole process, which does nothing else."""
+    command = [sys.executable, str(MEASURED), name, settings, str(tmp_path), size]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])[size]
     assert found["planned"] == pytest.approx(found["measured"], rel=0.1), found
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(reason="pages of the mapped checkpoint stay in memory while it trains: docs/training.md")
-@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
-@pytest.mark.parametrize(("name", "settings"), runs)
-def test_the_planned_peak_of_a_middle_size(measured, name, settings):
-    """What comes on top of a process that has trained before."""
-    found = measured(name, settings)["middle"]
-    grown = found["measured"] - found["before"]
-    assert found["planned"] - TRAINING_PROCESS_BYTES == pytest.approx(grown, rel=0.1), found

@@ -22,7 +22,7 @@ from tests.support import tiny
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
 WHOLE = [path for path in RECIPES if not path.name.startswith("mini")]
-ON_VLMS = ("qwen3_vl_4b", "qwen3_vl_8b", "internvl3_5_8b", "smolvlm2_2b")  # from what `pixellm init` made
+ON_VLMS = ("qwen3_vl_4b", "qwen3_vl_8b", "internvl3_5_8b", "smolvlm2_2b", "own_data")  # from what `pixellm init` made
 WRITING = [path for path in WHOLE if path.stem not in ("baseline_seem", *ON_VLMS)]
 
 
