@@ -14,7 +14,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from pixellm.backbones.create import NewParts, extend
 from tests.support import trees
+from tests.support.tiny_vlms import tiny_vlm
 
 CONFIGS = Path(__file__).parents[2] / "recipes/accelerate"
 STEPS = 6
@@ -115,9 +117,24 @@ def kill_after_checkpoint(processes: int, recipe: Path, out: Path, sharded: bool
     assert not (out / "model").exists()
 
 
+@pytest.fixture
+def recipe_of_a_base(recipe, tmp_path) -> Path:
+    """The same with a tiny vision-language model in the place of the paper's assembly."""
+    for part in extend(*tiny_vlm("qwen3_vl"), NewParts(decoder_dim=32, mask_grid=8)):
+        part.save_pretrained(tmp_path / "base")
+    fields = yaml.safe_load(recipe.read_text())
+    fields["initialise"] = {"model": str(tmp_path / "base")}
+    fields["stage"]["losses"] = {"overlap": 1.0}
+    path = tmp_path / "base.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
 @pytest.mark.slow
-def test_processes_kills_and_resuming_change_nothing(recipe, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["recipe", "recipe_of_a_base"])
+def test_processes_kills_and_resuming_change_nothing(name, request, tmp_path) -> None:
     """One process = two; killed on one and on two, and resumed on one: the same losses, step by step, and one model."""
+    recipe = request.getfixturevalue(name)
     alone = train(1, recipe, tmp_path / "alone")
     expected = logs(tmp_path / "alone")
     assert len(expected) == STEPS

@@ -16,7 +16,7 @@ from pixellm.serve.engine import InferenceEngine
 from pixellm.serve.messages import AnswerFailed, AnswerFinished, Job, WorkerSettings
 from pixellm.types import Target, TextPiece
 from tests.support.shapes import write_scenes
-from tests.support.tiny_vlms import position_image, tiny_vlm
+from tests.support.tiny_vlms import let_it_write_masks, position_image, tiny_vlm
 
 # M-RoPE; both-way images and windows; states that can't be cut.
 FAMILIES = ("qwen3_vl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3", "qwen3_5")))
@@ -30,9 +30,7 @@ def directory(request, tmp_path_factory) -> Path:
     """A checkpoint that likes masks."""
     folder = tmp_path_factory.mktemp(request.param)
     model, processor = extend(*tiny_vlm(request.param), NewParts(decoder_dim=32, mask_grid=8))
-    with torch.no_grad():
-        words = model.get_output_embeddings().weight
-        words[processor.codebook_ids[0]] = 2 * words[40:44].sum(dim=0)
+    let_it_write_masks(model, processor)
     for part in (model, processor):
         part.save_pretrained(folder)
     return folder

@@ -1,6 +1,5 @@
 """Training from what `pixellm init` made: gradients, a falling loss, merged adapters, and scenes learned by heart."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,13 @@ from pixellm.backbones import BackboneForConditionalGeneration
 from pixellm.backbones.create import NewParts, extend
 from pixellm.backbones.kind import NEW_PARTS, BackboneKind
 from pixellm.checkpoints.lora import merge_trained
-from pixellm.data.records import Segments
 from pixellm.train.model_kind import adapt
-from pixellm.train.recipe import AdapterConfig, ModelSource, Recipe, TrainingData, TrainingStage
-from pixellm.train.run import fine_tune, train
+from pixellm.train.recipe import AdapterConfig
+from pixellm.train.run import fine_tune
 from pixellm.train.state import trained_state
 from pixellm.training import KNOWN_MODELS
 from pixellm.types import Conversation, Sample
+from tests.support.by_heart import WAYS, by_heart
 from tests.support.shapes import write_scenes
 from tests.support.tiny_vlms import families, position_image, tiny_vlm
 
@@ -130,24 +129,10 @@ def test_parts_are_refused():
 
 
 @pytest.mark.slow
-@both
-def test_scenes_are_learned_by_heart(adapters, tmp_path):
+@pytest.mark.parametrize("way", WAYS)
+def test_scenes_are_learned_by_heart(way, tmp_path):
     """Colour, shape, one target, two and none: all texts right, all masks in their place."""
-    data, start = (
-        write_scenes(tmp_path / "data", 4),
-        checkpoint("llava", tmp_path / "start", decoder_dim=64, mask_grid=16),
-    )
-    stage = TrainingStage(
-        steps=400, batch_size=4, device_batch_size=4, learning_rate=3e-3, warmup_steps=20, workers=0, bf16=False
-    )
-    source, mixture = ModelSource(str(start)), TrainingData({str(data): 1.0}, data.parent)
-    lora = AdapterConfig(rank=16, alpha=32) if adapters.rank else adapters
-    result = train(Recipe("shapes", source, mixture, stage, lora), tmp_path / "run", KNOWN_MODELS)
-    predictor, overlaps = pixellm.load(result), []
-    for line in map(json.loads, data.read_text(encoding="utf-8").splitlines()):
-        answer = predictor(data.parent / line["image"], line["question"], max_new_tokens=80)
-        assert answer.text == line["answer"].replace(" {seg}", "")
-        for target, (polygon,) in zip(answer.targets, line["masks"], strict=True):
-            true = Segments(((polygon,),)).decode(112, 112)
-            overlaps.append((target.mask & true).sum() / (target.mask | true).sum())
-    assert np.mean(overlaps) > 0.9
+    learned = by_heart("llava", way, scenes=4, steps=400, folder=tmp_path)
+    assert learned.wrong == []
+    assert learned.masks == 4 * 3
+    assert learned.iou > 0.9
