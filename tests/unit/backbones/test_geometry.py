@@ -43,7 +43,7 @@ def read_colours(base) -> None:
                 module.weight[channel, channel] = 1 / module.weight[0, 0].numel()
             if module.bias is not None:
                 module.bias.zero_()
-        elif name.endswith("pre_layrnorm"):
+        elif name.endswith(("pre_layrnorm", "ln_pre")):  # norms before the first layer mix the channels
             module.forward = torch.nn.Identity().forward
 
 
