@@ -237,18 +237,18 @@ class LabelStudioBackend:
         return len(corrections)
 
     def _predict(self, task: dict[str, Any], config: LabelConfig, context: Mapping[str, Any]) -> dict[str, Any]:
-        data = task.get("data") or {}
-        if config.field not in data:
+        data = task.get("data")
+        if not isinstance(data, dict) or not isinstance(place := data.get(config.field), str):
             raise ValueError(f"expected an image in the field {config.field} of a task, got none.")
         clicks = read_clicks(context, config.image)
         if clicks is not None:
-            return self._refine(self.images.fetch(str(data[config.field])), config, *clicks)
+            return self._refine(self.images.fetch(place), config, *clicks)
         asked = typed_prompt(context, config) or str(data.get(self.question_field) or "").strip()
         # Without words of a user every label is a question.
         questions = (
             read_prompt(asked) if asked else [PromptQuestion(question_about(label), label) for label in config.labels]
         )
-        file = self.images.fetch(str(data[config.field]))
+        file = self.images.fetch(place)
         regions, confidences = [], []
         for question, phrase in questions:
             answer = self.segmenter.ask_about_file(file, question)

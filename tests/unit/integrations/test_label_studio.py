@@ -153,6 +153,21 @@ def test_clicks_without_a_place_are_an_error():
     assert len(ask([task()], {"result": [elsewhere]}).json()["results"][0]["result"]) == 2  # as if nothing was marked
 
 
+@pytest.mark.parametrize(
+    ("tasks", "context", "status", "message"),
+    [
+        ([task()], "text", 422, "context"),
+        ([task()], {"result": "text"}, 400, "a list of regions"),
+        ([task()], {"result": [1]}, 400, "a list of regions"),
+        ([{"id": 1, "data": "photo"}], None, 400, "an image in the field photo"),
+        ([task(photo=None)], None, 400, "an image in the field photo"),
+    ],
+)
+def test_malformed_requests(tasks, context, status, message):
+    response = ask(tasks, context)
+    assert (response.status_code, message in str(response.json()["detail"])) == (status, True)
+
+
 def test_every_label_is_a_question_where_nothing_is_asked():
     (prediction,) = ask([task()]).json()["results"]
     assert labels(prediction) == [["Red"], ["Green"]]
