@@ -1,6 +1,6 @@
-"""Train models of two sizes, each in a process of its own; print planned and measured peaks of their memory as JSON.
+"""Train a model in this process; print the planned and the measured peak of its memory as JSON.
 
-python tests/support/train_measured.py paper|vlm lora|checkpointing|qlora FOLDER [tiny] [middle]
+python tests/support/train_measured.py paper|vlm lora|checkpointing|qlora tiny|middle FOLDER
 """
 
 import json
@@ -87,11 +87,12 @@ def recipe_of(settings: str, folder: Path) -> Recipe:
     return replace(recipe, stage=stage, lora=lora)
 
 
-def measure(settings: str, folder: Path) -> None:
-    """Train in this process, which is a new one, and write measured.json.
+def measure(settings: str, folder: Path) -> dict[str, Any]:
+    """Train in this process, which has done nothing else.
 
-    It has what the plan says in all and part by part, and of the process's memory: what there was before, and the peaks
-    while it planned, while it trained, and while the result was written.
+    Returns:
+        What the plan says in all and part by part; the process's memory before, and its peaks while it planned, while
+        it trained, and while the result was written.
     """
     return_freed_memory(TENSOR_BYTES)
     recipe = recipe_of(settings, folder)
@@ -110,8 +111,7 @@ def measure(settings: str, folder: Path) -> None:
     run._save = saved
     _reset_peak()
     train(recipe, folder / "run", KNOWN_MODELS)
-    found = {"planned": plan.total, "needs": plan.needs, "before": before, **peaks, "saving": resident("VmHWM")}
-    (folder / "measured.json").write_text(json.dumps(found), encoding="utf-8")
+    return {"planned": plan.total, "needs": plan.needs, "before": before, **peaks, "saving": resident("VmHWM")}
 
 
 def _reset_peak() -> None:
@@ -124,18 +124,14 @@ def in_a_child(call: Callable[[], None]) -> None:
     process.start()
     process.join()
     if process.exitcode:
-        raise SystemExit(f"expected a child to end well, got exit code {process.exitcode}")
+        raise SystemExit(f"expected a model to be written, got exit code {process.exitcode}")
 
 
 def main() -> None:
-    name, settings, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    name, settings, size, folder = sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4])
     logging.disable(logging.WARNING)
-    measured = {}
-    for size in sys.argv[4:] or SIZES:
-        in_a_child(partial(write_start, name, folder / size, SIZES[size]))
-        in_a_child(partial(measure, settings, folder / size))
-        measured[size] = json.loads((folder / size / "measured.json").read_text(encoding="utf-8"))
-    print(json.dumps(measured))
+    in_a_child(partial(write_start, name, folder, SIZES[size]))
+    print(json.dumps(measure(settings, folder)))
 
 
 if __name__ == "__main__":

@@ -188,8 +188,8 @@ RUNS = [(name, settings, size) for name in ("vlm", "paper") for settings in SETT
 @pytest.mark.parametrize(("name", "settings", "size"), RUNS)
 def test_the_planned_peak_is_what_the_system_measures(name, settings, size, tmp_path):
     """The whole process, which does nothing else."""
-    command = [sys.executable, str(MEASURED), name, settings, str(tmp_path), size]
+    command = [sys.executable, str(MEASURED), name, settings, size, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout.splitlines()[-1])[size]
+    found = json.loads(ran.stdout.splitlines()[-1])
     assert found["planned"] == pytest.approx(found["measured"], rel=0.1), found
