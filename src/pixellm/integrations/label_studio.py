@@ -167,7 +167,7 @@ def _read(request: Request) -> bytes:
     return data
 
 
-class PredictParams(BaseModel):
+class TaskParams(BaseModel):
     """What a user has marked and typed."""
 
     context: dict[str, Any] | None = None
@@ -178,7 +178,7 @@ class PredictRequest(BaseModel):
 
     tasks: list[dict[str, Any]]
     label_config: str
-    params: PredictParams | None = None
+    params: TaskParams | None = None
 
 
 class LabelStudioBackend:

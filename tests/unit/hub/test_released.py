@@ -47,11 +47,11 @@ def converting(monkeypatch):
 
 
 def left(model):
-    """What is in the cache beside the model itself and the lock."""
+    """What is in the cache beside the model itself, the lock, and the digest of what is shipped."""
     return [
         path.name
         for path in directory_of(model).parent.iterdir()
-        if path.suffix != ".lock" and path != directory_of(model)
+        if path.suffix != ".lock" and path.name != models.DIGEST and path != directory_of(model)
     ]
 
 
