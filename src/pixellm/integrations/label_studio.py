@@ -11,7 +11,7 @@ import json
 import logging
 import uuid
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.error import URLError
@@ -168,7 +168,7 @@ def _read(request: Request) -> bytes:
 
 
 class TaskParams(BaseModel):
-    """What a user has marked and typed."""
+    """Marks and texts that a user gave with a task."""
 
     context: dict[str, Any] | None = None
 
@@ -303,13 +303,8 @@ def region(answer: Answer, target: Target, config: LabelConfig, labels: Sequence
     }
 
 
-def create_backend(backend: LabelStudioBackend, password: str = "") -> FastAPI:
-    """Build the application.
-
-    Args:
-        backend: what predicts.
-        password: for HTTP basic authentication, with any user name; "": everyone may ask.
-    """
+def _authentication(password: str) -> Callable[..., None]:
+    """Return a dependency that refuses requests without the password; "": none is needed."""
 
     def authenticate(authorization: Annotated[str, Header()] = "") -> None:
         scheme, _, credentials = authorization.partition(" ")
@@ -319,6 +314,18 @@ def create_backend(backend: LabelStudioBackend, password: str = "") -> FastAPI:
             given = b""
         if password and not (hmac.compare_digest(given, password.encode()) and scheme.lower() == "basic"):
             raise HTTPException(401, "expected the password of this backend.", {"WWW-Authenticate": "Basic"})
+
+    return authenticate
+
+
+def create_backend(backend: LabelStudioBackend, password: str = "") -> FastAPI:
+    """Build the application.
+
+    Args:
+        backend: what predicts.
+        password: for HTTP basic authentication, with any user name; "": everyone may ask.
+    """
+    authenticate = _authentication(password)
 
     def version() -> str:
         try:

@@ -26,7 +26,7 @@ from pixellm.mini.modeling import MiniForConditionalGeneration
 from pixellm.mini.scenes import DEFAULT_WEIGHTS, Scene, SceneObject, compose, draw_scene
 from pixellm.mini.scenes.lexicon import canonical, names, overlapping
 from pixellm.model import PixelLMProcessor
-from pixellm.model.losses import IGNORE_INDEX, LossCounts, text_loss
+from pixellm.model.losses import IGNORE_INDEX, LossCounts, text_loss, without_labels
 from pixellm.model.states import EncodedImages
 from pixellm.types import Conversation, Output, Sample
 
@@ -202,8 +202,7 @@ class SceneCollator:
             meant[row, list(one)] = True
         assert batch.labels is not None
         # After its first token a codebook group is not written but given.
-        given = torch.isin(batch.labels, torch.tensor(self.processor.codebook_ids[1:]))
-        labels = batch.labels.masked_fill(given, IGNORE_INDEX)
+        labels = without_labels(batch.labels, self.processor.codebook_ids[1:])
         texts = {"input_ids": batch.input_ids, "segment_ids": batch.segment_ids, "labels": labels}
         read = {"names": words, "boxes": boxes, "scores": scores, "valid": valid, "meant": meant}
         return texts | read | {"conditioning": torch.stack([self._conditioning(sample) for sample in samples])}

@@ -40,6 +40,11 @@ class LossWeights:
     overlap: float = 2.0
 
 
+def without_labels(labels: Tensor, ids: Sequence[int]) -> Tensor:
+    """Return labels of any shape with `IGNORE_INDEX` in place of the token ids `ids`."""
+    return labels.masked_fill(torch.isin(labels, torch.tensor(list(ids), dtype=labels.dtype)), IGNORE_INDEX)
+
+
 def text_loss(head: nn.Module, states: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of the next token, summed over all labels of the batch; only those states meet the head.
 

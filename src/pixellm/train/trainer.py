@@ -27,7 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from pixellm.data.mixture import LengthBatches
 from pixellm.eval.validation import ValidationSums, validate
 from pixellm.imaging.contact_sheet import Card, contact_sheet
-from pixellm.model.losses import IGNORE_INDEX, LossCounts, LossWeights
+from pixellm.model.losses import LossCounts, LossWeights, without_labels
 from pixellm.train.ema import WeightEma
 from pixellm.train.state import answering, load_optimizer_state, load_trained_state, optimizer_state, trained_state
 from pixellm.types import Output, Sample, Segmenter
@@ -57,8 +57,7 @@ class Collator:
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor | list[Tensor]]:
         batch = self.processor(samples, self.max_length)
         if len(self.unlabelled):
-            left_out = torch.isin(batch.labels, torch.tensor(self.unlabelled))
-            batch = replace(batch, labels=batch.labels.masked_fill(left_out, IGNORE_INDEX))
+            batch = replace(batch, labels=without_labels(batch.labels, self.unlabelled))
         return {name: value for name, value in vars(batch).items() if value is not None}
 
 

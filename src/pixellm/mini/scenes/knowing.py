@@ -28,6 +28,7 @@ NARROWED = (
     *("the {name} that {that}",),
 )
 NARROWED_RATE = 0.12
+MOST_FOUND = 6  # categories of an answer by a fact
 GROUP = (
     *("Which {names} are here?", "Show me the {names}.", "Are there any {names}?", "What {names} do you see?"),
     *("Find all {names}.", "Mark the {names} for me.", "Do you see any {names}?", "Outline all the {names}."),
@@ -95,7 +96,9 @@ def pick_fact(
     Facts that hold for nothing are drawn by a name that they hold for, so that each is asked about as often in vain as
     not: its wording must not give the answer away.
     """
-    possible = [(f, found) for f, found in view.fits if f.kind in kinds and bool(found) == fits and len(found) <= 6]
+    possible = [
+        (f, found) for f, found in view.fits if f.kind in kinds and bool(found) == fits and len(found) <= MOST_FOUND
+    ]
     if not fits:
         members = frozenset[str]().union(*(f.members for f, _ in possible))
         common = members.intersection(map(canonical, COCO)) if rng.random() < COMMON_RATE else members
@@ -132,7 +135,7 @@ def _narrowed(view: SceneView, rng: random.Random, fits: bool, kind: str) -> Ask
         for group, own in groups
         if fact.kind == kind and set() < group.members & fact.members < group.members
     ]
-    pairs = [row for row in pairs if bool(row[2]) == fits and len(row[2]) <= 6]
+    pairs = [row for row in pairs if bool(row[2]) == fits and len(row[2]) <= MOST_FOUND]
     if not pairs:
         return None
     fact, group, both = rng.choice(pairs)
@@ -157,7 +160,9 @@ def ask_group(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
 def ask_exclude(view: SceneView, rng: random.Random, fits: bool) -> Asked | None:
     if fits and rng.random() < 0.15:
         return _all_but(view, rng)
-    possible = [(fact, found) for fact, found in view.fits if found and (len(found) > 1) == fits and len(found) <= 6]
+    possible = [
+        (fact, found) for fact, found in view.fits if found and (len(found) > 1) == fits and len(found) <= MOST_FOUND
+    ]
     nouns = [(fact, found) for fact, found in possible if fact.noun]
     if not possible:
         return None
